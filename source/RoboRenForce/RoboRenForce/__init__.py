@@ -1,0 +1,3 @@
+"""RoboRenForce: one framework for the whole robot-learning path."""
+
+__version__ = "0.1.0"

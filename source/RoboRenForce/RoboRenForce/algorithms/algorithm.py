@@ -1,0 +1,119 @@
+"""The one seam between runners and everything that learns.
+
+A runner calls `act`, steps the environment, calls `record`, and from time to time `update`. It never learns which algorithm it
+drives. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is owned by the algorithm and
+is part of `state_dict`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import nn
+
+from ..configclass import configclass
+from ..envs.spec import EnvSpec
+from ..utils.distributed import DistributedContext
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a runner tells an algorithm about the run it is built for."""
+
+    spec: EnvSpec
+    device: torch.device
+    rollout_steps: int = 1
+    """Environment steps between two calls of `update`."""
+    max_iterations: int = 1
+    """Planned number of updates, for schedules."""
+    obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Explicit observation set -> groups; sets that are missing are resolved from the spec."""
+    distributed: DistributedContext = field(default_factory=DistributedContext)
+
+
+@dataclass
+class ActOut:
+    """What `act` returns: the action to execute, `(num_envs, *action.shape)`."""
+
+    action: torch.Tensor
+
+
+@dataclass
+class StepOut:
+    """One environment step as the runner saw it; tensors are only valid until the next step."""
+
+    obs: TensorDict
+    """Observations after the step (after the auto-reset where done), batch `[num_envs]`."""
+    reward: torch.Tensor
+    """float `(num_envs,)`."""
+    done: torch.Tensor
+    """int64 `(num_envs,)`."""
+    extras: Mapping[str, Any]
+    """The environment's extras; see `VecEnv`."""
+
+
+class Policy(nn.Module, ABC):
+    """What is played, evaluated and exported: observations in, actions out.
+
+    `forward` takes a TensorDict of batch size `[N]` and returns `(N, *action.shape)`. Recurrent policies keep their own state.
+    """
+
+    @abstractmethod
+    def forward(self, obs: TensorDict) -> torch.Tensor:
+        """The action for each observation: the mode of the policy, or a sample of it if `deterministic` is False."""
+
+    deterministic: bool = True
+
+    def reset(self, dones: torch.Tensor | None = None) -> None:  # noqa: B027 - only recurrent policies have state
+        """Forget the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
+
+
+class Algorithm(ABC):
+    """A learner. Built by `AlgorithmCfg.build(policy=..., context=...)`."""
+
+    cfg: AlgorithmCfg
+    context: RunContext
+
+    @abstractmethod
+    def act(self, obs: TensorDict) -> ActOut:
+        """Choose the actions for one environment step and remember what `record` needs."""
+
+    @abstractmethod
+    def record(self, step: StepOut) -> None:
+        """Store the outcome of the last `act`."""
+
+    @abstractmethod
+    def update(self) -> dict[str, torch.Tensor]:
+        """Learn from what was recorded; returns 0-dim tensors on the device, or `{}` if it is too early to learn."""
+
+    @abstractmethod
+    def policy(self) -> Policy:
+        """The current policy for play, evaluation and export; it shares parameters with the learner."""
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that affects learning, as tensors and plain data."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`; missing or unexpected keys raise."""
+
+    @abstractmethod
+    def train(self) -> None:
+        """Switch modules to training mode."""
+
+    @abstractmethod
+    def eval(self) -> None:
+        """Switch modules to evaluation mode."""
+
+
+@configclass
+class AlgorithmCfg:
+    """Base of every algorithm's configuration."""
+
+    class_type: type = Algorithm
