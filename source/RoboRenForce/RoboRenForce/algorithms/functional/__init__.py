@@ -1,1 +1,15 @@
-"""Exports only."""
+"""Pure losses and returns: tensors in, tensors out."""
+
+from .policy_loss import clipped_surrogate, same_shape
+from .returns import bootstrap_time_outs, gae, normalize_advantage
+from .value_loss import clipped_value_loss, value_loss
+
+__all__ = [
+    "bootstrap_time_outs",
+    "clipped_surrogate",
+    "clipped_value_loss",
+    "gae",
+    "normalize_advantage",
+    "same_shape",
+    "value_loss",
+]

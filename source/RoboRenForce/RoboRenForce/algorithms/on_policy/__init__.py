@@ -1,1 +1,5 @@
-"""Exports only."""
+"""On-policy algorithms."""
+
+from .ppo import PPO, PPOCfg
+
+__all__ = ["PPO", "PPOCfg"]

@@ -1,0 +1,57 @@
+"""Returns and advantages of rollouts. Pure functions over `(T, N)` tensors, time first."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def gae(
+    reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+
+    A time-out is an end like any other here: its bootstrap has to be part of `reward` already (see `bootstrap_time_outs`), and
+    the trace never leaks over a reset.
+
+    Args:
+        reward: `(T, N)`.
+        value: `(T, N)`, V(s_t).
+        done: `(T, N)`, 1 where the episode ended at step t for either reason.
+        last_value: `(N,)`, V(s_T) of the observation after the last step.
+        gamma: Discount per step.
+        lam: Trace decay.
+
+    Returns:
+        Advantages and returns (advantage + value), both `(T, N)`.
+    """
+    going_on = 1.0 - done.to(value.dtype)
+    next_value = torch.cat([value[1:], last_value.unsqueeze(0)])
+    delta = reward + gamma * going_on * next_value - value
+    decay = gamma * lam * going_on
+    trace = torch.zeros_like(last_value)
+    advantages = []
+    for delta_t, decay_t in zip(reversed(delta.unbind(0)), reversed(decay.unbind(0)), strict=True):
+        trace = delta_t + decay_t * trace
+        advantages.append(trace)
+    advantage = torch.stack(advantages[::-1])
+    return advantage, advantage + value
+
+
+def bootstrap_time_outs(reward: Tensor, time_outs: Tensor, bootstrap_value: Tensor, *, gamma: float) -> Tensor:
+    """Add the discounted value of the cut-off future to the reward of steps that ended by a time limit.
+
+    With `bootstrap_value` = V(final observation) this is exact; rsl_rl uses V(s_t), the value before the step.
+
+    Args:
+        reward: `(N,)` or `(T, N)`; not modified, because the same tensor feeds the episode statistics.
+        time_outs: same shape, True where the episode was truncated.
+        bootstrap_value: same shape.
+        gamma: Discount per step.
+    """
+    return reward + gamma * bootstrap_value * time_outs.to(reward.dtype)
+
+
+def normalize_advantage(advantage: Tensor, eps: float = 1e-8) -> Tensor:
+    """Shift to mean 0 and scale by the unbiased standard deviation, over all elements."""
+    return (advantage - advantage.mean()) / (advantage.std() + eps)

@@ -1,0 +1,30 @@
+"""Regression objectives for state values. Pure functions, every argument of one shape, scalar out."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .policy_loss import same_shape
+
+
+def value_loss(value: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error without the factor 1/2, as rsl_rl scales it."""
+    same_shape(value=value, target=target)
+    return (target - value).square().mean()
+
+
+def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
+    """Squared error of the value or of its clipped change, whichever is larger.
+
+    `clip` is in units of the value: with returns far from 1 it can freeze the critic, so normalize rewards or values then.
+
+    Args:
+        value: V(s) of the current critic, any shape.
+        old_value: V(s) when the data was collected.
+        target: the return estimate.
+        clip: largest change of the value that is not penalized further.
+    """
+    same_shape(value=value, old_value=old_value, target=target)
+    clipped = old_value + (value - old_value).clamp(-clip, clip)
+    return torch.maximum((value - target).square(), (clipped - target).square()).mean()

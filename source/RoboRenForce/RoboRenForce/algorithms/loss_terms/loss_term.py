@@ -1,0 +1,41 @@
+"""Regularizers that a config lists and any actor-critic objective adds: a combination needs no class of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from ...buffer.rollout import RolloutBatch
+from ...configclass import configclass
+
+
+class LossTerm(ABC):
+    """One additional term of the loss."""
+
+    name: str
+    """Metric name: the value is logged as `Loss/<name>`."""
+    needs_successors: bool = False
+    """Whether `batch.next_obs` must be there."""
+
+    def augment(self, batch: RolloutBatch) -> RolloutBatch:
+        """Extend the mini-batch before the loss. Original samples stay first; the default changes nothing."""
+        return batch
+
+    @abstractmethod
+    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch, num_original: int) -> Tensor:
+        """The weighted term, 0-dim.
+
+        Args:
+            actor: `actor(obs) -> (Distribution, state)`.
+            critic: `critic(obs) -> (values, state)`.
+            batch: The mini-batch after `augment`.
+            num_original: How many samples at its front are not augmented.
+        """
+
+
+@configclass
+class LossTermCfg:
+    """Base of the entries of `loss_terms`; built with `build()`."""
+
+    class_type: type = LossTerm

@@ -1,0 +1,76 @@
+"""Left-right (or any other) symmetry of a robot, as data augmentation and as a mirror loss.
+
+Reference: Mittal et al. 2024, "Symmetry considerations for learning task symmetric robot policies" (arXiv 2403.04359).
+KL divergence, entropy and normalizer statistics stay those of the original samples; old log-probs, values and advantages of
+a mirrored sample are those of its original.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Annotated
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from ...buffer.rollout import RolloutBatch
+from ...configclass import MISSING, Range, configclass
+from .loss_term import LossTerm, LossTermCfg
+
+MirrorFunction = Callable[[TensorDict | None, Tensor | None], tuple[TensorDict | None, Tensor | None]]
+"""`(obs or None, actions or None) -> the same with k-fold batch: the originals first, then their mirror images`."""
+
+
+class Symmetry(LossTerm):
+    """Mirrored copies of every sample and/or a penalty on asymmetric action means."""
+
+    name = "symmetry"
+
+    def __init__(self, cfg: SymmetryCfg) -> None:
+        self.cfg = cfg
+
+    def augment(self, batch: RolloutBatch) -> RolloutBatch:
+        """Append the mirror images of observations and actions and repeat everything else."""
+        if not self.cfg.use_data_augmentation:
+            return batch
+        obs, action = self.cfg.function(batch.obs, batch.action)
+        if obs is None or action is None:
+            raise ValueError("The symmetry function returned None for observations or actions that it was given.")
+        copies = action.shape[0] // batch.action.shape[0]
+        repeated = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
+        return replace(repeated, obs=obs, action=action, dist_params=batch.dist_params)
+
+    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch, num_original: int) -> Tensor:
+        """Mean squared distance between pi(mirror(s)) and mirror(pi(s)); the target carries no gradient."""
+        obs = batch.obs if self.cfg.use_data_augmentation else self.cfg.function(batch.obs, None)[0]
+        mean = actor(obs)[0].mode
+        with torch.no_grad():
+            mirrored = self.cfg.function(None, mean[:num_original])[1]
+        if mirrored is None:
+            raise ValueError("The symmetry function returned None for actions that it was given.")
+        distance = nn.functional.mse_loss(mean[num_original:], mirrored[num_original:])
+        return self.cfg.mirror_loss_coef * distance if self.cfg.use_mirror_loss else torch.zeros_like(distance)
+
+
+@configclass
+class SymmetryCfg(LossTermCfg):
+    """Symmetry of the robot; not available for recurrent policies."""
+
+    class_type: type = Symmetry
+    function: Callable = MISSING
+    """The mirror function, see `MirrorFunction`; as text `"package.module:name"`."""
+    use_data_augmentation: bool = True
+    """Train on the mirrored samples too."""
+    use_mirror_loss: bool = False
+    """Penalize asymmetric means."""
+    mirror_loss_coef: Annotated[float, Range(ge=0)] = 0.0
+    """Weight of the mirror loss."""
+
+    def check(self) -> Iterable[str]:
+        """Refuse a term that would do nothing."""
+        if not (self.use_data_augmentation or self.use_mirror_loss):
+            yield "use_data_augmentation and use_mirror_loss are both off: set one, or remove the term from loss_terms"
+        if self.use_mirror_loss and self.mirror_loss_coef == 0.0:
+            yield "use_mirror_loss is on but mirror_loss_coef is 0: give it a positive weight"

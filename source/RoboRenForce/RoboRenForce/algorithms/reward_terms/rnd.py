@@ -1,0 +1,166 @@
+"""Random network distillation: a bonus for states that a predictor has not seen often.
+
+Burda et al. 2018 (arXiv 1810.12894); the weight schedules and the per-second weight follow Schwarke et al. 2023 (CoRL).
+reward = weight * step_dt * ||predictor(s) - target(s)||_2 with a frozen random target; the predictor regresses onto it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from ...components.normalizer import EmpiricalNormalizer, EmpiricalNormalizerCfg
+from ...components.optimizer import GradientStep
+from ...configclass import Range, configclass
+from ...envs.obs_groups import resolve_obs_groups
+from ...networks import MLPCfg
+from ..algorithm import RunContext
+from .reward_term import RewardTerm, RewardTermCfg
+
+
+class RND(RewardTerm):
+    """Predictor and target on the observation set `rnd_state`."""
+
+    name = "rnd"
+
+    def __init__(self, cfg: RNDCfg, *, context: RunContext) -> None:
+        self.cfg = cfg
+        self.distributed = context.distributed
+        device, spec = context.device, context.spec
+        overrides = dict(context.obs_groups)
+        if cfg.obs_groups is not None:
+            overrides["rnd_state"] = cfg.obs_groups
+        self.groups = resolve_obs_groups(spec, ("rnd_state",), overrides)["rnd_state"]
+        images = [name for name in self.groups if len(spec.obs_groups[name]) != 1]
+        if images:
+            raise ValueError(f"RND needs flat observations, got the image groups {images}. Set reward_terms.N.obs_groups.")
+        size = spec.obs_dim(self.groups)
+        self.predictor = cfg.predictor_cfg.build(size, cfg.num_outputs).to(device)
+        self.target = cfg.target_cfg.build(size, cfg.num_outputs).to(device).requires_grad_(False)
+        for tensor in [*self.predictor.parameters(), *self.target.parameters()]:
+            self.distributed.broadcast_(tensor.data)
+        normalizer = EmpiricalNormalizerCfg()
+        self.state_normalizer = normalizer.build((size,)).to(device) if cfg.normalize_state else None
+        self.reward_normalizer: EmpiricalNormalizer | None = normalizer.build(()).to(device) if cfg.normalize_reward else None
+        self.optimizer = GradientStep(
+            {"predictor": self.predictor.parameters()}, learning_rate=cfg.learning_rate, distributed=self.distributed
+        )
+        self.weight = cfg.weight * (spec.step_dt or 1.0)
+        self.final_weight = cfg.final_weight * (spec.step_dt or 1.0)
+        self.steps = torch.zeros((), device=device)
+        self._discounted = torch.zeros(spec.num_envs, device=device)
+        self._reward_sum = torch.zeros(2, device=device)
+
+    def reward(self, obs: TensorDict) -> Tensor:
+        """The bonus `(N,)` for having reached `obs`; moves the weight schedule by one step."""
+        self.steps.add_(1.0)
+        with torch.no_grad():
+            state = self._state(obs)
+            surprise = torch.linalg.vector_norm(self.target(state) - self.predictor(state), dim=-1)
+            if self.reward_normalizer is not None:
+                self._discounted.mul_(self.cfg.reward_gamma).add_(surprise)
+                self.reward_normalizer.update(self._discounted, self.distributed)
+                surprise = surprise / self.reward_normalizer.std.clamp(min=1e-8)
+            bonus = self._scheduled_weight() * surprise
+            self._reward_sum[0].add_(bonus.mean())
+            self._reward_sum[1].add_(1.0)
+        return bonus
+
+    def train_step(self, obs: TensorDict) -> Tensor:
+        """Regress the predictor onto the target on a mini-batch of flat or sequential observations."""
+        state = self._state(obs)
+        loss = nn.functional.mse_loss(self.predictor(state), self.target(state))
+        self.optimizer.backward(loss)
+        self.optimizer.reduce()
+        self.optimizer.apply()
+        return loss.detach()
+
+    def update_normalizer(self, obs: TensorDict) -> None:
+        """Take observations `[...]` into the state statistics."""
+        if self.state_normalizer is not None:
+            state = torch.cat([obs[name] for name in self.groups], dim=-1)
+            self.state_normalizer.update(state.flatten(0, -2), self.distributed)
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Mean bonus per step since the last call and the current weight."""
+        mean = self._reward_sum[0] / self._reward_sum[1].clamp(min=1.0)
+        self._reward_sum.zero_()
+        return {"Rnd/mean_intrinsic_reward": mean, "Rnd/weight": self._scheduled_weight()}
+
+    def _state(self, obs: TensorDict) -> Tensor:
+        state = torch.cat([obs[name] for name in self.groups], dim=-1)
+        return state if self.state_normalizer is None else self.state_normalizer(state)
+
+    def _scheduled_weight(self) -> Tensor:
+        cfg = self.cfg
+        if cfg.weight_schedule == "constant":
+            progress = torch.zeros_like(self.steps)
+        elif cfg.weight_schedule == "step":
+            progress = (self.steps >= cfg.final_step).to(self.steps.dtype)
+        else:
+            progress = ((self.steps - cfg.initial_step) / (cfg.final_step - cfg.initial_step)).clamp(0.0, 1.0)
+        return self.weight + (self.final_weight - self.weight) * progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, optimizer, statistics and the step counter."""
+        modules = {"predictor": self.predictor, "target": self.target}
+        modules |= {"state_normalizer": self.state_normalizer, "reward_normalizer": self.reward_normalizer}
+        state: dict[str, Any] = {name: module.state_dict() for name, module in modules.items() if module is not None}
+        return state | {
+            "optimizer": self.optimizer.state_dict(),
+            "steps": self.steps.clone(),
+            "discounted": self._discounted.clone(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        for name in ("predictor", "target", "state_normalizer", "reward_normalizer"):
+            module = getattr(self, name)
+            if module is not None:
+                module.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.steps.copy_(state["steps"])
+        if state["discounted"].shape == self._discounted.shape:
+            self._discounted.copy_(state["discounted"])
+
+
+@configclass
+class RNDCfg(RewardTermCfg):
+    """Random network distillation."""
+
+    class_type: type = RND
+    obs_groups: list[str] | None = None
+    """Observation groups whose novelty counts; None: the set `rnd_state` of the runner, or the actor's groups."""
+    weight: Annotated[float, Range(ge=0)] = 1.0
+    """Weight of the bonus per simulated second (per step where the simulator has no time step)."""
+    weight_schedule: Literal["constant", "step", "linear"] = "constant"
+    """How the weight goes to `final_weight`: never, at `final_step`, or linearly from `initial_step` to `final_step`."""
+    final_weight: Annotated[float, Range(ge=0)] = 0.0
+    """Weight at the end of the schedule."""
+    initial_step: Annotated[int, Range(ge=0)] = 0
+    """Environment step at which a linear schedule begins."""
+    final_step: Annotated[int, Range(ge=1)] = 1
+    """Environment step at which the schedule ends."""
+    num_outputs: Annotated[int, Range(ge=1)] = 1
+    """Size of the embedding."""
+    predictor_cfg: MLPCfg = MLPCfg(hidden_features=[256, 256], activations="ELU")
+    """The network that learns."""
+    target_cfg: MLPCfg = MLPCfg(hidden_features=[256, 256], activations="ELU")
+    """The network that stays random."""
+    learning_rate: Annotated[float, Range(gt=0)] = 1e-3
+    """Of the predictor."""
+    normalize_state: bool = True
+    """Normalize observations by running statistics."""
+    normalize_reward: bool = False
+    """Divide the bonus by the running standard deviation of its discounted sum."""
+    reward_gamma: Annotated[float, Range(ge=0, le=1)] = 0.99
+    """Discount of that sum."""
+
+    def check(self) -> Iterable[str]:
+        """A linear schedule needs an interval."""
+        if self.weight_schedule == "linear" and self.final_step <= self.initial_step:
+            yield f"final_step = {self.final_step} must be above initial_step = {self.initial_step} for a linear schedule"

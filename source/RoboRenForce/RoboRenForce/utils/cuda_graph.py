@@ -1,0 +1,86 @@
+"""Capture a step of the training loop in a CUDA graph, or say why not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+GraphMode = Literal["auto", "on", "off"]
+
+
+class GraphedStep:
+    """A function without arguments that is captured after a few eager calls and replayed from then on.
+
+    The function reads and writes tensors whose addresses stay the same, and does not talk to the host. The eager calls are
+    real ones: they do the work, create lazily made state (optimizer moments) and compile what is compiled.
+
+    With `auto` a failed capture falls back to eager calls with the reason in the log; with `on` it raises.
+    """
+
+    def __init__(self, function: Callable[[], None], device: torch.device, mode: GraphMode, name: str, warmup: int = 2) -> None:
+        if mode == "on" and device.type != "cuda":
+            raise ValueError(f"cuda_graph=on needs a CUDA device, got '{device}'. Use cuda_graph=auto or --device cuda:0.")
+        self.function = function
+        self.device = device
+        self.mode = mode
+        self.name = name
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self._eager_calls_left = warmup
+
+    @property
+    def captured(self) -> bool:
+        """Whether calls replay a graph."""
+        return self.graph is not None
+
+    def __call__(self) -> None:
+        """Do the step once."""
+        if self.graph is not None:
+            self.graph.replay()
+        elif self._eager_calls_left > 0:
+            self._eager_calls_left -= 1
+            self._call_on_side_stream()
+        elif self._eager_calls_left == 0:
+            self._capture()
+            self()
+        else:
+            self.function()
+
+    def _call_on_side_stream(self) -> None:
+        """Warm-up outside the default stream, as capture requires."""
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            self.function()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+
+    def _capture(self) -> None:
+        self._eager_calls_left = -1
+        graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[self.device.index or 0]
+        # A capture that fails leaves the generator registered with the dead graph; a fresh state frees it.
+        random_state = generator.clone_state()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self.function()
+        except RuntimeError as error:
+            generator.graphsafe_set_state(random_state)
+            torch.cuda.synchronize(self.device)
+            if self.mode == "on":
+                raise RuntimeError(f"Could not capture '{self.name}' in a CUDA graph: {error}") from error
+            reason = str(error).splitlines()[0]
+            logger.warning("'%s' runs without a CUDA graph, because the capture failed: %s", self.name, reason)
+            return
+        self.graph = graph
+        logger.info("'%s' runs as a CUDA graph.", self.name)
+
+
+def graphed(function: Callable[[], None], device: torch.device, mode: GraphMode, name: str) -> Callable[[], None]:
+    """A `GraphedStep` where graphs are possible and wanted, otherwise the function itself."""
+    if device.type != "cuda" and mode != "on":
+        return function
+    return function if mode == "off" else GraphedStep(function, device, mode, name)
