@@ -1,0 +1,91 @@
+"""What every configuration can do: build what it describes, check itself, copy itself and become plain data."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from . import restore, serialize, wording, yaml_text
+from .errors import ConfigError, did_you_mean
+from .fields import MISSING
+from .references import resolve
+
+
+class Cfg:
+    """Base of every configuration; subclasses are decorated with `@configclass`.
+
+    A configuration describes, the class it names in `class_type` acts.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        cls = type(self)
+        fields: Mapping[str, Any] = getattr(cls, "__dataclass_fields__", {})
+        if name not in fields and not inspect.isdatadescriptor(inspect.getattr_static(cls, name, None)):
+            raise AttributeError(f"{cls.__qualname__} has no field {name!r}; {did_you_mean(name, fields)}")
+        object.__setattr__(self, name, value)
+
+    def check(self) -> Iterable[str]:
+        """Sentences about fields that contradict each other; called by `validate` once every field is right by itself.
+
+        A sentence that starts with `field:` is reported under that field's path. It says what to write instead.
+        """
+        return ()
+
+    def validate(self) -> None:
+        """Check everything below this configuration.
+
+        Raises:
+            ConfigError: lists every missing field, wrong type, value out of range and contradiction, with dotted paths.
+        """
+        problems = wording.problems_of(self)
+        if problems:
+            raise ConfigError(problems, type(self).__qualname__)
+
+    def build(self, *args: Any, **runtime: Any) -> Any:
+        """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`."""
+        self.validate()
+        target = getattr(self, "class_type", None)
+        if target is None or target is MISSING:
+            raise ConfigError(f"{type(self).__qualname__} describes no class: give it a field class_type.")
+        if isinstance(target, str):
+            target = resolve(target)
+        return target(self.copy(), *args, **runtime)
+
+    def copy(self) -> Self:
+        """A deep copy."""
+        return copy.deepcopy(self)
+
+    def replace(self, **changes: Any) -> Self:
+        """A deep copy with other values for some fields."""
+        changed = self.copy()
+        for name, value in changes.items():
+            setattr(changed, name, value)
+        return changed
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data (dict, list, str, numbers, None) from which `from_dict` makes an equal configuration."""
+        return serialize.encode_cfg(self, expected=type(self))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Build a configuration from plain data; fields that are absent keep their defaults.
+
+        Raises:
+            ConfigError: lists every unknown key, with the nearest name, and every value of a wrong type.
+        """
+        return restore.from_plain(cls, data)
+
+    def to_yaml(self, path: str | Path | None = None) -> str:
+        """The configuration as YAML text, also written to `path` if one is given."""
+        text = yaml_text.dump(self.to_dict())
+        if path is not None:
+            Path(path).write_text(text, encoding="utf-8")
+        return text
+
+    @classmethod
+    def from_yaml(cls, source: str | Path) -> Self:
+        """Build a configuration from a YAML file (a `Path`, or a string without line break) or from YAML text."""
+        return cls.from_dict(yaml_text.load_mapping(source))

@@ -1,0 +1,122 @@
+"""What a field may hold: the MISSING mark, numeric ranges and the types behind the annotations."""
+
+from __future__ import annotations
+
+import builtins
+import dataclasses
+import sys
+import types
+import typing
+from dataclasses import dataclass
+from typing import Any, Literal
+
+
+class _Missing:
+    """The type of MISSING: one object per process, also after copying and pickling."""
+
+    _instance: _Missing | None = None
+
+    def __new__(cls) -> _Missing:
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+        return cls._instance
+
+    def __copy__(self) -> _Missing:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Missing:
+        return self
+
+    def __reduce__(self) -> str:
+        return "MISSING"
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    def __repr__(self) -> str:
+        return "MISSING"
+
+
+MISSING: Any = _Missing()
+"""Default of a field that must be given before the configuration is used."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number, used as `Annotated[float, Range(gt=0, le=1)]`."""
+
+    ge: float | None = None
+    gt: float | None = None
+    le: float | None = None
+    lt: float | None = None
+
+    def contains(self, value: float) -> bool:
+        """Whether `value` lies within the bounds; NaN never does."""
+        return (
+            (self.ge is None or value >= self.ge)
+            and (self.gt is None or value > self.gt)
+            and (self.le is None or value <= self.le)
+            and (self.lt is None or value < self.lt)
+            and value == value
+        )
+
+    def __str__(self) -> str:
+        bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
+        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "any"
+
+
+class _Unknown:
+    """Stands for a name that exists only for type checkers; it and everything in it is not checked."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Any
+
+
+class _LenientNames(dict[str, Any]):
+    """Names for annotations that mention modules imported only under `TYPE_CHECKING`."""
+
+    def __missing__(self, name: str) -> Any:
+        if name in vars(builtins):
+            return vars(builtins)[name]
+        return _Unknown()
+
+
+def is_class_var(annotation: Any) -> bool:
+    """Whether an annotation (possibly a string) declares a class variable rather than a field."""
+    if isinstance(annotation, str):
+        return annotation.replace("typing.", "").startswith("ClassVar")
+    return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
+
+
+def _evaluate(annotation: Any, module: str, names: dict[str, Any]) -> Any:
+    """Turn one annotation into a type, with the global names of `module` and the additional `names`."""
+    holder: Any = types.SimpleNamespace(__annotations__={"field": annotation})
+    scope = {**vars(sys.modules[module]), **names} if module in sys.modules else dict(names)
+    try:
+        return typing.get_type_hints(holder, globalns=scope, localns=names, include_extras=True)["field"]
+    except (NameError, AttributeError):
+        lenient = _LenientNames(scope)
+        hint = typing.get_type_hints(holder, globalns={}, localns=lenient, include_extras=True)["field"]
+        return Any if isinstance(hint, _Unknown) else hint
+
+
+def field_types(cls: type) -> dict[str, Any]:
+    """Field name -> type with its `Annotated` metadata, for every field of a config class.
+
+    Annotations are evaluated on first use, in the module of the class that declares them, so they may name classes that are
+    defined later.
+    """
+    cached = cls.__dict__.get("__cfg_types__")
+    if cached is not None:
+        return cached
+    found: dict[str, Any] = {}
+    for owner in reversed(cls.__mro__):
+        declared = owner.__dict__.get("__cfg_declared__", {})
+        names = {**owner.__dict__.get("__cfg_names__", {}), owner.__name__: owner}
+        for name, annotation in declared.items():
+            found[name] = _evaluate(annotation, owner.__module__, names)
+    found = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+    type.__setattr__(cls, "__cfg_types__", found)
+    return found

@@ -1,0 +1,178 @@
+"""Does a value fit its annotation? Whatever does not is found, at every depth, and nothing is raised."""
+
+from __future__ import annotations
+
+import dataclasses
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+from .errors import ConfigError, join_path
+from .fields import MISSING, Range, field_types
+from .hints import (
+    MAPPINGS,
+    SEQUENCES,
+    SETS,
+    arms,
+    is_anything,
+    is_callable_hint,
+    is_cfg,
+    item_hint,
+    simplify,
+)
+from .references import is_reference, resolve
+
+
+class Finding(NamedTuple):
+    """A value that does not fit; `wording.explain` turns it into a sentence."""
+
+    path: str
+    value: Any
+    hint: Any
+    default: Any = MISSING
+    """What the field holds by default, to propose it."""
+    sentence: str = ""
+    """What is wrong, where that is more than value and annotation say."""
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether nothing is wrong with a value under an annotation."""
+    return next(findings(value, hint), None) is None
+
+
+def cfg_findings(cfg: Any, path: str = "") -> list[Finding]:
+    """Whatever is wrong with a configuration and with what it holds; `path` leads to it from the root."""
+    cls = type(cfg)
+    hints, defaults = field_types(cls), cls.__cfg_defaults__
+    found: list[Finding] = []
+    for field in dataclasses.fields(cls):
+        where = join_path(path, field.name)
+        found += findings(getattr(cfg, field.name), hints[field.name], where, defaults.get(field.name, MISSING))
+    if not found:  # contradictions are only looked for between values that are right by themselves
+        for sentence in cfg.check():
+            head, colon, rest = sentence.partition(":")
+            is_field = bool(colon) and head.split(".")[0] in hints
+            where, text = (join_path(path, head), rest.strip()) if is_field else (path, sentence)
+            found.append(Finding(where, cfg, cls, sentence=text))
+    return found
+
+
+def findings(value: Any, hint: Any, path: str = "", default: Any = MISSING) -> Iterator[Finding]:
+    """What keeps `value` from being a value of the annotation `hint`."""
+    if value is MISSING:
+        yield Finding(path, value, hint, default)
+        return
+    options = arms(hint)
+    if len(options) > 1:
+        yield from _union(value, hint, options, path, default)
+    else:
+        yield from _single(value, hint, path, default)
+    for item in simplify(hint)[1]:
+        if isinstance(item, Range):
+            yield from _out_of_range(value, item, hint, path, default)
+
+
+def _union(value: Any, hint: Any, options: tuple[Any, ...], path: str, default: Any) -> Iterator[Finding]:
+    attempts = [list(findings(value, option, path, default)) for option in options]
+    if not all(attempts):
+        return
+    # Something wrong below the value itself comes from the member that was meant: say that instead of "no member fits".
+    deeper = [attempt for attempt in attempts if all(finding.path != path for finding in attempt)]
+    yield from deeper[0] if deeper else [Finding(path, value, hint, default)]
+
+
+def _single(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+    plain, _ = simplify(hint)
+    origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
+    if is_anything(plain):
+        yield from _inside_anything(value, path)
+    elif is_callable_hint(plain):
+        yield from _callable(value, hint, path, default)
+    elif origin is tuple or origin in (list, *SEQUENCES, *SETS):
+        yield from _items(value, hint, path, default)
+    elif origin in MAPPINGS:
+        yield from _mapping(value, hint, path, default)
+    elif origin is Literal:
+        if not any(value == choice and type(value) is type(choice) for choice in args):
+            yield Finding(path, value, hint, default)
+    elif not _is_instance(value, origin):
+        yield Finding(path, value, hint, default)
+    elif is_cfg(value):
+        yield from cfg_findings(value, path)
+
+
+def _is_instance(value: Any, kind: Any) -> bool:
+    if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
+        return True  # only a type checker can tell
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, kind)
+
+
+def _inside_anything(value: Any, path: str) -> Iterator[Finding]:
+    if is_cfg(value):
+        yield from cfg_findings(value, path)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from findings(item, Any, join_path(path, str(index)))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from findings(item, Any, join_path(path, str(key)))
+
+
+def _callable(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+    plain, _ = simplify(hint)
+    found = value
+    if is_reference(value):
+        try:
+            found = resolve(value)
+        except ConfigError as error:
+            yield Finding(path, value, hint, default, str(error))
+            return
+    wants_class = plain is type or typing.get_origin(plain) is type
+    if not (isinstance(found, type) if wants_class else callable(found) and not is_cfg(found)):
+        yield Finding(path, value, hint, default)
+    elif wants_class and typing.get_args(plain):
+        roles = tuple(arm for arm in arms(typing.get_args(plain)[0]) if isinstance(arm, type))
+        if roles and not issubclass(found, roles):
+            yield Finding(path, value, hint, default)
+
+
+def _items(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+    plain, _ = simplify(hint)
+    origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
+    if not isinstance(value, (list, tuple) if origin in SEQUENCES else origin):
+        yield Finding(path, value, hint, default)
+        return
+    if origin is tuple and args and args[-1] is not Ellipsis and len(args) != len(value):
+        yield Finding(path, value, hint, default, f"got {len(value)} entries, expected {len(args)}")
+        return
+    for index, item in enumerate(value):
+        yield from findings(item, item_hint(origin, args, index), join_path(path, str(index)))
+
+
+def _mapping(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+    if not isinstance(value, dict):
+        yield Finding(path, value, hint, default)
+        return
+    key_hint, item_hint_ = typing.get_args(simplify(hint)[0]) or (Any, Any)
+    for key, item in value.items():
+        where = join_path(path, str(key))
+        if not fits(key, key_hint):
+            yield Finding(where, key, key_hint, sentence="the key does not fit")
+        yield from findings(item, item_hint_, where)
+
+
+def _out_of_range(value: Any, bounds: Range, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+    """Bounds apply to a number and to every number in a list, tuple or dict."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if not bounds.contains(value):
+            yield Finding(path, value, hint, default)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            yield from _out_of_range(item, bounds, hint, join_path(path, str(index)), MISSING)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _out_of_range(item, bounds, hint, join_path(path, str(key)), MISSING)

@@ -1,0 +1,192 @@
+"""Plain data to configurations: the way back from `serialize`, and the merging of partial data into a configuration.
+
+Problems are collected, not raised, so that a file with three mistakes is answered by three sentences.
+"""
+
+from __future__ import annotations
+
+import collections.abc
+import enum
+import typing
+from collections.abc import Mapping
+from pathlib import Path, PurePath
+from typing import Any
+
+from .errors import ConfigError, Problem, did_you_mean, join_path
+from .fields import MISSING, field_types
+from .hints import MAPPINGS, SEQUENCES, arms, is_anything, is_callable_hint, is_cfg, is_cfg_class, item_hint, simplify
+from .references import is_reference, resolve
+from .serialize import CLASS_KEY, CONTAINERS, DICT_KEY, MISSING_TEXT, REFERENCE_KEY, RESERVED, expected_class
+from .wording import mismatch, value_problems
+
+
+def from_plain(cls: type, data: Mapping[str, Any]) -> Any:
+    """A configuration of class `cls`, or of the subclass that `data` names, from plain data.
+
+    Raises:
+        ConfigError: lists every unknown key and every value of a wrong type.
+    """
+    problems: list[Problem] = []
+    cfg = _decode_cfg(data, cls, MISSING, "", problems)
+    if problems:
+        raise ConfigError(problems, cls.__qualname__)
+    return cfg
+
+
+def merge(cfg: Any, data: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
+    """Assign the fields that `data` names; nested configurations are merged, everything else is replaced."""
+    cls = type(cfg)
+    hints = field_types(cls)
+    for key, item in data.items():
+        where = join_path(path, str(key))
+        if key == CLASS_KEY:
+            continue
+        if key not in hints:
+            problems.append(Problem(where, f"{cls.__qualname__} has no such field", did_you_mean(str(key), hints)))
+            continue
+        setattr(cfg, key, decode(item, hints[key], getattr(cfg, key), where, problems))
+
+
+def decode(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
+    """Plain data as a value of the annotation `hint`.
+
+    Args:
+        data: plain data, possibly with the marks of `serialize`.
+        hint: the annotation of the field.
+        current: the value the field has; a nested configuration is merged into it.
+        path: dotted path of the field, for `problems`.
+        problems: what does not fit is appended here.
+    """
+    if isinstance(data, str) and data == MISSING_TEXT:
+        return MISSING
+    found: list[Problem] = []
+    if _is_marked(data):
+        value = _decode_marked(data, path, found)
+        found = found or list(value_problems(value, hint, path, current))
+    elif len(arms(hint)) > 1:
+        value = _decode_union(data, hint, current, path, found)
+    else:
+        value = _decode_as(data, hint, current, path, found)
+    problems += found
+    return value
+
+
+def _decode_union(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
+    """Decode for the member that takes the data: of its very type first, then in the order of the annotation."""
+    attempts = []
+    for arm in sorted(arms(hint), key=lambda arm: 0 if simplify(arm)[0] in (type(data), type(None)) else 1):
+        found: list[Problem] = []
+        value = _decode_as(data, arm, current, path, found)
+        if not found:
+            return value
+        attempts.append(found)
+    deeper = [found for found in attempts if all(problem.path != path for problem in found)]
+    problems += deeper[0] if deeper else [_union_problem(data, hint, path, current)]
+    return data
+
+
+def _union_problem(data: Any, hint: Any, path: str, current: Any) -> Problem:
+    return next(iter(value_problems(data, hint, path, current)), mismatch(data, hint, path, current))
+
+
+def _decode_as(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
+    plain, _ = simplify(hint)
+    origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
+    if is_cfg_class(plain) or (is_cfg(current) and is_anything(plain) and isinstance(data, Mapping)):
+        return _decode_cfg(data, hint, current, path, problems)
+    value = data
+    if is_anything(plain):
+        return _decode_anything(data, path, problems)
+    if isinstance(data, list) and (origin in CONTAINERS.values() or origin in (list, collections.abc.Set, *SEQUENCES)):
+        items = [
+            decode(item, item_hint(origin, args, index), MISSING, join_path(path, str(index)), problems)
+            for index, item in enumerate(data)
+        ]
+        kind = origin if origin in CONTAINERS.values() else set if origin is collections.abc.Set else list
+        value = kind(items)
+    elif isinstance(data, dict) and origin in MAPPINGS:
+        inner = args[1] if args else Any
+        value = {key: decode(item, inner, MISSING, join_path(path, str(key)), problems) for key, item in data.items()}
+    else:
+        value = _decode_leaf(data, plain)
+    if not problems:
+        problems += value_problems(value, hint, path, current)
+    return value
+
+
+def _decode_leaf(data: Any, plain: Any) -> Any:
+    """The value that a plain scalar stands for under an annotation; the scalar itself if it stands for no other."""
+    if plain is float and type(data) is int and float(data) == data:
+        return float(data)
+    if isinstance(data, str):
+        if is_callable_hint(plain) and is_reference(data):
+            try:
+                return resolve(data)
+            except ConfigError:
+                return data  # validation repeats the attempt and reports its error
+        if isinstance(plain, type) and issubclass(plain, enum.Enum):
+            return plain.__members__.get(data, data)
+        if isinstance(plain, type) and issubclass(plain, PurePath):
+            return plain(data)
+    return data
+
+
+def _decode_anything(data: Any, path: str, problems: list[Problem]) -> Any:
+    if isinstance(data, list):
+        return [decode(item, Any, MISSING, join_path(path, str(index)), problems) for index, item in enumerate(data)]
+    if isinstance(data, dict):
+        return {key: decode(item, Any, MISSING, join_path(path, str(key)), problems) for key, item in data.items()}
+    return data
+
+
+def _decode_cfg(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
+    """A configuration from its fields, or from the name of its class: merged into `current` if the class is the same."""
+    reference = data.get(CLASS_KEY) if isinstance(data, Mapping) else data
+    cls = type(current) if is_cfg(current) else expected_class(hint, MISSING)
+    if isinstance(reference, str) and is_reference(reference):
+        try:
+            cls = resolve(reference)
+        except ConfigError as error:
+            problems.append(Problem(path, str(error)))
+            return data
+    roles = tuple(arm for arm in arms(hint) if is_cfg_class(arm))
+    if (
+        not is_cfg_class(cls)
+        or (roles and not issubclass(cls, roles))
+        or not isinstance(data, str | Mapping)
+        or (isinstance(data, str) and not is_reference(data))
+    ):
+        problems.append(mismatch(data, hint, path, MISSING))
+        return data
+    cfg = current if type(current) is cls else cls()
+    if isinstance(data, Mapping):
+        merge(cfg, data, path, problems)
+    return cfg
+
+
+def _is_marked(data: Any) -> bool:
+    return isinstance(data, dict) and len(data) >= 1 and next(iter(data)) in RESERVED - {CLASS_KEY} and len(data) == 1
+
+
+def _decode_marked(data: dict[str, Any], path: str, problems: list[Problem]) -> Any:
+    mark, content = next(iter(data.items()))
+    if mark in CONTAINERS and isinstance(content, list):
+        return CONTAINERS[mark](_decode_anything(content, path, problems))
+    if (
+        mark == DICT_KEY
+        and isinstance(content, list)
+        and all(isinstance(pair, list) and len(pair) == 2 for pair in content)
+    ):
+        return dict(_decode_anything(content, path, problems))
+    if mark == REFERENCE_KEY and is_reference(content):
+        try:
+            return resolve(content)
+        except ConfigError as error:
+            problems.append(Problem(path, str(error)))
+            return data
+    if mark in ("_path", "_str") and isinstance(content, str):
+        return Path(content) if mark == "_path" else content
+    problems.append(
+        Problem(path, f"{mark!r} marks a value that was written by to_dict, got {content!r}", "remove the mark")
+    )
+    return data

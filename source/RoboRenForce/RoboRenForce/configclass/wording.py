@@ -1,0 +1,125 @@
+"""Findings in words: what is wrong, what was expected, what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any, Literal, Union
+
+from .errors import Problem
+from .fields import MISSING, Range
+from .hints import MAPPINGS, SEQUENCES, SETS, arms, is_anything, is_callable_hint, is_cfg, is_cfg_class, simplify
+from .matching import Finding, cfg_findings, findings, fits
+
+_LONGEST = 60
+"""Characters of a value that are repeated in a message."""
+
+
+def problems_of(cfg: Any) -> list[Problem]:
+    """Every problem of a configuration and of what it holds."""
+    return _explain_all(cfg_findings(cfg))
+
+
+def value_problems(value: Any, hint: Any, path: str, default: Any = MISSING) -> list[Problem]:
+    """Every problem of one value under its annotation."""
+    return _explain_all(findings(value, hint, path, default))
+
+
+def _explain_all(found: Iterable[Finding]) -> list[Problem]:
+    return list(dict.fromkeys(explain(finding) for finding in found))
+
+
+def explain(finding: Finding) -> Problem:
+    """One finding as a sentence."""
+    path, value, hint, default, sentence = finding
+    if value is MISSING:
+        return Problem(path, f"is missing, expected {describe(hint)}", f"set {path or 'it'}")
+    if is_cfg(value) and hint is type(value):  # a contradiction, which names its repair itself
+        return Problem(path, sentence)
+    if not sentence:
+        sentence = f"got {show(value)}, expected {describe(hint)}"
+    return Problem(path, sentence, _how_to_fix(value, hint, default))
+
+
+def mismatch(value: Any, hint: Any, path: str, default: Any = MISSING) -> Problem:
+    """The problem of a value that is of another type than its annotation."""
+    return explain(Finding(path, value, hint, default))
+
+
+def show(value: Any) -> str:
+    """A value in the words of an error message: shortened, with its type."""
+    if value is None or value is MISSING:
+        return str(value)
+    if is_cfg(value):
+        return f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    text = repr(value)
+    return f"{text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'} ({type(value).__name__})"
+
+
+def describe(hint: Any) -> str:
+    """An annotation in the words of an error message."""
+    plain, metadata = simplify(hint)
+    ranges = " and ".join(str(item) for item in metadata if isinstance(item, Range))
+    text = _describe_plain(plain)
+    return f"{text} {ranges}" if ranges else text
+
+
+def _describe_plain(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is types.NoneType:
+        return "None"
+    if is_anything(hint):
+        return "anything"
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arm) for arm in args)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in args)
+    if is_callable_hint(hint):
+        if hint is not type and origin is not type:
+            return "a function or 'module:name'"
+        role = describe(args[0]) if args and not is_anything(args[0]) else ""
+        return f"a class derived from {role} or its 'module:name'" if role else "a class or its 'module:name'"
+    if origin in (tuple, list, *SEQUENCES, *SETS, *MAPPINGS):
+        inner = ", ".join("..." if arg is Ellipsis else describe(arg) for arg in args)
+        return f"{origin.__name__}[{inner}]"
+    return getattr(hint, "__name__", str(hint))
+
+
+def _how_to_fix(value: Any, hint: Any, default: Any) -> str:
+    """The repair to propose for a value that does not fit; every proposal is checked to fit."""
+    proposals = [
+        *_for_text(value, hint),
+        (f"write {value!r} as a tuple" if isinstance(value, list) else "", lambda: tuple(value)),
+        (f"write {value!r} as a list" if isinstance(value, tuple) else "", lambda: list(value)),
+        (f"write [{value!r}]", lambda: [value]),
+        (f"write ({value!r},)", lambda: (value,)),
+        (f"write {int(value)}" if isinstance(value, bool | float) and value == value // 1 else "", lambda: int(value)),
+        (f"write {value.__name__}()" if is_cfg_class(value) else "", lambda: value()),
+    ]
+    for text, proposal in proposals:
+        if text and len(text) <= 2 * _LONGEST and fits(proposal(), hint):
+            return text
+    if default is not MISSING and not is_cfg(default) and len(repr(default)) <= _LONGEST and fits(default, hint):
+        return f"the default is {default!r}"
+    return f"give it {describe(hint)}"
+
+
+def _for_text(value: Any, hint: Any) -> Iterable[tuple[str, Any]]:
+    """Repairs of a text: a choice that is spelled alike, a number or null in quotes."""
+    if not isinstance(value, str):
+        return
+    choices = [arg for arm in arms(hint) for arg in typing.get_args(simplify(arm)[0]) if isinstance(arg, str)]
+    for choice in difflib.get_close_matches(value, choices, n=1):
+        yield f"did you mean {choice!r}?", lambda: choice
+    if value.lower() in ("none", "null"):
+        yield "write null in YAML and on the command line, None in Python", lambda: None
+    for kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            continue
+        yield f"write {number!r}, without quotes", lambda number=number: number

@@ -1,0 +1,51 @@
+"""Errors with a sentence for the user: what, got, expected, fix.
+
+Scripts catch `UserError` only, print its message and exit with 1; anything else is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+from ..configclass.errors import ConfigError, Problem, UserError, did_you_mean, nearest
+
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "EnvContractError",
+    "MissingPackageError",
+    "NonFiniteError",
+    "Problem",
+    "RunDirectoryError",
+    "SpecMismatch",
+    "UnknownTaskError",
+    "UserError",
+    "did_you_mean",
+    "nearest",
+]
+
+
+class MissingPackageError(UserError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class UnknownTaskError(UserError, LookupError):
+    """No task is registered under the given id."""
+
+
+class SpecMismatch(UserError, ValueError):
+    """A policy meets an environment it was not made for."""
+
+
+class CheckpointError(UserError, RuntimeError):
+    """A checkpoint is absent, damaged, foreign or of another configuration."""
+
+
+class EnvContractError(UserError, RuntimeError):
+    """An environment breaks the `VecEnv` contract."""
+
+
+class NonFiniteError(UserError, ArithmeticError):
+    """NaN or infinity appeared in observations, rewards, losses or parameters."""
+
+
+class RunDirectoryError(UserError, OSError):
+    """The run directory can't be made or written."""
