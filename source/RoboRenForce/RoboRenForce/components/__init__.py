@@ -1,1 +1,55 @@
-"""Exports only."""
+"""Modules with a meaning in reinforcement learning."""
+
+from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
+from .actor_critic import ActorCriticPack, ActorCriticPackCfg
+from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
+from .distributions import Categorical, DiagGaussian, Distribution, TanhGaussian
+from .gaussian_actor import (
+    StateDepStdActor,
+    StateDepStdActorCfg,
+    StateIndStdActor,
+    StateIndStdActorCfg,
+    TanhGaussianActor,
+    TanhGaussianActorCfg,
+)
+from .normalizer import (
+    EmpiricalNormalizer,
+    EmpiricalNormalizerCfg,
+    Normalizer,
+    NormalizerCfg,
+    RewardScaler,
+    RunningMoments,
+    ValueNormalizer,
+)
+from .observation import Observations
+
+__all__ = [
+    "Actor",
+    "ActorCfg",
+    "ActorCriticPack",
+    "ActorCriticPackCfg",
+    "Categorical",
+    "CategoricalActor",
+    "CategoricalActorCfg",
+    "DiagGaussian",
+    "Distribution",
+    "EmpiricalNormalizer",
+    "EmpiricalNormalizerCfg",
+    "Normalizer",
+    "NormalizerCfg",
+    "Observations",
+    "QNetwork",
+    "QNetworkCfg",
+    "RewardScaler",
+    "RunningMoments",
+    "StateDepStdActor",
+    "StateDepStdActorCfg",
+    "StateIndStdActor",
+    "StateIndStdActorCfg",
+    "TanhGaussian",
+    "TanhGaussianActor",
+    "TanhGaussianActorCfg",
+    "VNetwork",
+    "VNetworkCfg",
+    "ValueNormalizer",
+]

@@ -1,0 +1,90 @@
+"""The base of all actors: observations in, a distribution over actions out."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ..configclass import configclass
+from ..envs.spec import EnvSpec
+from .distributions import Categorical, Distribution
+from .observation import ObservationNetwork, ObservationNetworkCfg, Observations
+
+
+class Actor(ObservationNetwork):
+    """A stochastic policy, built by `ActorCfg.build(spec=..., groups=[...])`.
+
+    `actor(obs, state=None, starts=None) -> (distribution, state)`; feed-forward actors return None as state.
+    """
+
+    def __init__(self, cfg: ActorCfg, spec: EnvSpec, groups: Sequence[str], outputs_per_action: int = 1) -> None:
+        super().__init__(cfg, spec, groups, spec.action.dim * outputs_per_action)
+        self.action_shape = spec.action.shape
+
+    @abstractmethod
+    def distribution(self, output: Tensor) -> Distribution:
+        """The distribution that the backbone's output `(..., out)` stands for."""
+
+    @abstractmethod
+    def mode(self, output: Tensor) -> Tensor:
+        """The deterministic action `(..., *action_shape)` for the backbone's output `(..., out)`."""
+
+    def forward(
+        self, obs: Observations, state: Tensor | None = None, starts: Tensor | None = None
+    ) -> tuple[Distribution, Tensor | None]:
+        """The action distribution for `obs`, and the next state."""
+        output, state = self.evaluate(obs, state, starts)
+        return self.distribution(output), state
+
+    def forward_flat(self, x: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
+        """The deterministic policy on plain tensors, for export.
+
+        Args:
+            x: flat observations `(B, obs_dim)`, the groups side by side in the order of `groups`, not normalized.
+            state: the memory `(L, B, S)` of a recurrent actor.
+
+        Returns:
+            The action `(B, *action_shape)`, with the next state if the actor is recurrent.
+        """
+        output, next_state = self.evaluate_flat(x, state)
+        action = self.mode(output)
+        return action if next_state is None else (action, next_state)
+
+
+@configclass
+class ActorCfg(ObservationNetworkCfg):
+    """Base of every actor's configuration."""
+
+    class_type: type[Any] = Actor
+
+
+class CategoricalActor(Actor):
+    """A policy over discrete actions; the backbone's output are the logits."""
+
+    def __init__(self, cfg: CategoricalActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
+        require_action_kind(spec, "discrete", "CategoricalActor", "StateIndStdActorCfg or TanhGaussianActorCfg")
+        super().__init__(cfg, spec, groups)
+
+    def distribution(self, output: Tensor) -> Categorical:
+        return Categorical(output)
+
+    def mode(self, output: Tensor) -> Tensor:
+        return output.argmax(-1)
+
+
+@configclass
+class CategoricalActorCfg(ActorCfg):
+    """Configuration of a `CategoricalActor`."""
+
+    class_type: type[Any] = CategoricalActor
+
+
+def require_action_kind(spec: EnvSpec, kind: str, actor: str, alternative: str) -> None:
+    """Raise unless the actions of `spec` are of `kind`."""
+    if spec.action.kind != kind:
+        raise ValueError(
+            f"{actor} needs {kind} actions; '{spec.task}' has {spec.action.kind} actions [{spec.action.dim}]: use {alternative}."
+        )

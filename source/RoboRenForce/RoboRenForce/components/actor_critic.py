@@ -1,0 +1,46 @@
+"""An actor and a V critic, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from ..configclass import Cfg, configclass
+from ..envs.spec import EnvSpec
+from .actor import Actor, ActorCfg
+from .critic import VNetwork, VNetworkCfg
+from .gaussian_actor import StateIndStdActorCfg
+
+
+class ActorCriticPack(nn.Module):
+    """The modules of an actor-critic algorithm, built by `ActorCriticPackCfg.build(spec=..., obs_groups=...)`.
+
+    Args:
+        cfg: the configuration.
+        spec: what the environment provides.
+        obs_groups: the groups that each reads: `{"actor": [...], "critic": [...]}`.
+    """
+
+    def __init__(self, cfg: ActorCriticPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.actor: Actor = cfg.actor_cfg.build(spec=spec, groups=obs_groups["actor"])
+        self.critic: VNetwork = cfg.critic_cfg.build(spec=spec, groups=obs_groups["critic"])
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the actor or the critic carries a memory."""
+        return self.actor.is_recurrent or self.critic.is_recurrent
+
+
+@configclass
+class ActorCriticPackCfg(Cfg):
+    """Configuration of an `ActorCriticPack`."""
+
+    class_type: type[Any] = ActorCriticPack
+    actor_cfg: ActorCfg = StateIndStdActorCfg()
+    """The policy."""
+    critic_cfg: VNetworkCfg = VNetworkCfg()
+    """The state value."""

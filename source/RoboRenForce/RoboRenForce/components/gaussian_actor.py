@@ -1,0 +1,188 @@
+"""Gaussian policies: std as a parameter or as a function of the state, plain or squashed to [-1, 1].
+
+A std is always within `[min_std, max_std]`, whatever a gradient step did to what it is computed from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configclass import Range, configclass
+from ..envs.spec import EnvSpec
+from .actor import Actor, ActorCfg, require_action_kind
+from .distributions import DiagGaussian, TanhGaussian
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return torch.nan_to_num(x, nan=low).clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        low, high = ctx.bounds
+        (grad,) = grad_outputs
+        outward = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
+        return grad.masked_fill(outward, 0.0), None, None
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` clamped to `[low, high]`, also where it is infinite or NaN (then `low`), with a gradient that leads back inside.
+
+    Outside the bounds the gradient vanishes only where a descent step would lead further out. A plain clamp has none there at
+    all: a std that once left its range could never come back.
+    """
+    return _Bounded.apply(x, low, high)  # pyright: ignore[reportReturnType]
+
+
+class StateIndependentStd(nn.Module):
+    """A learnable std per action dimension, kept as itself or as its logarithm; `() -> (A,)`."""
+
+    def __init__(self, cfg: GaussianActorCfg, dim: int, use_log_std: bool, learn_std: bool) -> None:
+        super().__init__()
+        self.use_log_std = use_log_std
+        self.bounds = (cfg.min_std, cfg.max_std)
+        self.log_bounds = (math.log(cfg.min_std), math.log(cfg.max_std))
+        init = math.log(cfg.init_std) if use_log_std else cfg.init_std
+        self.param = nn.Parameter(torch.full((dim,), init), requires_grad=learn_std)
+
+    def forward(self) -> Tensor:
+        if self.use_log_std:
+            return bounded(self.param, *self.log_bounds).exp()
+        return bounded(self.param, *self.bounds)
+
+
+class StateDependentStd(nn.Module):
+    """The std from the second half of the backbone's output, `(..., 2 A) -> mean (..., A), std (..., A)`."""
+
+    def __init__(self, cfg: GaussianActorCfg, output_layer: nn.Linear | None) -> None:
+        super().__init__()
+        self.init_log_std = math.log(cfg.init_std)
+        self.log_bounds = (math.log(cfg.min_std), math.log(cfg.max_std))
+        if output_layer is not None:
+            # The std starts as init_std in every state; what it should depend on is learned.
+            with torch.no_grad():
+                output_layer.weight.chunk(2)[1].zero_()
+                output_layer.bias.chunk(2)[1].zero_()
+
+    def forward(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = output.chunk(2, dim=-1)
+        return mean, bounded(raw + self.init_log_std, *self.log_bounds).exp()
+
+
+@configclass
+class GaussianActorCfg(ActorCfg):
+    """What the Gaussian actors share."""
+
+    init_std: Annotated[float, Range(gt=0)] = 1.0
+    """Standard deviation at the start, in units of the action."""
+    min_std: Annotated[float, Range(gt=0)] = 1e-6
+    """Lower bound of the standard deviation."""
+    max_std: Annotated[float, Range(gt=0)] = 1e6
+    """Upper bound of the standard deviation."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on bounds that contradict one another."""
+        if not self.min_std <= self.init_std <= self.max_std:
+            yield f"init_std: {self.init_std} is not between min_std={self.min_std} and max_std={self.max_std}"
+
+
+class StateIndStdActor(Actor):
+    """A normal distribution whose mean depends on the state and whose std does not."""
+
+    def __init__(self, cfg: StateIndStdActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
+        require_action_kind(spec, "continuous", "StateIndStdActor", "CategoricalActorCfg")
+        super().__init__(cfg, spec, groups)
+        self.std = StateIndependentStd(cfg, spec.action.dim, cfg.use_log_std, cfg.learn_std)
+
+    def distribution(self, output: Tensor) -> DiagGaussian:
+        return DiagGaussian(output, self.std())
+
+    def mode(self, output: Tensor) -> Tensor:
+        return output
+
+
+@configclass
+class StateIndStdActorCfg(GaussianActorCfg):
+    """Configuration of a `StateIndStdActor`."""
+
+    class_type: type[Any] = StateIndStdActor
+    use_log_std: bool = False
+    """Learn the logarithm of the std instead of the std itself; `init_std` means the std in both cases."""
+    learn_std: bool = True
+    """Whether the std is learned or stays `init_std`."""
+
+
+class StateDepStdActor(Actor):
+    """A normal distribution whose mean and std depend on the state."""
+
+    def __init__(self, cfg: StateDepStdActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
+        require_action_kind(spec, "continuous", "StateDepStdActor", "CategoricalActorCfg")
+        super().__init__(cfg, spec, groups, outputs_per_action=2)
+        self.std = StateDependentStd(cfg, self.backbone.output_layer)
+
+    def distribution(self, output: Tensor) -> DiagGaussian:
+        return DiagGaussian(*self.std(output))
+
+    def mode(self, output: Tensor) -> Tensor:
+        return output.chunk(2, dim=-1)[0]
+
+
+@configclass
+class StateDepStdActorCfg(GaussianActorCfg):
+    """Configuration of a `StateDepStdActor`."""
+
+    class_type: type[Any] = StateDepStdActor
+
+
+class TanhGaussianActor(Actor):
+    """A normal distribution squashed by tanh, for actions in [-1, 1]."""
+
+    def __init__(self, cfg: TanhGaussianActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
+        require_action_kind(spec, "continuous", "TanhGaussianActor", "CategoricalActorCfg")
+        _require_unit_box(spec)
+        super().__init__(cfg, spec, groups, outputs_per_action=2 if cfg.state_dependent_std else 1)
+        self.std = (
+            StateDependentStd(cfg, self.backbone.output_layer)
+            if cfg.state_dependent_std
+            else StateIndependentStd(cfg, spec.action.dim, use_log_std=True, learn_std=True)
+        )
+
+    def distribution(self, output: Tensor) -> TanhGaussian:
+        if isinstance(self.std, StateDependentStd):
+            return TanhGaussian(*self.std(output))
+        return TanhGaussian(output, self.std())
+
+    def mode(self, output: Tensor) -> Tensor:
+        mean = output.chunk(2, dim=-1)[0] if isinstance(self.std, StateDependentStd) else output
+        return mean.tanh()
+
+
+@configclass
+class TanhGaussianActorCfg(GaussianActorCfg):
+    """Configuration of a `TanhGaussianActor`; stds are those before the squashing."""
+
+    class_type: type[Any] = TanhGaussianActor
+    min_std = math.exp(-5.0)
+    max_std = math.exp(2.0)
+    state_dependent_std: bool = True
+    """Whether the std is an output of the backbone or one learned value per action dimension."""
+
+
+def _require_unit_box(spec: EnvSpec) -> None:
+    low, high = spec.action.low, spec.action.high
+    if (low is not None and any(bound != -1.0 for bound in low)) or (
+        high is not None and any(bound != 1.0 for bound in high)
+    ):
+        raise ValueError(
+            f"TanhGaussianActor samples actions in [-1, 1]; '{spec.task}' declares low={low}, high={high}: let the environment "
+            f"adapter rescale its actions to [-1, 1], or use StateIndStdActorCfg."
+        )

@@ -1,0 +1,238 @@
+"""Running statistics and the normalizers built on them: observations, rewards, values.
+
+Statistics are kept in float64 whatever the learner computes in: in float32 an average over 1e10 samples stops moving, and the
+variance of a feature with mean 1e6 drowns in rounding. Batches are merged by Chan's formula (Chan, Golub, LeVeque 1979), the
+batches of all ranks first. Nothing is read back to the host and every buffer is updated in place, so that updates can be
+captured in a CUDA graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configclass import Cfg, Range, configclass
+from ..utils.distributed import DistributedContext
+
+
+class RunningMoments(nn.Module):
+    """Mean and variance of everything seen so far, per feature of `shape`; mean 0 and variance 1 before the first batch."""
+
+    count: Tensor
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, shape: int | tuple[int, ...] = ()) -> None:
+        super().__init__()
+        shape = (shape,) if isinstance(shape, int) else tuple(shape)
+        self.shape = shape
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("mean", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
+
+    @torch.no_grad()
+    def update(self, x: Tensor, distributed: DistributedContext | None = None, max_count: float | None = None) -> None:
+        """Merge a batch `(..., *shape)`, together with those of the other ranks.
+
+        Args:
+            x: the batch; ranks may have different numbers of rows.
+            distributed: the run's process group, None for this process alone.
+            max_count: nothing is merged once so many rows have been seen.
+        """
+        if x.shape[x.dim() - len(self.shape) :] != self.shape or x.dim() == len(self.shape):
+            raise ValueError(
+                f"Statistics of shape {self.shape} got a batch of shape {tuple(x.shape)}; expected (..., *{self.shape})."
+            )
+        rows, mean, m2 = _batch_moments(x.reshape(-1, *self.shape), distributed)
+        if max_count is not None:
+            rows = rows * (self.count < max_count)
+        total = self.count + rows
+        share = rows / total.clamp_min(1.0)
+        delta = mean - self.mean
+        # The first batch replaces the prior (share 1); later ones move mean and variance by their share of the data.
+        self.var.add_(share * (m2 - self.var + (1.0 - share) * delta.square()))
+        self.mean.add_(share * delta)
+        self.count.copy_(total)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RunningMoments:
+        # `module.half()` and the like must move the statistics but not round them.
+        exact = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, old in exact.items():
+            moved = self._buffers[name]
+            if old is not None and moved is not None and old.dtype == torch.float64 != moved.dtype:
+                self._buffers[name] = old.to(moved.device)
+        return self
+
+
+def _batch_moments(x: Tensor, distributed: DistributedContext | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, mean and biased variance `(...)` over dimension 0 of `x` `(B, ...)`, over all ranks."""
+    x = x.to(torch.float64)
+    rows = torch.full((), float(x.shape[0]), dtype=torch.float64, device=x.device)
+    var, mean = torch.var_mean(x, dim=0, correction=0)
+    if distributed is None or not distributed.is_distributed:
+        return rows, mean, var
+    # Two small reductions: the variance needs the global mean first, sums of squares would cancel for large means.
+    sums = distributed.sum_(torch.cat([rows.view(1), (rows * mean).view(-1)]))
+    total, global_mean = sums[0], (sums[1:] / sums[0]).view_as(mean)
+    m2 = distributed.sum_(rows * (var + (mean - global_mean).square()))
+    return total, global_mean, m2 / total
+
+
+class Normalizer(nn.Module):
+    """The identity, and the interface of all observation normalizers: `(..., D) -> (..., D)`."""
+
+    def __init__(self, cfg: NormalizerCfg, shape: int | tuple[int, ...]) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `x`; never changes the statistics."""
+        return x
+
+    def inverse(self, y: Tensor) -> Tensor:
+        """The `x` whose normalization is `y`."""
+        return y
+
+    def update(self, x: Tensor, distributed: DistributedContext | None = None) -> None:
+        """Learn from a batch `(..., D)`; without effect in eval mode."""
+
+
+@configclass
+class NormalizerCfg(Cfg):
+    """Configuration of the identity normalizer and base of the others."""
+
+    class_type: type[Any] = Normalizer
+
+
+class EmpiricalNormalizer(Normalizer):
+    """`(x - mean) / (std + eps)` with the mean and standard deviation of everything seen in training mode.
+
+    A feature that never changed maps to 0 and, should it change later, is amplified by `1 / eps` at most.
+    """
+
+    shift: Tensor
+    shift_low: Tensor
+    scale: Tensor
+
+    def __init__(self, cfg: EmpiricalNormalizerCfg, shape: int | tuple[int, ...]) -> None:
+        super().__init__(cfg, shape)
+        self.cfg = cfg
+        self.moments = RunningMoments(shape)
+        # What `forward` applies, kept in the learner's precision. The mean is split in two parts whose subtraction one after
+        # the other loses nothing: rounded to float32, a mean of 1e6 alone would be off by up to 0.03.
+        for name in ("shift", "shift_low", "scale"):
+            self.register_buffer(name, torch.zeros(self.moments.shape))
+        self._refresh()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = (x - self.shift - self.shift_low) / self.scale
+        return y if self.cfg.clip is None else y.clamp(-self.cfg.clip, self.cfg.clip)
+
+    def inverse(self, y: Tensor) -> Tensor:
+        return y * self.scale + self.shift_low + self.shift
+
+    def update(self, x: Tensor, distributed: DistributedContext | None = None) -> None:
+        if self.training:
+            self.moments.update(x, distributed, self.cfg.until)
+            self._refresh()
+
+    @torch.no_grad()
+    def _refresh(self) -> None:
+        mean = self.moments.mean
+        self.shift.copy_(mean)
+        self.shift_low.copy_(mean - self.shift)
+        self.scale.copy_(self.moments.var.sqrt() + self.cfg.eps)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmpiricalNormalizer:
+        super()._apply(fn, recurse)
+        self._refresh()  # in the new precision
+        return self
+
+
+@configclass
+class EmpiricalNormalizerCfg(NormalizerCfg):
+    """Configuration of an `EmpiricalNormalizer`."""
+
+    class_type: type[Any] = EmpiricalNormalizer
+    eps: Annotated[float, Range(gt=0)] = 1e-2
+    """Added to the standard deviation."""
+    until: Annotated[int, Range(gt=0)] | None = None
+    """Freeze the statistics once so many samples have been seen, None for never."""
+    clip: Annotated[float, Range(gt=0)] | None = None
+    """Bound on the absolute normalized value, None for none."""
+
+
+class RewardScaler(nn.Module):
+    """Divide rewards by the running standard deviation of the discounted return, as Gymnasium's `NormalizeReward` does.
+
+    Rewards are scaled and not shifted: a shift would change which policy is best in episodes of variable length.
+    """
+
+    discounted: Tensor
+
+    def __init__(self, num_envs: int, gamma: float, eps: float = 1e-8, clip: float | None = None) -> None:
+        super().__init__()
+        self.gamma = gamma
+        self.eps = eps
+        self.clip = clip
+        self.moments = RunningMoments()
+        self.register_buffer("discounted", torch.zeros(num_envs))
+
+    @torch.no_grad()
+    def update(self, rewards: Tensor, dones: Tensor, distributed: DistributedContext | None = None) -> None:
+        """Learn from one step or a rollout; without effect in eval mode.
+
+        Args:
+            rewards: `(N,)` or `(T, N)`.
+            dones: same shape, nonzero where the episode ended with that reward.
+            distributed: the run's process group, None for this process alone.
+        """
+        if not self.training:
+            return
+        if rewards.shape != dones.shape or rewards.shape[-1:] != self.discounted.shape:
+            raise ValueError(
+                f"RewardScaler got rewards {tuple(rewards.shape)} and dones {tuple(dones.shape)}; "
+                f"expected both (T, {len(self.discounted)}) or ({len(self.discounted)},)."
+            )
+        n = len(self.discounted)
+        returns = []
+        for reward, done in zip(rewards.reshape(-1, n), dones.reshape(-1, n), strict=True):
+            self.discounted.mul_(self.gamma).add_(reward)
+            returns.append(self.discounted.clone())
+            self.discounted.masked_fill_(done.bool(), 0.0)
+        self.moments.update(torch.stack(returns), distributed)
+
+    def forward(self, rewards: Tensor) -> Tensor:
+        """Scaled rewards, same shape; the statistics stay as they are."""
+        scaled = rewards / (self.moments.var + self.eps).sqrt().to(rewards.dtype)
+        return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
+
+
+class ValueNormalizer(nn.Module):
+    """Maps returns to mean 0 and standard deviation 1 for the critic, and the critic's values back."""
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.moments = RunningMoments()
+
+    def update(self, returns: Tensor, distributed: DistributedContext | None = None) -> None:
+        """Learn from a batch of returns of any shape; without effect in eval mode."""
+        if self.training:
+            self.moments.update(returns, distributed)
+
+    def normalize(self, values: Tensor) -> Tensor:
+        """From the units of the return to those of the critic, any shape."""
+        mean, std = self._mean_std()
+        return ((values - mean) / std).to(values.dtype)
+
+    def denormalize(self, values: Tensor) -> Tensor:
+        """From the units of the critic to those of the return, any shape."""
+        mean, std = self._mean_std()
+        return (values * std + mean).to(values.dtype)
+
+    def _mean_std(self) -> tuple[Tensor, Tensor]:
+        return self.moments.mean, self.moments.var.sqrt().clamp_min(self.eps)

@@ -1,0 +1,175 @@
+"""From a dictionary of observation groups to a network's output: what actors and critics have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from ..configclass import Cfg, configclass
+from ..configclass.errors import did_you_mean
+from ..envs.spec import EnvSpec
+from ..networks.cnn import CNNCfg
+from ..networks.mlp import MLPCfg
+from ..networks.network import Network, NetworkCfg, RecurrentNetwork
+from ..utils.distributed import DistributedContext
+from .normalizer import EmpiricalNormalizerCfg, Normalizer, NormalizerCfg
+
+Observations = TensorDict | Mapping[str, Tensor]
+"""Group -> tensor `(..., *group shape)` with batch dimensions `(B,)` or, for sequences, `(T, B)`."""
+
+
+class ObservationEncoder(nn.Module):
+    """Selects observation groups and turns them into one feature vector `(..., out_features)`.
+
+    Flat groups are concatenated in the order of `groups` and normalized together. Images `(C, H, W)` are encoded by a CNN each
+    and follow; they are never normalized by running statistics.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        groups: Sequence[str],
+        normalizer_cfg: NormalizerCfg | None,
+        cnn_cfg: CNNCfg | dict[str, CNNCfg] | None,
+    ) -> None:
+        super().__init__()
+        self.flat_groups, image_groups = _sort_groups(spec, groups)
+        self._flatten = {
+            group: len(spec.obs_groups[group]) for group in self.flat_groups if len(spec.obs_groups[group]) != 1
+        }
+        self._cast = {group for group in self.flat_groups if not spec.dtype_of(group).is_floating_point}
+        self.flat_features = spec.obs_dim(self.flat_groups)
+        self.normalizer: Normalizer | None = None
+        if normalizer_cfg is not None and self.flat_features:
+            self.normalizer = normalizer_cfg.build(self.flat_features)
+        self.image_groups = image_groups
+        self.image_encoders = nn.ModuleList()
+        for group in image_groups:
+            cfg = cnn_cfg.get(group) if isinstance(cnn_cfg, dict) else cnn_cfg
+            if cfg is None:
+                raise ValueError(
+                    f"Observation group '{group}' is an image {tuple(spec.obs_groups[group])}; got no network for it, expected "
+                    f"cnn_cfg=CNNCfg(...) or cnn_cfg={{'{group}': CNNCfg(...)}} on the actor and the critic that read it."
+                )
+            self.image_encoders.append(cfg.build(spec.obs_groups[group], cfg.features))
+        self.out_features = self.flat_features + sum(encoder.out_features for encoder in self._encoders())
+
+    def _encoders(self) -> list[Network]:
+        return [module for module in self.image_encoders if isinstance(module, Network)]
+
+    def flat(self, obs: Observations) -> Tensor:
+        """The flat groups side by side, not normalized, `(..., flat_features)`."""
+        parts = [self._flat_group(obs, group) for group in self.flat_groups]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+
+    def _flat_group(self, obs: Observations, group: str) -> Tensor:
+        x: Tensor = obs[group]
+        if group in self._cast:
+            x = x.to(torch.get_default_dtype())
+        if group in self._flatten:
+            dims = self._flatten[group]
+            x = x.unsqueeze(-1) if dims == 0 else x.flatten(-dims)
+        return x
+
+    def update_normalizer(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
+        """Let the normalizer learn from observations of any batch shape; without effect in eval mode."""
+        if self.normalizer is not None:
+            self.normalizer.update(self.flat(obs), distributed)
+
+    def forward(self, obs: Observations) -> Tensor:
+        """Features `(..., out_features)` of the observations."""
+        if not self.image_groups:
+            return self.encode_flat(self.flat(obs))
+        images = [net(obs[group]) for group, net in zip(self.image_groups, self.image_encoders, strict=True)]
+        if not self.flat_groups:
+            return images[0] if len(images) == 1 else torch.cat(images, dim=-1)
+        return torch.cat([self.encode_flat(self.flat(obs)), *images], dim=-1)
+
+    def encode_flat(self, x: Tensor) -> Tensor:
+        """Features of `x = flat(obs)`, where there are no images."""
+        return x if self.normalizer is None else self.normalizer(x)
+
+
+class ObservationNetwork(nn.Module):
+    """An observation encoder with a backbone behind it; the base of actors and V critics.
+
+    With a recurrent backbone, observations are `(B,)` for one step or `(T, B)` for a sequence, and `state` and `starts` are as in
+    `RecurrentNetwork`; `state=None` is the empty memory.
+    """
+
+    def __init__(self, cfg: ObservationNetworkCfg, spec: EnvSpec, groups: Sequence[str], out_features: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.spec = spec
+        self.groups = tuple(groups)
+        self.encoder = ObservationEncoder(spec, groups, cfg.normalizer_cfg, cfg.cnn_cfg)
+        self.backbone: Network = cfg.backbone_cfg.build(self.encoder.out_features, out_features)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the backbone carries a memory."""
+        return self.backbone.is_recurrent
+
+    def initial_state(self, num_envs: int) -> Tensor | None:
+        """The empty memory `(L, num_envs, S)`, None if there is no memory."""
+        return self.backbone.initial_state(num_envs) if isinstance(self.backbone, RecurrentNetwork) else None
+
+    @property
+    def normalizer(self) -> Normalizer | None:
+        """Normalizer of the flat observation groups."""
+        return self.encoder.normalizer
+
+    def update_normalizer(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
+        """Let the normalizer learn from observations of any batch shape; without effect in eval mode."""
+        self.encoder.update_normalizer(obs, distributed)
+
+    def evaluate(self, obs: Observations, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """The backbone's output `(..., out)` in at least float32, and the next state."""
+        return self._run(self.encoder(obs), state, starts)
+
+    def evaluate_flat(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """`evaluate` for one step of flat observations `(B, obs_dim)`, the groups side by side in the order of `groups`."""
+        if self.encoder.image_groups:
+            raise ValueError(
+                f"{type(self).__name__} reads the image groups {self.encoder.image_groups}; a flat observation can't hold them."
+            )
+        return self._run(self.encoder.encode_flat(x), state, None)
+
+    def _run(self, features: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if isinstance(self.backbone, RecurrentNetwork):
+            if state is None:
+                state = self.backbone.initial_state(features.shape[-2])
+            output, state = self.backbone(features, state, starts)
+        else:
+            output, state = self.backbone(features), None
+        # Log-probabilities and values stay in float32 under autocast.
+        return (output.float() if output.dtype in (torch.bfloat16, torch.float16) else output), state
+
+
+@configclass
+class ObservationNetworkCfg(Cfg):
+    """What actors and critics share."""
+
+    class_type: type[Any] = ObservationNetwork
+    backbone_cfg: NetworkCfg = MLPCfg()
+    """Feed-forward (`MLPCfg`) or recurrent (`RNNCfg`, `TransformerCfg`)."""
+    normalizer_cfg: NormalizerCfg | None = EmpiricalNormalizerCfg()
+    """Normalizes the flat observation groups; None for none. Images are only ever scaled to [0, 1]."""
+    cnn_cfg: CNNCfg | dict[str, CNNCfg] | None = None
+    """Encoder of all image groups, or of each by name."""
+
+
+def _sort_groups(spec: EnvSpec, groups: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The flat and the image groups among `groups`, in their order."""
+    if not groups:
+        raise ValueError(f"Got no observation groups to read; expected some of {sorted(spec.obs_groups)}.")
+    flat, images = [], []
+    for group in groups:
+        if group not in spec.obs_groups:
+            raise ValueError(f"Unknown observation group '{group}'; {did_you_mean(group, spec.obs_groups)}")
+        (images if len(spec.obs_groups[group]) == 3 else flat).append(group)
+    return flat, images

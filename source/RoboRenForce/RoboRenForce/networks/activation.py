@@ -1,0 +1,76 @@
+"""Activation functions by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+from torch.nn.modules import activation as torch_activations
+
+_MODULES: dict[str, type[nn.Module]] = {
+    name.lower(): getattr(nn, name)
+    for name in [*torch_activations.__all__, "Identity"]
+    if name not in ("MultiheadAttention", "Threshold")
+}
+_MODULES["swish"] = nn.SiLU
+
+ActivationSpec = Sequence[tuple[str, Mapping[str, Any]]]
+"""The activations applied one after another behind a layer: `[("ELU", {"alpha": 1.0})]`, or `[]` for none."""
+
+
+def activation_problem(name: Any, kwargs: Any = None) -> str | None:
+    """A sentence on what is wrong with an activation's name or arguments, None if nothing is."""
+    if not isinstance(name, str):
+        return f"an activation is named by a string such as 'ELU', got {name!r}"
+    if name.lower() not in _MODULES:
+        known = {cls.__name__.lower(): cls.__name__ for cls in _MODULES.values()}
+        near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4) or ["elu", "relu", "tanh"]
+        return f"unknown activation '{name}'; did you mean {', '.join(known[key] for key in near)}?"
+    try:
+        _MODULES[name.lower()](**dict(kwargs or {}))
+    except (TypeError, ValueError) as error:
+        return f"activation '{name}' does not accept {kwargs!r}: {error}"
+    return None
+
+
+def build_activation(name: str, **kwargs: Any) -> nn.Module:
+    """The activation module called `name` (any case, a class of `torch.nn`), built with `kwargs`.
+
+    Raises:
+        ValueError: no such activation; the message names the nearest ones.
+    """
+    if (problem := activation_problem(name, kwargs)) is not None:
+        raise ValueError(f"{problem[0].upper()}{problem[1:]}")
+    return _MODULES[name.lower()](**kwargs)
+
+
+def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidden: int) -> list[ActivationSpec]:
+    """One entry per linear layer, the output layer included: `num_hidden + 1` lists of (name, keyword arguments).
+
+    The simple form, a name, applies to the hidden layers and leaves the output linear.
+    """
+    if isinstance(activations, str):
+        return [[(activations, {})]] * num_hidden + [[]]
+    return list(activations)
+
+
+def activations_problems(activations: str | Sequence[ActivationSpec], num_hidden: int) -> list[str]:
+    """Sentences on what is wrong with an `activations` field for `num_hidden` hidden layers."""
+    layers = per_layer_activations(activations, num_hidden)
+    problems = []
+    if len(layers) != num_hidden + 1:
+        problems.append(
+            f"activations has {len(layers)} entries for {num_hidden} hidden layers; expected {num_hidden + 1}, "
+            f"one per layer and one for the output: [[('ELU', {{}})]] * {num_hidden} + [[]], or simply 'ELU'"
+        )
+    for index, layer in enumerate(layers):
+        for entry in layer:
+            if isinstance(entry, str) or len(entry) != 2:
+                problems.append(
+                    f"activations[{index}] holds {entry!r}; expected (name, keyword arguments) such as ('ELU', {{}})"
+                )
+            elif (problem := activation_problem(entry[0], entry[1])) is not None:
+                problems.append(f"activations[{index}]: {problem}")
+    return problems

@@ -1,0 +1,123 @@
+"""Convolutional network over images `(C, H, W)`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..configclass import Range, configclass
+from .activation import activation_problem, build_activation
+from .network import Network, NetworkCfg
+
+
+class CNN(Network):
+    """Convolutions, pooling and a linear output, `(..., C, H, W) -> (..., out)`; uint8 images are scaled to [0, 1].
+
+    With `out_features=None` the pooled feature map itself is the output and `out_features` its size.
+    """
+
+    def __init__(self, cfg: CNNCfg, in_features: int | tuple[int, ...], out_features: int | None) -> None:
+        shape = image_shape(in_features)
+        layers: list[nn.Module] = []
+        channels, height, width = shape
+        for index, out_channels in enumerate(cfg.channels):
+            kernel, stride, padding = (_per_layer(v, index) for v in (cfg.kernel_sizes, cfg.strides, cfg.paddings))
+            height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
+            if min(height, width) < 1:
+                raise ValueError(
+                    f"Convolution {index} (kernel {kernel}, stride {stride}, padding {padding}) leaves {height}x{width} pixels of "
+                    f"an image of shape {shape}: use smaller kernels or strides, fewer layers or larger images."
+                )
+            layers.append(nn.Conv2d(channels, out_channels, kernel, stride, padding))
+            if cfg.norm == "group":
+                layers.append(nn.GroupNorm(math.gcd(out_channels, 8), out_channels))
+            layers.append(build_activation(cfg.activation))
+            channels = out_channels
+        if cfg.pooling == "average":
+            layers.append(nn.AdaptiveAvgPool2d(1))
+        elif cfg.pooling == "max":
+            layers.append(nn.AdaptiveMaxPool2d(1))
+        layers.append(nn.Flatten())
+        flat = channels * (height * width if cfg.pooling == "flatten" else 1)
+        super().__init__(shape, flat if out_features is None else out_features)
+        if out_features is not None:
+            layers.append(nn.Linear(flat, out_features))
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        last = self.layers[-1]
+        return last if isinstance(last, nn.Linear) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.uint8:
+            x = x.to(next(self.parameters()).dtype) / 255.0
+        return self.layers(x.flatten(0, -4) if x.dim() > 4 else x.view(-1, *x.shape[-3:])).view(
+            *x.shape[:-3], self.out_features
+        )
+
+
+@configclass
+class CNNCfg(NetworkCfg):
+    """Configuration of a `CNN`; the defaults are the encoder of Mnih et al. 2015 for 84x84 images."""
+
+    class_type: type[Any] = CNN
+    channels: list[int] = [32, 64, 64]
+    """Output channels of each convolution."""
+    kernel_sizes: int | list[int] = [8, 4, 3]
+    """Kernel size of all or of each convolution."""
+    strides: int | list[int] = [4, 2, 1]
+    """Stride of all or of each convolution."""
+    paddings: int | list[int] = 0
+    """Zero padding on every side, of all or of each convolution."""
+    activation: str = "ReLU"
+    """Behind every convolution."""
+    norm: Literal["none", "group"] = "none"
+    """"group" normalizes groups of channels before the activation; it keeps no batch statistics."""
+    pooling: Literal["flatten", "average", "max"] = "flatten"
+    """What becomes of the last feature map: all of it, or one value per channel."""
+    features: Annotated[int, Range(gt=0)] | None = 256
+    """Size of the encoding when the network encodes an observation group; None for the pooled feature map itself."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on lists that do not fit one another."""
+        if not self.channels:
+            yield "channels: got no convolution, expected at least one; use MLPCfg for flat observations"
+        for name in ("kernel_sizes", "strides", "paddings"):
+            value = getattr(self, name)
+            least = 0 if name == "paddings" else 1
+            if isinstance(value, list) and len(value) != len(self.channels):
+                yield f"{name}: got {len(value)} entries for {len(self.channels)} channels, expected one number or one per convolution"
+            if min(value if isinstance(value, list) else [value], default=least) < least:
+                yield f"{name}: got {value}, expected numbers of at least {least}"
+        if min(self.channels, default=1) < 1:
+            yield f"channels: got {self.channels}, expected positive numbers"
+        if (problem := activation_problem(self.activation)) is not None:
+            yield f"activation: {problem}"
+
+
+def image_shape(in_features: int | tuple[int, ...]) -> tuple[int, int, int]:
+    """`in_features` if it is an image shape `(C, H, W)`.
+
+    Raises:
+        ValueError: it is no image shape, or looks like `(H, W, C)`.
+    """
+    if isinstance(in_features, int) or len(in_features) != 3:
+        raise ValueError(
+            f"A CNN got observations of shape {in_features}; expected an image (C, H, W). Use MLPCfg for flat input."
+        )
+    first, second, last = in_features
+    if last in (1, 3, 4) and min(first, second) > 4:
+        raise ValueError(
+            f"A CNN got images of shape {tuple(in_features)}, which looks like (H, W, C); expected (C, H, W). Permute them in the "
+            f"environment adapter: images.permute(0, 3, 1, 2) gives {(last, first, second)}."
+        )
+    return first, second, last
+
+
+def _per_layer(value: int | list[int], index: int) -> int:
+    return value if isinstance(value, int) else value[index]

@@ -1,0 +1,56 @@
+"""Several perceptrons of one shape as a single batched network."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .activation import build_activation
+from .mlp import MLPCfg, initialize_linear, mlp_plan
+from .network import Network
+
+
+class EnsembleLinear(nn.Module):
+    """`E` independent linear layers, `(E, B, in) -> (E, B, out)`; weights `(E, in, out)`, biases `(E, 1, out)`."""
+
+    def __init__(self, cfg: MLPCfg, num_members: int, in_features: int, out_features: int, is_output: bool) -> None:
+        super().__init__()
+        members = [nn.Linear(in_features, out_features) for _ in range(num_members)]
+        for member in members:
+            initialize_linear(member.weight, member.bias, cfg, is_output)
+        self.weight = nn.Parameter(torch.stack([member.weight.detach().T for member in members]))
+        self.bias = nn.Parameter(torch.stack([member.bias.detach().unsqueeze(0) for member in members]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class EnsembleLayerNorm(nn.Module):
+    """`E` independent layer normalizations, `(E, B, features) -> (E, B, features)`."""
+
+    def __init__(self, num_members: int, features: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(num_members, 1, features))
+        self.bias = nn.Parameter(torch.zeros(num_members, 1, features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+class EnsembleMLP(Network):
+    """`num_members` perceptrons that see the same input, `(..., in) -> (num_members, ..., out)`, without a loop over members."""
+
+    def __init__(self, cfg: MLPCfg, num_members: int, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.num_members = num_members
+        layers: list[nn.Module] = []
+        for size_in, size_out, activations, is_output in mlp_plan(cfg, in_features, out_features):
+            layers.append(EnsembleLinear(cfg, num_members, size_in, size_out, is_output))
+            if cfg.layer_norm and not is_output:
+                layers.append(EnsembleLayerNorm(num_members, size_out))
+            layers += [build_activation(name, **kwargs) for name, kwargs in activations]
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).expand(self.num_members, -1, -1)
+        return self.layers(flat).view(self.num_members, *x.shape[:-1], self.out_features)

@@ -1,0 +1,86 @@
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..configclass import configclass
+from .activation import activations_problems, build_activation, per_layer_activations
+from .network import Network, NetworkCfg
+
+
+class MLP(Network):
+    """Linear layers with activations between them, `(..., in) -> (..., out)`."""
+
+    def __init__(self, cfg: MLPCfg, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        layers: list[nn.Module] = []
+        for size_in, size_out, activations, is_output in mlp_plan(cfg, in_features, out_features):
+            linear = nn.Linear(size_in, size_out)
+            initialize_linear(linear.weight, linear.bias, cfg, is_output)
+            layers.append(linear)
+            if cfg.layer_norm and not is_output:
+                layers.append(nn.LayerNorm(size_out))
+            layers += [build_activation(name, **kwargs) for name, kwargs in activations]
+        self.layers = nn.Sequential(*layers)
+
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        last = self.layers[-1]
+        return last if isinstance(last, nn.Linear) else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+@configclass
+class MLPCfg(NetworkCfg):
+    """Configuration of an `MLP`."""
+
+    class_type: type[Any] = MLP
+    hidden_features: list[int] = [256, 256]
+    """Width of each hidden layer; empty for a linear map."""
+    activations: str | list[list[tuple[str, dict[str, Any]]]] = "ELU"
+    """A name for all hidden layers, or per layer a list of (name, keyword arguments) with one more entry for the output:
+    `[[("ELU", {})]] * 3 + [[]]`. Names are classes of `torch.nn`, in any case."""
+    layer_norm: bool = False
+    """Normalize every hidden layer before its activation."""
+    init: Literal["default", "orthogonal"] = "default"
+    """"default" is PyTorch's uniform initialization, "orthogonal" has zero biases."""
+    hidden_gain: float = math.sqrt(2.0)
+    """Gain of orthogonal hidden layers."""
+    output_gain: float = 1.0
+    """Gain of an orthogonal output layer; a factor on the output layer of the default initialization."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on sizes and activations that do not fit."""
+        yield from (
+            f"hidden_features[{i}] must be positive, got {n}" for i, n in enumerate(self.hidden_features) if n < 1
+        )
+        yield from activations_problems(self.activations, len(self.hidden_features))
+
+
+def mlp_plan(cfg: MLPCfg, in_features: int, out_features: int) -> Iterator[tuple[int, int, Any, bool]]:
+    """Per linear layer: its input and output size, the activations behind it and whether it is the output layer."""
+    sizes = [in_features, *cfg.hidden_features, out_features]
+    activations = per_layer_activations(cfg.activations, len(cfg.hidden_features))
+    last = len(sizes) - 2
+    for index, (size_in, size_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+        yield size_in, size_out, activations[index], index == last
+
+
+@torch.no_grad()
+def initialize_linear(weight: Tensor, bias: Tensor, cfg: MLPCfg, is_output: bool) -> None:
+    """Overwrite a freshly built linear layer `(out, in)`, `(out,)` by what `cfg.init` asks for."""
+    gain = cfg.output_gain if is_output else cfg.hidden_gain
+    if cfg.init == "orthogonal":
+        nn.init.orthogonal_(weight, gain=gain)
+        bias.zero_()
+    elif is_output:
+        weight.mul_(gain)
+        bias.mul_(gain)

@@ -1,0 +1,71 @@
+"""The base of all networks: tensor in, tensor out, no word of reinforcement learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..configclass import configclass
+
+
+class Network(nn.Module):
+    """A module from `in_features` to `out_features`, built by `NetworkCfg.build(in_features, out_features)`.
+
+    Feed-forward networks map `net(x: (..., in)) -> (..., out)`; any number of leading dimensions. Networks over images take
+    `in_features = (C, H, W)` and map `(..., C, H, W) -> (..., out)`.
+    """
+
+    is_recurrent: bool = False
+
+    def __init__(self, in_features: int | tuple[int, ...], out_features: int) -> None:
+        super().__init__()
+        self.in_features = in_features
+        self.out_features = out_features
+
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        """The linear layer whose result is the network's output as it is, None if something follows it."""
+        return None
+
+
+class RecurrentNetwork(Network):
+    """A network with a memory that the caller carries.
+
+    `net(x, state, starts) -> (y, state)` with `x` `(N, in)` for one step or `(T, N, in)` for a sequence. `starts` is bool
+    `(N,)` or `(T, N)`: True where `x[t]` is the first observation of an episode, whose row then starts from an empty memory;
+    None means nowhere. The state is one tensor with the batch in dimension 1, and zeros are the empty memory, so that states
+    can be stored, sliced by environment and reset from outside without knowing what is in them.
+    """
+
+    is_recurrent = True
+
+    def initial_state(self, num_envs: int) -> Tensor:
+        """The empty memory, zeros `(L, num_envs, S)` on the parameters' device."""
+        parameter = next(self.parameters())
+        return torch.zeros(*self.state_shape(num_envs), device=parameter.device, dtype=parameter.dtype)
+
+    def state_shape(self, num_envs: int) -> tuple[int, int, int]:
+        """Shape `(L, num_envs, S)` of the state."""
+        raise NotImplementedError
+
+    def _check_step(self, x: Tensor, starts: Tensor | None) -> None:
+        """Raise if `x` is neither a step nor a sequence or if `starts` does not fit it."""
+        if x.dim() not in (2, 3):
+            raise ValueError(
+                f"{type(self).__name__} got an input of shape {tuple(x.shape)}; expected (N, {self.in_features}) for one step "
+                f"or (T, N, {self.in_features}) for a sequence."
+            )
+        if starts is not None and starts.shape != x.shape[:-1]:
+            raise ValueError(
+                f"{type(self).__name__} got starts of shape {tuple(starts.shape)} for an input of shape {tuple(x.shape)}; "
+                f"expected {tuple(x.shape[:-1])}."
+            )
+
+
+@configclass
+class NetworkCfg:
+    """Base of every network's configuration."""
+
+    class_type: type[Any] = Network

@@ -1,0 +1,111 @@
+"""GRU and LSTM with episode boundaries inside a sequence."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..configclass import Range, configclass
+from .mlp import MLPCfg
+from .network import Network, NetworkCfg, RecurrentNetwork
+
+
+class RNN(RecurrentNetwork):
+    """A GRU or LSTM with a head behind it; see `RecurrentNetwork` for the calling convention.
+
+    The state is `(num_layers, N, hidden_size)` for a GRU and `(num_layers, N, 2 * hidden_size)` for an LSTM: hidden and cell state
+    side by side. Parameters are those of `nn.GRU` and `nn.LSTM`, under `rnn`.
+    """
+
+    def __init__(self, cfg: RNNCfg, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.cfg = cfg
+        self.rnn: nn.GRU | nn.LSTM = (nn.GRU if cfg.cell == "gru" else nn.LSTM)(
+            in_features, cfg.hidden_size, cfg.num_layers
+        )
+        head_cfg = MLPCfg(hidden_features=[]) if cfg.head_cfg is None else cfg.head_cfg
+        self.head: Network = head_cfg.build(cfg.hidden_size, out_features)
+
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        return self.head.output_layer
+
+    def state_shape(self, num_envs: int) -> tuple[int, int, int]:
+        width = self.cfg.hidden_size * (2 if self.cfg.cell == "lstm" else 1)
+        return self.cfg.num_layers, num_envs, width
+
+    def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Output `(N, out)` or `(T, N, out)` and the state behind the last step, for `x` `(N, in)` or `(T, N, in)`."""
+        self._check_step(x, starts)
+        if x.dim() == 2:
+            y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
+            return self.head(y.squeeze(0)), state
+        y, state = self._run(x, state, starts)
+        return self.head(y), state
+
+    def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        # Where looking at `starts` costs nothing, stretches without a start in any row run as one library call; elsewhere
+        # (the host must not wait for the device, and a compiled graph must not depend on data) every step is masked.
+        if x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._run_stretches(x, state, starts)
+        return self._run_cells(x, state, starts)
+
+    def _run_stretches(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        length = x.shape[0]
+        cuts = [] if starts is None else starts.any(1).nonzero().flatten().tolist()
+        outputs = []
+        for begin, end in zip(bounds := sorted({0, *cuts}), [*bounds[1:], length], strict=True):
+            if starts is not None:
+                state = _reset(state, starts[begin])
+            y, state = self._library_call(x[begin:end], state)
+            outputs.append(y)
+        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state
+
+    def _library_call(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(self.rnn, nn.GRU):
+            return self.rnn(x, state)
+        y, (hidden, cell) = self.rnn(x, tuple(part.contiguous() for part in state.chunk(2, -1)))
+        return y, torch.cat([hidden, cell], dim=-1)
+
+    def _run_cells(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        layers = [
+            [getattr(self.rnn, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+            for layer in range(self.cfg.num_layers)
+        ]
+        outputs = []
+        for t in range(x.shape[0]):
+            if starts is not None:
+                state = _reset(state, starts[t])
+            y, states = x[t], []
+            for layer, weights in enumerate(layers):
+                if self.cfg.cell == "gru":
+                    y = torch.gru_cell(y, state[layer], *weights)
+                    states.append(y)
+                else:
+                    y, cell = torch.lstm_cell(y, state[layer].chunk(2, -1), *weights)
+                    states.append(torch.cat([y, cell], dim=-1))
+            state = torch.stack(states)
+            outputs.append(y)
+        return torch.stack(outputs), state
+
+
+@configclass
+class RNNCfg(NetworkCfg):
+    """Configuration of an `RNN`."""
+
+    class_type: type[Any] = RNN
+    cell: Literal["gru", "lstm"] = "gru"
+    """Kind of recurrent cell."""
+    hidden_size: Annotated[int, Range(ge=1)] = 256
+    """Width of the memory."""
+    num_layers: Annotated[int, Range(ge=1)] = 1
+    """Recurrent layers on top of one another."""
+    head_cfg: MLPCfg | None = None
+    """Network from the memory to the output; None for a linear layer."""
+
+
+def _reset(state: Tensor, starts: Tensor) -> Tensor:
+    """`state` `(L, N, S)` with zeros in the rows where `starts` `(N,)` is True."""
+    return state.masked_fill(starts.view(1, -1, 1), 0.0)

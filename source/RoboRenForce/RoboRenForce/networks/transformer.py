@@ -1,0 +1,164 @@
+"""Causal transformer over a sliding window, with a memory like that of a recurrent network.
+
+Every layer attends to its own last `window` inputs (banded causal attention), so that the keys and values of the past are all that
+a step needs: one step at a time and a whole sequence at once give the same numbers. Positions are relative (rotary embedding,
+Su et al. 2021, arXiv 2104.09864), therefore the window may slide without limit. Blocks are pre-norm. There is no dropout: old and
+new log-probabilities of a policy must come from the same function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..configclass import Range, configclass
+from .network import NetworkCfg, RecurrentNetwork
+
+
+class Block(nn.Module):
+    """Attention over the window, then a perceptron, each with a residual connection around it.
+
+    Shape letters: T new steps, C = window - 1 cached steps, N rows, D = dim, H heads.
+    """
+
+    def __init__(self, cfg: TransformerCfg) -> None:
+        super().__init__()
+        self.num_heads = cfg.num_heads
+        self.attention_norm = nn.LayerNorm(cfg.dim)
+        self.qkv = nn.Linear(cfg.dim, 3 * cfg.dim)
+        self.projection = nn.Linear(cfg.dim, cfg.dim)
+        self.mlp = nn.Sequential(
+            nn.LayerNorm(cfg.dim),
+            nn.Linear(cfg.dim, cfg.mlp_ratio * cfg.dim),
+            nn.GELU(),
+            nn.Linear(cfg.mlp_ratio * cfg.dim, cfg.dim),
+        )
+
+    def forward(self, x: Tensor, cache: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        """One layer.
+
+        Args:
+            x: `(N, T, D)`.
+            cache: keys and values of the last C steps, not rotated, `(N, C, 2 D)`.
+            mask: `(N, 1, T, C + T)`, True where a step may look.
+            rotation: cosine and sine of the positions, each `(C + T, D / H)`.
+
+        Returns:
+            The layer's output `(N, T, D)`, and keys and values of all steps `(N, C + T, 2 D)`.
+        """
+        steps, dim = x.shape[1], x.shape[2]
+        query, key_value = self.qkv(self.attention_norm(x)).split([dim, 2 * dim], dim=-1)
+        key_value = torch.cat([cache, key_value], dim=1)
+        cos, sin = rotation
+        q = _rotate(self._heads(query), cos[-steps:], sin[-steps:])
+        k = _rotate(self._heads(key_value[..., :dim]), cos, sin)
+        attended = F.scaled_dot_product_attention(q, k, self._heads(key_value[..., dim:]), attn_mask=mask)
+        x = x + self.projection(attended.transpose(1, 2).flatten(2))
+        return x + self.mlp(x), key_value
+
+    def _heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (N, H, steps, D / H)
+
+
+class Transformer(RecurrentNetwork):
+    """See the module and `RecurrentNetwork`.
+
+    The state is `(num_layers, N, C * (2 D + 1))` with C = window - 1: per layer and cached step a mark (1 if the step belongs to
+    the running episode, 0 if the slot is empty), then its key and value. Zeros are the empty window.
+    """
+
+    def __init__(self, cfg: TransformerCfg, in_features: int, out_features: int) -> None:
+        super().__init__(in_features, out_features)
+        self.cfg = cfg
+        self.embedding = nn.Linear(in_features, cfg.dim)
+        self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
+        self.norm = nn.LayerNorm(cfg.dim)
+        self.head = nn.Linear(cfg.dim, out_features)
+
+    @property
+    def output_layer(self) -> nn.Linear | None:
+        return self.head
+
+    def state_shape(self, num_envs: int) -> tuple[int, int, int]:
+        return self.cfg.num_layers, num_envs, (self.cfg.window - 1) * (2 * self.cfg.dim + 1)
+
+    def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Output `(N, out)` or `(T, N, out)` and the state behind the last step, for `x` `(N, in)` or `(T, N, in)`."""
+        self._check_step(x, starts)
+        if x.dim() == 2:
+            y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
+            return y.squeeze(0), state
+        return self._run(x, state, starts)
+
+    def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        steps, rows = x.shape[0], x.shape[1]
+        slots = self.cfg.window - 1
+        cache = state.view(self.cfg.num_layers, rows, slots, 2 * self.cfg.dim + 1)
+        episode = _episodes(cache[0, :, :, 0], steps, starts)  # (N, C + T)
+        mask = self._mask(episode, steps)
+        rotation = _rotation(slots + steps, self.cfg.dim // self.cfg.num_heads, x)
+        y = self.embedding(x.transpose(0, 1))  # (N, T, D)
+        kept = (episode[:, steps:] == episode[:, -1:]).unsqueeze(-1).to(y.dtype)  # (N, C, 1)
+        states = []
+        for block, layer_cache in zip(self.blocks, cache[..., 1:], strict=True):
+            y, key_value = block(y, layer_cache, mask, rotation)
+            states.append((torch.cat([torch.ones_like(kept), key_value[:, steps:]], dim=-1) * kept).flatten(1))
+        return self.head(self.norm(y)).transpose(0, 1), torch.stack(states)
+
+    def _mask(self, episode: Tensor, steps: int) -> Tensor:
+        """`(N, 1, T, C + T)`: True for the last `window` steps of the same episode, the step itself included."""
+        position = torch.arange(episode.shape[1], device=episode.device)
+        age = position[-steps:].unsqueeze(1) - position  # (T, C + T)
+        in_window = (age >= 0) & (age < self.cfg.window)
+        same_episode = episode[:, -steps:].unsqueeze(2) == episode.unsqueeze(1)
+        return (in_window & same_episode).unsqueeze(1)
+
+
+@configclass
+class TransformerCfg(NetworkCfg):
+    """Configuration of a causal `Transformer`."""
+
+    class_type: type[Any] = Transformer
+    dim: Annotated[int, Range(ge=2)] = 64
+    """Width of the tokens."""
+    num_layers: Annotated[int, Range(ge=1)] = 2
+    """Blocks on top of one another."""
+    num_heads: Annotated[int, Range(ge=1)] = 4
+    """Attention heads."""
+    mlp_ratio: Annotated[int, Range(ge=1)] = 4
+    """Width of a block's perceptron as a multiple of `dim`."""
+    window: Annotated[int, Range(ge=2)] = 16
+    """Steps that a layer sees, the current one included; the network as a whole reaches back num_layers * (window - 1) steps."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on sizes that do not divide."""
+        if self.dim % (2 * self.num_heads):
+            yield f"dim: {self.dim} is not a multiple of 2 * num_heads = {2 * self.num_heads}, as rotary positions need"
+
+
+def _episodes(marks: Tensor, steps: int, starts: Tensor | None) -> Tensor:
+    """Number of the episode of every cached and new step `(N, C + T)`; -1 for empty slots, 0 for the running episode."""
+    cached = marks.to(torch.int64) - 1
+    if starts is None:
+        new = torch.zeros(marks.shape[0], steps, dtype=torch.int64, device=marks.device)
+    else:
+        new = starts.to(torch.int64).cumsum(0).transpose(0, 1)
+    return torch.cat([cached, new], dim=1)
+
+
+def _rotation(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosine and sine `(length, head_dim)` of the rotary embedding."""
+    exponents = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32) / head_dim
+    angles = torch.arange(length, device=like.device, dtype=torch.float32).unsqueeze(1) * 10000.0**-exponents
+    angles = torch.cat([angles, angles], dim=-1)
+    return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of `x` `(N, H, steps, head_dim)`."""
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
