@@ -26,11 +26,14 @@ class ActionSpec:
     dim: int
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
+    chunk: int = 0
+    """Actions that one `step` executes in a row; they are then the first axis of the action. 0: no such axis."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of one environment's action: `(dim,)` or `()`."""
-        return (self.dim,) if self.kind == "continuous" else ()
+        """Shape of one environment's action: `(dim,)` or `()`, after `(chunk,)` where actions come in chunks."""
+        single = (self.dim,) if self.kind == "continuous" else ()
+        return (self.chunk, *single) if self.chunk else single
 
     @property
     def dtype(self) -> torch.dtype:
@@ -55,6 +58,10 @@ class EnvSpec:
     """Groups that are not float32, for example `{"camera": "uint8"}`."""
     reward_terms: tuple[str, ...] = ()
     """Names of the columns of `extras["reward_terms"]`."""
+    extra_dims: Mapping[str, int] = field(default_factory=dict)
+    """Width of the extras that have columns of their own: `command` and `dynamics`."""
+    capabilities: tuple[str, ...] = ()
+    """Optional methods of the environment that work: `reset_rows`, `step_rows`."""
     step_dt: float | None = None
     """Simulated seconds of one step, where the simulator defines them."""
 
@@ -71,6 +78,7 @@ class EnvSpec:
         data = asdict(self)
         data["obs_groups"] = {name: list(shape) for name, shape in self.obs_groups.items()}
         data["obs_dtypes"] = dict(self.obs_dtypes)
+        data["extra_dims"] = dict(self.extra_dims)
         return data
 
     @classmethod
@@ -82,8 +90,8 @@ class EnvSpec:
             action[bound] = None if action[bound] is None else tuple(action[bound])
         data["action"] = ActionSpec(**action)
         data["obs_groups"] = {name: tuple(shape) for name, shape in data["obs_groups"].items()}
-        data["extras"] = tuple(data["extras"])
-        data["reward_terms"] = tuple(data["reward_terms"])
+        for name in ("extras", "reward_terms", "capabilities"):
+            data[name] = tuple(data.get(name, ()))
         return cls(**data)
 
     def differences(self, other: EnvSpec) -> list[str]:
@@ -101,6 +109,8 @@ class EnvSpec:
                 f"actions are {self.action.kind} of size {self.action.dim} here and "
                 f"{other.action.kind} of size {other.action.dim} there"
             )
+        elif self.action.chunk != other.action.chunk:
+            found.append(f"action chunks have {self.action.chunk} actions here and {other.action.chunk} there")
         return found
 
     def __str__(self) -> str:

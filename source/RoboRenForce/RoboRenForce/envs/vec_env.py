@@ -7,6 +7,7 @@ It is a superset of rsl_rl 5's `VecEnv`, so rsl_rl's runner drives our environme
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -29,7 +30,8 @@ class VecEnv(ABC):
     `extras` of `step` always holds
 
     - `terminated` bool `(num_envs,)`: the task ended; nothing is bootstrapped,
-    - `time_outs` bool `(num_envs,)`: the episode was cut; the value of the last observation is bootstrapped,
+    - `time_outs` bool `(num_envs,)`: the episode was cut; the value of the last observation is bootstrapped. A row is never
+      both: where the task ends on the very step of the time limit, it has terminated,
     - `log` dict: scalars (0-dim tensors or floats) to log; may be empty,
 
     and, if and only if `spec.extras` declares them,
@@ -37,17 +39,23 @@ class VecEnv(ABC):
     - `final_observations` TensorDict `[num_envs]`: in rows that are done the true last observation of the finished episode,
       in all other rows the returned observation, so its value is the exact bootstrap in every row,
     - `success` bool `(num_envs,)`: valid in rows that are done,
-    - `reward_terms` float `(num_envs, len(spec.reward_terms))`, `command` float `(num_envs, C)`,
-      `dynamics` float `(num_envs, D)`, `group_id` int64 `(num_envs,)`.
+    - `reward_terms` float `(num_envs, len(spec.reward_terms))`: the parts of this step's reward,
+    - `command` float `(num_envs, C)` and `dynamics` float `(num_envs, D)`: of the moment of the returned observations, so of
+      the new episode in rows that are done; `C` and `D` are in `spec.extra_dims`,
+    - `group_id` int64 `(num_envs,)`: block or group of each row (see `GroupVec`),
+    - `active` bool `(num_envs,)`: False in rows that waited for their group (see `GroupVec`),
+    - `instruction` list of `num_envs` strings, `executed_steps` int64 `(num_envs,)`, `chunk_rewards` float
+      `(num_envs, chunk)` (see `MultiModal`).
 
-    Returned tensors may be reused by the environment at the next step: whoever keeps them copies them.
+    Returned tensors may be reused by the environment at the next step, observations at the one after it (rsl_rl's runner
+    stores an observation only after the step that followed it): whoever keeps them longer copies them. They are read-only
+    for the caller, and two of them share memory only where they are equal by contract. The environment neither changes nor
+    keeps what it is given.
     """
 
     spec: EnvSpec
     device: torch.device
     cfg: Any
-    episode_length_buf: torch.Tensor
-    """int64 `(num_envs,)`: steps taken in the current episode. Settable: runners randomize it to spread time-outs."""
 
     @property
     def num_envs(self) -> int:
@@ -65,13 +73,29 @@ class VecEnv(ABC):
         return self.spec.max_episode_length
 
     @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """int64 `(num_envs,)`: steps taken in the current episode.
+
+        Settable, and the time limit follows: runners randomize it to spread the time-outs. Read the property again after
+        every step instead of keeping the tensor.
+        """
+        return self._episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self._episode_length_buf = value
+
+    @property
     def unwrapped(self) -> Any:
         """The innermost environment: the simulator's own object where there is one."""
         return self
 
     @abstractmethod
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
-        """Start a new episode everywhere and return `(observations, extras)`; `seed` restarts all randomness."""
+        """Start a new episode everywhere and return `(observations, extras)`; `seed` restarts all randomness.
+
+        `extras` holds those declared extras that describe a state, not a step: `command`, `dynamics`, `group_id`, `instruction`.
+        """
 
     @abstractmethod
     def get_observations(self) -> TensorDict:
@@ -82,12 +106,38 @@ class VecEnv(ABC):
         """Advance every environment by one step.
 
         Args:
-            actions: `(num_envs, *spec.action.shape)`; bounded continuous actions are in `spec.action.low/high`.
+            actions: `(num_envs, *spec.action.shape)`; bounded continuous actions are in `spec.action.low/high`, and what lies
+                outside is clipped.
 
         Returns:
             `(observations, rewards, dones, extras)`: rewards float32 `(num_envs,)`, dones int64 `(num_envs,)` with 1 where
             an episode ended for either reason.
         """
+
+    def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
+        """Start a new episode in some rows; returns as `reset` does, for all rows. Needs the capability `reset_rows`.
+
+        Args:
+            env_ids: int64 `(K,)`, the rows to reset.
+            seeds: one per row of `env_ids`. Rows given the same seed start from the same state and, given the same actions,
+                go the same way.
+
+        Raises:
+            RuntimeError: `spec.capabilities` doesn't name `reset_rows`.
+        """
+        raise RuntimeError(
+            f"{type(self).__name__} can't reset single rows to a chosen state: 'reset_rows' is not in its spec.capabilities."
+        )
+
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+        """`step`, but rows where `active`, bool `(num_envs,)`, is False are held; needs the capability `step_rows`.
+
+        A held row keeps its state, observation and episode length; its reward and its flags are 0.
+
+        Raises:
+            RuntimeError: `spec.capabilities` doesn't name `step_rows`.
+        """
+        raise RuntimeError(f"{type(self).__name__} can't hold single rows: 'step_rows' is not in its spec.capabilities.")
 
     def state_dict(self) -> dict[str, Any]:
         """State that an exact resume needs (simulator state, counters, curricula) as tensors and plain data.

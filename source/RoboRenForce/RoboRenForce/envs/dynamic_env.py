@@ -1,0 +1,123 @@
+"""The second link of the chain: reward terms, commands and dynamics state as guaranteed extras, and flat sizes.
+
+Multi-objective critics, belief models and world models need more than one reward number and one observation vector. `DynamicEnv`
+collects what the inner environment knows about itself into the extras `reward_terms`, `command` and `dynamics`, at `reset` as
+well as at every `step`, and says how wide everything is (`dim_params`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import torch
+from tensordict import TensorDict
+
+from ..configclass import Cfg, configclass
+from .obs_groups import resolve_obs_groups
+from .spec import EnvSpec
+from .vec_env import StepReturn, VecEnv
+from .wrapper import VecEnvWrapper
+
+CHANNELS = ("reward_terms", "command", "dynamics")
+
+
+@runtime_checkable
+class DynamicSource(Protocol):
+    """An environment that knows channels which it doesn't put into its extras by itself."""
+
+    reward_term_names: tuple[str, ...]
+    """Names of the columns of `reward_terms`; empty if there are none."""
+
+    def dynamic_channels(self) -> Mapping[str, torch.Tensor]:
+        """The current value of every channel that exists, each float `(num_envs, width)`.
+
+        The keys, a subset of `reward_terms`, `command` and `dynamics`, are the same at every call, also before the first step.
+        `reward_terms` belongs to the last step, `command` and `dynamics` to the current observations.
+        """
+        ...
+
+
+class DynamicEnv(VecEnvWrapper):
+    """Provide the channels that the inner environment declares or, as a `DynamicSource`, offers."""
+
+    def __init__(self, cfg: DynamicEnvCfg, env: VecEnv):
+        super().__init__(env)
+        self._source = env if isinstance(env, DynamicSource) else None
+        offered = dict(self._source.dynamic_channels()) if self._source else {}
+        self._collected = tuple(name for name in CHANNELS if name in offered and name not in env.spec.extras)
+        self.spec = _extended_spec(env, self._collected, offered)
+
+        missing = [name for name in cfg.require if name not in self.spec.extras]
+        if missing:
+            has = [name for name in CHANNELS if name in self.spec.extras]
+            raise ValueError(
+                f"DynamicEnvCfg.require asks for {missing}, but {env.spec.task} provides {has or 'no channel'}: drop them from "
+                f"`require`, or let the environment declare them in spec.extras or offer them in dynamic_channels()."
+            )
+
+    @property
+    def dim_params(self) -> dict[str, int]:
+        """Flat sizes: policy, critic, dynamic (0 if unknown), action, command, rewards, and `<group>_dim` of every group."""
+        spec = self.spec
+        sets = resolve_obs_groups(spec)
+        dims = {f"{group}_dim": math.prod(shape) for group, shape in spec.obs_groups.items()}
+        dims["policy_dim"] = spec.obs_dim(sets["actor"])
+        dims["critic_dim"] = spec.obs_dim(sets["critic"])
+        dims["dynamic_dim"] = spec.extra_dims.get("dynamics", 0)
+        dims["command_dim"] = spec.extra_dims.get("command", 0)
+        dims["action_dim"] = spec.action.dim
+        dims["rewards_dim"] = len(spec.reward_terms)
+        return dims
+
+    def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset`."""
+        obs, extras = self.env.reset(seed=seed)
+        return obs, {**extras, **self._channels(of_step=False)}
+
+    def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset_rows`."""
+        obs, extras = self.env.reset_rows(env_ids, seeds)
+        return obs, {**extras, **self._channels(of_step=False)}
+
+    def step(self, actions: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step`."""
+        obs, rewards, dones, extras = self.env.step(actions)
+        return obs, rewards, dones, {**extras, **self._channels()}
+
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step_rows`."""
+        obs, rewards, dones, extras = self.env.step_rows(actions, active)
+        return obs, rewards, dones, {**extras, **self._channels()}
+
+    def _channels(self, of_step: bool = True) -> dict[str, torch.Tensor]:
+        if self._source is None or not self._collected:
+            return {}
+        offered = self._source.dynamic_channels()
+        return {name: offered[name] for name in self._collected if of_step or name != "reward_terms"}
+
+
+@configclass
+class DynamicEnvCfg(Cfg):
+    """Options of `DynamicEnv`; build it with `DynamicEnvCfg().build(env)`."""
+
+    class_type: type = DynamicEnv
+    require: list[Literal["reward_terms", "command", "dynamics"]] = []
+    """Channels without which training makes no sense; building fails if the environment lacks one."""
+
+
+def _extended_spec(env: VecEnv, collected: tuple[str, ...], offered: Mapping[str, torch.Tensor]) -> EnvSpec:
+    spec = env.spec
+    dims = dict(spec.extra_dims)
+    dims.update({name: offered[name].shape[-1] for name in collected if name != "reward_terms"})
+    terms = spec.reward_terms
+    if "reward_terms" in collected and isinstance(env, DynamicSource):
+        terms = env.reward_term_names
+        if len(terms) != offered["reward_terms"].shape[-1]:
+            raise ValueError(
+                f"{spec.task} names {len(terms)} reward terms and offers {offered['reward_terms'].shape[-1]} columns: "
+                f"reward_term_names and dynamic_channels()['reward_terms'] must agree."
+            )
+    return replace(spec, extras=(*spec.extras, *collected), extra_dims=dims, reward_terms=terms)

@@ -1,0 +1,285 @@
+"""The third link of the chain: rows with different jobs.
+
+The rows of the inner environment are, in this order,
+
+    | block 0 | block 1 | ... | block M-1 |  eval  |        SAPG: blocks explore differently
+    | group 0 | group 1 | ... | group G-1 |  eval  |        GRPO: members of a group start from the same state
+    |<------- training: spec.num_envs ---->|
+
+A learner sees the training rows only. The eval rows are driven by a policy of their own (`set_eval_policy`) or by actions given
+to `step`, and their episodes come back as `Eval/mean_return`, `Eval/mean_episode_length` and, where the environment knows it,
+`Eval/success_rate` in `extras["log"]`: evaluation that costs no second simulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, Protocol
+
+import torch
+from tensordict import TensorDict
+
+from ..configclass import Cfg, Range, configclass
+from .eval_statistics import EvalStatistics
+from .same_start import SameStartGroups
+from .spec import EnvSpec
+from .vec_env import StepReturn, VecEnv
+from .wrapper import VecEnvWrapper
+
+
+class EvalPolicy(Protocol):
+    """What drives the eval rows; every `Policy` of an algorithm fits."""
+
+    def __call__(self, obs: TensorDict) -> torch.Tensor:
+        """Actions `(num_eval_envs, *action.shape)` for observations of batch size `[num_eval_envs]`."""
+        ...
+
+    def reset(self, dones: torch.Tensor | None = None) -> None:
+        """Forget the memory of rows where `dones`, `(num_eval_envs,)`, is set."""
+        ...
+
+
+class GroupVec(VecEnvWrapper):
+    """Split the batch into training rows (in blocks or groups, if asked for) and eval rows."""
+
+    def __init__(self, cfg: GroupVecCfg, env: VecEnv):
+        super().__init__(env)
+        self.group_cfg = cfg
+        self.num_eval_envs = cfg.num_eval_envs
+        self._num_train = _num_train_rows(cfg, env)
+        self._group_id, self._coefficients = _blocks(cfg, self._num_train, env.device)
+        self._groups = None
+        if cfg.group_size:
+            self._groups = SameStartGroups(env, self._num_train, cfg.group_size, cfg.seed, cfg.check_same_start)
+            self._group_id = self._groups.group_id
+        self._eval_policy: EvalPolicy | None = None
+        self.eval_statistics = EvalStatistics(cfg.num_eval_envs, cfg.eval_window, env.device)
+        self.spec = self._make_spec()
+        self._keep(env.get_observations())
+        if self._groups is not None:
+            # Members of a group must start alike from the first episode on.
+            self.reset(seed=cfg.seed)
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """int64 `(num_envs,)` of the training rows; settable."""
+        lengths = self.env.episode_length_buf[: self._num_train]
+        if self._groups is not None:
+            lengths = lengths.masked_fill(self._groups.waiting[: self._num_train], 0)
+        return lengths
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        lengths = self.env.episode_length_buf.clone()
+        lengths[: self._num_train] = value
+        self.env.episode_length_buf = lengths
+
+    def set_eval_policy(self, policy: EvalPolicy | None) -> None:
+        """Let `policy` drive the eval rows from now on; their running episodes don't count, since another policy began them."""
+        self._eval_policy = policy
+        if policy is not None:
+            policy.reset(None)
+        self.eval_statistics.discard_running()
+
+    @property
+    def eval_observations(self) -> TensorDict:
+        """Current observations of the eval rows, batch size `[num_eval_envs]`."""
+        return self._eval_current
+
+    def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
+        """Start new episodes in all rows, eval rows included."""
+        obs, extras = self.env.reset(seed=seed)
+        if self._groups is not None:
+            obs, extras = self._groups.reset(seed)
+        self.eval_statistics.restart()
+        if self._eval_policy is not None:
+            self._eval_policy.reset(None)
+        return self._keep(obs), self._train_extras(extras)
+
+    def get_observations(self) -> TensorDict:
+        """Current observations of the training rows."""
+        return self._current
+
+    def step(self, actions: torch.Tensor, eval_actions: torch.Tensor | None = None) -> StepReturn:
+        """Step training and eval rows together.
+
+        Args:
+            actions: `(num_envs, *action.shape)`, for the training rows.
+            eval_actions: `(num_eval_envs, *action.shape)`; without them the eval policy chooses.
+
+        Raises:
+            RuntimeError: there are eval rows, but neither actions nor a policy for them.
+        """
+        return self._step(self._all_actions(actions, eval_actions), None)
+
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step_rows`; eval rows are never held."""
+        held = torch.ones(self.env.num_envs, dtype=torch.bool, device=self.device)
+        held[: self._num_train] = active
+        return self._step(self._all_actions(actions, None), held)
+
+    def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset_rows`; not available with `group_size`, where groups are reset together."""
+        if self._groups is not None:
+            raise RuntimeError("GroupVec resets whole groups by itself: use reset(seed=...) to start them at a chosen state.")
+        obs, extras = self.env.reset_rows(env_ids, seeds)
+        return self._keep(obs), self._train_extras(extras)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the inner environment, the groups and the eval statistics; empty if the inner one can't be restored."""
+        inner = self.env.state_dict()
+        if not inner:
+            return {}
+        groups = {} if self._groups is None else self._groups.state_dict()
+        return {"env": inner, "groups": groups, "eval": self.eval_statistics.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if not state:
+            return
+        self.env.load_state_dict(state["env"])
+        if self._groups is not None:
+            self._groups.load_state_dict(state["groups"])
+        self.eval_statistics.load_state_dict(state["eval"])
+        obs = self.env.get_observations()
+        self._keep(obs if self._groups is None else self._groups.shown(obs))
+
+    def _step(self, actions: torch.Tensor, active: torch.Tensor | None) -> StepReturn:
+        if self._groups is not None:
+            obs, rewards, dones, extras = self._groups.step(actions, active)
+        elif active is not None:
+            obs, rewards, dones, extras = self.env.step_rows(actions, active)
+        else:
+            obs, rewards, dones, extras = self.env.step(actions)
+        train_extras = self._train_extras(extras)
+        if self.num_eval_envs:
+            self._record_eval(rewards, dones, extras)
+            train_extras["log"] = {**extras["log"], **self.eval_statistics.log()}
+        return self._keep(obs), rewards[: self._num_train], dones[: self._num_train], train_extras
+
+    def _record_eval(self, rewards: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]) -> None:
+        rows = slice(self._num_train, None)
+        success = extras["success"][rows] if "success" in extras else None
+        self.eval_statistics.record(rewards[rows], dones[rows], success)
+        if self._eval_policy is not None:
+            self._eval_policy.reset(dones[rows])
+
+    def _all_actions(self, actions: torch.Tensor, eval_actions: torch.Tensor | None) -> torch.Tensor:
+        if not self.num_eval_envs:
+            return actions
+        if eval_actions is None:
+            if self._eval_policy is None:
+                raise RuntimeError(
+                    f"GroupVec has {self.num_eval_envs} eval rows and nothing that acts for them: call set_eval_policy(policy) "
+                    f"before the first step, or pass eval_actions."
+                )
+            eval_actions = self._eval_policy(self.eval_observations)
+        return torch.cat([actions, eval_actions.to(actions)])
+
+    def _keep(self, obs: TensorDict) -> TensorDict:
+        """Remember the observations of all rows and return those of the training rows."""
+        self._current = self._rows_of(obs)
+        if self.num_eval_envs:
+            self._eval_current = self._rows_of(obs, evaluation=True)
+        return self._current
+
+    def _train_extras(self, extras: dict[str, Any]) -> dict[str, Any]:
+        cut = dict(extras)
+        for name, value in extras.items():
+            if name == "final_observations":
+                cut[name] = self._rows_of(value)
+            elif name != "log" and self.num_eval_envs:
+                cut[name] = value[: self._num_train]
+        if self._group_id is not None:
+            cut["group_id"] = self._group_id
+        return cut
+
+    def _rows_of(self, obs: TensorDict, evaluation: bool = False) -> TensorDict:
+        """Training (or eval) rows of `obs`, batch `[env.num_envs]`, with the block coefficient of each where asked for."""
+        rows = slice(self._num_train, None) if evaluation else slice(0, self._num_train)
+        groups = {name: tensor[rows] for name, tensor in obs.items()}
+        size = self.num_eval_envs if evaluation else self._num_train
+        if self._coefficients is not None:
+            # Eval rows are played by the leader, the last block: that is the policy one deploys.
+            groups["block"] = self._coefficients[-1:].expand(size, 1) if evaluation else self._coefficients
+        return TensorDict(groups, batch_size=[size], device=obs.device)
+
+    def _make_spec(self) -> EnvSpec:
+        spec = self.env.spec
+        groups = dict(spec.obs_groups)
+        if self._coefficients is not None:
+            groups["block"] = (1,)
+        extras = [*spec.extras]
+        capabilities = list(spec.capabilities)
+        if self._group_id is not None:
+            extras.append("group_id")
+        if self._groups is not None:
+            extras.append("active")
+            capabilities = [name for name in capabilities if name != "reset_rows"]
+        return replace(
+            spec,
+            num_envs=self._num_train,
+            obs_groups=groups,
+            extras=tuple(extras),
+            capabilities=tuple(capabilities),
+        )
+
+
+@configclass
+class GroupVecCfg(Cfg):
+    """Options of `GroupVec`; build it with `GroupVecCfg(...).build(env)`."""
+
+    class_type: type = GroupVec
+    num_eval_envs: Annotated[int, Range(ge=0)] = 0
+    """Rows taken from the end of the batch for evaluation."""
+    eval_window: Annotated[int, Range(ge=1)] = 10
+    """Newest finished episodes of each eval row over which the logged means run."""
+    num_blocks: Annotated[int, Range(ge=1)] | None = None
+    """Equal blocks of the training rows (SAPG); `extras["group_id"]` is the block."""
+    block_coefficients: list[float] | None = None
+    """One number per block, observed by its rows as the group `block` of width 1."""
+    group_size: Annotated[int, Range(ge=2)] | None = None
+    """Rows per group that start together from the same state (GRPO); `extras["group_id"]` is the group."""
+    seed: int = 0
+    """First of the seeds that the groups start from."""
+    check_same_start: bool = True
+    """Compare the first observations of a group's members and refuse to go on if they differ."""
+
+    def check(self) -> Iterable[str]:
+        """Blocks and groups exclude each other; coefficients belong to blocks."""
+        if self.num_blocks is not None and self.group_size is not None:
+            yield "num_blocks and group_size both say what group_id means: set one of them"
+        if self.block_coefficients is not None and len(self.block_coefficients) != (self.num_blocks or 0):
+            yield (
+                f"block_coefficients has {len(self.block_coefficients)} entries and num_blocks is {self.num_blocks}: "
+                f"give one per block"
+            )
+
+
+def _num_train_rows(cfg: GroupVecCfg, env: VecEnv) -> int:
+    num_train = env.num_envs - cfg.num_eval_envs
+    if num_train < 1:
+        raise ValueError(
+            f"GroupVecCfg.num_eval_envs is {cfg.num_eval_envs} and {env.spec.task} has {env.num_envs} environments: "
+            f"at least one must be left for training."
+        )
+    for name, parts in (("num_blocks", cfg.num_blocks), ("group_size", cfg.group_size)):
+        if parts and num_train % parts:
+            raise ValueError(
+                f"GroupVecCfg.{name}={parts} must divide the {num_train} training environments ({env.num_envs} in all, "
+                f"{cfg.num_eval_envs} of them for evaluation): change one of the three numbers."
+            )
+    return num_train
+
+
+def _blocks(cfg: GroupVecCfg, num_train: int, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """Block of each training row, int64 `(num_train,)`, and its coefficient, float `(num_train, 1)`."""
+    if cfg.num_blocks is None:
+        return None, None
+    size = num_train // cfg.num_blocks
+    block = torch.arange(cfg.num_blocks, device=device).repeat_interleave(size)
+    if cfg.block_coefficients is None:
+        return block, None
+    coefficients = torch.tensor(cfg.block_coefficients, dtype=torch.float32, device=device)
+    return block, coefficients[block].unsqueeze(1)

@@ -1,0 +1,70 @@
+"""Which observation groups feed which part of a learner.
+
+Simulators name their groups differently: Gymnasium has one group, `policy`; Isaac Lab has `policy` and `critic`, mjlab `actor`
+and `critic`. A learner asks for observation *sets* (`actor`, `critic`, ...), and the rule below maps each set to groups.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from .spec import EnvSpec
+
+_SYNONYMS = {"actor": "policy", "policy": "actor"}
+
+
+def resolve_obs_groups(
+    spec: EnvSpec,
+    sets: Sequence[str] = ("actor", "critic"),
+    overrides: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, list[str]]:
+    """Map every observation set to the groups whose concatenation it is.
+
+    In this order: the explicit override; the group of the same name; `policy` for `actor` and the other way round; the actor's
+    groups for `critic`.
+
+    Args:
+        spec: the environment's spec.
+        sets: the sets a learner needs.
+        overrides: set -> groups, given by the user. Sets beyond `sets` are kept.
+
+    Raises:
+        ValueError: a set can't be resolved, or an override is empty or names a group that doesn't exist.
+    """
+    overrides = dict(overrides or {})
+    resolved = {name: _checked(spec, name, groups) for name, groups in overrides.items()}
+    # The critic may fall back to the actor, so the actor is resolved first.
+    for name in sorted(sets, key=lambda name: name == "critic"):
+        if name not in resolved:
+            resolved[name] = _default(spec, name, overrides)
+    return {name: resolved[name] for name in [*sets, *(name for name in resolved if name not in sets)]}
+
+
+def _default(spec: EnvSpec, name: str, overrides: Mapping[str, Sequence[str]]) -> list[str]:
+    for group in (name, _SYNONYMS.get(name)):
+        if group in spec.obs_groups:
+            return [group]
+    if name == "critic":
+        for actor in ("actor", "policy"):
+            if actor in overrides:
+                return _checked(spec, actor, overrides[actor])
+        return _default(spec, "actor", overrides)
+    raise ValueError(
+        f"No observation group for the set '{name}': {spec.task} has the groups {sorted(spec.obs_groups)}. "
+        f"Say which to use: obs_groups={{'{name}': [...]}}."
+    )
+
+
+def _checked(spec: EnvSpec, name: str, groups: Sequence[str]) -> list[str]:
+    groups = [groups] if isinstance(groups, str) else list(groups)
+    if not groups:
+        raise ValueError(f"obs_groups['{name}'] is empty: name at least one of {sorted(spec.obs_groups)}.")
+    for group in groups:
+        if group not in spec.obs_groups:
+            near = difflib.get_close_matches(group, list(spec.obs_groups), n=1)
+            hint = f" Did you mean '{near[0]}'?" if near else ""
+            raise ValueError(
+                f"obs_groups['{name}'] names the group '{group}', but {spec.task} has {sorted(spec.obs_groups)}.{hint}"
+            )
+    return groups

@@ -1,0 +1,75 @@
+"""The base of every wrapper: an environment around another one, by composition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from .vec_env import StepReturn, VecEnv
+
+
+class VecEnvWrapper(VecEnv):
+    """Forward the whole contract to `env`; subclasses change what they are about and nothing else.
+
+    The wrapper's `spec` is its own: a subclass that changes what `step` returns replaces it with
+    `dataclasses.replace(env.spec, ...)`.
+    """
+
+    def __init__(self, env: VecEnv):
+        self.env = env
+        self.spec = env.spec
+        self.device = env.device
+        self.cfg = env.cfg
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """The inner environment's counters, int64 `(num_envs,)`; settable."""
+        return self.env.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self.env.episode_length_buf = value
+
+    @property
+    def unwrapped(self) -> Any:
+        """The innermost environment: the simulator's own object where there is one."""
+        return self.env.unwrapped
+
+    def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset`."""
+        return self.env.reset(seed=seed)
+
+    def get_observations(self) -> TensorDict:
+        """See `VecEnv.get_observations`."""
+        return self.env.get_observations()
+
+    def step(self, actions: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step`."""
+        return self.env.step(actions)
+
+    def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset_rows`."""
+        return self.env.reset_rows(env_ids, seeds)
+
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step_rows`."""
+        return self.env.step_rows(actions, active)
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `VecEnv.state_dict`."""
+        return self.env.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `VecEnv.load_state_dict`."""
+        self.env.load_state_dict(state)
+
+    def render(self) -> Any:
+        """See `VecEnv.render`."""
+        return self.env.render()
+
+    def close(self) -> None:
+        """See `VecEnv.close`."""
+        self.env.close()
