@@ -1,9 +1,26 @@
-"""Configurations: `@configclass` and what belongs to it. Nothing here imports torch or any other part of the project."""
+"""Configurations: `@configclass` and what belongs to it.
+
+Nothing here imports torch or any other part of the project.
+"""
 
 from .base import Cfg
 from .decorator import configclass
 from .errors import ConfigError, Problem, UserError
 from .fields import MISSING, Range
+from .overrides import apply_overrides, apply_yaml, to_yaml
 from .references import reference_to, resolve
 
-__all__ = ["MISSING", "Cfg", "ConfigError", "Problem", "Range", "UserError", "configclass", "reference_to", "resolve"]
+__all__ = [
+    "MISSING",
+    "Cfg",
+    "ConfigError",
+    "Problem",
+    "Range",
+    "UserError",
+    "apply_overrides",
+    "apply_yaml",
+    "configclass",
+    "reference_to",
+    "resolve",
+    "to_yaml",
+]

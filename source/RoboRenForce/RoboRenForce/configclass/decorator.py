@@ -2,7 +2,8 @@
 
 Deviations from a plain dataclass, each because configurations are written by hand and edited after construction:
 
-- a subclass may override a field without repeating its annotation; a new name without annotation gets the type of its value,
+- a subclass may override a field without repeating its annotation,
+- a new name without annotation is a field of the type of its value,
 - mutable defaults are copied for every instance,
 - a field without default starts as MISSING and is reported by `validate`, not by the constructor,
 - names that are not declared are refused with the nearest ones, by the constructor and on assignment.
@@ -51,8 +52,8 @@ _NOT_A_VALUE = (types.FunctionType, property, classmethod, staticmethod, functoo
 def configclass(cls: type[C]) -> type[C]:
     """Make a configuration out of a class; see `Cfg` for what its instances can do.
 
-    A class that does not derive from `Cfg` gets it as an additional base, as `@dataclass(slots=True)` does with its slots:
-    by building the class anew.
+    A class that does not derive from `Cfg` gets it as an additional base; like `@dataclass(slots=True)`, the decorator
+    then builds the class anew.
     """
     if "__init__" in cls.__dict__:
         raise TypeError(
@@ -93,7 +94,9 @@ def _own_defaults(cls: type, declared: dict[str, Any], inherited: set[str]) -> I
     for name, value in list(body.items()):
         if name in declared or name in inspect.get_annotations(cls):
             continue
-        if name in inherited or (not name.startswith("_") and not isinstance(value, _NOT_A_VALUE) and not _is_nested_class(cls, value)):
+        if name in inherited or (
+            not name.startswith("_") and not isinstance(value, _NOT_A_VALUE) and not _is_nested_class(cls, value)
+        ):
             yield name, value
 
 

@@ -105,8 +105,8 @@ def _evaluate(annotation: Any, module: str, names: dict[str, Any]) -> Any:
 def field_types(cls: type) -> dict[str, Any]:
     """Field name -> type with its `Annotated` metadata, for every field of a config class.
 
-    Annotations are evaluated on first use, in the module of the class that declares them, so they may name classes that are
-    defined later.
+    Annotations are evaluated on first use, in the module of the class that declares them, so they may name classes
+    that are defined later.
     """
     cached = cls.__dict__.get("__cfg_types__")
     if cached is not None:

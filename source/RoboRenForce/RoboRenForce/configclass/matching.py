@@ -135,7 +135,7 @@ def _callable(value: Any, hint: Any, path: str, default: Any) -> Iterator[Findin
     if not (isinstance(found, type) if wants_class else callable(found) and not is_cfg(found)):
         yield Finding(path, value, hint, default)
     elif wants_class and typing.get_args(plain):
-        roles = tuple(arm for arm in arms(typing.get_args(plain)[0]) if isinstance(arm, type))
+        roles = tuple(arm for arm in arms(typing.get_args(plain)[0]) if isinstance(arm, type) and arm is not Any)
         if roles and not issubclass(found, roles):
             yield Finding(path, value, hint, default)
 

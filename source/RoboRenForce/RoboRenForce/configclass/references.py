@@ -45,7 +45,7 @@ def reference_to(value: Any) -> str:
     """`module:name` of a class or function.
 
     Raises:
-        ConfigError: the name does not lead back to the same object, as for lambdas and for what is defined in functions.
+        ConfigError: the name does not lead back to the same object, as for lambdas.
     """
     module = getattr(value, "__module__", None)
     # The qualified name of C functions may name a hidden class (torch.relu), hence the second attempt.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections.abc
 import enum
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -33,8 +33,13 @@ def from_plain(cls: type, data: Mapping[str, Any]) -> Any:
     return cfg
 
 
-def merge(cfg: Any, data: Mapping[str, Any], path: str, problems: list[Problem]) -> None:
-    """Assign the fields that `data` names; nested configurations are merged, everything else is replaced."""
+def merge(
+    cfg: Any, data: Mapping[str, Any], path: str, problems: list[Problem], other_names: Sequence[str] = ()
+) -> None:
+    """Assign the fields that `data` names; nested configurations are merged, everything else is replaced.
+
+    `other_names` are proposed for an unknown key besides the names of the fields.
+    """
     cls = type(cfg)
     hints = field_types(cls)
     for key, item in data.items():
@@ -42,7 +47,9 @@ def merge(cfg: Any, data: Mapping[str, Any], path: str, problems: list[Problem])
         if key == CLASS_KEY:
             continue
         if key not in hints:
-            problems.append(Problem(where, f"{cls.__qualname__} has no such field", did_you_mean(str(key), hints)))
+            problems.append(
+                Problem(where, f"{cls.__qualname__} has no such field", did_you_mean(str(key), [*hints, *other_names]))
+            )
             continue
         setattr(cfg, key, decode(item, hints[key], getattr(cfg, key), where, problems))
 
@@ -140,7 +147,7 @@ def _decode_anything(data: Any, path: str, problems: list[Problem]) -> Any:
 
 
 def _decode_cfg(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
-    """A configuration from its fields, or from the name of its class: merged into `current` if the class is the same."""
+    """A configuration from its fields or from the name of its class, merged into `current` if the class is the same."""
     reference = data.get(CLASS_KEY) if isinstance(data, Mapping) else data
     cls = type(current) if is_cfg(current) else expected_class(hint, MISSING)
     if isinstance(reference, str) and is_reference(reference):

@@ -1,9 +1,9 @@
 """Configurations to plain data, exactly.
 
-Plain data is what YAML and JSON can hold: dicts, lists, strings, numbers, booleans and None. What the annotation of a field
-does not restore by itself is marked by a dict with one of the keys below, so that the round trip is exact for any value:
+Plain data is what YAML and JSON can hold: dicts, lists, strings, numbers, booleans and None. What the annotation of
+a field does not restore by itself is marked by a dict with one of the keys below, so that the round trip is exact:
 
-    _cfg: module:name     the class of a configuration that is not of the class its field has by default; its fields follow
+    _cfg: module:name     the class of a configuration, before its fields, if the field holds another one by default
     _ref: module:name     a class or function where the annotation does not ask for one
     _tuple, _set, _frozenset, _path, _str: value
     _dict: [[key, value], ...]   a dict with keys that are not plain, or equal to one of these marks

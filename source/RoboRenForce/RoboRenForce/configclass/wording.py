@@ -104,7 +104,7 @@ def _how_to_fix(value: Any, hint: Any, default: Any) -> str:
         if text and len(text) <= 2 * _LONGEST and fits(proposal(), hint):
             return text
     if default is not MISSING and not is_cfg(default) and len(repr(default)) <= _LONGEST and fits(default, hint):
-        return f"the default is {default!r}"
+        return f"write for example {default!r}"
     return f"give it {describe(hint)}"
 
 
@@ -114,7 +114,7 @@ def _for_text(value: Any, hint: Any) -> Iterable[tuple[str, Any]]:
         return
     choices = [arg for arm in arms(hint) for arg in typing.get_args(simplify(arm)[0]) if isinstance(arg, str)]
     for choice in difflib.get_close_matches(value, choices, n=1):
-        yield f"did you mean {choice!r}?", lambda: choice
+        yield f"did you mean {choice!r}?", lambda choice=choice: choice
     if value.lower() in ("none", "null"):
         yield "write null in YAML and on the command line, None in Python", lambda: None
     for kind in (int, float):

@@ -1,6 +1,6 @@
 """YAML text to plain data and back, with the traps of YAML 1.1 closed.
 
-`1e-3` is a number, `on`, `off`, `yes` and `no` are text (they are choices of ours), dates and `1:30` are text, and a key that
+`1e-3` is a number; `on`, `off`, `yes` and `no` are text (they are choices of ours), as are dates and `1:30`; a key that
 appears twice is an error. Only plain data is read: no tag constructs an object.
 """
 

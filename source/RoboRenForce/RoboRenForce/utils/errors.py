@@ -1,6 +1,6 @@
 """Errors with a sentence for the user: what, got, expected, fix.
 
-Scripts catch `UserError` only, print its message and exit with 1; anything else is a defect of ours and keeps its traceback.
+Scripts catch `UserError` only, print its message and exit with 1; anything else is our defect and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class UnknownTaskError(UserError, LookupError):
     """No task is registered under the given id."""
 
 
-class SpecMismatch(UserError, ValueError):
+class SpecMismatch(UserError, ValueError):  # noqa: N818 - reads better where it is raised
     """A policy meets an environment it was not made for."""
 
 

@@ -1,0 +1,174 @@
+"""Tasks by their id: what `gym.register` was told, looked up and copied.
+
+A task package registers its ids when it is imported:
+
+    gym.register(
+        id="RoboRenForce-Gym-HalfCheetah-PPO",
+        entry_point="RRF_gym_tasks.env:make",
+        disable_env_checker=True,
+        kwargs={
+            "env_cfg_entry_point": HalfCheetahEnvCfg,
+            "RoboRenForce_entry_point": "RRF_gym_tasks.agents:HalfCheetahPPOCfg",
+        },
+    )
+
+The two entry points may be instances, classes, functions without arguments or `"module:name"` of any of these.
+Packages are found through the entry-point group `roborenforce.tasks` and imported when an id of theirs is asked for.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import logging
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+import gymnasium as gym
+
+from ..configclass import Cfg, ConfigError, resolve
+from ..configclass.overrides import apply_overrides, apply_yaml, to_yaml
+from .errors import UnknownTaskError, did_you_mean, nearest
+
+ENTRY_POINT_GROUP = "roborenforce.tasks"
+ENV_KEY = "env_cfg_entry_point"
+RUNNER_KEY = "RoboRenForce_entry_point"
+
+_OWN_PACKAGES = {
+    "gym": ("RRF_gym_tasks", "RRF_gym"),
+    "envpool": ("RRF_gym_tasks", "RRF_gym"),
+    "mjlab": ("RRF_mjlab_tasks", "RRF_mjlab"),
+}
+"""Second word of a task id -> (module that registers it, folder below `source/tasks` that installs it)."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Task:
+    """A registered task: copies of its two configurations, free to be changed."""
+
+    id: str
+    env_cfg: Any
+    runner_cfg: Any
+
+    def apply_overrides(self, overrides: list[str]) -> None:
+        """Assign `env.path=value` in the environment's configuration, `path=value` or `agent.path=value` in the runner's."""
+        apply_overrides(self._configs(), overrides)
+
+    def apply_yaml(self, source: Any) -> None:
+        """Merge a YAML file: the environment's fields below `env`, the runner's at the top level or below `agent`."""
+        apply_yaml(self._configs(), source)
+
+    def to_yaml(self) -> str:
+        """Both configurations as YAML that `apply_yaml` reads."""
+        return to_yaml(self._configs())
+
+    def validate(self) -> None:
+        """Check both configurations and report all their problems in one `ConfigError`."""
+        problems = []
+        for name, cfg in (("env", self.env_cfg), ("", self.runner_cfg)):
+            try:
+                cfg.validate()
+            except ConfigError as error:
+                problems += [problem.below(name) for problem in error.problems]
+        if problems:
+            raise ConfigError(problems, f"Task {self.id}")
+
+    def _configs(self) -> dict[str, Cfg]:
+        return {"env": self.env_cfg, "agent": self.runner_cfg, "": self.runner_cfg}
+
+
+def load_task(task_id: str) -> Task:
+    """The task registered as `task_id`.
+
+    Raises:
+        UnknownTaskError: there is none, or it is registered without the configurations of ours.
+    """
+    spec = _find(task_id)
+    missing = [key for key in (ENV_KEY, RUNNER_KEY) if key not in spec.kwargs]
+    if missing:
+        related = nearest(task_id, list_tasks()) or [
+            known for known in list_tasks() if task_id.partition("-")[0] in known
+        ]
+        hint = f"; {related[0]} trains it" if related else ""
+        raise UnknownTaskError(
+            f"{task_id} is a Gymnasium environment registered without {' and '.join(missing)}{hint}: "
+            f"see docs/adding/environment.md for how to register a task."
+        )
+    return Task(task_id, *(_configuration(task_id, key, spec.kwargs[key]) for key in (ENV_KEY, RUNNER_KEY)))
+
+
+def list_tasks(prefix: str = "") -> list[str]:
+    """Ids of all tasks of installed packages that start with `prefix`, in alphabetical order."""
+    import_task_packages()
+    return sorted(name for name, spec in gym.registry.items() if RUNNER_KEY in spec.kwargs and name.startswith(prefix))
+
+
+def import_task_packages(task_id: str = "") -> list[str]:
+    """Import the installed task packages so that their ids are registered.
+
+    Args:
+        task_id: restricts it to the package whose entry point is named like the second word of the id, if there is one.
+
+    Returns:
+        A sentence for every package that could not be imported.
+    """
+    modules = {point.name.lower(): point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
+    for name, (module, _) in _OWN_PACKAGES.items():  # a source tree on PYTHONPATH has no entry points
+        if name not in modules and importlib.util.find_spec(module) is not None:
+            modules[name] = module
+    name = _simulator(task_id)
+    chosen = [modules[name]] if name in modules else list(dict.fromkeys(modules.values()))
+    failures = []
+    for module in chosen:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:  # one broken package must not hide the tasks of the others
+            failures.append(f"{module} can't be imported: {error}")
+            _log.warning("The task package %s can't be imported: %s", module, error)
+    return failures
+
+
+def _simulator(task_id: str) -> str:
+    """`gym` for `RoboRenForce-Gym-HalfCheetah-PPO`; empty for ids of another form."""
+    words = task_id.lower().split("-")
+    return words[1] if len(words) > 2 and words[0] == "roborenforce" else ""
+
+
+def _find(task_id: str) -> Any:
+    failures: list[str] = []
+    if task_id not in gym.registry:
+        failures = import_task_packages(task_id)
+    if task_id not in gym.registry:
+        failures = import_task_packages()
+    if task_id in gym.registry:
+        return gym.registry[task_id]
+    simulator = _simulator(task_id)
+    module, folder = _OWN_PACKAGES.get(simulator, ("", ""))
+    if module and importlib.util.find_spec(module) is None:
+        install = f"run `./setup_ext.sh {folder}` or `pip install -e source/tasks/{folder}`"
+        reason = f"its package {folder} is not installed: {install}"
+    elif failures:
+        reason = "; ".join(failures)
+    else:
+        known = list_tasks()
+        reason = (
+            f"{did_you_mean(task_id, known, limit=3)} `rrf list` shows all" if known else "no task package is installed"
+        )
+    raise UnknownTaskError(f"There is no task {task_id!r}: {reason}.")
+
+
+def _configuration(task_id: str, key: str, entry: Any) -> Any:
+    """A fresh configuration from an entry point."""
+    made = resolve(entry) if isinstance(entry, str) else entry
+    if isinstance(made, type) or (callable(made) and not isinstance(made, Cfg)):
+        made = made()
+    if not callable(getattr(made, "build", None)):
+        raise UnknownTaskError(
+            f"Task {task_id} registers {entry!r} as {key}, expected a configuration: "
+            f"an instance, a class or a function that returns one, or its 'module:name'."
+        )
+    return copy.deepcopy(made)
