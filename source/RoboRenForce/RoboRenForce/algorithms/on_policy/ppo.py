@@ -129,7 +129,8 @@ class PPO(Algorithm):
         for term in self.reward_terms:
             reward = reward + term.reward(now.obs)
         if self.reward_scaler is not None:
-            reward = self.reward_scaler(reward, now.done)
+            self.reward_scaler.update(reward, now.done, self.distributed)
+            reward = self.reward_scaler(reward)
         if self._bootstrap_final:
             now.start.zero_()  # the final observation belongs to the episode that ends, so does the recurrent state
             value = self._denormalized(self._forward("critic", now.final_obs)[0])
@@ -184,7 +185,9 @@ class PPO(Algorithm):
             value_error = clipped_value_loss(value, batch.value, batch.return_, cfg.clip_param)
         else:
             value_error = value_loss(value, batch.return_)
-        original = type(distribution).from_params({k: v[:num_original] for k, v in distribution.params.items()})
+        original = distribution
+        if num_original < batch.advantage.shape[0]:  # KL and entropy are those of what was really seen
+            original = type(distribution).from_params({k: v[:num_original] for k, v in distribution.params.items()})
         entropy = original.entropy().mean()
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy}
@@ -196,13 +199,11 @@ class PPO(Algorithm):
         return loss, metrics["Policy/kl"], metrics
 
     def _evaluate(self, batch: RolloutBatch) -> tuple[Distribution, Tensor]:
-        """Distribution and value of the current networks; bf16 ends at their outputs, log-probs need full precision."""
+        """Distribution and value of the current networks, which may run in bf16 and return full precision."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
             value, _ = self.critic(batch.obs, batch.states.get("critic"), batch.start)
-        dtype = batch.log_prob.dtype
-        params = {name: param.to(dtype) for name, param in distribution.params.items()}
-        return type(distribution).from_params(params), value.to(dtype)
+        return distribution, value
 
     @torch.no_grad()
     def _begin_update(self) -> None:

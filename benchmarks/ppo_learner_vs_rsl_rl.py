@@ -1,0 +1,168 @@
+"""Time one PPO update of ours against rsl_rl's on the same synthetic rollout, in one process.
+
+    python benchmarks/ppo_learner_vs_rsl_rl.py --device cuda:0 --output benchmarks/results/ppo_learner.json
+
+Size of a Go1 velocity task: 4,096 environments x 24 steps, 5 epochs x 4 mini-batches, 512-256-128 ELU, 48/72 observations.
+Each variant is warmed up and timed over `--repeats` whole updates with a device synchronization around each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+
+import torch
+from report import environment_report, write_json
+from tensordict import TensorDict
+
+from RoboRenForce import algorithms, components, networks
+from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+
+HIDDEN = [512, 256, 128]
+
+
+def make_spec(args: argparse.Namespace) -> EnvSpec:
+    groups = {"actor": (args.actor_obs,), "critic": (args.critic_obs,)}
+    return EnvSpec("synthetic", args.num_envs, groups, ActionSpec("continuous", args.actions), 1000, ("final_observations",))
+
+
+def observations(spec: EnvSpec, device: torch.device) -> TensorDict:
+    groups = {name: torch.randn(spec.num_envs, *shape, device=device) for name, shape in spec.obs_groups.items()}
+    return TensorDict(groups, batch_size=[spec.num_envs])
+
+
+def outcome(spec: EnvSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rewards, dones and time-outs at the rates of a walking robot."""
+    done = torch.rand(spec.num_envs, device=device) < 0.01
+    return torch.randn(spec.num_envs, device=device), done.long(), done & (torch.rand(spec.num_envs, device=device) < 0.5)
+
+
+def make_ours(spec: EnvSpec, device: torch.device, steps: int, **overrides: object) -> algorithms.PPO:
+    def mlp() -> networks.MLPCfg:
+        return networks.MLPCfg(hidden_features=HIDDEN, activations="ELU")
+
+    policy = components.ActorCriticPackCfg(
+        actor_cfg=components.StateIndStdActorCfg(backbone_cfg=mlp()), critic_cfg=components.VNetworkCfg(backbone_cfg=mlp())
+    )
+    context = algorithms.RunContext(spec=spec, device=device, rollout_steps=steps)
+    return algorithms.PPOCfg(shuffle="once", **overrides).build(policy=policy, context=context)
+
+
+def make_rsl_rl(spec: EnvSpec, device: torch.device, steps: int) -> object:
+    from rsl_rl.algorithms import PPO
+
+    model = {"class_name": "rsl_rl.models:MLPModel", "hidden_dims": HIDDEN, "activation": "elu", "obs_normalization": True}
+    gaussian = {"class_name": "rsl_rl.modules.distribution:GaussianDistribution", "init_std": 1.0, "std_type": "scalar"}
+    cfg = {
+        "algorithm": {"class_name": "rsl_rl.algorithms:PPO", "rnd_cfg": None, "symmetry_cfg": None},
+        "actor": model | {"distribution_cfg": gaussian},
+        "critic": dict(model),
+        "obs_groups": {"actor": ["actor"], "critic": ["critic"]},
+        "num_steps_per_env": steps,
+        "multi_gpu": None,
+    }
+    env = SimpleNamespace(num_envs=spec.num_envs, num_actions=spec.action.dim, unwrapped=None)
+    return PPO.construct_algorithm(observations(spec, device), env, cfg, str(device))
+
+
+def collect_ours(algorithm: algorithms.PPO, spec: EnvSpec, device: torch.device, steps: int) -> None:
+    obs = observations(spec, device)
+    for _ in range(steps):
+        algorithm.act(obs)
+        reward, done, time_outs = outcome(spec, device)
+        obs = observations(spec, device)
+        extras = {"terminated": (done != 0) & ~time_outs, "time_outs": time_outs, "log": {}, "final_observations": obs}
+        algorithm.record(algorithms.StepOut(obs, reward, done, extras))
+
+
+def collect_rsl_rl(algorithm, spec: EnvSpec, device: torch.device, steps: int) -> None:
+    with torch.inference_mode():
+        obs = observations(spec, device)
+        for _ in range(steps):
+            algorithm.act(obs)
+            reward, done, time_outs = outcome(spec, device)
+            obs = observations(spec, device)
+            algorithm.process_env_step(obs, reward, done, {"time_outs": time_outs})
+        algorithm.compute_returns(obs)
+
+
+def time_updates(collect: Callable[[], None], update: Callable[[], object], device: torch.device, warmup: int, repeats: int) -> dict:
+    """Milliseconds of collecting (networks only) and of updating, medians and all samples."""
+
+    def synchronize() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    samples: dict[str, list[float]] = {"collect_ms": [], "update_ms": []}
+    for repeat in range(warmup + repeats):
+        for name, call in (("collect_ms", collect), ("update_ms", update)):
+            synchronize()
+            start = time.perf_counter()
+            call()
+            synchronize()
+            if repeat >= warmup:
+                samples[name].append(1e3 * (time.perf_counter() - start))
+    medians = {name: round(statistics.median(values), 3) for name, values in samples.items()}
+    return medians | {f"{name}_all": [round(v, 3) for v in values] for name, values in samples.items()}
+
+
+def count_kernels(update: Callable[[], object]) -> int:
+    """CUDA kernels of one update, replayed ones included."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+        update()
+        torch.cuda.synchronize()
+    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profiler.events())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--num_envs", type=int, default=4096)
+    parser.add_argument("--num_steps", type=int, default=24)
+    parser.add_argument("--actor_obs", type=int, default=48)
+    parser.add_argument("--critic_obs", type=int, default=72)
+    parser.add_argument("--actions", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--variants", default="rsl_rl,ours_tf32,ours_bf16,ours_tf32_eager,ours_fp32")
+    parser.add_argument("--output", default="benchmarks/results/ppo_learner.json")
+    args = parser.parse_args()
+    device, spec = torch.device(args.device), make_spec(args)
+    makers = {
+        "ours_tf32": {"precision": "tf32"},
+        "ours_bf16": {"precision": "bf16"},
+        "ours_fp32": {"precision": "fp32"},
+        "ours_tf32_eager": {"precision": "tf32", "cuda_graph": "off", "compile_loss": "off"},
+    }
+    results = {}
+    for name in args.variants.split(","):
+        torch.manual_seed(0)
+        if device.type == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = True  # rsl_rl as mjlab runs it
+        if name == "rsl_rl":
+            algorithm = make_rsl_rl(spec, device, args.num_steps)
+            results[name] = time_updates(
+                lambda a=algorithm: collect_rsl_rl(a, spec, device, args.num_steps), algorithm.update, device, 3, args.repeats
+            )
+        else:
+            algorithm = make_ours(spec, device, args.num_steps, **makers[name])
+            results[name] = time_updates(
+                lambda a=algorithm: collect_ours(a, spec, device, args.num_steps), algorithm.update, device, 4, args.repeats
+            )
+        if device.type == "cuda":
+            results[name]["kernels_per_update"] = count_kernels(algorithm.update)
+        print(name, {key: value for key, value in results[name].items() if not key.endswith("_all")}, flush=True)
+    if "rsl_rl" in results:
+        for name, result in results.items():
+            result["speedup"] = round(results["rsl_rl"]["update_ms"] / result["update_ms"], 2)
+    write_json(args.output, {"benchmark": "ppo_learner", "arguments": vars(args), "results": results, **environment_report()})
+    print(json.dumps({name: result.get("speedup") for name, result in results.items()}))
+
+
+if __name__ == "__main__":
+    main()
