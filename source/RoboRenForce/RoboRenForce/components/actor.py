@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
+from typing_extensions import override
 
 from ..configclass import configclass
 from ..envs.spec import EnvSpec
@@ -58,7 +58,7 @@ class Actor(ObservationNetwork):
 class ActorCfg(ObservationNetworkCfg):
     """Base of every actor's configuration."""
 
-    class_type: type[Any] = Actor
+    class_type: type = Actor
 
 
 class CategoricalActor(Actor):
@@ -68,9 +68,11 @@ class CategoricalActor(Actor):
         require_action_kind(spec, "discrete", "CategoricalActor", "StateIndStdActorCfg or TanhGaussianActorCfg")
         super().__init__(cfg, spec, groups)
 
+    @override
     def distribution(self, output: Tensor) -> Categorical:
         return Categorical(output)
 
+    @override
     def mode(self, output: Tensor) -> Tensor:
         return output.argmax(-1)
 
@@ -79,12 +81,13 @@ class CategoricalActor(Actor):
 class CategoricalActorCfg(ActorCfg):
     """Configuration of a `CategoricalActor`."""
 
-    class_type: type[Any] = CategoricalActor
+    class_type: type = CategoricalActor
 
 
 def require_action_kind(spec: EnvSpec, kind: str, actor: str, alternative: str) -> None:
     """Raise unless the actions of `spec` are of `kind`."""
     if spec.action.kind != kind:
         raise ValueError(
-            f"{actor} needs {kind} actions; '{spec.task}' has {spec.action.kind} actions [{spec.action.dim}]: use {alternative}."
+            f"{actor} needs {kind} actions; '{spec.task}' has {spec.action.kind} actions "
+            f"[{spec.action.dim}]: use {alternative}."
         )

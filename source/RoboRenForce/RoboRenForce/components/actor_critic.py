@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from torch import nn
 
@@ -39,7 +38,7 @@ class ActorCriticPack(nn.Module):
 class ActorCriticPackCfg(Cfg):
     """Configuration of an `ActorCriticPack`."""
 
-    class_type: type[Any] = ActorCriticPack
+    class_type: type = ActorCriticPack
     actor_cfg: ActorCfg = StateIndStdActorCfg()
     """The policy."""
     critic_cfg: VNetworkCfg = VNetworkCfg()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -39,22 +39,23 @@ class VNetwork(ObservationNetwork):
 class VNetworkCfg(ObservationNetworkCfg):
     """Configuration of a `VNetwork`."""
 
-    class_type: type[Any] = VNetwork
+    class_type: type = VNetwork
 
 
 class QNetwork(nn.Module):
-    """An ensemble of action values, built by `QNetworkCfg.build(spec=..., groups=[...])`: `q(obs, action) -> (num_q, B)`.
+    """An ensemble of action values: `q(obs, action) -> (num_q, B)`.
 
-    The members are one batched network, so that an ensemble of ten costs as many kernels as a single one. Observations are
-    normalized and images encoded once for all members; the action `(B, A)` follows the observation's features.
+    Built by `QNetworkCfg.build(spec=..., groups=[...])`. The members are one batched network, so that an ensemble of
+    ten costs as many kernels as a single one. Observations are normalized and images encoded once for all members;
+    the action `(B, A)` follows the observation's features.
     """
 
     def __init__(self, cfg: QNetworkCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         super().__init__()
         if spec.action.kind != "continuous":
             raise ValueError(
-                f"QNetwork scores continuous actions; '{spec.task}' has {spec.action.kind} actions [{spec.action.dim}]: "
-                f"use an on-policy algorithm with CategoricalActorCfg and VNetworkCfg."
+                f"QNetwork scores continuous actions; '{spec.task}' has {spec.action.kind} actions "
+                f"[{spec.action.dim}]: use an on-policy algorithm with CategoricalActorCfg and VNetworkCfg."
             )
         self.cfg = cfg
         self.spec = spec
@@ -81,7 +82,7 @@ class QNetwork(nn.Module):
 class QNetworkCfg(Cfg):
     """Configuration of a `QNetwork`."""
 
-    class_type: type[Any] = QNetwork
+    class_type: type = QNetwork
     backbone_cfg: MLPCfg = MLPCfg()
     """Every member's network."""
     num_q: Annotated[int, Range(ge=1)] = 2

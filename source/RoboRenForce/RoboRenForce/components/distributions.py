@@ -1,11 +1,12 @@
 """Action distributions over plain tensors.
 
-They hold tensors and no state, validate nothing and never look at a value on the host, so that they work inside CUDA graphs
-and `torch.compile(fullgraph=True)`. `torch.distributions` does neither without help. Batch dimensions are free: `(...)` below is
-`(B,)` for a batch and `(T, B)` for sequences; A is the number of action dimensions.
+They hold tensors and no state, validate nothing and never look at a value on the host, so that they work inside CUDA
+graphs and `torch.compile(fullgraph=True)`. `torch.distributions` does neither without help. Batch dimensions are
+free: `(...)` below is `(B,)` for a batch and `(T, B)` for sequences; A is the number of action dimensions.
 
-References: the squashed Gaussian is that of SAC (Haarnoja et al. 2018, arXiv 1812.05905, appendix C) with the exact form of the
-Jacobian term, `log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))`, instead of an epsilon inside the logarithm.
+References: the squashed Gaussian is that of SAC (Haarnoja et al. 2018, arXiv 1812.05905, appendix C) with the exact
+form of the Jacobian term, `log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u))`, instead of an epsilon inside the
+logarithm.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from typing_extensions import override
 
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _HERMITE_NODES, _HERMITE_WEIGHTS = (values.tolist() for values in np.polynomial.hermite_e.hermegauss(48))
@@ -30,7 +32,10 @@ class Distribution(ABC):
 
     @abstractmethod
     def sample(self) -> Tensor:
-        """Draw an action per row without gradient, `(..., A)` or `(...)` if discrete; uses the device's default generator."""
+        """Draw an action per row, without gradient: `(..., A)`, or `(...)` if discrete.
+
+        The noise comes from the default generator of the device.
+        """
 
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
@@ -63,16 +68,18 @@ class Distribution(ABC):
 class DiagGaussian(Distribution):
     """A normal distribution with diagonal covariance.
 
-    `mean` is `(..., A)`; `std` is positive and `(..., A)` or `(A,)`. The short form is kept short: what depends on the std alone
-    is then computed once instead of once per row.
+    `mean` is `(..., A)`; `std` is positive and `(..., A)` or `(A,)`. The short form is kept short: what depends on
+    the std alone is then computed once instead of once per row.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean = mean
         self.std = std
 
+    @override
     def sample(self) -> Tensor:
-        # Noise times std plus mean, in this order: bit-equal to torch.normal(mean, std) under the same generator state.
+        # Noise times std plus mean, in this order: bit-equal to torch.normal(mean, std) under the same generator
+        # state.
         with torch.no_grad():
             return torch.randn_like(self.mean) * self.std + self.mean
 
@@ -80,27 +87,33 @@ class DiagGaussian(Distribution):
         """Draw a reparameterized sample, differentiable in mean and std."""
         return torch.randn_like(self.mean) * self.std + self.mean
 
+    @override
     def log_prob(self, action: Tensor) -> Tensor:
         scaled = (action - self.mean) / self.std
         constant = self.std.log().sum(-1) + HALF_LOG_2PI * self.mean.shape[-1]
         return -0.5 * scaled.square().sum(-1) - constant
 
+    @override
     def entropy(self) -> Tensor:
         entropy = self.std.log().sum(-1) + (0.5 + HALF_LOG_2PI) * self.mean.shape[-1]
         return entropy.expand(self.mean.shape[:-1])
 
     @property
+    @override
     def mode(self) -> Tensor:
         return self.mean
 
     @property
+    @override
     def params(self) -> dict[str, Tensor]:
         return {"mean": self.mean, "std": self.std.expand_as(self.mean)}
 
     @classmethod
+    @override
     def from_params(cls, params: Mapping[str, Tensor]) -> DiagGaussian:
         return cls(params["mean"], params["std"])
 
+    @override
     def kl_from(self, old_params: Mapping[str, Tensor]) -> Tensor:
         old_mean, old_std = old_params["mean"], old_params["std"]
         # With z = std_old / std the per-dimension divergence is (z^2 - 1)/2 - log z + (mean difference / std)^2 / 2.
@@ -112,7 +125,8 @@ class DiagGaussian(Distribution):
 class TanhGaussian(Distribution):
     """`tanh` of a diagonal normal distribution: actions in (-1, 1).
 
-    `mean` and `std` describe the variable before the squashing. Entropy and log-probability are those of the unit-box action.
+    `mean` and `std` describe the variable before the squashing. Entropy and log-probability are those of the unit-box
+    action.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -128,11 +142,12 @@ class TanhGaussian(Distribution):
         """Standard deviation before the squashing, `(..., A)` or `(A,)`."""
         return self.base.std
 
+    @override
     def sample(self) -> Tensor:
         return self.base.sample().tanh()
 
     def rsample_with_log_prob(self) -> tuple[Tensor, Tensor]:
-        """Draw a reparameterized action `(..., A)` with its log-probability `(...)`, exact however saturated the action is."""
+        """Draw a reparameterized action `(..., A)` with its log-probability `(...)`, exact also where it saturates."""
         raw = self.base.rsample()
         return raw.tanh(), self.log_prob_raw(raw)
 
@@ -140,65 +155,79 @@ class TanhGaussian(Distribution):
         """Log-probability of `tanh(raw)`; never inverts the tanh, so it holds for any finite `raw` `(..., A)`."""
         return self.base.log_prob(raw) - log_tanh_jacobian(raw).sum(-1)
 
+    @override
     def log_prob(self, action: Tensor) -> Tensor:
-        # An action that rounded to +-1 has lost its pre-image; the nearest representable one stands in for it. Old and new
-        # policy see the same substitute, so a ratio of the two stays a ratio of densities at one point.
+        # An action that rounded to +-1 has lost its pre-image; the nearest representable one stands in for it. Old
+        # and new policy see the same substitute, so a ratio of the two stays a ratio of densities at one point.
         limit = 1.0 - torch.finfo(action.dtype).eps
         return self.log_prob_raw(action.clamp(-limit, limit).atanh())
 
+    @override
     def entropy(self) -> Tensor:
-        # H(tanh u) = H(u) + E[log(1 - tanh^2 u)]; the expectation by Gauss-Hermite quadrature, exact gradients included.
+        # H(tanh u) = H(u) + E[log(1 - tanh^2 u)]; the expectation by Gauss-Hermite quadrature, exact gradients
+        # included.
         nodes, weights = _gauss_hermite(self.mean.device, self.mean.dtype)
         raw = self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * nodes
         return self.base.entropy() + (log_tanh_jacobian(raw) * weights).sum((-1, -2))
 
     @property
+    @override
     def mode(self) -> Tensor:
         return self.mean.tanh()
 
     @property
+    @override
     def params(self) -> dict[str, Tensor]:
         return self.base.params
 
     @classmethod
+    @override
     def from_params(cls, params: Mapping[str, Tensor]) -> TanhGaussian:
         return cls(params["mean"], params["std"])
 
+    @override
     def kl_from(self, old_params: Mapping[str, Tensor]) -> Tensor:
         # A divergence does not change under a bijection of the variable.
         return self.base.kl_from(old_params)
 
 
 class Categorical(Distribution):
-    """A choice among `num_choices` actions from unnormalized `logits` `(..., num_choices)`; a logit of -inf forbids a choice."""
+    """A choice among K actions from unnormalized `logits` `(..., K)`; a logit of -inf forbids a choice."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
         self._log_probs = _log_softmax(logits)
 
+    @override
     def sample(self) -> Tensor:
         # The Gumbel-max trick: unlike torch.multinomial it needs no valid-probability check and no second pass.
         with torch.no_grad():
             return (self._log_probs - torch.empty_like(self._log_probs).exponential_().log()).argmax(-1)
 
+    @override
     def log_prob(self, action: Tensor) -> Tensor:
         return self._log_probs.gather(-1, action.long().unsqueeze(-1)).squeeze(-1)
 
+    @override
     def entropy(self) -> Tensor:
         return -(self._log_probs.exp() * self._log_probs).sum(-1)
 
     @property
+    @override
     def mode(self) -> Tensor:
         return self.logits.argmax(-1)
 
     @property
+    @override
     def params(self) -> dict[str, Tensor]:
         return {"logits": self.logits}
 
     @classmethod
+    @override
     def from_params(cls, params: Mapping[str, Tensor]) -> Categorical:
         return cls(params["logits"])
 
+    @override
     def kl_from(self, old_params: Mapping[str, Tensor]) -> Tensor:
         old = _log_softmax(old_params["logits"])
         return (old.exp() * (old - self._log_probs)).sum(-1)
@@ -210,8 +239,8 @@ def log_tanh_jacobian(raw: Tensor) -> Tensor:
 
 
 def _log_softmax(logits: Tensor) -> Tensor:
-    # A forbidden choice gets the smallest finite log-probability: its probability is still exactly 0, and 0 * log 0 is 0
-    # instead of NaN in the entropy and the divergence.
+    # A forbidden choice gets the smallest finite log-probability: its probability is still exactly 0, and 0 * log 0
+    # is 0 instead of NaN in the entropy and the divergence.
     return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
 
 

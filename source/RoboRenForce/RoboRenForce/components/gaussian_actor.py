@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import Range, configclass
 from ..envs.spec import EnvSpec
@@ -35,10 +36,10 @@ class _Bounded(torch.autograd.Function):
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` clamped to `[low, high]`, also where it is infinite or NaN (then `low`), with a gradient that leads back inside.
+    """`x` clamped to `[low, high]`, with a gradient that leads back inside; NaN reads as `low`.
 
-    Outside the bounds the gradient vanishes only where a descent step would lead further out. A plain clamp has none there at
-    all: a std that once left its range could never come back.
+    Outside the bounds the gradient vanishes only where a descent step would lead further out. A plain clamp has none
+    there at all: a std that once left its range could never come back.
     """
     return _Bounded.apply(x, low, high)  # pyright: ignore[reportReturnType]
 
@@ -54,6 +55,7 @@ class StateIndependentStd(nn.Module):
         init = math.log(cfg.init_std) if use_log_std else cfg.init_std
         self.param = nn.Parameter(torch.full((dim,), init), requires_grad=learn_std)
 
+    @override
     def forward(self) -> Tensor:
         if self.use_log_std:
             return bounded(self.param, *self.log_bounds).exp()
@@ -73,6 +75,7 @@ class StateDependentStd(nn.Module):
                 output_layer.weight.chunk(2)[1].zero_()
                 output_layer.bias.chunk(2)[1].zero_()
 
+    @override
     def forward(self, output: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = output.chunk(2, dim=-1)
         return mean, bounded(raw + self.init_log_std, *self.log_bounds).exp()
@@ -103,9 +106,11 @@ class StateIndStdActor(Actor):
         super().__init__(cfg, spec, groups)
         self.std = StateIndependentStd(cfg, spec.action.dim, cfg.use_log_std, cfg.learn_std)
 
+    @override
     def distribution(self, output: Tensor) -> DiagGaussian:
         return DiagGaussian(output, self.std())
 
+    @override
     def mode(self, output: Tensor) -> Tensor:
         return output
 
@@ -114,7 +119,7 @@ class StateIndStdActor(Actor):
 class StateIndStdActorCfg(GaussianActorCfg):
     """Configuration of a `StateIndStdActor`."""
 
-    class_type: type[Any] = StateIndStdActor
+    class_type: type = StateIndStdActor
     use_log_std: bool = False
     """Learn the logarithm of the std instead of the std itself; `init_std` means the std in both cases."""
     learn_std: bool = True
@@ -129,9 +134,11 @@ class StateDepStdActor(Actor):
         super().__init__(cfg, spec, groups, outputs_per_action=2)
         self.std = StateDependentStd(cfg, self.backbone.output_layer)
 
+    @override
     def distribution(self, output: Tensor) -> DiagGaussian:
         return DiagGaussian(*self.std(output))
 
+    @override
     def mode(self, output: Tensor) -> Tensor:
         return output.chunk(2, dim=-1)[0]
 
@@ -140,7 +147,7 @@ class StateDepStdActor(Actor):
 class StateDepStdActorCfg(GaussianActorCfg):
     """Configuration of a `StateDepStdActor`."""
 
-    class_type: type[Any] = StateDepStdActor
+    class_type: type = StateDepStdActor
 
 
 class TanhGaussianActor(Actor):
@@ -156,11 +163,13 @@ class TanhGaussianActor(Actor):
             else StateIndependentStd(cfg, spec.action.dim, use_log_std=True, learn_std=True)
         )
 
+    @override
     def distribution(self, output: Tensor) -> TanhGaussian:
         if isinstance(self.std, StateDependentStd):
             return TanhGaussian(*self.std(output))
         return TanhGaussian(output, self.std())
 
+    @override
     def mode(self, output: Tensor) -> Tensor:
         mean = output.chunk(2, dim=-1)[0] if isinstance(self.std, StateDependentStd) else output
         return mean.tanh()
@@ -170,7 +179,7 @@ class TanhGaussianActor(Actor):
 class TanhGaussianActorCfg(GaussianActorCfg):
     """Configuration of a `TanhGaussianActor`; stds are those before the squashing."""
 
-    class_type: type[Any] = TanhGaussianActor
+    class_type: type = TanhGaussianActor
     min_std = math.exp(-5.0)
     max_std = math.exp(2.0)
     state_dependent_std: bool = True
@@ -183,6 +192,6 @@ def _require_unit_box(spec: EnvSpec) -> None:
         high is not None and any(bound != 1.0 for bound in high)
     ):
         raise ValueError(
-            f"TanhGaussianActor samples actions in [-1, 1]; '{spec.task}' declares low={low}, high={high}: let the environment "
-            f"adapter rescale its actions to [-1, 1], or use StateIndStdActorCfg."
+            f"TanhGaussianActor samples actions in [-1, 1]; '{spec.task}' declares low={low}, high={high}: "
+            f"let the environment adapter rescale its actions to [-1, 1], or use StateIndStdActorCfg."
         )

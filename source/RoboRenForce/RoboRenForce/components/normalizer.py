@@ -1,25 +1,26 @@
 """Running statistics and the normalizers built on them: observations, rewards, values.
 
-Statistics are kept in float64 whatever the learner computes in: in float32 an average over 1e10 samples stops moving, and the
-variance of a feature with mean 1e6 drowns in rounding. Batches are merged by Chan's formula (Chan, Golub, LeVeque 1979), the
-batches of all ranks first. Nothing is read back to the host and every buffer is updated in place, so that updates can be
-captured in a CUDA graph.
+Statistics are kept in float64 whatever the learner computes in: in float32 an average over 1e10 samples stops moving,
+and the variance of a feature with mean 1e6 drowns in rounding. Batches are merged by Chan's formula (Chan, Golub,
+LeVeque 1979), the batches of all ranks first. Nothing is read back to the host and every buffer is updated in place,
+so that updates can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import Cfg, Range, configclass
 from ..utils.distributed import DistributedContext
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance of everything seen so far, per feature of `shape`; mean 0 and variance 1 before the first batch."""
+    """Mean and variance per feature of everything seen so far; 0 and 1 before the first batch."""
 
     count: Tensor
     mean: Tensor
@@ -44,7 +45,7 @@ class RunningMoments(nn.Module):
         """
         if x.shape[x.dim() - len(self.shape) :] != self.shape or x.dim() == len(self.shape):
             raise ValueError(
-                f"Statistics of shape {self.shape} got a batch of shape {tuple(x.shape)}; expected (..., *{self.shape})."
+                f"Running statistics got a batch of shape {tuple(x.shape)}; expected (..., *{self.shape})."
             )
         rows, mean, m2 = _batch_moments(x.reshape(-1, *self.shape), distributed)
         if max_count is not None:
@@ -104,7 +105,7 @@ class Normalizer(nn.Module):
 class NormalizerCfg(Cfg):
     """Configuration of the identity normalizer and base of the others."""
 
-    class_type: type[Any] = Normalizer
+    class_type: type = Normalizer
 
 
 class EmpiricalNormalizer(Normalizer):
@@ -121,19 +122,22 @@ class EmpiricalNormalizer(Normalizer):
         super().__init__(cfg, shape)
         self.cfg = cfg
         self.moments = RunningMoments(shape)
-        # What `forward` applies, kept in the learner's precision. The mean is split in two parts whose subtraction one after
-        # the other loses nothing: rounded to float32, a mean of 1e6 alone would be off by up to 0.03.
+        # What `forward` applies, kept in the learner's precision. The mean is split in two parts whose subtraction
+        # one after the other loses nothing: rounded to float32, a mean of 1e6 alone would be off by up to 0.03.
         for name in ("shift", "shift_low", "scale"):
             self.register_buffer(name, torch.zeros(self.moments.shape))
         self._refresh()
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         y = (x - self.shift - self.shift_low) / self.scale
         return y if self.cfg.clip is None else y.clamp(-self.cfg.clip, self.cfg.clip)
 
+    @override
     def inverse(self, y: Tensor) -> Tensor:
         return y * self.scale + self.shift_low + self.shift
 
+    @override
     def update(self, x: Tensor, distributed: DistributedContext | None = None) -> None:
         if self.training:
             self.moments.update(x, distributed, self.cfg.until)
@@ -156,7 +160,7 @@ class EmpiricalNormalizer(Normalizer):
 class EmpiricalNormalizerCfg(NormalizerCfg):
     """Configuration of an `EmpiricalNormalizer`."""
 
-    class_type: type[Any] = EmpiricalNormalizer
+    class_type: type = EmpiricalNormalizer
     eps: Annotated[float, Range(gt=0)] = 1e-2
     """Added to the standard deviation."""
     until: Annotated[int, Range(gt=0)] | None = None
@@ -166,9 +170,10 @@ class EmpiricalNormalizerCfg(NormalizerCfg):
 
 
 class RewardScaler(nn.Module):
-    """Divide rewards by the running standard deviation of the discounted return, as Gymnasium's `NormalizeReward` does.
+    """Divide rewards by the running standard deviation of the discounted return.
 
-    Rewards are scaled and not shifted: a shift would change which policy is best in episodes of variable length.
+    This is what Gymnasium's `NormalizeReward` does, for a batch of environments or a rollout at once. Rewards are
+    scaled and not shifted: a shift would change which policy is best in episodes of variable length.
     """
 
     discounted: Tensor

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -25,8 +24,8 @@ Observations = TensorDict | Mapping[str, Tensor]
 class ObservationEncoder(nn.Module):
     """Selects observation groups and turns them into one feature vector `(..., out_features)`.
 
-    Flat groups are concatenated in the order of `groups` and normalized together. Images `(C, H, W)` are encoded by a CNN each
-    and follow; they are never normalized by running statistics.
+    Flat groups are concatenated in the order of `groups` and normalized together. Images `(C, H, W)` are encoded by a
+    CNN each and follow; they are never normalized by running statistics.
     """
 
     def __init__(
@@ -52,8 +51,9 @@ class ObservationEncoder(nn.Module):
             cfg = cnn_cfg.get(group) if isinstance(cnn_cfg, dict) else cnn_cfg
             if cfg is None:
                 raise ValueError(
-                    f"Observation group '{group}' is an image {tuple(spec.obs_groups[group])}; got no network for it, expected "
-                    f"cnn_cfg=CNNCfg(...) or cnn_cfg={{'{group}': CNNCfg(...)}} on the actor and the critic that read it."
+                    f"Observation group '{group}' is an image {tuple(spec.obs_groups[group])} and has no network: "
+                    f"give the actor or critic that reads it cnn_cfg=CNNCfg(...) or "
+                    f"cnn_cfg={{'{group}': CNNCfg(...)}}."
                 )
             self.image_encoders.append(cfg.build(spec.obs_groups[group], cfg.features))
         self.out_features = self.flat_features + sum(encoder.out_features for encoder in self._encoders())
@@ -97,8 +97,8 @@ class ObservationEncoder(nn.Module):
 class ObservationNetwork(nn.Module):
     """An observation encoder with a backbone behind it; the base of actors and V critics.
 
-    With a recurrent backbone, observations are `(B,)` for one step or `(T, B)` for a sequence, and `state` and `starts` are as in
-    `RecurrentNetwork`; `state=None` is the empty memory.
+    With a recurrent backbone, observations are `(B,)` for one step or `(T, B)` for a sequence, and `state` and
+    `starts` are as in `RecurrentNetwork`; `state=None` is the empty memory.
     """
 
     def __init__(self, cfg: ObservationNetworkCfg, spec: EnvSpec, groups: Sequence[str], out_features: int) -> None:
@@ -132,10 +132,11 @@ class ObservationNetwork(nn.Module):
         return self._run(self.encoder(obs), state, starts)
 
     def evaluate_flat(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`evaluate` for one step of flat observations `(B, obs_dim)`, the groups side by side in the order of `groups`."""
+        """`evaluate` for one step of flat observations `(B, obs_dim)`: the groups side by side in their order."""
         if self.encoder.image_groups:
             raise ValueError(
-                f"{type(self).__name__} reads the image groups {self.encoder.image_groups}; a flat observation can't hold them."
+                f"{type(self).__name__} reads the image groups {self.encoder.image_groups}, which a flat observation "
+                f"can't hold: call it with a dictionary of groups."
             )
         return self._run(self.encoder.encode_flat(x), state, None)
 
@@ -154,7 +155,7 @@ class ObservationNetwork(nn.Module):
 class ObservationNetworkCfg(Cfg):
     """What actors and critics share."""
 
-    class_type: type[Any] = ObservationNetwork
+    class_type: type = ObservationNetwork
     backbone_cfg: NetworkCfg = MLPCfg()
     """Feed-forward (`MLPCfg`) or recurrent (`RNNCfg`, `TransformerCfg`)."""
     normalizer_cfg: NormalizerCfg | None = EmpiricalNormalizerCfg()

@@ -46,14 +46,14 @@ def build_activation(name: str, **kwargs: Any) -> nn.Module:
     return _MODULES[name.lower()](**kwargs)
 
 
-def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidden: int) -> list[ActivationSpec]:
+def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidden: int) -> Sequence[ActivationSpec]:
     """One entry per linear layer, the output layer included: `num_hidden + 1` lists of (name, keyword arguments).
 
     The simple form, a name, applies to the hidden layers and leaves the output linear.
     """
     if isinstance(activations, str):
         return [[(activations, {})]] * num_hidden + [[]]
-    return list(activations)
+    return activations
 
 
 def activations_problems(activations: str | Sequence[ActivationSpec], num_hidden: int) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import Range, configclass
 from .activation import activation_problem, build_activation
@@ -29,8 +30,9 @@ class CNN(Network):
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
             if min(height, width) < 1:
                 raise ValueError(
-                    f"Convolution {index} (kernel {kernel}, stride {stride}, padding {padding}) leaves {height}x{width} pixels of "
-                    f"an image of shape {shape}: use smaller kernels or strides, fewer layers or larger images."
+                    f"Convolution {index} (kernel {kernel}, stride {stride}, padding {padding}) leaves "
+                    f"{height}x{width} pixels of an image of shape {shape}: "
+                    f"use smaller kernels or strides, fewer layers or larger images."
                 )
             layers.append(nn.Conv2d(channels, out_channels, kernel, stride, padding))
             if cfg.norm == "group":
@@ -49,10 +51,12 @@ class CNN(Network):
         self.layers = nn.Sequential(*layers)
 
     @property
+    @override
     def output_layer(self) -> nn.Linear | None:
         last = self.layers[-1]
         return last if isinstance(last, nn.Linear) else None
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
             x = x.to(next(self.parameters()).dtype) / 255.0
@@ -65,7 +69,7 @@ class CNN(Network):
 class CNNCfg(NetworkCfg):
     """Configuration of a `CNN`; the defaults are the encoder of Mnih et al. 2015 for 84x84 images."""
 
-    class_type: type[Any] = CNN
+    class_type: type = CNN
     channels: list[int] = [32, 64, 64]
     """Output channels of each convolution."""
     kernel_sizes: int | list[int] = [8, 4, 3]
@@ -91,7 +95,10 @@ class CNNCfg(NetworkCfg):
             value = getattr(self, name)
             least = 0 if name == "paddings" else 1
             if isinstance(value, list) and len(value) != len(self.channels):
-                yield f"{name}: got {len(value)} entries for {len(self.channels)} channels, expected one number or one per convolution"
+                yield (
+                    f"{name}: got {len(value)} entries for {len(self.channels)} channels; "
+                    f"give one number, or one per convolution"
+                )
             if min(value if isinstance(value, list) else [value], default=least) < least:
                 yield f"{name}: got {value}, expected numbers of at least {least}"
         if min(self.channels, default=1) < 1:
@@ -113,8 +120,8 @@ def image_shape(in_features: int | tuple[int, ...]) -> tuple[int, int, int]:
     first, second, last = in_features
     if last in (1, 3, 4) and min(first, second) > 4:
         raise ValueError(
-            f"A CNN got images of shape {tuple(in_features)}, which looks like (H, W, C); expected (C, H, W). Permute them in the "
-            f"environment adapter: images.permute(0, 3, 1, 2) gives {(last, first, second)}."
+            f"A CNN got images of shape {tuple(in_features)}, which looks like (H, W, C); expected (C, H, W). "
+            f"Permute them in the environment adapter: images.permute(0, 3, 1, 2) gives {(last, first, second)}."
         )
     return first, second, last
 

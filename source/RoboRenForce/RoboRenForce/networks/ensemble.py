@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from .activation import build_activation
 from .mlp import MLPCfg, initialize_linear, mlp_plan
@@ -21,6 +22,7 @@ class EnsembleLinear(nn.Module):
         self.weight = nn.Parameter(torch.stack([member.weight.detach().T for member in members]))
         self.bias = nn.Parameter(torch.stack([member.bias.detach().unsqueeze(0) for member in members]))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias, x, self.weight)
 
@@ -33,12 +35,13 @@ class EnsembleLayerNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_members, 1, features))
         self.bias = nn.Parameter(torch.zeros(num_members, 1, features))
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return torch.nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
 
 
 class EnsembleMLP(Network):
-    """`num_members` perceptrons that see the same input, `(..., in) -> (num_members, ..., out)`, without a loop over members."""
+    """`E` perceptrons that see the same input, `(..., in) -> (E, ..., out)`, without a loop over members."""
 
     def __init__(self, cfg: MLPCfg, num_members: int, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -51,6 +54,7 @@ class EnsembleMLP(Network):
             layers += [build_activation(name, **kwargs) for name, kwargs in activations]
         self.layers = nn.Sequential(*layers)
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).expand(self.num_members, -1, -1)
         return self.layers(flat).view(self.num_members, *x.shape[:-1], self.out_features)

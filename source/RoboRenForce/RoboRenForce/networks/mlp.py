@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import configclass
 from .activation import activations_problems, build_activation, per_layer_activations
@@ -30,10 +32,12 @@ class MLP(Network):
         self.layers = nn.Sequential(*layers)
 
     @property
+    @override
     def output_layer(self) -> nn.Linear | None:
         last = self.layers[-1]
         return last if isinstance(last, nn.Linear) else None
 
+    @override
     def forward(self, x: Tensor) -> Tensor:
         return self.layers(x)
 
@@ -42,12 +46,15 @@ class MLP(Network):
 class MLPCfg(NetworkCfg):
     """Configuration of an `MLP`."""
 
-    class_type: type[Any] = MLP
+    class_type: type = MLP
     hidden_features: list[int] = [256, 256]
     """Width of each hidden layer; empty for a linear map."""
-    activations: str | list[list[tuple[str, dict[str, Any]]]] = "ELU"
-    """A name for all hidden layers, or per layer a list of (name, keyword arguments) with one more entry for the output:
-    `[[("ELU", {})]] * 3 + [[]]`. Names are classes of `torch.nn`, in any case."""
+    activations: str | list[list[tuple[str, dict[str, Any]]]] = (
+        "ELU"
+        """A name for all hidden layers, or per layer a
+    list of (name, keyword arguments) with one more entry for the output: `[[("ELU", {})]] * 3 + [[]]`. Names are
+    classes of `torch.nn`, in any case."""
+    )
     layer_norm: bool = False
     """Normalize every hidden layer before its activation."""
     init: Literal["default", "orthogonal"] = "default"
@@ -70,7 +77,7 @@ def mlp_plan(cfg: MLPCfg, in_features: int, out_features: int) -> Iterator[tuple
     sizes = [in_features, *cfg.hidden_features, out_features]
     activations = per_layer_activations(cfg.activations, len(cfg.hidden_features))
     last = len(sizes) - 2
-    for index, (size_in, size_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for index, (size_in, size_out) in enumerate(pairwise(sizes)):
         yield size_in, size_out, activations[index], index == last
 
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from ..configclass import configclass
+from ..configclass import Cfg, configclass
 
 
 class Network(nn.Module):
     """A module from `in_features` to `out_features`, built by `NetworkCfg.build(in_features, out_features)`.
 
-    Feed-forward networks map `net(x: (..., in)) -> (..., out)`; any number of leading dimensions. Networks over images take
-    `in_features = (C, H, W)` and map `(..., C, H, W) -> (..., out)`.
+    Feed-forward networks map `net(x: (..., in)) -> (..., out)`; any number of leading dimensions. Networks over
+    images take `in_features = (C, H, W)` and map `(..., C, H, W) -> (..., out)`.
     """
 
     is_recurrent: bool = False
@@ -33,10 +31,11 @@ class Network(nn.Module):
 class RecurrentNetwork(Network):
     """A network with a memory that the caller carries.
 
-    `net(x, state, starts) -> (y, state)` with `x` `(N, in)` for one step or `(T, N, in)` for a sequence. `starts` is bool
-    `(N,)` or `(T, N)`: True where `x[t]` is the first observation of an episode, whose row then starts from an empty memory;
-    None means nowhere. The state is one tensor with the batch in dimension 1, and zeros are the empty memory, so that states
-    can be stored, sliced by environment and reset from outside without knowing what is in them.
+    `net(x, state, starts) -> (y, state)` with `x` `(N, in)` for one step or `(T, N, in)` for a sequence. `starts` is
+    bool `(N,)` or `(T, N)`: True where `x[t]` is the first observation of an episode, whose row then starts from an
+    empty memory; None means nowhere. The state is one tensor with the batch in dimension 1, and zeros are the empty
+    memory, so that states can be stored, sliced by environment and reset from outside without knowing what is in
+    them.
     """
 
     is_recurrent = True
@@ -54,18 +53,18 @@ class RecurrentNetwork(Network):
         """Raise if `x` is neither a step nor a sequence or if `starts` does not fit it."""
         if x.dim() not in (2, 3):
             raise ValueError(
-                f"{type(self).__name__} got an input of shape {tuple(x.shape)}; expected (N, {self.in_features}) for one step "
-                f"or (T, N, {self.in_features}) for a sequence."
+                f"{type(self).__name__} got an input of shape {tuple(x.shape)}; expected (N, {self.in_features}) "
+                f"for one step or (T, N, {self.in_features}) for a sequence."
             )
         if starts is not None and starts.shape != x.shape[:-1]:
             raise ValueError(
-                f"{type(self).__name__} got starts of shape {tuple(starts.shape)} for an input of shape {tuple(x.shape)}; "
-                f"expected {tuple(x.shape[:-1])}."
+                f"{type(self).__name__} got starts of shape {tuple(starts.shape)} for an input of shape "
+                f"{tuple(x.shape)}; expected {tuple(x.shape[:-1])}."
             )
 
 
 @configclass
-class NetworkCfg:
+class NetworkCfg(Cfg):
     """Base of every network's configuration."""
 
-    class_type: type[Any] = Network
+    class_type: type = Network

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import Range, configclass
 from .mlp import MLPCfg
@@ -15,8 +16,8 @@ from .network import Network, NetworkCfg, RecurrentNetwork
 class RNN(RecurrentNetwork):
     """A GRU or LSTM with a head behind it; see `RecurrentNetwork` for the calling convention.
 
-    The state is `(num_layers, N, hidden_size)` for a GRU and `(num_layers, N, 2 * hidden_size)` for an LSTM: hidden and cell state
-    side by side. Parameters are those of `nn.GRU` and `nn.LSTM`, under `rnn`.
+    The state is `(num_layers, N, hidden_size)` for a GRU and `(num_layers, N, 2 * hidden_size)` for an LSTM: hidden
+    and cell state side by side. Parameters are those of `nn.GRU` and `nn.LSTM`, under `rnn`.
     """
 
     def __init__(self, cfg: RNNCfg, in_features: int, out_features: int) -> None:
@@ -29,15 +30,17 @@ class RNN(RecurrentNetwork):
         self.head: Network = head_cfg.build(cfg.hidden_size, out_features)
 
     @property
+    @override
     def output_layer(self) -> nn.Linear | None:
         return self.head.output_layer
 
+    @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         width = self.cfg.hidden_size * (2 if self.cfg.cell == "lstm" else 1)
         return self.cfg.num_layers, num_envs, width
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Output `(N, out)` or `(T, N, out)` and the state behind the last step, for `x` `(N, in)` or `(T, N, in)`."""
+        """For `x` `(N, in)` or `(T, N, in)` the output `(N, out)` or `(T, N, out)` and the last state."""
         self._check_step(x, starts)
         if x.dim() == 2:
             y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
@@ -46,8 +49,9 @@ class RNN(RecurrentNetwork):
         return self.head(y), state
 
     def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        # Where looking at `starts` costs nothing, stretches without a start in any row run as one library call; elsewhere
-        # (the host must not wait for the device, and a compiled graph must not depend on data) every step is masked.
+        # Where looking at `starts` costs nothing, stretches without a start in any row run as one library call;
+        # elsewhere (the host must not wait for the device, and a compiled graph must not depend on data) every step
+        # is masked.
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
             return self._run_stretches(x, state, starts)
         return self._run_cells(x, state, starts)
@@ -95,7 +99,7 @@ class RNN(RecurrentNetwork):
 class RNNCfg(NetworkCfg):
     """Configuration of an `RNN`."""
 
-    class_type: type[Any] = RNN
+    class_type: type = RNN
     cell: Literal["gru", "lstm"] = "gru"
     """Kind of recurrent cell."""
     hidden_size: Annotated[int, Range(ge=1)] = 256

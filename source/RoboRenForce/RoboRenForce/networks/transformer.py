@@ -1,19 +1,20 @@
 """Causal transformer over a sliding window, with a memory like that of a recurrent network.
 
-Every layer attends to its own last `window` inputs (banded causal attention), so that the keys and values of the past are all that
-a step needs: one step at a time and a whole sequence at once give the same numbers. Positions are relative (rotary embedding,
-Su et al. 2021, arXiv 2104.09864), therefore the window may slide without limit. Blocks are pre-norm. There is no dropout: old and
-new log-probabilities of a policy must come from the same function.
+Every layer attends to its own last `window` inputs (banded causal attention), so that the keys and values of the past
+are all that a step needs: one step at a time and a whole sequence at once give the same numbers. Positions are
+relative (rotary embedding, Su et al. 2021, arXiv 2104.09864), therefore the window may slide without limit. Blocks
+are pre-norm. There is no dropout: old and new log-probabilities of a policy must come from the same function.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import Range, configclass
 from .network import NetworkCfg, RecurrentNetwork
@@ -67,8 +68,8 @@ class Block(nn.Module):
 class Transformer(RecurrentNetwork):
     """See the module and `RecurrentNetwork`.
 
-    The state is `(num_layers, N, C * (2 D + 1))` with C = window - 1: per layer and cached step a mark (1 if the step belongs to
-    the running episode, 0 if the slot is empty), then its key and value. Zeros are the empty window.
+    The state is `(num_layers, N, C * (2 D + 1))` with C = window - 1: per layer and cached step a mark (1 if the step
+    belongs to the running episode, 0 if the slot is empty), then its key and value. Zeros are the empty window.
     """
 
     def __init__(self, cfg: TransformerCfg, in_features: int, out_features: int) -> None:
@@ -80,14 +81,16 @@ class Transformer(RecurrentNetwork):
         self.head = nn.Linear(cfg.dim, out_features)
 
     @property
+    @override
     def output_layer(self) -> nn.Linear | None:
         return self.head
 
+    @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         return self.cfg.num_layers, num_envs, (self.cfg.window - 1) * (2 * self.cfg.dim + 1)
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Output `(N, out)` or `(T, N, out)` and the state behind the last step, for `x` `(N, in)` or `(T, N, in)`."""
+        """For `x` `(N, in)` or `(T, N, in)` the output `(N, out)` or `(T, N, out)` and the last state."""
         self._check_step(x, starts)
         if x.dim() == 2:
             y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
@@ -122,7 +125,7 @@ class Transformer(RecurrentNetwork):
 class TransformerCfg(NetworkCfg):
     """Configuration of a causal `Transformer`."""
 
-    class_type: type[Any] = Transformer
+    class_type: type = Transformer
     dim: Annotated[int, Range(ge=2)] = 64
     """Width of the tokens."""
     num_layers: Annotated[int, Range(ge=1)] = 2
@@ -132,16 +135,20 @@ class TransformerCfg(NetworkCfg):
     mlp_ratio: Annotated[int, Range(ge=1)] = 4
     """Width of a block's perceptron as a multiple of `dim`."""
     window: Annotated[int, Range(ge=2)] = 16
-    """Steps that a layer sees, the current one included; the network as a whole reaches back num_layers * (window - 1) steps."""
+    """Steps that a layer sees, the current one included; the network as a whole reaches back num_layers * (window -
+    1) steps."""
 
     def check(self) -> Iterable[str]:
         """Sentences on sizes that do not divide."""
         if self.dim % (2 * self.num_heads):
-            yield f"dim: {self.dim} is not a multiple of 2 * num_heads = {2 * self.num_heads}, as rotary positions need"
+            yield (
+                f"dim: {self.dim} is not a multiple of 2 * num_heads = {2 * self.num_heads}; "
+                f"every head rotates pairs of its dimensions"
+            )
 
 
 def _episodes(marks: Tensor, steps: int, starts: Tensor | None) -> Tensor:
-    """Number of the episode of every cached and new step `(N, C + T)`; -1 for empty slots, 0 for the running episode."""
+    """Episode number of every cached and new step `(N, C + T)`: -1 for empty slots, 0 for the running episode."""
     cached = marks.to(torch.int64) - 1
     if starts is None:
         new = torch.zeros(marks.shape[0], steps, dtype=torch.int64, device=marks.device)
