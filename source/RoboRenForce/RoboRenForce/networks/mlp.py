@@ -49,12 +49,9 @@ class MLPCfg(NetworkCfg):
     class_type: type = MLP
     hidden_features: list[int] = [256, 256]
     """Width of each hidden layer; empty for a linear map."""
-    activations: str | list[list[tuple[str, dict[str, Any]]]] = (
-        "ELU"
-        """A name for all hidden layers, or per layer a
-    list of (name, keyword arguments) with one more entry for the output: `[[("ELU", {})]] * 3 + [[]]`. Names are
-    classes of `torch.nn`, in any case."""
-    )
+    activations: str | list[list[tuple[str, dict[str, Any]]]] = "ELU"
+    """A name for all hidden layers, or per layer a list of (name, keyword arguments) with one more entry for the
+    output: `[[("ELU", {})]] * 3 + [[]]`. Names are classes of `torch.nn`, in any case."""
     layer_norm: bool = False
     """Normalize every hidden layer before its activation."""
     init: Literal["default", "orthogonal"] = "default"
