@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -61,6 +62,22 @@ class DistributedContext:
         if self.is_distributed:
             dist.broadcast(tensor, 0)
         return tensor
+
+    def gather_objects(self, value: Any) -> list[Any] | None:
+        """The `value` of every rank in order, on rank 0; None on the others. Slow, because it pickles."""
+        if not self.is_distributed:
+            return [value]
+        gathered: list[Any] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(value, gathered)
+        return gathered
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's `value`, on every rank."""
+        if not self.is_distributed:
+            return value
+        holder = [value]
+        dist.broadcast_object_list(holder, 0)
+        return holder[0]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

@@ -1,0 +1,388 @@
+"""What every runner shares: building the learner, the run directory, saving, resuming, callbacks. It has no loop.
+
+A concrete runner's `learn` reads
+
+    with self.session(num_iterations):
+        while self.goes_on():
+            ...                                  # collect experience
+            self.end_iteration(algorithm.update(), ...)
+
+and everything else happens around it. State that a runner needs for an exact resume (statistics, a data iterator) goes
+into `self.stateful`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
+from ..configclass import MISSING, Cfg, Range, configclass
+from ..envs.spec import EnvSpec
+from ..envs.vec_env import VecEnv
+from ..utils.checkpoint import load_checkpoint, save_checkpoint
+from ..utils.console import Progress
+from ..utils.distributed import DistributedContext
+from ..utils.environment_info import versions
+from ..utils.errors import CheckpointError, NonFiniteError, SpecMismatch
+from ..utils.logging import RunLogger
+from ..utils.run_dir import RunDir, open_run_dir
+from ..utils.seeding import rng_state, seed_everything, set_rng_state
+from ..utils.timing import PhaseTimer
+from .callbacks import (
+    Callback,
+    CallbackCfg,
+    CheckpointCallback,
+    EvaluateCallback,
+    LogCallback,
+    ReportCallback,
+    VideoCallback,
+)
+from .metrics import NO_RATIOS, to_host
+from .statistics import Ratio
+from .stop_request import StopRequest
+
+logger = logging.getLogger(__name__)
+
+
+class Stateful(Protocol):
+    """Something whose state belongs into a checkpoint."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain data."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        ...
+
+
+class Runner(ABC):
+    """Owns the algorithm and the run; subclasses own the loop.
+
+    Args:
+        cfg: Everything about the run but the environment.
+        env: What is learned from; already built, so that nothing is built from a wrong configuration.
+        log_dir: Run directory; None writes nothing.
+        device: Where learning happens.
+        eval_env: Environment for evaluations and videos during training; None leaves them out.
+        env_cfg: Configuration of `env`, for the checkpoint.
+    """
+
+    def __init__(
+        self,
+        cfg: RunnerCfg,
+        *,
+        env: VecEnv,
+        log_dir: str | Path | None = None,
+        device: torch.device | str = "cpu",
+        eval_env: VecEnv | None = None,
+        env_cfg: Cfg | None = None,
+    ) -> None:
+        self.cfg, self.env, self.eval_env, self.env_cfg = cfg, env, eval_env, env_cfg
+        self.device = torch.device(device)
+        self.distributed = DistributedContext.from_environment(self.device)
+        self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
+        self.iteration = 0
+        """Finished iterations."""
+        self.target = cfg.max_iterations
+        """Iteration at which the current session ends."""
+        self.steps = 0
+        """Environment steps over all environments and processes."""
+        self.total_time = 0.0
+        """Seconds of collecting and learning over all sessions."""
+        self.best_score = -math.inf
+        self.resumed = False
+        self.stop = StopRequest()
+        self.logger = RunLogger()
+        self.timer = PhaseTimer(self.device)
+        self.stateful: dict[str, Stateful] = {}
+        # One seed for building gives every process the same weights; after that each draws its own numbers.
+        seed_everything(cfg.seed, deterministic=cfg.deterministic)
+        self.algorithm = cfg.algorithm.build(policy=cfg.policy, context=self._context())
+        seed_everything(cfg.seed + self.distributed.rank)
+        self.callbacks = self._build_callbacks()
+
+    @abstractmethod
+    def learn(self, num_iterations: int | None = None) -> None:
+        """Train for `num_iterations` more iterations; None: until `cfg.max_iterations` are done in all."""
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.distributed.is_main
+
+    @property
+    def rollout_steps(self) -> int:
+        """Environment steps between two updates."""
+        return 1
+
+    def policy(self) -> Policy:
+        """The current policy, for play, evaluation and export."""
+        return self.algorithm.policy()
+
+    # ------------------------------------------------------------------ the frame of `learn`
+
+    @contextmanager
+    def session(self, num_iterations: int | None = None) -> Iterator[None]:
+        """Everything around the loop: target, signals, callbacks, and closing the logs whatever happens."""
+        self.target = self.cfg.max_iterations if num_iterations is None else self.iteration + num_iterations
+        self.algorithm.train()
+        try:
+            with self.stop:
+                for callback in self.callbacks:
+                    callback.on_start(self)
+                self._session_start, self._session_first = time.perf_counter(), self.iteration
+                yield
+            for callback in self.callbacks:
+                callback.on_end(self)
+        finally:
+            for callback in self.callbacks:
+                callback.close(self)
+
+    def goes_on(self) -> bool:
+        """Whether another iteration follows."""
+        return self.iteration < self.target and not self.stop.agreed
+
+    def end_iteration(
+        self,
+        learned: Mapping[str, Tensor],
+        *,
+        env_steps: int = 0,
+        ratios: Mapping[str, Ratio] = NO_RATIOS,
+        local: Mapping[str, Ratio] = NO_RATIOS,
+        numbers: Mapping[str, float] | None = None,
+    ) -> None:
+        """Read the metrics of an iteration in one transfer and run the callbacks.
+
+        Args:
+            learned: What `Algorithm.update` returned.
+            env_steps: Environment steps of this process in this iteration.
+            ratios: Statistics as (sum, count) with the same tags in every process.
+            local: Statistics as (sum, count) of this process.
+            numbers: Metrics that are on the host already.
+        """
+        found, stop_all = to_host(
+            learned, ratios, local, self.distributed, self.device, flag=self.stop.signal is not None
+        )
+        self.stop.agreed = stop_all
+        phases = self.timer.durations()
+        self.iteration += 1
+        self.steps += env_steps * self.distributed.world_size
+        seconds = sum(phases.values())
+        self.total_time += seconds
+        metrics = {_loss_tag(tag): value for tag, value in found.items()} | dict(numbers or {})
+        metrics["Train/total_steps"] = float(self.steps)
+        metrics |= {f"Perf/{name}_time": value for name, value in phases.items()}
+        metrics |= {"Perf/total_time": self.total_time}
+        if env_steps and seconds:
+            metrics["Perf/total_fps"] = env_steps * self.distributed.world_size / seconds
+        if self.cfg.check_for_nan:
+            self._require_finite(metrics, {_loss_tag(tag) for tag in learned})
+        for callback in self.callbacks:
+            callback.after_iteration(self, metrics)
+
+    def progress(self, metrics: Mapping[str, float]) -> Progress:
+        """Where the run stands, for the display."""
+        done = self.iteration - self._session_first
+        per_iteration = (time.perf_counter() - self._session_start) / max(done, 1)
+        left = per_iteration * (self.target - self.iteration)
+        return Progress(self.iteration, self.target, metrics, self.steps, self.total_time, left)
+
+    # ------------------------------------------------------------------ saving and resuming
+
+    def save(self, path: str | Path | None = None) -> Path | None:
+        """Write a checkpoint; every process has to call this, the main one writes and gets the path.
+
+        Args:
+            path: Where; None: `model_<iteration>.pt` of the run directory, which `latest` then names.
+        """
+        local = self.distributed.gather_objects(self._local_state())
+        if local is None:
+            return None
+        if path is None and self.run_dir is None:
+            raise CheckpointError(
+                "This runner has no run directory: give save() a path, or build the runner with log_dir."
+            )
+        data = {
+            "task": self.env.spec.task,
+            "spec": self.env.spec.to_dict(),
+            "config": self.config_dict(),
+            "versions": versions(),
+            "iteration": self.iteration,
+            "algorithm": self.algorithm.state_dict(),
+            "runner": {"steps": self.steps, "total_time": self.total_time, "best_score": self.best_score},
+            "local": local,
+        }
+        if path is None and self.run_dir is not None:
+            written = self.run_dir.checkpoint(self.iteration)
+            save_checkpoint(written, data)
+            self.run_dir.point("latest", written)
+            return written
+        written = Path(str(path))
+        save_checkpoint(written, data)
+        return written
+
+    def load(self, path: str | Path, *, resume: bool = True) -> dict[str, Any]:
+        """Load a checkpoint and return it.
+
+        Args:
+            path: The checkpoint.
+            resume: Continue the run: counters, statistics, random numbers and the simulator too. False takes the
+            learner only,
+                to play it or to start another run from it.
+
+        Raises:
+            CheckpointError: the file can't be used; see `load_checkpoint`.
+            SpecMismatch: it was written for another robot.
+        """
+        data = load_checkpoint(path)
+        there = EnvSpec.from_dict(data["spec"])
+        differences = self.env.spec.differences(there)
+        if differences:
+            raise SpecMismatch(
+                f"'{path}' was trained on '{there.task}' and does not fit '{self.env.spec.task}': "
+                f"{'; '.join(differences)}. Use --task {there.task}, or the checkpoint of another run."
+            )
+        try:
+            self.algorithm.load_state_dict(data["algorithm"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            raise CheckpointError(
+                f"'{path}' does not fit this algorithm and policy ({' '.join(str(error).split())[:300]}); use the "
+                "configuration it was trained with, as in params/agent.yaml of its run."
+            ) from error
+        if resume:
+            self._resume(data, there)
+        return data
+
+    def config_dict(self) -> dict[str, Any]:
+        """Configurations of the run as plain data."""
+        return {"agent": self.cfg.to_dict(), "env": None if self.env_cfg is None else self.env_cfg.to_dict()}
+
+    def _resume(self, data: Mapping[str, Any], there: EnvSpec) -> None:
+        self.iteration = data["iteration"]
+        self.steps, self.total_time = data["runner"]["steps"], data["runner"]["total_time"]
+        self.best_score = data["runner"]["best_score"]
+        self.resumed = True
+        if self.distributed.rank >= len(data["local"]):
+            logger.info("Process %d is new in this run and starts with fresh episodes.", self.distributed.rank)
+            return
+        local = data["local"][self.distributed.rank]
+        if there.num_envs == self.env.num_envs:
+            for name, owner in self.stateful.items():
+                owner.load_state_dict(local["stateful"][name])
+            if local["env"]:
+                self.env.load_state_dict(local["env"])
+            else:
+                logger.info(
+                    "%s can't restore its simulator: the resumed run starts with fresh episodes.", self.env.spec.task
+                )
+        else:
+            logger.info(
+                "Resuming with %d environments instead of %d: all start with fresh episodes.",
+                self.env.num_envs,
+                there.num_envs,
+            )
+        set_rng_state(local["rng"])  # last, since restoring may draw numbers
+
+    def _local_state(self) -> dict[str, Any]:
+        """What differs between processes."""
+        return {
+            "env": self.env.state_dict(),
+            "stateful": {name: owner.state_dict() for name, owner in self.stateful.items()},
+            "rng": rng_state(),
+        }
+
+    # ------------------------------------------------------------------ building
+
+    def _context(self) -> RunContext:
+        return RunContext(
+            spec=self.env.spec,
+            device=self.device,
+            rollout_steps=self.rollout_steps,
+            max_iterations=self.cfg.max_iterations,
+            obs_groups=self.cfg.obs_groups,
+            distributed=self.distributed,
+        )
+
+    def _build_callbacks(self) -> list[Callback]:
+        """Evaluation first, so that its result is logged and decides about the best checkpoint; the report last."""
+        own = [EvaluateCallback(), VideoCallback(), LogCallback(), CheckpointCallback()]
+        return [*own, *(callback.build() for callback in self.cfg.callbacks), ReportCallback()]
+
+    def _require_finite(self, metrics: Mapping[str, float], tags: set[str]) -> None:
+        bad = {tag: value for tag, value in metrics.items() if tag in tags and not math.isfinite(value)}
+        if bad:
+            listed = ", ".join(f"{tag} is {value}" for tag, value in bad.items())
+            newest = self.run_dir.pointed("latest") if self.run_dir else None
+            kept = f" The newest checkpoint before that is '{newest}'." if newest else ""
+            raise NonFiniteError(
+                f"Learning diverged in iteration {self.iteration}: {listed}; lower the learning rate.{kept}"
+            )
+
+
+def _loss_tag(name: str) -> str:
+    """`Loss/<name>`, or the name itself where the algorithm chose the group."""
+    return name if "/" in name else f"Loss/{name}"
+
+
+@configclass
+class RunnerCfg:
+    """What every run has: seed, name, length, checkpoints, logs, policy and algorithm."""
+
+    class_type: type = Runner
+
+    seed: int = 42
+    """Seed of everything; processes of one run use seed + rank."""
+    deterministic: bool = False
+    """Ask torch for deterministic kernels: slower, and exact on the GPU too."""
+    experiment_name: str = ""
+    """Folder of the run below `log_root`; empty: the task id."""
+    run_name: str = ""
+    """Appended to the run directory's time stamp."""
+    log_root: str = "logs/RFRL"
+    """Where runs are written."""
+    max_iterations: Annotated[int, Range(ge=1)] = 1000
+    """Length of the run in iterations."""
+    save_interval: Annotated[int, Range(ge=1)] = 100
+    """Iterations between checkpoints; the last iteration always gets one."""
+    keep_checkpoints: Annotated[int, Range(ge=1)] | None = 5
+    """Newest checkpoints to keep besides the best; None: all."""
+    check_for_nan: bool = True
+    """Stop with a dump when the environment or the learner produces NaN or infinity."""
+
+    logger: Literal["tensorboard", "wandb", "swanlab"] | list[Literal["tensorboard", "wandb", "swanlab"]] = (
+        "tensorboard"
+    )
+    """Where metrics go besides `metrics.jsonl`; an empty list: nowhere."""
+    logger_project: str = "RoboRenForce"
+    """Project name at W&B and SwanLab."""
+    report: bool = True
+    """Write `curves.png` and `report.html` at the end."""
+
+    eval_interval: Annotated[int, Range(ge=0)] = 0
+    """Iterations between evaluations during training; 0: none."""
+    eval_episodes: Annotated[int, Range(ge=1)] = 10
+    """Episodes of each evaluation."""
+    video_interval: Annotated[int, Range(ge=0)] = 0
+    """Iterations between videos during training; 0: none."""
+    video_steps: Annotated[int, Range(ge=1)] = 300
+    """Length of a video in environment steps."""
+
+    obs_groups: dict[str, list[str]] = {}
+    """Observation set of the algorithm -> groups of the environment; sets that are missing are resolved by name."""
+    policy: Cfg = MISSING
+    """The modules that act and judge."""
+    algorithm: AlgorithmCfg = MISSING
+    """How they learn."""
+    callbacks: list[CallbackCfg] = []
+    """Further side activities."""

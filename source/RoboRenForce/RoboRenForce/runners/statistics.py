@@ -1,0 +1,128 @@
+"""What happened in the environments, gathered on their device and read once per iteration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..algorithms.algorithm import StepOut
+
+Ratio = tuple[Tensor, Tensor]
+"""A mean as `(sum, count)`, both 0-dim; a count of zero means that there is nothing to report."""
+
+
+class EpisodeStatistics:
+    """Return, length and success of finished episodes, averaged over the last `window` of them.
+
+    `record` costs a few in-place operations per step and never looks at a value. Finished episodes are moved to the
+    window once per iteration:
+
+        step          t=0   t=1   t=2
+        env 0 done     .     x     .       env 1 done     x     .     x
+        window (oldest first)      [..., env1@0, env0@1, env1@2]
+    """
+
+    def __init__(
+        self, num_envs: int, steps: int, device: torch.device, *, success: bool = False, window: int = 100
+    ) -> None:
+        self.window = window
+        self._with_success = success
+        self._returns = torch.zeros(num_envs, device=device)
+        self._lengths = torch.zeros(num_envs, device=device)
+        # One row per step of the iteration, filled in place: (steps, 3, num_envs) with return, length and success.
+        self._finished = torch.zeros(steps, 3, num_envs, device=device)
+        self._done = torch.zeros(steps, num_envs, dtype=torch.bool, device=device)
+        self._step = 0
+        # The last slot takes the writes of episodes that are not finished and is never read.
+        self._ring = torch.zeros(3, window + 1, device=device)
+        self._count = torch.zeros((), dtype=torch.int64, device=device)
+
+    def record(self, step: StepOut) -> None:
+        """Add one step of all environments."""
+        done, row = self._done[self._step], self._finished[self._step]
+        done.copy_(step.done)
+        self._returns.add_(step.reward)
+        self._lengths.add_(1.0)
+        row[0].copy_(self._returns)
+        row[1].copy_(self._lengths)
+        if self._with_success:
+            row[2].copy_(step.extras["success"])
+        self._returns.masked_fill_(done, 0.0)
+        self._lengths.masked_fill_(done, 0.0)
+        self._step += 1
+
+    def collect(self) -> dict[str, Ratio]:
+        """Move the finished episodes of this iteration to the window and return its means."""
+        done = self._done[: self._step].flatten()  # (steps * num_envs,), in order of time
+        rank = done.cumsum(0)
+        newest = done & (rank > rank[-1] - self.window)  # more than fit would write one slot twice
+        slot = torch.where(newest, (self._count + rank - 1) % self.window, self.window)
+        self._ring[:, slot] = self._finished[: self._step].transpose(0, 1).flatten(1)
+        self._ring[:, -1] = 0.0
+        self._count += rank[-1]
+        self._step = 0
+        count = self._count.clamp(max=self.window).float()
+        returns, lengths, success = self._ring.sum(1)
+        means = {"Train/mean_reward": (returns, count), "Train/mean_episode_length": (lengths, count)}
+        return means | ({"Train/success_rate": (success, count)} if self._with_success else {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Window and running episodes, between two iterations."""
+        return {"returns": self._returns, "lengths": self._lengths, "ring": self._ring, "count": self._count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        for name, here in self.state_dict().items():
+            here.copy_(state[name])
+
+    def forget_running(self) -> None:
+        """Start to count anew, as all environments begin new episodes; the window stays."""
+        self._returns.zero_()
+        self._lengths.zero_()
+
+
+class EnvLog:
+    """Means of what environments put into `extras["log"]` over an iteration.
+
+    A value counts at the steps where it is there and not NaN: an environment that can't know without a host sync
+    whether any episode ended writes NaN at steps where none did.
+    """
+
+    def __init__(self) -> None:
+        self._chunks: dict[tuple[str, ...], list[Tensor]] = {}
+        self._numbers: dict[str, list[float]] = {}
+
+    def record(self, log: Mapping[str, Tensor | float]) -> None:
+        """Add one step."""
+        if not log:
+            return
+        tensors = {key: value for key, value in log.items() if torch.is_tensor(value)}
+        if tensors:
+            # Stacking copies: environments may reuse the tensors at the next step.
+            stacked = torch.stack([value.float() for value in tensors.values()])
+            self._chunks.setdefault(tuple(tensors), []).append(stacked)
+        for key in log.keys() - tensors.keys():
+            self._numbers.setdefault(key, []).append(float(log[key]))
+
+    def collect(self) -> tuple[dict[str, Ratio], dict[str, float]]:
+        """Means of device values as ratios, means of host values; forgets them."""
+        ratios: dict[str, Ratio] = {}
+        for keys, chunks in self._chunks.items():
+            values = torch.stack(chunks)  # (steps, keys)
+            sums, counts = values.nansum(0), (~values.isnan()).sum(0)
+            for index, key in enumerate(keys):
+                earlier = ratios.get(_tag(key))
+                ratio = (sums[index], counts[index])
+                ratios[_tag(key)] = (earlier[0] + ratio[0], earlier[1] + ratio[1]) if earlier else ratio
+        numbers = {_tag(key): values for key, values in self._numbers.items()}
+        valid = {tag: [value for value in values if value == value] for tag, values in numbers.items()}
+        self._chunks, self._numbers = {}, {}
+        return ratios, {tag: sum(values) / len(values) for tag, values in valid.items() if values}
+
+
+def _tag(key: str) -> str:
+    """`Episode/<key>`, or the key itself where the environment chose the group."""
+    return key if "/" in key else f"Episode/{key}"

@@ -1,0 +1,177 @@
+"""What a person sees while a run goes on: one console, log messages, and the progress display.
+
+On a terminal the display is a panel that is redrawn in place; piped, it is one line now and then. Only the main process
+of a run has one.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.logging import RichHandler
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from .timing import format_duration
+
+_HEADLINE = {"Train/mean_reward": "reward", "Train/mean_episode_length": "length"}
+_IN_HEADLINE = {*_HEADLINE, "Perf/total_fps", "Perf/total_time", "Train/total_steps"}
+_LINE_LABELS = {**_HEADLINE, "Train/success_rate": "success"}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One iteration as the display shows it."""
+
+    iteration: int
+    """Finished iterations."""
+    total: int
+    """Planned iterations."""
+    metrics: Mapping[str, float]
+    """Tag -> value, as in the logs."""
+    steps: int
+    """Environment steps so far, over all environments and processes."""
+    elapsed: float
+    """Seconds of training so far, over all sessions of the run."""
+    seconds_left: float
+
+
+@dataclass
+class Display:
+    """Shows `Progress`; `update` is cheap when it is called too often."""
+
+    title: str
+    stream: TextIO = field(default_factory=lambda: sys.stdout)
+    panel_interval: float = 0.2
+    """Seconds between two drawings of the panel."""
+    line_interval: float = 2.0
+    """Seconds between two lines when piped; the first and the last iteration always get one."""
+
+    def __post_init__(self) -> None:
+        self.console = Console(file=self.stream, highlight=False)
+        self._live: Live | None = None
+        self._shown_at = float("-inf")
+        self._last: Progress | None = None
+        self._last_is_shown = True
+
+    def start(self) -> None:
+        """Take over the terminal; without one nothing happens until the first line."""
+        if self.console.is_terminal:
+            self._live = Live(console=self.console, auto_refresh=False, transient=False, redirect_stderr=False)
+            self._live.start()
+            _log_through(self.console)
+
+    def update(self, progress: Progress) -> None:
+        """Show an iteration, unless the last one was shown a moment ago."""
+        self._last, self._last_is_shown = progress, False
+        interval = self.panel_interval if self._live else self.line_interval
+        is_last = progress.iteration >= progress.total
+        if is_last or time.monotonic() - self._shown_at >= interval:
+            self._show(progress)
+
+    def stop(self) -> None:
+        """Show the last iteration and give the terminal back; safe to call twice."""
+        if self._last is not None and not self._last_is_shown:
+            self._show(self._last)
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+            _log_through(None)
+
+    def _show(self, progress: Progress) -> None:
+        self._shown_at, self._last_is_shown = time.monotonic(), True
+        if self._live is not None:
+            self._live.update(render_panel(self.title, progress), refresh=True)
+        else:
+            self.stream.write(render_line(progress) + "\n")
+            self.stream.flush()
+
+
+def render_line(progress: Progress) -> str:
+    """One iteration on one line."""
+    metrics = progress.metrics
+    parts = [f"Learning iteration {progress.iteration}/{progress.total}"]
+    parts += [f"{label} {_number(metrics[tag])}" for tag, label in _LINE_LABELS.items() if tag in metrics]
+    parts.append(f"{metrics.get('Perf/total_fps', 0.0):,.0f} steps/s")
+    collecting, learning = (metrics.get(f"Perf/{phase}_time", 0.0) for phase in ("collection", "learning"))
+    parts.append(f"collect {collecting:.2f} s, learn {learning:.2f} s")
+    losses = " ".join(
+        f"{tag.split('/', 1)[1]} {_number(value)}" for tag, value in metrics.items() if tag.startswith("Loss/")
+    )
+    parts += [losses] if losses else []
+    parts.append(f"left {format_duration(progress.seconds_left)}")
+    return " | ".join(parts)
+
+
+def render_panel(title: str, progress: Progress) -> Panel:
+    """One iteration as a panel: headline, progress bar, and every metric by group."""
+    metrics = progress.metrics
+    headline = Table.grid(expand=True, padding=(0, 2))
+    shown = [(label, _number(metrics[tag]) if tag in metrics else "-") for tag, label in _HEADLINE.items()]
+    shown += [("steps/s", f"{metrics.get('Perf/total_fps', 0.0):,.0f}"), ("steps", f"{progress.steps:,}")]
+    shown += [("elapsed", format_duration(progress.elapsed)), ("left", format_duration(progress.seconds_left))]
+    for _ in shown:
+        headline.add_column(justify="center", ratio=1)
+    headline.add_row(*(Text.assemble((value + "\n", "bold cyan"), (label, "dim")) for label, value in shown))
+    bar = Table.grid(expand=True, padding=(0, 1))
+    bar.add_column(ratio=1)
+    bar.add_column(justify="right", no_wrap=True)
+    bar.add_row(
+        ProgressBar(total=max(progress.total, 1), completed=progress.iteration),
+        Text(f"iteration {progress.iteration}/{progress.total}"),
+    )
+    return Panel(Group(headline, bar, _details(metrics)), title=title, title_align="left", border_style="cyan")
+
+
+def _details(metrics: Mapping[str, float]) -> Table:
+    """All metrics that the headline does not show, two per row, ordered by tag group."""
+    rest = [(tag, value) for tag, value in metrics.items() if tag not in _IN_HEADLINE]
+    table = Table.grid(expand=True, padding=(0, 1))
+    for _ in range(2):
+        table.add_column(ratio=2, style="dim", no_wrap=True, overflow="ellipsis")
+        table.add_column(ratio=1, justify="right", no_wrap=True)
+    half = (len(rest) + 1) // 2
+    for row in range(half):
+        cells = rest[row::half]
+        table.add_row(*(text for tag, value in cells for text in (tag, _number(value))))
+    return table
+
+
+def _number(value: float) -> str:
+    """Four significant digits; small and huge numbers in exponent form."""
+    if value == 0 or 1e-3 <= abs(value) < 1e6:
+        return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
+    return f"{value:.2e}"
+
+
+class _StreamHandler(logging.StreamHandler[TextIO]):
+    """Plain messages on standard error; the stream is looked up late so that redirections hold."""
+
+    def __init__(self) -> None:
+        super().__init__(sys.stderr)
+        self.setFormatter(logging.Formatter("%(message)s"))
+
+
+def setup_logging(*, is_main: bool = True) -> None:
+    """Send messages of RoboRenForce to standard error: all from the main process, warnings only from the others."""
+    root = logging.getLogger("RoboRenForce")
+    root.handlers = [_StreamHandler()]
+    root.setLevel(logging.INFO if is_main else logging.WARNING)
+    root.propagate = False
+
+
+def _log_through(console: Console | None) -> None:
+    """While a panel is on the screen, messages have to be printed above it by the same console."""
+    root = logging.getLogger("RoboRenForce")
+    if not root.handlers:
+        return
+    root.handlers = [RichHandler(console=console, show_time=False, show_path=False)] if console else [_StreamHandler()]

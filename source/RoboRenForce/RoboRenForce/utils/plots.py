@@ -1,0 +1,77 @@
+"""`curves.png`: how a run went, on one picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+Series = Mapping[str, tuple[list[int], list[float]]]
+
+_INK, _GRID, _LINE = "#1f2933", "#e4e7eb", "#0b7285"
+_PANELS = ("Train/mean_reward", "Train/mean_episode_length", "Eval/mean_reward", "Train/success_rate")
+_TITLES = {
+    "Train/mean_reward": "Mean return (last 100 episodes)",
+    "Train/mean_episode_length": "Mean episode length",
+    "Eval/mean_reward": "Evaluated return",
+    "Train/success_rate": "Success rate",
+    "Perf/total_fps": "Steps per second",
+}
+_MAX_PANELS = 9
+
+
+def plot_curves(series: Series, path: Path, title: str) -> list[str]:
+    """Draw the metrics of a run and return the tags that were drawn.
+
+    Args:
+        series: Tag -> (iterations, values), from `read_metrics`.
+        path: The PNG to write.
+        title: Title of the picture.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    tags = choose_tags(series)
+    columns = min(3, max(1, len(tags)))
+    rows = max(1, -(-len(tags) // columns))
+    figure, axes = pyplot.subplots(rows, columns, figsize=(4.2 * columns, 2.7 * rows + 0.4), squeeze=False, dpi=110)
+    for axis in axes.flat[len(tags) :]:
+        axis.axis("off")
+    for axis, tag in zip(axes.flat, tags, strict=False):
+        iterations, values = series[tag]
+        axis.plot(iterations, values, color=_LINE, alpha=0.25, linewidth=1)
+        axis.plot(iterations, smooth(np.asarray(values, dtype=float)), color=_LINE, linewidth=1.6)
+        axis.set_title(_TITLES.get(tag, tag.replace("_", " ")), fontsize=10, color=_INK, loc="left")
+        axis.grid(color=_GRID, linewidth=0.8)
+        axis.tick_params(labelsize=8, colors=_INK)
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.spines[["left", "bottom"]].set_color(_GRID)
+        axis.margins(x=0.01)
+    for axis in axes[-1]:
+        axis.set_xlabel("iteration", fontsize=8, color=_INK)
+    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left", fontweight="bold")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
+    return tags
+
+
+def choose_tags(series: Series) -> list[str]:
+    """The tags worth a panel: outcome first, then losses and policy statistics, speed last."""
+    learner = [tag for tag in series if tag.startswith(("Loss/", "Policy/"))]
+    chosen = [tag for tag in _PANELS if tag in series] + learner
+    speed = ["Perf/total_fps"] if "Perf/total_fps" in series else []
+    return chosen[: _MAX_PANELS - len(speed)] + speed
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Centered moving average over 5% of the points; windows shrink at the ends, so there is no bias there."""
+    half = max(1, len(values) // 40) if len(values) > 4 else 0
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    reach = np.minimum(np.minimum(index, len(values) - 1 - index), half)
+    return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
