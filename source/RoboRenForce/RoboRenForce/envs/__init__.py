@@ -1,1 +1,32 @@
-"""Exports only."""
+"""The environment contract, the wrapper chain around it and the checker."""
+
+from .check_vec_env import EnvContractError, check_vec_env
+from .dynamic_env import DynamicEnv, DynamicEnvCfg, DynamicSource
+from .group_vec import GroupVec, GroupVecCfg
+from .multi_modal import MultiModal, MultiModalCfg
+from .obs_groups import resolve_obs_groups
+from .scripted_env import ScriptedEnv, ScriptedEnvCfg
+from .spec import ActionSpec, EnvSpec
+from .vec_env import ALWAYS_IN_EXTRAS, StepReturn, VecEnv
+from .wrapper import VecEnvWrapper
+
+__all__ = [
+    "ALWAYS_IN_EXTRAS",
+    "ActionSpec",
+    "DynamicEnv",
+    "DynamicEnvCfg",
+    "DynamicSource",
+    "EnvContractError",
+    "EnvSpec",
+    "GroupVec",
+    "GroupVecCfg",
+    "MultiModal",
+    "MultiModalCfg",
+    "ScriptedEnv",
+    "ScriptedEnvCfg",
+    "StepReturn",
+    "VecEnv",
+    "VecEnvWrapper",
+    "check_vec_env",
+    "resolve_obs_groups",
+]

@@ -1,8 +1,8 @@
 """The second link of the chain: reward terms, commands and dynamics state as guaranteed extras, and flat sizes.
 
-Multi-objective critics, belief models and world models need more than one reward number and one observation vector. `DynamicEnv`
-collects what the inner environment knows about itself into the extras `reward_terms`, `command` and `dynamics`, at `reset` as
-well as at every `step`, and says how wide everything is (`dim_params`).
+Multi-objective critics, belief models and world models need more than one reward number and one observation vector.
+`DynamicEnv` collects what the inner environment knows about itself into the extras `reward_terms`, `command` and
+`dynamics`, at `reset` as well as at every `step`, and says how wide everything is (`dim_params`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class DynamicSource(Protocol):
     def dynamic_channels(self) -> Mapping[str, torch.Tensor]:
         """The current value of every channel that exists, each float `(num_envs, width)`.
 
-        The keys, a subset of `reward_terms`, `command` and `dynamics`, are the same at every call, also before the first step.
-        `reward_terms` belongs to the last step, `command` and `dynamics` to the current observations.
+        The keys, a subset of `reward_terms`, `command` and `dynamics`, are the same at every call, also before the
+        first step. `reward_terms` belongs to the last step, `command` and `dynamics` to the current observations.
         """
         ...
 
@@ -43,7 +43,7 @@ class DynamicSource(Protocol):
 class DynamicEnv(VecEnvWrapper):
     """Provide the channels that the inner environment declares or, as a `DynamicSource`, offers."""
 
-    def __init__(self, cfg: DynamicEnvCfg, env: VecEnv):
+    def __init__(self, cfg: DynamicEnvCfg, env: VecEnv) -> None:
         super().__init__(env)
         self._source = env if isinstance(env, DynamicSource) else None
         offered = dict(self._source.dynamic_channels()) if self._source else {}
@@ -54,13 +54,13 @@ class DynamicEnv(VecEnvWrapper):
         if missing:
             has = [name for name in CHANNELS if name in self.spec.extras]
             raise ValueError(
-                f"DynamicEnvCfg.require asks for {missing}, but {env.spec.task} provides {has or 'no channel'}: drop them from "
-                f"`require`, or let the environment declare them in spec.extras or offer them in dynamic_channels()."
+                f"DynamicEnvCfg.require asks for {missing}, but {env.spec.task} provides {has or 'no channel'}: drop them "
+                f"from `require`, or let the environment offer them in dynamic_channels()."
             )
 
     @property
     def dim_params(self) -> dict[str, int]:
-        """Flat sizes: policy, critic, dynamic (0 if unknown), action, command, rewards, and `<group>_dim` of every group."""
+        """Flat sizes: policy, critic, dynamic (0 if unknown), action, command, rewards, `<group>_dim` of each group."""
         spec = self.spec
         sets = resolve_obs_groups(spec)
         dims = {f"{group}_dim": math.prod(shape) for group, shape in spec.obs_groups.items()}

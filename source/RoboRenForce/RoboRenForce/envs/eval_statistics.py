@@ -10,10 +10,11 @@ import torch
 class EvalStatistics:
     """The last `window` finished episodes of each of `num_envs` rows, kept on the device.
 
-    `history` is float `(3, num_envs, window)` over return, length and success; entries that no episode has filled yet are NaN.
+    `history` is float `(3, num_envs, window)` over return, length and success; entries that no episode has filled yet
+    are NaN.
     """
 
-    def __init__(self, num_envs: int, window: int, device: torch.device):
+    def __init__(self, num_envs: int, window: int, device: torch.device) -> None:
         self._history = torch.full((3, num_envs, window), torch.nan, device=device)
         self._count = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._running = torch.zeros(2, num_envs, device=device)  # return and length so far

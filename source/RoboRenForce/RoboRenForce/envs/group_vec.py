@@ -6,9 +6,9 @@ The rows of the inner environment are, in this order,
     | group 0 | group 1 | ... | group G-1 |  eval  |        GRPO: members of a group start from the same state
     |<------- training: spec.num_envs ---->|
 
-A learner sees the training rows only. The eval rows are driven by a policy of their own (`set_eval_policy`) or by actions given
-to `step`, and their episodes come back as `Eval/mean_return`, `Eval/mean_episode_length` and, where the environment knows it,
-`Eval/success_rate` in `extras["log"]`: evaluation that costs no second simulator.
+A learner sees the training rows only. The eval rows are driven by a policy of their own (`set_eval_policy`) or by
+actions given to `step`, and their episodes come back as `Eval/mean_return`, `Eval/mean_episode_length` and, where the
+environment knows it, `Eval/success_rate` in `extras["log"]`: evaluation that costs no second simulator.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class EvalPolicy(Protocol):
 class GroupVec(VecEnvWrapper):
     """Split the batch into training rows (in blocks or groups, if asked for) and eval rows."""
 
-    def __init__(self, cfg: GroupVecCfg, env: VecEnv):
+    def __init__(self, cfg: GroupVecCfg, env: VecEnv) -> None:
         super().__init__(env)
         self.group_cfg = cfg
         self.num_eval_envs = cfg.num_eval_envs
@@ -76,7 +76,10 @@ class GroupVec(VecEnvWrapper):
         self.env.episode_length_buf = lengths
 
     def set_eval_policy(self, policy: EvalPolicy | None) -> None:
-        """Let `policy` drive the eval rows from now on; their running episodes don't count, since another policy began them."""
+        """Let `policy` drive the eval rows from now on.
+
+        The episodes that run at that moment don't count, since another policy began them.
+        """
         self._eval_policy = policy
         if policy is not None:
             policy.reset(None)
@@ -122,12 +125,14 @@ class GroupVec(VecEnvWrapper):
     def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
         """See `VecEnv.reset_rows`; not available with `group_size`, where groups are reset together."""
         if self._groups is not None:
-            raise RuntimeError("GroupVec resets whole groups by itself: use reset(seed=...) to start them at a chosen state.")
+            raise RuntimeError(
+                "GroupVec resets whole groups by itself: use reset(seed=...) to start them at a chosen state."
+            )
         obs, extras = self.env.reset_rows(env_ids, seeds)
         return self._keep(obs), self._train_extras(extras)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the inner environment, the groups and the eval statistics; empty if the inner one can't be restored."""
+        """State of the environment, the groups and the statistics; empty if the environment can't be restored."""
         inner = self.env.state_dict()
         if not inner:
             return {}
@@ -171,8 +176,8 @@ class GroupVec(VecEnvWrapper):
         if eval_actions is None:
             if self._eval_policy is None:
                 raise RuntimeError(
-                    f"GroupVec has {self.num_eval_envs} eval rows and nothing that acts for them: call set_eval_policy(policy) "
-                    f"before the first step, or pass eval_actions."
+                    f"GroupVec has {self.num_eval_envs} eval rows and nothing that acts for them: call "
+                    f"set_eval_policy(policy) before the first step, or pass eval_actions."
                 )
             eval_actions = self._eval_policy(self.eval_observations)
         return torch.cat([actions, eval_actions.to(actions)])
@@ -196,7 +201,7 @@ class GroupVec(VecEnvWrapper):
         return cut
 
     def _rows_of(self, obs: TensorDict, evaluation: bool = False) -> TensorDict:
-        """Training (or eval) rows of `obs`, batch `[env.num_envs]`, with the block coefficient of each where asked for."""
+        """Training (or eval) rows of `obs`, batch `[env.num_envs]`, with the block coefficients where asked for."""
         rows = slice(self._num_train, None) if evaluation else slice(0, self._num_train)
         groups = {name: tensor[rows] for name, tensor in obs.items()}
         size = self.num_eval_envs if evaluation else self._num_train

@@ -1,15 +1,16 @@
-"""The fourth link of the chain: images, language, proprioception and action chunks, as vision-language-action models need them.
+"""The fourth link of the chain: images, language, proprioception and action chunks, as VLA models need them.
 
 Observations become
 
-- one uint8 group `(H, W, 3)` per image, taken from a group of the inner environment or, for a single environment, from `render()`,
+- one uint8 group `(H, W, 3)` per image, taken from a group of the inner environment or, for a single environment, from
+  `render()`,
 - `proprio`: the concatenation of the groups with the robot's own state,
-- `instruction_id` int64 `(1,)`: which text each row was given, an index into `instruction_table`. The texts themselves are the
-  list `extras["instruction"]`. A TensorDict of tensors fits into every buffer; strings in it do not.
+- `instruction_id` int64 `(1,)`: which text each row was given, an index into `instruction_table`. The texts themselves
+  are the list `extras["instruction"]`. A TensorDict of tensors fits into every buffer; strings in it do not.
 
-With `chunk_size` H an action is `(N, H, *single)` and its H actions are executed one after the other. A row whose episode ends
-inside a chunk is held for the rest of it, so that no leftover action reaches the next episode. For H = 4 and an episode that ends
-with the second action:
+With `chunk_size` H an action is `(N, H, *single)` and its H actions are executed one after the other. A row whose
+episode ends inside a chunk is held for the rest of it, so that no leftover action reaches the next episode. For H = 4
+and an episode that ends with the second action:
 
     action of the chunk     a0  a1  a2  a3
     executed                 x   x   .   .      executed_steps 2
@@ -36,26 +37,26 @@ from .wrapper import VecEnvWrapper
 RENDER = "render()"
 """As the source of an image: the frame that `VecEnv.render` returns."""
 
-_SUMMED = ("reward_terms",)
-_AT_THE_END = ("terminated", "time_outs", "success")
-_IN_FORCE = ("command", "dynamics", "instruction", "group_id", "active")
+_ANY_ACTION = ("terminated", "time_outs", "success", "active")
+_OF_THE_STATE = ("command", "dynamics", "instruction", "group_id")
 
 
 class MultiModal(VecEnvWrapper):
     """See the module for what observations, actions and extras look like."""
 
-    def __init__(self, cfg: MultiModalCfg, env: VecEnv):
+    def __init__(self, cfg: MultiModalCfg, env: VecEnv) -> None:
         super().__init__(env)
         self.multi_modal_cfg = cfg
         self._frame = _first_frame(cfg, env)
-        self._given = "instruction" in env.spec.extras
+        self._current: TensorDict | None = None
         self.instruction_table: list[str] = []
         """All texts that were ever in use, in the order of their first appearance."""
         self.spec = _spec(cfg, env, self._frame)
-        self._instructions = _initial_instructions(cfg, env, self._given)
+        self._given = "instruction" in env.spec.extras
+        self._instructions = _instructions(cfg, env)
         self._ids = self._look_up(self._instructions)
-        self._current: TensorDict | None = None
-        self._last = None
+        if self._given:
+            self.reset()  # only the extras of a reset tell the texts in force
 
     @property
     def instructions(self) -> list[str]:
@@ -129,7 +130,7 @@ class MultiModal(VecEnvWrapper):
         return self.env.step(actions) if active is None else self.env.step_rows(actions, active)
 
     def _step_chunk(self, actions: torch.Tensor, active: torch.Tensor | None) -> StepReturn:
-        """Execute `actions`, `(num_envs, H, *single)`, one by one; rows that are done are held until the chunk is over."""
+        """Execute `actions`, `(num_envs, H, *single)`, one by one; rows that are done are held to the end."""
         result = _ChunkResult(self.num_envs, self.spec.action.chunk, self.device)
         runs = torch.ones_like(result.dones, dtype=torch.bool) if active is None else active
         for index in range(self.spec.action.chunk):
@@ -178,7 +179,7 @@ class MultiModal(VecEnvWrapper):
 class _ChunkResult:
     """What one chunk adds up to; rows are `(num_envs,)`, `horizon` is the length of the chunk."""
 
-    def __init__(self, num_envs: int, horizon: int, device: torch.device):
+    def __init__(self, num_envs: int, horizon: int, device: torch.device) -> None:
         self.rewards = torch.zeros(num_envs, horizon, device=device)
         self.dones = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self.executed = torch.zeros(num_envs, dtype=torch.int64, device=device)
@@ -190,33 +191,35 @@ class _ChunkResult:
         """Take in the step of action `index`, executed in the rows where `runs`."""
         obs, rewards, dones, extras = step
         self.rewards[:, index] = torch.where(runs, rewards, 0.0)
+        self.executed = self.executed + (runs & extras["active"] if "active" in extras else runs)
         for name, value in extras["log"].items():
-            self._logs.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float32))
-        merged = {}
-        for name, value in extras.items():
-            if name == "log":
-                continue
-            if index == 0:
-                merged[name] = value
-            elif name in _SUMMED:
-                merged[name] = self._extras[name] + torch.where(runs.unsqueeze(1), value, 0.0)
-            elif name in _AT_THE_END:
-                merged[name] = self._extras[name] | (value & dones.bool())
-            elif name == "final_observations":
-                # Rows that ended earlier keep the last observation of the episode that ended.
-                merged[name] = choose_rows(self.dones.bool(), self._extras[name], value)
-            elif name in _IN_FORCE:
-                merged[name] = value
-            else:
-                raise RuntimeError(f"MultiModal doesn't know how to combine the extra '{name}' over a chunk.")
-        if index == 0 and "success" in extras:
-            merged["success"] = extras["success"] & dones.bool()
-        counted = runs & extras["active"] if "active" in extras else runs
-        self.executed = self.executed + counted
-        if index and "active" in extras:
-            merged["active"] = self._extras["active"] | extras["active"]
+            self._logs.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float32).clone())
+        channels = {name: value for name, value in extras.items() if name != "log"}
+        if "success" in channels:
+            channels["success"] = channels["success"] & dones.bool()
+        if index == 0:
+            # The environment may reuse its tensors at the next action.
+            self._extras = {
+                name: value.copy() if isinstance(value, list) else value.clone() for name, value in channels.items()
+            }
+        else:
+            self._extras = {name: self._combined(name, value, runs) for name, value in channels.items()}
         self.dones = self.dones | dones
-        self._obs, self._extras = obs, merged
+        self._obs = obs
+
+    def _combined(self, name: str, value: Any, runs: torch.Tensor) -> Any:
+        """What the extra `name` is after one more action; called before `dones` takes that action in."""
+        if name in _OF_THE_STATE:
+            return value
+        so_far = self._extras[name]
+        if name in _ANY_ACTION:
+            return so_far | value
+        if name == "reward_terms":
+            return so_far + torch.where(runs.unsqueeze(1), value, 0.0)
+        if name == "final_observations":
+            # Rows that are done already keep the last observation of the episode that ended.
+            return choose_rows(self.dones.bool(), so_far, value)
+        raise RuntimeError(f"MultiModal doesn't know how to combine the extra '{name}' over a chunk.")
 
     def finished(self) -> StepReturn:
         """The step that the learner sees."""
@@ -235,8 +238,8 @@ class MultiModalCfg(Cfg):
     images: dict[str, str] = {}
     """Name of the image -> uint8 group of the inner environment, or `render()` for the picture of a single environment.
 
-    A rendered picture shows the new episode where one has just ended, so with `render()` the extra `final_observations` is not
-    available; an image group that the adapter declares has exact ones.
+    A rendered picture shows the new episode where one has just ended, so with `render()` the extra `final_observations`
+    is not available; an image group that the adapter declares has exact ones.
     """
     proprio: list[str] = []
     """Groups that are concatenated to the group `proprio`."""
@@ -261,7 +264,9 @@ def _spec(cfg: MultiModalCfg, env: VecEnv, frame: torch.Tensor | None) -> EnvSpe
     groups: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {"instruction_id": "int64"}
     for name, source in cfg.images.items():
-        groups[name] = tuple(frame.shape) if source == RENDER and frame is not None else _image_shape(inner, name, source)
+        groups[name] = (
+            tuple(frame.shape) if source == RENDER and frame is not None else _image_shape(inner, name, source)
+        )
         dtypes[name] = "uint8"
     for group in (*cfg.proprio, *cfg.keep):
         _require_group(inner, group)
@@ -279,8 +284,8 @@ def _spec(cfg: MultiModalCfg, env: VecEnv, frame: torch.Tensor | None) -> EnvSpe
         extras += ["executed_steps", "chunk_rewards"]
         if chunk > 1 and "step_rows" not in inner.capabilities:
             raise ValueError(
-                f"MultiModalCfg.chunk_size={chunk} needs an environment that can hold single rows, because an episode may end "
-                f"inside a chunk and the rest of the chunk must not reach the next one, but {inner.task} doesn't name "
+                f"MultiModalCfg.chunk_size={chunk} needs an environment that can hold single rows, because an episode "
+                f"may end inside a chunk and the rest of it must not reach the next one, but {inner.task} doesn't name "
                 f"'step_rows' in spec.capabilities: implement VecEnv.step_rows, or use chunk_size=1."
             )
     action = replace(inner.action, chunk=chunk)
@@ -297,25 +302,26 @@ def _image_shape(spec: EnvSpec, name: str, group: str) -> tuple[int, ...]:
     shape, dtype = spec.obs_groups[group], spec.dtype_of(group)
     if len(shape) != 3 or dtype != torch.uint8:
         raise ValueError(
-            f"MultiModalCfg.images['{name}'] takes the group '{group}' of {spec.task}, which is {dtype} {shape}: an image is "
-            f"uint8 with three axes."
+            f"MultiModalCfg.images['{name}'] takes the group '{group}' of {spec.task}, which is {dtype} {shape}: an "
+            f"image is uint8 with three axes."
         )
     return shape
 
 
-def _initial_instructions(cfg: MultiModalCfg, env: VecEnv, given: bool) -> list[str]:
-    if given:
+def _instructions(cfg: MultiModalCfg, env: VecEnv) -> list[str]:
+    """The texts that the configuration gives; empty where the environment has its own."""
+    if "instruction" in env.spec.extras:
         if cfg.instruction is not None:
             raise ValueError(f"{env.spec.task} gives its own instructions: leave MultiModalCfg.instruction at None.")
-        return [""] * env.num_envs
+        return []
     if cfg.instruction is None:
         raise ValueError(f"{env.spec.task} gives no instructions: set MultiModalCfg.instruction to the text to follow.")
     if isinstance(cfg.instruction, str):
         return [cfg.instruction] * env.num_envs
     if len(cfg.instruction) != env.num_envs:
         raise ValueError(
-            f"MultiModalCfg.instruction has {len(cfg.instruction)} texts for {env.num_envs} environments: give one text for all "
-            f"or one each."
+            f"MultiModalCfg.instruction has {len(cfg.instruction)} texts for {env.num_envs} environments: give one text "
+            f"for all or one each."
         )
     return list(cfg.instruction)
 
@@ -325,8 +331,8 @@ def _first_frame(cfg: MultiModalCfg, env: VecEnv) -> torch.Tensor | None:
         return None
     if env.num_envs != 1:
         raise ValueError(
-            f"MultiModalCfg.images takes a picture from render(), which shows environment 0 only, but there are {env.num_envs}: "
-            f"let the adapter declare an image group, or use num_envs=1."
+            f"MultiModalCfg.images takes a picture from render(), which shows environment 0 only, but there are "
+            f"{env.num_envs}: let the adapter declare an image group, or use num_envs=1."
         )
     return _render(env)
 

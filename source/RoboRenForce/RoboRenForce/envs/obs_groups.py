@@ -1,7 +1,8 @@
 """Which observation groups feed which part of a learner.
 
-Simulators name their groups differently: Gymnasium has one group, `policy`; Isaac Lab has `policy` and `critic`, mjlab `actor`
-and `critic`. A learner asks for observation *sets* (`actor`, `critic`, ...), and the rule below maps each set to groups.
+Simulators name their groups differently: Gymnasium has one group, `policy`; Isaac Lab has `policy` and `critic`, mjlab
+`actor` and `critic`. A learner asks for observation *sets* (`actor`, `critic`, ...), and the rule below maps each set
+to groups.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ def resolve_obs_groups(
 ) -> dict[str, list[str]]:
     """Map every observation set to the groups whose concatenation it is.
 
-    In this order: the explicit override; the group of the same name; `policy` for `actor` and the other way round; the actor's
-    groups for `critic`.
+    In this order: the explicit override; the group of the same name; `policy` for `actor` and the other way round; the
+    actor's groups for `critic`.
 
     Args:
         spec: the environment's spec.
@@ -42,7 +43,7 @@ def resolve_obs_groups(
 
 
 def _default(spec: EnvSpec, name: str, overrides: Mapping[str, Sequence[str]]) -> list[str]:
-    for group in (name, _SYNONYMS.get(name)):
+    for group in (name, _SYNONYMS.get(name, name)):
         if group in spec.obs_groups:
             return [group]
     if name == "critic":

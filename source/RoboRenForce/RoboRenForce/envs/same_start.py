@@ -1,7 +1,8 @@
 """Rows in groups that start every episode together, from the same initial state (GRPO).
 
-Group-relative advantages compare episodes that began alike, so a member that is done waits until the whole group is. One group of
-three, whose episodes take 2, 4 and 3 steps (digits: step within the episode; `.`: waiting, at the first state of the next episode):
+Group-relative advantages compare episodes that began alike, so a member that is done waits until the whole group is.
+One group of three, whose episodes take 2, 4 and 3 steps (digits: step within the episode; `.`: waiting, at the first
+state of the next episode):
 
     step      1  2  3  4 | 5  6
     row 0     1  2  .  . | 1  2
@@ -9,9 +10,9 @@ three, whose episodes take 2, 4 and 3 steps (digits: step within the episode; `.
     row 2     1  2  3  . | 1  2
     round     0  0  0  0 | 1  1     seed of round k of group g = base + k * num_groups + g
 
-A finished row is reset at once to the start of the group's next round, so the observation that `step` returns is already the first
-of its next episode, as everywhere in the contract. While it waits, its observation stays the same, its reward and its flags are 0
-and `active` is False.
+A finished row is reset at once to the start of the group's next round, so the observation that `step` returns is
+already the first of its next episode, as everywhere in the contract. While it waits, its observation stays the same,
+its reward and its flags are 0 and `active` is False.
 """
 
 from __future__ import annotations
@@ -28,15 +29,15 @@ from .vec_env import StepReturn, VecEnv
 class SameStartGroups:
     """The bookkeeping of groups over the first `num_rows` rows of `env`; used by `GroupVec`.
 
-    Rows are held through the capability `step_rows` where the environment has it. Otherwise waiting rows run on unseen and are
-    reset a second time when their group starts.
+    Rows are held through the capability `step_rows` where the environment has it. Otherwise waiting rows run on unseen
+    and are reset a second time when their group starts.
     """
 
-    def __init__(self, env: VecEnv, num_rows: int, group_size: int, seed: int, check_same_start: bool):
+    def __init__(self, env: VecEnv, num_rows: int, group_size: int, seed: int, check_same_start: bool) -> None:
         if "reset_rows" not in env.spec.capabilities:
             raise ValueError(
                 f"group_size={group_size} needs an environment that can reset single rows to a chosen state, but "
-                f"{env.spec.task} doesn't name 'reset_rows' in spec.capabilities: implement VecEnv.reset_rows, or drop group_size."
+                f"{env.spec.task} doesn't name 'reset_rows' in spec.capabilities: implement it, or drop group_size."
             )
         self._env = env
         self._num_rows = num_rows
@@ -53,13 +54,16 @@ class SameStartGroups:
 
     @property
     def waiting(self) -> torch.Tensor:
-        """bool `(num_envs,)` over all rows of the environment: True where a member waits for its group."""
+        """Mask `(num_envs,)` over all rows of the environment: True where a member waits for its group."""
         waiting = torch.zeros(self._env.num_envs, dtype=torch.bool, device=self._env.device)
         waiting[: self._num_rows] = self._waiting
         return waiting
 
     def reset(self, seed: int | None) -> tuple[TensorDict, dict[str, Any]]:
-        """Start round 0, or the next round if no seed is given, in every group; call it after the environment's own reset."""
+        """Start round 0, or the next round if no seed is given, in every group.
+
+        Call it after the environment's own reset.
+        """
         if seed is not None:
             self._seed = seed
             self._round = torch.zeros_like(self._round)
@@ -85,14 +89,16 @@ class SameStartGroups:
             extras.update(present)
         obs = self.shown(obs)
         if not self._can_hold and self._first is not None:
-            extras.update({name: choose_rows(self.waiting, first, extras[name]) for name, first in self._first[1].items()})
+            extras.update(
+                {name: choose_rows(self.waiting, first, extras[name]) for name, first in self._first[1].items()}
+            )
         if "final_observations" in extras:
             extras["final_observations"] = choose_rows(dones.bool(), extras["final_observations"], obs)
         extras["active"] = runs
         return obs, rewards, dones, extras
 
     def shown(self, obs: TensorDict) -> TensorDict:
-        """What the rows of `obs`, batch `[num_envs]`, look like from outside: waiting rows show their next first observation."""
+        """`obs`, batch `[num_envs]`, seen from outside: waiting rows show the start of their next episode."""
         return obs if self._can_hold or self._first is None else choose_rows(self.waiting, self._first[0], obs)
 
     def state_dict(self) -> dict[str, Any]:
@@ -119,7 +125,7 @@ class SameStartGroups:
             self._first = obs, copy.deepcopy(state["first_extras"])
 
     def _regroup(self, finished: torch.Tensor) -> tuple[TensorDict, dict[str, Any]]:
-        """Send finished rows to the start of their group's next round, and let complete groups go. `finished`: `(num_rows,)`."""
+        """Send `finished` rows, `(num_rows,)`, to the start of their group's next round, and let complete groups go."""
         self._waiting = self._waiting | finished
         complete = self._waiting.view(self._num_groups, self._size).all(dim=1)  # (num_groups,)
         starting = complete.repeat_interleave(self._size)
@@ -162,14 +168,14 @@ class SameStartGroups:
             differs = (members != members[:, :1]).any(dim=2).any(dim=1) & groups
             if bool(differs.any()):
                 raise RuntimeError(
-                    f"The members of group {int(differs.nonzero()[0])} don't start alike: their observations '{name}' differ after "
-                    f"{self._env.spec.task}.reset_rows with one seed. Make the reset depend on the seed alone, or set "
-                    f"check_same_start=False if only the observation noise differs."
+                    f"The members of group {int(differs.nonzero()[0])} don't start alike: their observations '{name}' "
+                    f"differ after {self._env.spec.task}.reset_rows with one seed. Make the reset depend on the seed "
+                    f"alone, or set check_same_start=False if only the observation noise differs."
                 )
 
 
 def choose_rows(rows: torch.Tensor, chosen: Any, other: Any) -> Any:
-    """`chosen` in the rows that are True, `other` elsewhere: for TensorDicts, tensors and lists of `num_envs` entries."""
+    """`chosen` where `rows` is True, `other` elsewhere: for TensorDicts, tensors and lists of `num_envs` entries."""
     if isinstance(chosen, list):
         return [first if row else second for row, first, second in zip(rows.tolist(), chosen, other, strict=True)]
     if isinstance(chosen, TensorDict):

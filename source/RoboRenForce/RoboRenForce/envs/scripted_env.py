@@ -1,16 +1,17 @@
 """A tiny environment whose every number can be worked out by hand: for tests, examples and new adapters.
 
-Each environment follows a written script of episodes. With one environment, `script=[["terminated@2", "time_out@3"]]` and
-seed 7, the episodes 0, 1, 2, ... end after 2, 3, 2, ... steps, and with actions that sum to 0.5 the rows of the group `policy`
-are
+Each environment follows a written script of episodes. With one environment, `script=[["terminated@2", "time_out@3"]]`
+and seed 7, the episodes 0, 1, 2, ... end after 2, 3, 2, ... steps, and with actions that sum to 0.5 the rows of the
+group `policy` are
 
     start of episode 0   [700, 0, 0.0]      start = 100 * seed + episode
     after step 1         [700, 1, 0.5]      columns: start, steps in the episode, sum of the actions executed in it
     after step 2         [701, 0, 0.0]      final observation [700, 2, 1.0], terminated
     ...
 
-and `critic` has the episode number as a fourth column. So a final observation, an action that leaked into the next episode, a wrong reset and a shifted reward all show. The reward of
-a step is the sum of two terms: `alive` 1 and `action`, the sum of the step's action (its index if actions are discrete).
+and `critic` has the episode number as a fourth column. So a final observation, an action that leaked into the next
+episode, a wrong reset and a shifted reward all show. The reward of a step is the sum of two terms: `alive` 1 and
+`action`, the sum of the step's action (its index if actions are discrete).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ScriptedEnv(VecEnv):
 
     reward_term_names = ("alive", "action")
 
-    def __init__(self, cfg: ScriptedEnvCfg):
+    def __init__(self, cfg: ScriptedEnvCfg) -> None:
         self.cfg = cfg
         self.device = torch.device(cfg.device)
         self.spec = _spec(cfg)
@@ -49,7 +50,7 @@ class ScriptedEnv(VecEnv):
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """int64 `(num_envs,)`, settable: decides when the script ends the episode; the observed step count stays true."""
+        """int64 `(num_envs,)`, settable: decides when the script ends the episode; the observed count stays true."""
         return self._length
 
     @episode_length_buf.setter
@@ -180,8 +181,10 @@ class ScriptedEnvCfg(Cfg):
     seed: int = 0
     device: str = "cpu"
     script: list[list[str]] = [["terminated@3", "time_out@5"]]
-    """Endings of each environment's episodes, repeated: `terminated@<steps>` or `time_out@<steps>`. Environment `i` follows
-    list `i`, modulo the number of lists."""
+    """Endings of each environment's episodes, repeated: `terminated@<steps>` or `time_out@<steps>`.
+
+    Environment `i` follows list `i`, modulo the number of lists.
+    """
     max_episode_length: Annotated[int, Range(ge=0)] = 10
     """Steps after which every episode is cut; 0 for never."""
     action_kind: Literal["continuous", "discrete"] = "continuous"
@@ -190,7 +193,9 @@ class ScriptedEnvCfg(Cfg):
     """Continuous actions are clipped to plus and minus this; None for no bounds."""
     image_shape: list[int] | None = None
     """`[height, width, channels]` of a uint8 group `image` filled with the step count; None for no images."""
-    extras: list[Literal["final_observations", "success", "reward_terms", "command", "dynamics"]] = ["final_observations"]
+    extras: list[Literal["final_observations", "success", "reward_terms", "command", "dynamics"]] = [
+        "final_observations"
+    ]
     """Optional extras that every step provides."""
 
     def check(self) -> Iterable[str]:
@@ -199,13 +204,13 @@ class ScriptedEnvCfg(Cfg):
             yield "script: needs at least one list with at least one ending, such as [['terminated@3']]"
         for ending in (ending for endings in self.script for ending in endings):
             if not _ENDING.fullmatch(ending):
-                yield f"script: '{ending}' is no ending; write terminated@<steps> or time_out@<steps>, such as 'time_out@5'"
+                yield f"script: '{ending}' is no ending; write terminated@<steps> or time_out@<steps>"
         if self.image_shape is not None and (len(self.image_shape) != 3 or math.prod(self.image_shape) < 1):
             yield f"image_shape: {self.image_shape} is no [height, width, channels]"
 
 
 def _parse(cfg: ScriptedEnvCfg, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The script as tensors: limits int64 and terminates bool `(num_envs, K)`, number of episodes int64 `(num_envs,)`."""
+    """The script: limits int64 and terminates bool `(num_envs, K)`, number of episodes int64 `(num_envs,)`."""
     width = max(len(endings) for endings in cfg.script)
     limits = torch.ones(cfg.num_envs, width, dtype=torch.int64)
     terminates = torch.zeros(cfg.num_envs, width, dtype=torch.bool)

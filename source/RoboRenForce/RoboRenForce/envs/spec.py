@@ -1,7 +1,7 @@
 """What a learner may know about an environment: shapes, action space, horizon and which extras exist.
 
-An `EnvSpec` is made once by the adapter, printed at start, stored in every checkpoint and compared on load. Algorithms are
-built from it and never see the environment itself.
+An `EnvSpec` is made once by the adapter, printed at start, stored in every checkpoint and compared on load. Algorithms
+are built from it and never see the environment itself.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import torch
 class ActionSpec:
     """The action space of one environment.
 
-    `continuous`: float32 actions of shape `(num_envs, dim)`; `low`/`high` are per-dimension bounds, `None` if unbounded.
-    `discrete`: int64 actions of shape `(num_envs,)` in `[0, dim)`.
+    `continuous`: float32 actions of shape `(num_envs, dim)`; `low`/`high` are per-dimension bounds, `None` if
+    unbounded. `discrete`: int64 actions of shape `(num_envs,)` in `[0, dim)`.
     """
 
     kind: Literal["continuous", "discrete"]

@@ -30,27 +30,27 @@ class VecEnv(ABC):
     `extras` of `step` always holds
 
     - `terminated` bool `(num_envs,)`: the task ended; nothing is bootstrapped,
-    - `time_outs` bool `(num_envs,)`: the episode was cut; the value of the last observation is bootstrapped. A row is never
-      both: where the task ends on the very step of the time limit, it has terminated,
+    - `time_outs` bool `(num_envs,)`: the episode was cut; the value of the last observation is bootstrapped. A row is
+      never both: where the task ends on the very step of the time limit, it has terminated,
     - `log` dict: scalars (0-dim tensors or floats) to log; may be empty,
 
     and, if and only if `spec.extras` declares them,
 
-    - `final_observations` TensorDict `[num_envs]`: in rows that are done the true last observation of the finished episode,
-      in all other rows the returned observation, so its value is the exact bootstrap in every row,
+    - `final_observations` TensorDict `[num_envs]`: in rows that are done the true last observation of the finished
+      episode, in all other rows the returned observation, so its value is the exact bootstrap in every row,
     - `success` bool `(num_envs,)`: valid in rows that are done,
     - `reward_terms` float `(num_envs, len(spec.reward_terms))`: the parts of this step's reward,
-    - `command` float `(num_envs, C)` and `dynamics` float `(num_envs, D)`: of the moment of the returned observations, so of
-      the new episode in rows that are done; `C` and `D` are in `spec.extra_dims`,
+    - `command` float `(num_envs, C)` and `dynamics` float `(num_envs, D)`: of the moment of the returned observations,
+      so of the new episode in rows that are done; `C` and `D` are in `spec.extra_dims`,
     - `group_id` int64 `(num_envs,)`: block or group of each row (see `GroupVec`),
     - `active` bool `(num_envs,)`: False in rows that waited for their group (see `GroupVec`),
     - `instruction` list of `num_envs` strings, `executed_steps` int64 `(num_envs,)`, `chunk_rewards` float
       `(num_envs, chunk)` (see `MultiModal`).
 
-    Returned tensors may be reused by the environment at the next step, observations at the one after it (rsl_rl's runner
-    stores an observation only after the step that followed it): whoever keeps them longer copies them. They are read-only
-    for the caller, and two of them share memory only where they are equal by contract. The environment neither changes nor
-    keeps what it is given.
+    Returned tensors may be reused by the environment at the next step, observations at the one after it (rsl_rl's
+    runner stores an observation only after the step that followed it): whoever keeps them longer copies them. They are
+    read-only for the caller, and two of them share memory only where they are equal by contract. The environment
+    neither changes nor keeps what it is given.
     """
 
     spec: EnvSpec
@@ -76,8 +76,8 @@ class VecEnv(ABC):
     def episode_length_buf(self) -> torch.Tensor:
         """int64 `(num_envs,)`: steps taken in the current episode.
 
-        Settable, and the time limit follows: runners randomize it to spread the time-outs. Read the property again after
-        every step instead of keeping the tensor.
+        Settable, and the time limit follows: runners randomize it to spread the time-outs. Read the property again
+        after every step instead of keeping the tensor.
         """
         return self._episode_length_buf
 
@@ -94,7 +94,8 @@ class VecEnv(ABC):
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
         """Start a new episode everywhere and return `(observations, extras)`; `seed` restarts all randomness.
 
-        `extras` holds those declared extras that describe a state, not a step: `command`, `dynamics`, `group_id`, `instruction`.
+        `extras` holds those declared extras that describe a state, not a step: `command`, `dynamics`, `group_id`,
+        `instruction`.
         """
 
     @abstractmethod
@@ -106,12 +107,12 @@ class VecEnv(ABC):
         """Advance every environment by one step.
 
         Args:
-            actions: `(num_envs, *spec.action.shape)`; bounded continuous actions are in `spec.action.low/high`, and what lies
-                outside is clipped.
+            actions: `(num_envs, *spec.action.shape)`; bounded continuous actions are in `spec.action.low/high`, and
+                what lies outside is clipped.
 
         Returns:
-            `(observations, rewards, dones, extras)`: rewards float32 `(num_envs,)`, dones int64 `(num_envs,)` with 1 where
-            an episode ended for either reason.
+            `(observations, rewards, dones, extras)`: rewards float32 `(num_envs,)`, dones int64 `(num_envs,)` with 1
+            where an episode ended for either reason.
         """
 
     def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
@@ -119,14 +120,15 @@ class VecEnv(ABC):
 
         Args:
             env_ids: int64 `(K,)`, the rows to reset.
-            seeds: one per row of `env_ids`. Rows given the same seed start from the same state and, given the same actions,
-                go the same way.
+            seeds: one per row of `env_ids`. Rows given the same seed start from the same state and, given the same
+                actions, go the same way.
 
         Raises:
             RuntimeError: `spec.capabilities` doesn't name `reset_rows`.
         """
         raise RuntimeError(
-            f"{type(self).__name__} can't reset single rows to a chosen state: 'reset_rows' is not in its spec.capabilities."
+            f"{type(self).__name__} can't reset single rows to a chosen state: "
+            f"'reset_rows' is not in its spec.capabilities."
         )
 
     def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
@@ -137,7 +139,9 @@ class VecEnv(ABC):
         Raises:
             RuntimeError: `spec.capabilities` doesn't name `step_rows`.
         """
-        raise RuntimeError(f"{type(self).__name__} can't hold single rows: 'step_rows' is not in its spec.capabilities.")
+        raise RuntimeError(
+            f"{type(self).__name__} can't hold single rows: 'step_rows' is not in its spec.capabilities."
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """State that an exact resume needs (simulator state, counters, curricula) as tensors and plain data.
@@ -157,7 +161,9 @@ class VecEnv(ABC):
         Raises:
             RuntimeError: the environment has no renderer or was built without one.
         """
-        raise RuntimeError(f"{type(self).__name__} can't render. Build the environment with render=True if it supports it.")
+        raise RuntimeError(
+            f"{type(self).__name__} can't render. Build the environment with render=True if it supports it."
+        )
 
     def close(self) -> None:  # noqa: B027 - closing is optional
         """Free the simulator; safe to call twice."""

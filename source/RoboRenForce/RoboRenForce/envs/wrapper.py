@@ -18,7 +18,7 @@ class VecEnvWrapper(VecEnv):
     `dataclasses.replace(env.spec, ...)`.
     """
 
-    def __init__(self, env: VecEnv):
+    def __init__(self, env: VecEnv) -> None:
         self.env = env
         self.spec = env.spec
         self.device = env.device
