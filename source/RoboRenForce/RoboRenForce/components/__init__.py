@@ -2,8 +2,9 @@
 
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
+from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
-from .distributions import Categorical, DiagGaussian, Distribution, TanhGaussian
+from .distributions import Beta, Categorical, DiagGaussian, Distribution, TanhGaussian
 from .gaussian_actor import (
     StateDepStdActor,
     StateDepStdActorCfg,
@@ -28,6 +29,9 @@ __all__ = [
     "ActorCfg",
     "ActorCriticPack",
     "ActorCriticPackCfg",
+    "Beta",
+    "BetaActor",
+    "BetaActorCfg",
     "Categorical",
     "CategoricalActor",
     "CategoricalActorCfg",

@@ -91,3 +91,15 @@ def require_action_kind(spec: EnvSpec, kind: str, actor: str, alternative: str) 
             f"{actor} needs {kind} actions; '{spec.task}' has {spec.action.kind} actions "
             f"[{spec.action.dim}]: use {alternative}."
         )
+
+
+def require_unit_box(spec: EnvSpec, actor: str) -> None:
+    """Raise if the actions of `spec` have bounds other than [-1, 1]."""
+    low, high = spec.action.low, spec.action.high
+    if (low is not None and any(bound != -1.0 for bound in low)) or (
+        high is not None and any(bound != 1.0 for bound in high)
+    ):
+        raise ValueError(
+            f"{actor} samples actions in [-1, 1]; '{spec.task}' declares low={low}, high={high}: "
+            f"let the environment adapter rescale its actions to [-1, 1], or use StateIndStdActorCfg."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from ..configclass import Cfg, Range, configclass
 from ..envs.spec import EnvSpec
 from ..networks.cnn import CNNCfg
 from ..networks.ensemble import EnsembleMLP
-from ..networks.mlp import MLPCfg
+from ..networks.mlp import MLP, MLPCfg
 from ..utils.distributed import DistributedContext
 from .normalizer import EmpiricalNormalizerCfg, Normalizer, NormalizerCfg
 from .observation import ObservationEncoder, ObservationNetwork, ObservationNetworkCfg, Observations
@@ -26,6 +27,12 @@ class VNetwork(ObservationNetwork):
 
     def __init__(self, cfg: VNetworkCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         super().__init__(cfg, spec, groups, out_features=1)
+        if isinstance(self.backbone, MLP) and self.backbone.output_layer is None:
+            warnings.warn(
+                f"The critic's backbone ends in {type(self.backbone.layers[-1]).__name__}, so its values can't leave "
+                f"the range of that activation; end `activations` with [] for a linear output.",
+                stacklevel=2,
+            )
 
     def forward(
         self, obs: Observations, state: Tensor | None = None, starts: Tensor | None = None

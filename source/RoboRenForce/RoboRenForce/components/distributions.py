@@ -78,8 +78,7 @@ class DiagGaussian(Distribution):
 
     @override
     def sample(self) -> Tensor:
-        # Noise times std plus mean, in this order: bit-equal to torch.normal(mean, std) under the same generator
-        # state.
+        # In this order, so that the result is bit-equal to torch.normal(mean, std) under the same generator state.
         with torch.no_grad():
             return torch.randn_like(self.mean) * self.std + self.mean
 
@@ -164,9 +163,8 @@ class TanhGaussian(Distribution):
 
     @override
     def entropy(self) -> Tensor:
-        # H(tanh u) = H(u) + E[log(1 - tanh^2 u)]; the expectation by Gauss-Hermite quadrature, exact gradients
-        # included.
-        nodes, weights = _gauss_hermite(self.mean.device, self.mean.dtype)
+        # H(tanh u) = H(u) + E[log(1 - tanh^2 u)], with the expectation by Gauss-Hermite quadrature.
+        nodes, weights = _gauss_hermite(self.mean)
         raw = self.mean.unsqueeze(-1) + self.std.unsqueeze(-1) * nodes
         return self.base.entropy() + (log_tanh_jacobian(raw) * weights).sum((-1, -2))
 
@@ -189,6 +187,71 @@ class TanhGaussian(Distribution):
     def kl_from(self, old_params: Mapping[str, Tensor]) -> Tensor:
         # A divergence does not change under a bijection of the variable.
         return self.base.kl_from(old_params)
+
+
+class Beta(Distribution):
+    """A Beta distribution per dimension, stretched to (-1, 1); `alpha` and `beta` are `(..., A)` and above 1.
+
+    Unlike a clipped Gaussian it puts no probability outside the bounds (Chou et al. 2017).
+    """
+
+    def __init__(self, alpha: Tensor, beta: Tensor) -> None:
+        self.alpha = alpha
+        self.beta = beta
+
+    @override
+    def sample(self) -> Tensor:
+        with torch.no_grad():
+            # With independent gamma variables of these shapes, first / (first + second) has the Beta distribution.
+            gamma = torch._standard_gamma  # pyright: ignore[reportPrivateImportUsage] - what torch.distributions uses
+            first, second = gamma(self.alpha), gamma(self.beta)
+            return self._inside((first - second) / (first + second))
+
+    @override
+    def log_prob(self, action: Tensor) -> Tensor:
+        action = self._inside(action)
+        # The density of x = (action + 1) / 2, and log(dx / daction) = -log 2.
+        log_prob = (self.alpha - 1.0) * (0.5 + 0.5 * action).log() + (self.beta - 1.0) * (0.5 - 0.5 * action).log()
+        return (log_prob - self._log_norm(self.alpha, self.beta) - math.log(2.0)).sum(-1)
+
+    @override
+    def entropy(self) -> Tensor:
+        total = self.alpha + self.beta
+        entropy = self._log_norm(self.alpha, self.beta) + (total - 2.0) * total.digamma()
+        entropy = entropy - (self.alpha - 1.0) * self.alpha.digamma() - (self.beta - 1.0) * self.beta.digamma()
+        return (entropy + math.log(2.0)).sum(-1)
+
+    @property
+    @override
+    def mode(self) -> Tensor:
+        return (self.alpha - self.beta) / (self.alpha + self.beta - 2.0)
+
+    @property
+    @override
+    def params(self) -> dict[str, Tensor]:
+        return {"alpha": self.alpha, "beta": self.beta}
+
+    @classmethod
+    @override
+    def from_params(cls, params: Mapping[str, Tensor]) -> Beta:
+        return cls(params["alpha"], params["beta"])
+
+    @override
+    def kl_from(self, old_params: Mapping[str, Tensor]) -> Tensor:
+        old_alpha, old_beta = old_params["alpha"], old_params["beta"]
+        kl = self._log_norm(self.alpha, self.beta) - self._log_norm(old_alpha, old_beta)
+        kl = kl + (old_alpha - self.alpha) * old_alpha.digamma() + (old_beta - self.beta) * old_beta.digamma()
+        total_shift = self.alpha - old_alpha + self.beta - old_beta
+        return (kl + total_shift * (old_alpha + old_beta).digamma()).sum(-1)
+
+    @staticmethod
+    def _log_norm(alpha: Tensor, beta: Tensor) -> Tensor:
+        return alpha.lgamma() + beta.lgamma() - (alpha + beta).lgamma()
+
+    @staticmethod
+    def _inside(action: Tensor) -> Tensor:
+        limit = 1.0 - torch.finfo(action.dtype).eps
+        return action.clamp(-limit, limit)
 
 
 class Categorical(Distribution):
@@ -244,11 +307,19 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return logits.log_softmax(-1).clamp_min(torch.finfo(logits.dtype).min)
 
 
-@lru_cache(maxsize=16)
-def _gauss_hermite(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of a quadrature for expectations under N(0, 1), each `(48,)`."""
-    # Cached tensors must not be inference tensors: a later backward pass saves them.
+def _gauss_hermite(like: Tensor) -> tuple[Tensor, Tensor]:
+    """Nodes and weights `(48,)` of a quadrature for expectations under N(0, 1), on the device of `like`."""
+    # A compiler keeps constants by itself, a cache would only stop it.
+    make = _make_gauss_hermite if torch.compiler.is_compiling() else _cached_gauss_hermite
+    return make(like.device, like.dtype)
+
+
+def _make_gauss_hermite(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    # Not as inference tensors, even if first needed in inference mode: later backward passes save them.
     with torch.inference_mode(False):
         nodes = torch.tensor(_HERMITE_NODES, dtype=dtype, device=device)
         weights = torch.tensor(_HERMITE_WEIGHTS, dtype=dtype, device=device)
         return nodes, weights / weights.sum()
+
+
+_cached_gauss_hermite = lru_cache(maxsize=16)(_make_gauss_hermite)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
@@ -15,33 +15,9 @@ from typing_extensions import override
 
 from ..configclass import Range, configclass
 from ..envs.spec import EnvSpec
-from .actor import Actor, ActorCfg, require_action_kind
+from .actor import Actor, ActorCfg, require_action_kind, require_unit_box
+from .bounded import bounded
 from .distributions import DiagGaussian, TanhGaussian
-
-
-class _Bounded(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.bounds = low, high
-        return torch.nan_to_num(x, nan=low).clamp(low, high)
-
-    @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
-        (x,) = ctx.saved_tensors
-        low, high = ctx.bounds
-        (grad,) = grad_outputs
-        outward = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
-        return grad.masked_fill(outward, 0.0), None, None
-
-
-def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` clamped to `[low, high]`, with a gradient that leads back inside; NaN reads as `low`.
-
-    Outside the bounds the gradient vanishes only where a descent step would lead further out. A plain clamp has none
-    there at all: a std that once left its range could never come back.
-    """
-    return _Bounded.apply(x, low, high)  # pyright: ignore[reportReturnType]
 
 
 class StateIndependentStd(nn.Module):
@@ -155,7 +131,7 @@ class TanhGaussianActor(Actor):
 
     def __init__(self, cfg: TanhGaussianActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "continuous", "TanhGaussianActor", "CategoricalActorCfg")
-        _require_unit_box(spec)
+        require_unit_box(spec, "TanhGaussianActor")
         super().__init__(cfg, spec, groups, outputs_per_action=2 if cfg.state_dependent_std else 1)
         self.std = (
             StateDependentStd(cfg, self.backbone.output_layer)
@@ -184,14 +160,3 @@ class TanhGaussianActorCfg(GaussianActorCfg):
     max_std = math.exp(2.0)
     state_dependent_std: bool = True
     """Whether the std is an output of the backbone or one learned value per action dimension."""
-
-
-def _require_unit_box(spec: EnvSpec) -> None:
-    low, high = spec.action.low, spec.action.high
-    if (low is not None and any(bound != -1.0 for bound in low)) or (
-        high is not None and any(bound != 1.0 for bound in high)
-    ):
-        raise ValueError(
-            f"TanhGaussianActor samples actions in [-1, 1]; '{spec.task}' declares low={low}, high={high}: "
-            f"let the environment adapter rescale its actions to [-1, 1], or use StateIndStdActorCfg."
-        )

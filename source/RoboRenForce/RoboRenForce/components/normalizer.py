@@ -126,7 +126,7 @@ class EmpiricalNormalizer(Normalizer):
         # one after the other loses nothing: rounded to float32, a mean of 1e6 alone would be off by up to 0.03.
         for name in ("shift", "shift_low", "scale"):
             self.register_buffer(name, torch.zeros(self.moments.shape))
-        self._refresh()
+        self.refresh()
 
     @override
     def forward(self, x: Tensor) -> Tensor:
@@ -141,10 +141,11 @@ class EmpiricalNormalizer(Normalizer):
     def update(self, x: Tensor, distributed: DistributedContext | None = None) -> None:
         if self.training:
             self.moments.update(x, distributed, self.cfg.until)
-            self._refresh()
+            self.refresh()
 
     @torch.no_grad()
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
+        """Recompute what `forward` applies; needed after `moments` was changed other than by `update`."""
         mean = self.moments.mean
         self.shift.copy_(mean)
         self.shift_low.copy_(mean - self.shift)
@@ -152,7 +153,7 @@ class EmpiricalNormalizer(Normalizer):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> EmpiricalNormalizer:
         super()._apply(fn, recurse)
-        self._refresh()  # in the new precision
+        self.refresh()  # in the new precision
         return self
 
 

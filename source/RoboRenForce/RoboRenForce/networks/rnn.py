@@ -17,15 +17,16 @@ class RNN(RecurrentNetwork):
     """A GRU or LSTM with a head behind it; see `RecurrentNetwork` for the calling convention.
 
     The state is `(num_layers, N, hidden_size)` for a GRU and `(num_layers, N, 2 * hidden_size)` for an LSTM: hidden
-    and cell state side by side. Parameters are those of `nn.GRU` and `nn.LSTM`, under `rnn`.
+    and cell state side by side. Parameters have the names, shapes and initialization of `nn.GRU` and `nn.LSTM`.
     """
 
     def __init__(self, cfg: RNNCfg, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
         self.cfg = cfg
-        self.rnn: nn.GRU | nn.LSTM = (nn.GRU if cfg.cell == "gru" else nn.LSTM)(
-            in_features, cfg.hidden_size, cfg.num_layers
-        )
+        # The library's module is not kept: torch.compile refuses to look into one, and its parameters are all we need.
+        library = (nn.GRU if cfg.cell == "gru" else nn.LSTM)(in_features, cfg.hidden_size, cfg.num_layers)
+        for name, parameter in library.named_parameters():
+            self.register_parameter(name, parameter)
         head_cfg = MLPCfg(hidden_features=[]) if cfg.head_cfg is None else cfg.head_cfg
         self.head: Network = head_cfg.build(cfg.hidden_size, out_features)
 
@@ -67,17 +68,20 @@ class RNN(RecurrentNetwork):
             outputs.append(y)
         return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state
 
+    def _weights(self) -> list[list[Tensor]]:
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        return [[self.get_parameter(f"{name}_l{layer}") for name in names] for layer in range(self.cfg.num_layers)]
+
     def _library_call(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        if isinstance(self.rnn, nn.GRU):
-            return self.rnn(x, state)
-        y, (hidden, cell) = self.rnn(x, tuple(part.contiguous() for part in state.chunk(2, -1)))
+        weights = [weight for layer in self._weights() for weight in layer]
+        options = (True, self.cfg.num_layers, 0.0, self.training, False, False)  # biases, layers, dropout, ...
+        if self.cfg.cell == "gru":
+            return torch.gru(x, state, weights, *options)
+        y, hidden, cell = torch.lstm(x, [part.contiguous() for part in state.chunk(2, -1)], weights, *options)
         return y, torch.cat([hidden, cell], dim=-1)
 
     def _run_cells(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        layers = [
-            [getattr(self.rnn, f"{name}_l{layer}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
-            for layer in range(self.cfg.num_layers)
-        ]
+        layers = self._weights()
         outputs = []
         for t in range(x.shape[0]):
             if starts is not None:

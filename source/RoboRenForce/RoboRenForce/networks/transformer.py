@@ -135,8 +135,7 @@ class TransformerCfg(NetworkCfg):
     mlp_ratio: Annotated[int, Range(ge=1)] = 4
     """Width of a block's perceptron as a multiple of `dim`."""
     window: Annotated[int, Range(ge=2)] = 16
-    """Steps that a layer sees, the current one included; the network as a whole reaches back num_layers * (window -
-    1) steps."""
+    """Steps that a layer sees, the current one included; the whole network reaches `num_layers` times as far."""
 
     def check(self) -> Iterable[str]:
         """Sentences on sizes that do not divide."""

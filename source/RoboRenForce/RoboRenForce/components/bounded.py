@@ -1,0 +1,33 @@
+"""A clamp that can be left again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class _Bounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.bounds = low, high
+        return torch.nan_to_num(x, nan=low).clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (x,) = ctx.saved_tensors
+        low, high = ctx.bounds
+        (grad,) = grad_outputs
+        outward = ((x < low) & (grad > 0)) | ((x > high) & (grad < 0))
+        return grad.masked_fill(outward, 0.0), None, None
+
+
+def bounded(x: Tensor, low: float, high: float) -> Tensor:
+    """`x` clamped to `[low, high]`, with a gradient that leads back inside; NaN reads as `low`.
+
+    Outside the bounds the gradient vanishes only where a descent step would lead further out. A plain clamp has none
+    there at all: a std that once left its range could never come back.
+    """
+    return _Bounded.apply(x, low, high)  # pyright: ignore[reportReturnType]
