@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from ..components.actor import Actor
+from ..utils.export import Exportable
 from .algorithm import Policy
 
 
 class ActorPolicy(Policy):
     """Mode (or sample) of an actor's distribution; keeps the state of recurrent actors between calls."""
 
-    def __init__(self, actor: nn.Module, *, deterministic: bool = True) -> None:
+    def __init__(self, actor: Actor, *, deterministic: bool = True) -> None:
         super().__init__()
         self.actor = actor
         self.deterministic = deterministic
@@ -40,3 +44,54 @@ class ActorPolicy(Policy):
 
     def _needs_new_state(self, num_envs: int) -> bool:
         return self._start is None or self._start.shape[0] != num_envs
+
+    def exportable(self) -> Exportable:
+        """See `Policy.exportable`: `obs` holds the flat groups of the actor side by side, images are inputs of their own."""
+        actor = copy.deepcopy(self.actor).cpu().eval()
+        spec, encoder = actor.spec, actor.encoder
+        inputs = {"obs": torch.zeros(2, encoder.flat_features)} if encoder.flat_groups else {}
+        for group in encoder.image_groups:
+            inputs[group] = torch.zeros(2, *spec.obs_groups[group], dtype=spec.dtype_of(group))
+        outputs, state, axes = ("actions",), None, {}
+        memory = actor.initial_state(2)
+        if memory is not None:
+            state = ("state_in", "state_out")
+            inputs[state[0]] = memory.cpu()
+            outputs, axes = ("actions", state[1]), dict.fromkeys(state, 1)
+        metadata = {
+            "task": spec.task,
+            "obs_groups": list(encoder.flat_groups),
+            "obs_sizes": [spec.obs_dim([group]) for group in encoder.flat_groups],
+            "image_groups": list(encoder.image_groups),
+            "action_kind": spec.action.kind,
+            "action_dim": spec.action.dim,
+            "spec": spec.to_dict(),
+        }
+        return Exportable(_ExportedActor(actor), inputs, outputs, axes, state, metadata)
+
+
+class _ExportedActor(nn.Module):
+    """An actor whose inputs are tensors in a fixed order: flat observations, images, memory."""
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        self.actor = actor
+        self.flat_groups = list(actor.encoder.flat_groups)
+        self.image_groups = list(actor.encoder.image_groups)
+        self.shapes = [tuple(actor.spec.obs_groups[group]) for group in self.flat_groups]
+        self.sizes = [actor.spec.obs_dim([group]) for group in self.flat_groups]
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Deterministic actions, with the next memory of a recurrent actor."""
+        if not self.image_groups:
+            return self.actor.forward_flat(*inputs)
+        obs: dict[str, Tensor] = {}
+        rest = list(inputs)
+        if self.flat_groups:
+            parts = rest.pop(0).split(self.sizes, dim=-1)
+            shaped = [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+            obs |= dict(zip(self.flat_groups, shaped, strict=True))
+        obs |= {group: rest.pop(0) for group in self.image_groups}
+        output, state = self.actor.evaluate(obs, rest[0] if rest else None, None)
+        actions = self.actor.mode(output)
+        return actions if state is None else (actions, state)

@@ -16,9 +16,11 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from ..configclass import configclass
+from ..configclass import Cfg, configclass
 from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
+from ..utils.errors import UserError
+from ..utils.export import Exportable
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,10 @@ class Policy(nn.Module, ABC):
     def reset(self, dones: torch.Tensor | None = None) -> None:  # noqa: B027 - only recurrent policies have state
         """Forget the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
 
+    def exportable(self) -> Exportable:
+        """A copy of the deterministic policy as a function of plain tensors, for ONNX and TorchScript."""
+        raise UserError(f"{type(self).__name__} can't be exported; play it from its checkpoint instead.")
+
 
 class Algorithm(ABC):
     """A learner. Built by `AlgorithmCfg.build(policy=..., context=...)`."""
@@ -113,7 +119,7 @@ class Algorithm(ABC):
 
 
 @configclass
-class AlgorithmCfg:
+class AlgorithmCfg(Cfg):
     """Base of every algorithm's configuration."""
 
     class_type: type = Algorithm

@@ -61,7 +61,7 @@ class GradientStep:
             self.params, lr=self.lr, weight_decay=weight_decay, fused=True, capturable=first.is_cuda
         )
         # Read by the fused kernels of torch.optim: where it is 1, the step leaves everything unchanged.
-        self._found_inf = torch.zeros((), device=first.device)
+        self._found_inf = torch.zeros((), device=first.device, dtype=torch.float32)
         self.optimizer.found_inf = self._found_inf  # pyright: ignore[reportAttributeAccessIssue]
 
     def backward(self, loss: Tensor) -> None:

@@ -64,7 +64,7 @@ class RND(RewardTerm):
             if self.reward_normalizer is not None:
                 self._discounted.mul_(self.cfg.reward_gamma).add_(surprise)
                 self.reward_normalizer.update(self._discounted, self.distributed)
-                surprise = surprise / self.reward_normalizer.std.clamp(min=1e-8)
+                surprise = surprise / self.reward_normalizer.moments.var.sqrt().clamp(min=1e-8).to(surprise.dtype)
             bonus = self._scheduled_weight() * surprise
             self._reward_sum[0].add_(bonus.mean())
             self._reward_sum[1].add_(1.0)
