@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..configclass import configclass
+from ..configclass import Cfg, configclass
 from ..utils.checkpoint import prune_checkpoints
 from ..utils.console import Display
 from ..utils.environment_info import git_commit, hardware, versions
@@ -51,7 +51,7 @@ class Callback:
 
 
 @configclass
-class CallbackCfg:
+class CallbackCfg(Cfg):
     """Base configuration of callbacks; derive from it to add one to `RunnerCfg.callbacks`."""
 
     class_type: type = Callback

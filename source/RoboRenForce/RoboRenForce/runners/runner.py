@@ -336,7 +336,7 @@ def _loss_tag(name: str) -> str:
 
 
 @configclass
-class RunnerCfg:
+class RunnerCfg(Cfg):
     """What every run has: seed, name, length, checkpoints, logs, policy and algorithm."""
 
     class_type: type = Runner

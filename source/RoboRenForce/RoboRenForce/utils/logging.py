@@ -131,7 +131,7 @@ class WandbWriter(Writer):
 
     def close(self) -> None:
         """Finish the run."""
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 class SwanLabWriter(Writer):

@@ -17,36 +17,36 @@ class PhaseTimer:
     def __init__(self, device: torch.device | str) -> None:
         self._uses_events = torch.device(device).type == "cuda"
         self._names: list[str] = []
-        self._marks: list[torch.cuda.Event | float] = []
+        self._events: list[torch.cuda.Event] = []
+        self._times: list[float] = []
 
     def start(self) -> None:
         """Begin an iteration."""
-        self._names = []
-        self._marks = [self._mark()]
+        self._names, self._events, self._times = [], [], []
+        self._mark()
 
     def lap(self, name: str) -> None:
         """End the phase `name`; the next one begins here."""
         self._names.append(name)
-        self._marks.append(self._mark())
+        self._mark()
 
     def durations(self) -> dict[str, float]:
         """Seconds of every phase since `start`."""
-        if self._uses_events and self._names:
-            self._marks[-1].synchronize()  # type: ignore[union-attr]
-        pairs = zip(self._names, self._marks[:-1], self._marks[1:], strict=True)
-        return {name: self._seconds(begin, end) for name, begin, end in pairs}
+        if self._events:
+            self._events[-1].synchronize()
+            pairs = zip(self._events[:-1], self._events[1:], strict=True)
+            seconds = [begin.elapsed_time(end) / 1000.0 for begin, end in pairs]
+        else:
+            seconds = [end - begin for begin, end in zip(self._times[:-1], self._times[1:], strict=True)]
+        return dict(zip(self._names, seconds, strict=True))
 
-    def _mark(self) -> torch.cuda.Event | float:
-        if not self._uses_events:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _seconds(self, begin: torch.cuda.Event | float, end: torch.cuda.Event | float) -> float:
-        if isinstance(begin, float) or isinstance(end, float):
-            return float(end) - float(begin)  # type: ignore[arg-type]
-        return begin.elapsed_time(end) / 1000.0
+    def _mark(self) -> None:
+        if self._uses_events:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._events.append(event)
+        else:
+            self._times.append(time.perf_counter())
 
 
 def format_duration(seconds: float) -> str:
