@@ -29,7 +29,7 @@ class ActorPolicy(Policy):
         if self.actor.is_recurrent and self._needs_new_state(obs.batch_size[0]):
             self.reset()
             self._state = self.actor.initial_state(obs.batch_size[0])
-            self._start = torch.ones(obs.batch_size[0], dtype=torch.bool, device=self._state.device)
+            self._start = torch.ones(obs.batch_size[0], dtype=torch.bool, device=obs.device)
         distribution, self._state = self.actor(obs, self._state, self._start)
         if self._start is not None:
             self._start = torch.zeros_like(self._start)
@@ -46,18 +46,18 @@ class ActorPolicy(Policy):
         return self._start is None or self._start.shape[0] != num_envs
 
     def exportable(self) -> Exportable:
-        """See `Policy.exportable`: `obs` holds the flat groups of the actor side by side, images are inputs of their own."""
+        """See `Policy.exportable`: `obs` holds the flat groups side by side, images are inputs of their own."""
         actor = copy.deepcopy(self.actor).cpu().eval()
         spec, encoder = actor.spec, actor.encoder
         inputs = {"obs": torch.zeros(2, encoder.flat_features)} if encoder.flat_groups else {}
         for group in encoder.image_groups:
             inputs[group] = torch.zeros(2, *spec.obs_groups[group], dtype=spec.dtype_of(group))
-        outputs, state, axes = ("actions",), None, {}
+        outputs, state = ("actions",), None
         memory = actor.initial_state(2)
         if memory is not None:
             state = ("state_in", "state_out")
             inputs[state[0]] = memory.cpu()
-            outputs, axes = ("actions", state[1]), dict.fromkeys(state, 1)
+            outputs = ("actions", state[1])
         metadata = {
             "task": spec.task,
             "obs_groups": list(encoder.flat_groups),
@@ -67,7 +67,7 @@ class ActorPolicy(Policy):
             "action_dim": spec.action.dim,
             "spec": spec.to_dict(),
         }
-        return Exportable(_ExportedActor(actor), inputs, outputs, axes, state, metadata)
+        return Exportable(_ExportedActor(actor), inputs, outputs, state, metadata)
 
 
 class _ExportedActor(nn.Module):

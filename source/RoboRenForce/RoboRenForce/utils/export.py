@@ -1,7 +1,7 @@
 """Policies as files that run without RoboRenForce: ONNX and TorchScript, each compared with the original after writing.
 
-The normalizer is inside. A feed-forward policy maps `obs (batch, size)` to `actions (batch, ...)`; a recurrent one has the
-additional input `state_in (layers, batch, size)`, zeros at the start of an episode, and the output `state_out`.
+The normalizer is inside. A feed-forward policy maps `obs (batch, size)` to `actions (batch, ...)`; a recurrent one has
+the additional input `state_in (layers, batch, size)`, zeros at the start of an episode, and the output `state_out`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ class Exportable:
     inputs: dict[str, Tensor]
     """Name -> example of any batch size."""
     outputs: tuple[str, ...]
-    batch_axes: dict[str, int]
-    """Input or output -> axis of the batch, where it is not 0."""
     state: tuple[str, str] | None = None
-    """Input and output of the memory of a recurrent policy."""
+    """Input and output of the memory of a recurrent policy, whose batch is axis 1; everywhere else it is axis 0."""
     metadata: dict[str, Any] | None = None
     """What the receiver has to know: groups, sizes, task."""
+
+    def batch_axis(self, name: str) -> int:
+        """Axis of the batch of an input."""
+        return int(self.state is not None and name in self.state)
 
     def call(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs by name."""
@@ -56,7 +58,7 @@ class Exportable:
         found = {}
         for name, tensor in self.inputs.items():
             shape = list(tensor.shape)
-            shape[self.batch_axes.get(name, 0)] = batch
+            shape[self.batch_axis(name)] = batch
             if self.state is not None and name == self.state[0]:
                 found[name] = torch.zeros(shape, dtype=tensor.dtype)
             elif tensor.dtype.is_floating_point:
@@ -114,8 +116,8 @@ def _write(
         deviation = parity(policy, opener(partial, policy))
         if not deviation <= TOLERANCE:
             raise UserError(
-                f"The exported '{path.name}' deviates from the policy by {deviation:.2g}, expected at most {TOLERANCE:g}: it is "
-                "not kept. Please report the network that it was exported from."
+                f"The exported '{path.name}' deviates from the policy by {deviation:.2g}, expected at most {TOLERANCE:g}: "
+                "it is not kept. Please report the network that it was exported from."
             )
         os.replace(partial, path)
     finally:
@@ -167,7 +169,7 @@ def _to_onnx(policy: Exportable, path: Path, texts: Mapping[str, str]) -> None:
     import onnx
 
     batch = torch.export.Dim("batch")
-    shapes = tuple({policy.batch_axes.get(name, 0): batch} for name in policy.inputs)
+    shapes = tuple({policy.batch_axis(name): batch} for name in policy.inputs)
     with warnings.catch_warnings(), _quiet_exporter():
         warnings.simplefilter("ignore")
         torch.onnx.export(
