@@ -3,26 +3,39 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import inspect
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from . import restore, serialize, wording, yaml_text
 from .errors import ConfigError, did_you_mean
-from .fields import MISSING
+from .fields import MISSING, field_names
 from .references import resolve
 
 
+@dataclasses.dataclass(kw_only=True)
 class Cfg:
     """Base of every configuration; subclasses are decorated with `@configclass`.
 
     A configuration describes, the class it names in `class_type` acts.
     """
 
+    __cfg_declared__: ClassVar[dict[str, Any]] = {}
+    """Annotations that this very class declares, as written."""
+    __cfg_defaults__: ClassVar[dict[str, Any]] = {}
+    """Default of every field; instances get copies."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Refuse classes without the decorator: their overrides would be ignored silently."""
+        if "__cfg_declared__" not in cls.__dict__:
+            raise TypeError(f"{cls.__qualname__} derives from a configuration: decorate it with @configclass.")
+        return super().__new__(cls)
+
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
-        fields: Mapping[str, Any] = getattr(cls, "__dataclass_fields__", {})
+        fields = field_names(cls)
         if name not in fields and not inspect.isdatadescriptor(inspect.getattr_static(cls, name, None)):
             raise AttributeError(f"{cls.__qualname__} has no field {name!r}; {did_you_mean(name, fields)}")
         object.__setattr__(self, name, value)

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from .base import Cfg
 from .errors import did_you_mean
-from .fields import MISSING, is_class_var
+from .fields import MISSING, field_names, is_class_var
 
 C = TypeVar("C")
 
@@ -62,8 +62,11 @@ def configclass(cls: type[C]) -> type[C]:
     if not issubclass(cls, Cfg):
         cls = _with_base(cls)
     declared = {name: hint for name, hint in inspect.get_annotations(cls).items() if not is_class_var(hint)}
-    inherited = {field.name for field in dataclasses.fields(cls)} if dataclasses.is_dataclass(cls) else set()
+    inherited = _inherited_defaults(cls)
     defaults = dict(_own_defaults(cls, declared, inherited))
+    for name in defaults:
+        if hasattr(Cfg, name):
+            raise TypeError(f"{cls.__qualname__}.{name} hides the method Cfg.{name}; give the field another name.")
     annotations = dict(inspect.get_annotations(cls))
     for name, default in defaults.items():
         if name not in declared and name not in inherited:
@@ -73,14 +76,21 @@ def configclass(cls: type[C]) -> type[C]:
     cls.__annotations__ = annotations
     cls.__cfg_declared__ = declared  # pyright: ignore[reportAttributeAccessIssue]
     cls.__cfg_names__ = _local_names(cls, declared)  # pyright: ignore[reportAttributeAccessIssue]
-    prototypes = {**getattr(cls, "__cfg_defaults__", {}), **defaults}
-    cls.__cfg_defaults__ = prototypes  # pyright: ignore[reportAttributeAccessIssue]
+    cls.__cfg_defaults__ = {**inherited, **defaults}  # pyright: ignore[reportAttributeAccessIssue]
     cls = dataclasses.dataclass(kw_only=True)(cls)
     _guard_constructor(cls)
     return cls
 
 
-def _own_defaults(cls: type, declared: dict[str, Any], inherited: set[str]) -> Iterator[tuple[str, Any]]:
+def _inherited_defaults(cls: type) -> dict[str, Any]:
+    """Defaults of the fields of all bases; the nearer base wins, as it does in dataclasses."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__[1:]):
+        found |= base.__dict__.get("__cfg_defaults__", {})
+    return found
+
+
+def _own_defaults(cls: type, declared: dict[str, Any], inherited: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """`(name, default)` of the fields that this class declares or overrides, as written in its body."""
     body = cls.__dict__
     for name in declared:
@@ -90,7 +100,7 @@ def _own_defaults(cls: type, declared: dict[str, Any], inherited: set[str]) -> I
                 default = _default_of_field(default)
             yield name, default
         else:  # a new annotation alone narrows the type and keeps the inherited default
-            yield name, getattr(cls, "__cfg_defaults__", {}).get(name, MISSING)
+            yield name, inherited.get(name, MISSING)
     for name, value in list(body.items()):
         if name in declared or name in inspect.get_annotations(cls):
             continue
@@ -160,16 +170,14 @@ def _with_base(cls: type[C]) -> type[C]:
 
 
 def _guard_constructor(cls: type) -> None:
-    """Refuse undeclared keywords with the nearest names, and configs whose class misses the decorator."""
+    """Refuse undeclared keywords with the nearest names."""
     construct = cls.__init__
 
     @functools.wraps(construct)
     def guarded(self: Any, /, *args: Any, **kwargs: Any) -> None:
-        names = type(self).__dataclass_fields__
-        if "__cfg_declared__" not in type(self).__dict__:
-            raise TypeError(f"{type(self).__qualname__} derives from a configuration: decorate it with @configclass.")
+        names = field_names(type(self))
         if args:
-            raise TypeError(f"{type(self).__qualname__} takes keywords only: write {next(iter(names), 'name')}=... .")
+            raise TypeError(f"{type(self).__qualname__} takes keywords only: write {next(iter(names), 'field')}=... .")
         for name in kwargs:
             if name not in names:
                 raise TypeError(f"{type(self).__qualname__} has no field {name!r}; {did_you_mean(name, names)}")

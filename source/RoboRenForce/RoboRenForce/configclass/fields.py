@@ -102,6 +102,11 @@ def _evaluate(annotation: Any, module: str, names: dict[str, Any]) -> Any:
         return Any if isinstance(hint, _Unknown) else hint
 
 
+def field_names(cls: type) -> list[str]:
+    """Names of the fields of a config class, base classes first."""
+    return [field.name for field in dataclasses.fields(cls)]
+
+
 def field_types(cls: type) -> dict[str, Any]:
     """Field name -> type with its `Annotated` metadata, for every field of a config class.
 
@@ -117,6 +122,6 @@ def field_types(cls: type) -> dict[str, Any]:
         names = {**owner.__dict__.get("__cfg_names__", {}), owner.__name__: owner}
         for name, annotation in declared.items():
             found[name] = _evaluate(annotation, owner.__module__, names)
-    found = {field.name: found[field.name] for field in dataclasses.fields(cls)}
+    found = {name: found[name] for name in field_names(cls)}
     type.__setattr__(cls, "__cfg_types__", found)
     return found

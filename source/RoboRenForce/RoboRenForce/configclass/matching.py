@@ -33,6 +33,8 @@ class Finding(NamedTuple):
     """What the field holds by default, to propose it."""
     sentence: str = ""
     """What is wrong, where that is more than value and annotation say."""
+    says_fix: bool = False
+    """Whether the sentence already says what to write instead."""
 
 
 def fits(value: Any, hint: Any) -> bool:
@@ -53,51 +55,58 @@ def cfg_findings(cfg: Any, path: str = "") -> list[Finding]:
             head, colon, rest = sentence.partition(":")
             is_field = bool(colon) and head.split(".")[0] in hints
             where, text = (join_path(path, head), rest.strip()) if is_field else (path, sentence)
-            found.append(Finding(where, cfg, cls, sentence=text))
+            found.append(Finding(where, cfg, cls, sentence=text, says_fix=True))
     return found
 
 
-def findings(value: Any, hint: Any, path: str = "", default: Any = MISSING) -> Iterator[Finding]:
-    """What keeps `value` from being a value of the annotation `hint`."""
+def findings(value: Any, hint: Any, path: str = "", default: Any = MISSING, finished: bool = True) -> Iterator[Finding]:
+    """What keeps `value` from being a value of the annotation `hint`.
+
+    With `finished=False` values may still be MISSING, and configurations in `value` are not looked into.
+    """
     if value is MISSING:
-        yield Finding(path, value, hint, default)
+        if finished:
+            yield Finding(path, value, hint, default)
         return
     options = arms(hint)
     if len(options) > 1:
-        yield from _union(value, hint, options, path, default)
+        yield from _union(value, hint, options, path, default, finished)
     else:
-        yield from _single(value, hint, path, default)
+        yield from _single(value, hint, path, default, finished)
     for item in simplify(hint)[1]:
         if isinstance(item, Range):
             yield from _out_of_range(value, item, hint, path, default)
 
 
-def _union(value: Any, hint: Any, options: tuple[Any, ...], path: str, default: Any) -> Iterator[Finding]:
-    attempts = [list(findings(value, option, path, default)) for option in options]
+def _union(
+    value: Any, hint: Any, options: tuple[Any, ...], path: str, default: Any, finished: bool
+) -> Iterator[Finding]:
+    attempts = [list(findings(value, option, path, default, finished)) for option in options]
     if not all(attempts):
         return
-    # Something wrong below the value itself comes from the member that was meant: say that instead of "no member fits".
-    deeper = [attempt for attempt in attempts if all(finding.path != path for finding in attempt)]
-    yield from deeper[0] if deeper else [Finding(path, value, hint, default)]
+    # Something wrong below the value itself, or a name that leads nowhere, tells which member was meant: report that
+    # instead of "no member fits".
+    meant = [attempt for attempt in attempts if all(finding.path != path or finding.says_fix for finding in attempt)]
+    yield from meant[0] if meant else [Finding(path, value, hint, default)]
 
 
-def _single(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+def _single(value: Any, hint: Any, path: str, default: Any, finished: bool) -> Iterator[Finding]:
     plain, _ = simplify(hint)
     origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
     if is_anything(plain):
-        yield from _inside_anything(value, path)
+        yield from _inside_anything(value, path, finished)
     elif is_callable_hint(plain):
         yield from _callable(value, hint, path, default)
     elif origin is tuple or origin in (list, *SEQUENCES, *SETS):
-        yield from _items(value, hint, path, default)
+        yield from _items(value, hint, path, default, finished)
     elif origin in MAPPINGS:
-        yield from _mapping(value, hint, path, default)
+        yield from _mapping(value, hint, path, default, finished)
     elif origin is Literal:
         if not any(value == choice and type(value) is type(choice) for choice in args):
             yield Finding(path, value, hint, default)
     elif not _is_instance(value, origin):
         yield Finding(path, value, hint, default)
-    elif is_cfg(value):
+    elif is_cfg(value) and finished:
         yield from cfg_findings(value, path)
 
 
@@ -111,15 +120,15 @@ def _is_instance(value: Any, kind: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _inside_anything(value: Any, path: str) -> Iterator[Finding]:
+def _inside_anything(value: Any, path: str, finished: bool) -> Iterator[Finding]:
     if is_cfg(value):
-        yield from cfg_findings(value, path)
+        yield from cfg_findings(value, path) if finished else ()
     elif isinstance(value, list | tuple):
         for index, item in enumerate(value):
-            yield from findings(item, Any, join_path(path, str(index)))
+            yield from findings(item, Any, join_path(path, str(index)), finished=finished)
     elif isinstance(value, dict):
         for key, item in value.items():
-            yield from findings(item, Any, join_path(path, str(key)))
+            yield from findings(item, Any, join_path(path, str(key)), finished=finished)
 
 
 def _callable(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
@@ -129,7 +138,7 @@ def _callable(value: Any, hint: Any, path: str, default: Any) -> Iterator[Findin
         try:
             found = resolve(value)
         except ConfigError as error:
-            yield Finding(path, value, hint, default, str(error))
+            yield Finding(path, value, hint, default, str(error), says_fix=True)
             return
     wants_class = plain is type or typing.get_origin(plain) is type
     if not (isinstance(found, type) if wants_class else callable(found) and not is_cfg(found)):
@@ -140,20 +149,20 @@ def _callable(value: Any, hint: Any, path: str, default: Any) -> Iterator[Findin
             yield Finding(path, value, hint, default)
 
 
-def _items(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+def _items(value: Any, hint: Any, path: str, default: Any, finished: bool) -> Iterator[Finding]:
     plain, _ = simplify(hint)
     origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
     if not isinstance(value, (list, tuple) if origin in SEQUENCES else origin):
         yield Finding(path, value, hint, default)
         return
     if origin is tuple and args and args[-1] is not Ellipsis and len(args) != len(value):
-        yield Finding(path, value, hint, default, f"got {len(value)} entries, expected {len(args)}")
+        yield Finding(path, value, hint, default, f"got length {len(value)}, expected {len(args)}")
         return
     for index, item in enumerate(value):
-        yield from findings(item, item_hint(origin, args, index), join_path(path, str(index)))
+        yield from findings(item, item_hint(origin, args, index), join_path(path, str(index)), finished=finished)
 
 
-def _mapping(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
+def _mapping(value: Any, hint: Any, path: str, default: Any, finished: bool) -> Iterator[Finding]:
     if not isinstance(value, dict):
         yield Finding(path, value, hint, default)
         return
@@ -162,7 +171,7 @@ def _mapping(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding
         where = join_path(path, str(key))
         if not fits(key, key_hint):
             yield Finding(where, key, key_hint, sentence="the key does not fit")
-        yield from findings(item, item_hint_, where)
+        yield from findings(item, item_hint_, where, finished=finished)
 
 
 def _out_of_range(value: Any, bounds: Range, hint: Any, path: str, default: Any) -> Iterator[Finding]:

@@ -19,10 +19,12 @@ from typing import Any
 from . import yaml_text
 from .base import Cfg
 from .errors import ConfigError, Problem, did_you_mean
-from .fields import field_types
-from .hints import MAPPINGS, arms, is_anything, is_cfg, item_hint, simplify
+from .fields import MISSING, field_types
+from .hints import MAPPINGS, arms, is_anything, is_cfg, is_cfg_class, item_hint, simplify
 from .matching import fits
 from .restore import decode, merge
+from .serialize import MISSING_TEXT
+from .wording import show
 
 Configs = Cfg | Mapping[str, Cfg]
 """One configuration, or several by the first word of a path; the one named `""` takes the paths that name none."""
@@ -63,7 +65,8 @@ def apply_yaml(configs: Configs, source: str | Path) -> None:
         elif isinstance(item, Mapping):
             merge(cfg, item, str(key), roots.problems)
         else:
-            roots.problems.append(Problem(str(key), f"got {item!r}, expected the fields of {type(cfg).__name__}"))
+            what = f"got {show(item)}, expected the fields of {type(cfg).__name__}"
+            roots.problems.append(Problem(str(key), what, "write its fields below it"))
     is_text = isinstance(source, str) and "\n" in source
     roots.commit("The YAML text" if is_text else str(source))
 
@@ -146,12 +149,12 @@ class _Slot:
             return _Slot(value[int(key)], item_hint(origin, args, int(key)), path)
         if isinstance(value, dict):
             return self._entry(key, path, is_last)
-        what = f"{self.path} holds {value!r}, which has no fields"
-        return Problem(
-            path,
-            what,
-            f"assign {self.path} first, for example {self.path}={{}}" if value is None else "shorten the path",
-        )
+        if value is MISSING:
+            return Problem(path, f"{self.path} is not set", f"assign {self.path} first")
+        fix = "shorten the path"
+        if value is None and any(is_cfg_class(arm) or simplify(arm)[0] is dict for arm in arms(self.hint)):
+            fix = f"assign {self.path} first, for example {self.path}={{}}"
+        return Problem(path, f"{self.path} holds {value!r}, which has no fields", fix)
 
     def _entry(self, key: str, path: str, is_last: bool) -> _Slot | Problem:
         _, args = self._container()
@@ -211,8 +214,8 @@ def _parse(text: str) -> Any:
     """Read one value in OmegaConf's grammar, which Hydra shares."""
     from omegaconf import OmegaConf  # slow to import, and only needed if something is overridden
 
-    if not text:
-        return ""
+    if text in ("", MISSING_TEXT):
+        return text
     if "${" in text:
         raise ValueError("interpolations are not supported")
     value = OmegaConf.create({"text": text, "value": "${oc.decode:${text}}"})["value"]

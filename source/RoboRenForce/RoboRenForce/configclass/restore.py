@@ -99,10 +99,11 @@ def _union_problem(data: Any, hint: Any, path: str, current: Any) -> Problem:
 def _decode_as(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
     plain, _ = simplify(hint)
     origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
-    if is_cfg_class(plain) or (is_cfg(current) and is_anything(plain) and isinstance(data, Mapping)):
+    if is_cfg_class(plain):
         return _decode_cfg(data, hint, current, path, problems)
-    value = data
     if is_anything(plain):
+        if isinstance(data, Mapping) and (CLASS_KEY in data or is_cfg(current)):
+            return _decode_cfg(data, hint, current, path, problems)
         return _decode_anything(data, path, problems)
     if isinstance(data, list) and (origin in CONTAINERS.values() or origin in (list, collections.abc.Set, *SEQUENCES)):
         items = [

@@ -121,7 +121,7 @@ def _encode_as(value: Any, hint: Any, path: str) -> Any:
         return {REFERENCE_KEY: f"{_reference(type(value), path)}.{value.name}"}
     if isinstance(value, PurePath):
         is_path = isinstance(hint, type) and issubclass(hint, PurePath)
-        return str(value) if is_path else {"_path": str(value)}
+        return str(value) if is_path and str(value) != MISSING_TEXT else {"_path": str(value)}
     if isinstance(value, str) and (value == MISSING_TEXT or (is_reference(value) and is_callable_hint(hint))):
         return {"_str": value}
     if type(value) in _PLAIN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import enum
 import types
 import typing
 from collections.abc import Iterable
@@ -23,8 +24,8 @@ def problems_of(cfg: Any) -> list[Problem]:
 
 
 def value_problems(value: Any, hint: Any, path: str, default: Any = MISSING) -> list[Problem]:
-    """Every problem of one value under its annotation."""
-    return _explain_all(findings(value, hint, path, default))
+    """What is wrong with a value, itself and not the configurations in it, which may be unfinished."""
+    return _explain_all(findings(value, hint, path, default, finished=False))
 
 
 def _explain_all(found: Iterable[Finding]) -> list[Problem]:
@@ -33,14 +34,11 @@ def _explain_all(found: Iterable[Finding]) -> list[Problem]:
 
 def explain(finding: Finding) -> Problem:
     """One finding as a sentence."""
-    path, value, hint, default, sentence = finding
+    path, value, hint, default, sentence, says_fix = finding
     if value is MISSING:
         return Problem(path, f"is missing, expected {describe(hint)}", f"set {path or 'it'}")
-    if is_cfg(value) and hint is type(value):  # a contradiction, which names its repair itself
-        return Problem(path, sentence)
-    if not sentence:
-        sentence = f"got {show(value)}, expected {describe(hint)}"
-    return Problem(path, sentence, _how_to_fix(value, hint, default))
+    sentence = sentence or f"got {show(value)}, expected {describe(hint)}"
+    return Problem(path, sentence, "" if says_fix else _how_to_fix(value, hint, default))
 
 
 def mismatch(value: Any, hint: Any, path: str, default: Any = MISSING) -> Problem:
@@ -86,6 +84,8 @@ def _describe_plain(hint: Any) -> str:
     if origin in (tuple, list, *SEQUENCES, *SETS, *MAPPINGS):
         inner = ", ".join("..." if arg is Ellipsis else describe(arg) for arg in args)
         return f"{origin.__name__}[{inner}]"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return " or ".join(hint.__members__)
     return getattr(hint, "__name__", str(hint))
 
 
@@ -104,15 +104,27 @@ def _how_to_fix(value: Any, hint: Any, default: Any) -> str:
         if text and len(text) <= 2 * _LONGEST and fits(proposal(), hint):
             return text
     if default is not MISSING and not is_cfg(default) and len(repr(default)) <= _LONGEST and fits(default, hint):
-        return f"write for example {default!r}"
+        return f"write for example {_written(default)}"
     return f"give it {describe(hint)}"
+
+
+def _written(value: Any) -> str:
+    """A value as one would write it in a configuration."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    return getattr(value, "__name__", None) or repr(value) if callable(value) else repr(value)
 
 
 def _for_text(value: Any, hint: Any) -> Iterable[tuple[str, Any]]:
     """Repairs of a text: a choice that is spelled alike, a number or null in quotes."""
     if not isinstance(value, str):
         return
-    choices = [arg for arm in arms(hint) for arg in typing.get_args(simplify(arm)[0]) if isinstance(arg, str)]
+    kinds = [simplify(arm)[0] for arm in arms(hint)]
+    choices = [arg for kind in kinds for arg in typing.get_args(kind) if isinstance(arg, str)]
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            for name in difflib.get_close_matches(value, list(kind.__members__), n=1):
+                yield f"did you mean {name}?", lambda kind=kind, name=name: kind[name]
     for choice in difflib.get_close_matches(value, choices, n=1):
         yield f"did you mean {choice!r}?", lambda choice=choice: choice
     if value.lower() in ("none", "null"):

@@ -55,7 +55,7 @@ class Task:
     runner_cfg: Any
 
     def apply_overrides(self, overrides: list[str]) -> None:
-        """Assign `env.path=value` in the environment's configuration, `path=value` or `agent.path=value` in the runner's."""
+        """Assign `path=value` or `agent.path=value` in the runner's configuration, `env.path=value` in the environment's."""
         apply_overrides(self._configs(), overrides)
 
     def apply_yaml(self, source: Any) -> None:
