@@ -55,7 +55,7 @@ class Task:
     runner_cfg: Any
 
     def apply_overrides(self, overrides: list[str]) -> None:
-        """Assign `path=value` or `agent.path=value` in the runner's configuration, `env.path=value` in the environment's."""
+        """Assign `path=value` texts: `env.path` in the environment's, any other path in the runner's configuration."""
         apply_overrides(self._configs(), overrides)
 
     def apply_yaml(self, source: Any) -> None:
