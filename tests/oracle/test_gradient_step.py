@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from RoboRenForce.components.optimizer import GradientStep
+from RoboRenForce.components.optimizer import GradientStep, load_per_parameter_state, per_parameter_state
 
 
 def two_parts() -> tuple[nn.Module, nn.Module]:
@@ -42,18 +42,19 @@ def test_a_bad_gradient_changes_nothing_and_is_counted():
     step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0)
     step.backward(loss_of(actor, critic, torch.ones(1, 3).double()))
     step.apply()
-    before = copy.deepcopy([p.data for p in step.params]), copy.deepcopy(step.state_dict()["optimizer"]["state"])
+    weights, moments = copy.deepcopy([p.data for p in step.params]), step.state_dict()
     step.backward(loss_of(actor, critic, torch.full((1, 3), float("nan")).double()))
     step.apply()
-    for now, then in zip(step.params, before[0], strict=True):
+    for now, then in zip(step.params, weights, strict=True):
         assert torch.equal(now.data, then)
-    for index, moments in before[1].items():
-        for key, value in moments.items():
-            assert torch.equal(step.state_dict()["optimizer"]["state"][index][key], value), key
+    after = step.state_dict()
+    assert torch.equal(after["step"], moments["step"])
+    for name, values in moments["moments"].items():
+        assert all(torch.equal(a, b) for a, b in zip(after["moments"][name], values, strict=True)), name
     assert step.skipped.item() == 1
     step.backward(loss_of(actor, critic, torch.ones(1, 3).double()))
     step.apply()
-    assert not torch.equal(step.params[0].data, before[0][0])  # and learning goes on
+    assert not torch.equal(step.params[0].data, weights[0])  # and learning goes on
 
 
 def test_the_learning_rate_tensor_is_obeyed_and_survives_a_checkpoint():
@@ -82,3 +83,24 @@ def test_the_learning_rate_tensor_is_obeyed_and_survives_a_checkpoint():
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="frozen"):
         GradientStep({"actor": nn.Linear(1, 1).requires_grad_(False).parameters()}, learning_rate=1e-3)
+
+
+def test_state_converts_to_torch_adam_and_back():
+    """A checkpoint for another library continues exactly as this optimizer would."""
+    actor, critic = two_parts()
+    step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2)
+    x = torch.ones(4, 3, dtype=torch.float64)
+    step.backward(loss_of(actor, critic, x))
+    step.apply()
+    ref_actor, ref_critic = copy.deepcopy(actor), copy.deepcopy(critic)
+    reference = torch.optim.Adam([*ref_actor.parameters(), *ref_critic.parameters()])
+    reference.load_state_dict(per_parameter_state(step))
+    reference.zero_grad()
+    loss_of(ref_actor, ref_critic, x).backward()
+    reference.step()
+    again = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1.0)
+    load_per_parameter_state(again, copy.deepcopy(per_parameter_state(step)))
+    again.backward(loss_of(actor, critic, x))
+    again.apply()
+    for ours, theirs in zip(again.params, [*ref_actor.parameters(), *ref_critic.parameters()], strict=True):
+        torch.testing.assert_close(ours.data, theirs.data, rtol=1e-10, atol=1e-12)

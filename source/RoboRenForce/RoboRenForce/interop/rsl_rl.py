@@ -20,6 +20,7 @@ from ..algorithms.on_policy.ppo import PPO as Learner
 from ..algorithms.on_policy.ppo import PPOCfg
 from ..algorithms.reward_terms import RNDCfg
 from ..components.distributions import DiagGaussian, Distribution
+from ..components.optimizer import load_per_parameter_state, per_parameter_state
 from ..envs.spec import ActionSpec, EnvSpec
 from ..networks import MLPCfg
 from ..utils.distributed import DistributedContext
@@ -127,13 +128,10 @@ class PPO:
 
     def save(self) -> dict[str, Any]:
         """rsl_rl's checkpoint keys; the learning rate travels in the optimizer's groups as in rsl_rl."""
-        optimizer = self.learner.optimizer.optimizer.state_dict()
-        for group in optimizer["param_groups"]:
-            group["lr"] = self.learning_rate
         saved = {
             "actor_state_dict": self.actor.state_dict(),
             "critic_state_dict": self.critic.state_dict(),
-            "optimizer_state_dict": optimizer,
+            "optimizer_state_dict": per_parameter_state(self.learner.optimizer),
         }
         if self.learner.reward_terms:
             saved["rnd_state_dict"] = self.learner.reward_terms[0].state_dict()
@@ -147,10 +145,7 @@ class PPO:
         if wanted.get("critic"):
             self.critic.load_state_dict(loaded_dict["critic_state_dict"], strict=strict)
         if wanted.get("optimizer"):
-            optimizer = loaded_dict["optimizer_state_dict"]
-            step = self.learner.optimizer
-            lr = torch.as_tensor(optimizer["param_groups"][0]["lr"])
-            step.load_state_dict({"optimizer": optimizer, "lr": lr, "skipped": step.skipped.clone()})
+            load_per_parameter_state(self.learner.optimizer, loaded_dict["optimizer_state_dict"])
         if wanted.get("rnd") and self.learner.reward_terms:
             self.learner.reward_terms[0].load_state_dict(loaded_dict["rnd_state_dict"])
         return wanted.get("iteration", False)
