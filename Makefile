@@ -1,0 +1,51 @@
+# `make quickstart` shows what this is, `make test` shows that it works. Both set up .venv first.
+
+TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
+PY := .venv/bin/python
+# Headless by default; the learner is fastest with one thread per process on small networks.
+export MUJOCO_GL ?= egl
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-fast lint type format bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+setup: ## make .venv with the core and RRF_gym
+	@./setup_ext.sh --extras export RRF_gym
+
+quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on the CPU
+	$(PY) scripts/renforce/train_gym.py --task $(TASK)
+	$(PY) scripts/renforce/play_gym.py --task $(TASK) --video --export
+
+test: ## set up and run every test that needs no GPU, learning suite included
+	@./setup_ext.sh --extras test,export,envpool RRF_gym
+	$(PY) -m pytest -m "not gpu"
+
+test-fast: ## the tests that take seconds
+	@./setup_ext.sh --extras test,export,envpool RRF_gym
+	$(PY) -m pytest -m "not gpu and not slow and not learning"
+
+lint: ## style, spelling, layers
+	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m codespell_lib
+	.venv/bin/lint-imports
+
+type: ## static types of the core
+	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
+	$(PY) -m pyright
+
+format: ## rewrite the code in the house style
+	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: ## measure against peers; writes benchmarks/results/*.json
+	@./setup_ext.sh --extras test,dev,bench,export,envpool RRF_gym
+	$(PY) benchmarks/ppo_cpu_vs_sb3.py
+
+clean: ## remove .venv and caches; logs stay
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find source scripts tests -name __pycache__ -type d -prune -exec rm -rf {} +
