@@ -1,0 +1,39 @@
+"""What every test can rely on: a fixed seed, one thread, an off-screen renderer."""
+
+from __future__ import annotations
+
+import os
+import random
+
+# Before anything imports MuJoCo: it chooses its renderer once, and without a display only an off-screen one works.
+os.environ.setdefault("MUJOCO_GL", "egl")
+# The networks of the tests are too small to share: more threads make them slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("tests", deadline=None, print_blob=True)
+settings.load_profile("tests")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """The seed that every test starts from; tests that need others say so."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    return 0
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(skip)
