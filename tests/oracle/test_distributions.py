@@ -5,12 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch.distributions import Normal, TransformedDistribution, kl_divergence
-from torch.distributions import Beta as TorchBeta
-from torch.distributions import Categorical as TorchCategorical
-
 from RoboRenForce.components.bounded import bounded
 from RoboRenForce.components.distributions import Beta, Categorical, DiagGaussian, TanhGaussian
+from torch.distributions import Beta as TorchBeta
+from torch.distributions import Categorical as TorchCategorical
+from torch.distributions import Normal, TransformedDistribution, kl_divergence
 
 
 def _tensor(values, requires_grad=False):
@@ -134,6 +133,15 @@ def test_tanh_gaussian_entropy_and_gradient_equal_numerical_integration(mean, st
 
 def test_tanh_gaussian_entropy_has_the_known_value():
     assert TanhGaussian(_tensor([[0.3]]), _tensor([0.7])).entropy().item() == pytest.approx(0.585291, abs=1e-6)
+
+
+def test_an_entropy_first_needed_in_inference_mode_can_be_trained_later():
+    mean, std = torch.zeros(2, 3, dtype=torch.float32), torch.ones(3, requires_grad=True)
+    with torch.inference_mode():
+        first = TanhGaussian(mean, std).entropy()
+    later = TanhGaussian(mean, std).entropy()
+    (gradient,) = _gradients(later, std)
+    assert torch.equal(first, later.detach()) and gradient.any()
 
 
 def test_tanh_gaussian_log_prob_and_gradient_equal_the_change_of_variables():
@@ -264,7 +272,10 @@ def test_beta_values_and_gradients_equal_torch_on_the_stretched_interval():
     for value, expected in (
         (ours.log_prob(action), (reference.log_prob((action + 1) / 2) - math.log(2)).sum(-1)),
         (ours.entropy(), (reference.entropy() + math.log(2)).sum(-1)),
-        (ours.kl_from({"alpha": old_alpha, "beta": old_beta}), kl_divergence(TorchBeta(old_alpha, old_beta), reference).sum(-1)),
+        (
+            ours.kl_from({"alpha": old_alpha, "beta": old_beta}),
+            kl_divergence(TorchBeta(old_alpha, old_beta), reference).sum(-1),
+        ),
     ):
         torch.testing.assert_close(value, expected)
         for gradient, wanted in zip(_gradients(value, alpha, beta), _gradients(expected, alpha, beta), strict=True):

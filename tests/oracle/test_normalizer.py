@@ -8,7 +8,6 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from gymnasium.wrappers.utils import RunningMeanStd
-
 from RoboRenForce.components import EmpiricalNormalizerCfg, NormalizerCfg, RewardScaler, RunningMoments, ValueNormalizer
 from RoboRenForce.utils.distributed import DistributedContext
 
@@ -47,8 +46,8 @@ def test_the_batch_shape_and_the_order_of_batches_do_not_matter():
 
 
 def test_statistics_hold_after_ten_billion_samples_of_mean_one_million():
-    # 1e10 samples of mean 1e6 and variance 1 have been seen; 1,000 batches of 1,000 rows with mean 1e6 + 2 and variance 4
-    # follow. In float32 neither count nor mean would move at all; the exact result is the law of total variance.
+    # 1e10 samples of mean 1e6 and variance 1 have been seen; 1,000 batches of 1,000 rows with mean 1e6 + 2 and
+    # variance 4 follow. In float32 neither count nor mean would move; the exact result is the law of total variance.
     normalizer = EmpiricalNormalizerCfg(eps=1e-2).build(1)
     normalizer.moments.count.fill_(1e10)
     normalizer.moments.mean.fill_(1e6)

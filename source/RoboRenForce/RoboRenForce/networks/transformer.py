@@ -158,9 +158,10 @@ def _episodes(marks: Tensor, steps: int, starts: Tensor | None) -> Tensor:
 
 def _rotation(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """Cosine and sine `(length, head_dim)` of the rotary embedding."""
-    exponents = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float32) / head_dim
-    angles = torch.arange(length, device=like.device, dtype=torch.float32).unsqueeze(1) * 10000.0**-exponents
-    angles = torch.cat([angles, angles], dim=-1)
+    # In float64, because only differences of positions may count: in float32 they drift with the position.
+    exponents = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float64) / head_dim
+    positions = torch.arange(length, device=like.device, dtype=torch.float64)
+    angles = (positions.unsqueeze(1) * 10000.0**-exponents).repeat(1, 2)
     return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
