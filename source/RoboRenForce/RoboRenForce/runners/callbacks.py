@@ -123,7 +123,7 @@ class LogCallback(Callback):
             "%s | %s", ", ".join(f"{name} {version}" for name, version in packages.items()), hardware(runner.device)
         )
         logger.info("device %s | seed %d | %s", runner.device, runner.cfg.seed, runner.env.spec)
-        title = runner.env.spec.task
+        title = runner.task
         if runner.run_dir is not None:
             logger.info("run directory %s", runner.run_dir.root)
             write_params(runner, runner.run_dir, packages)
@@ -189,7 +189,7 @@ def write_params(runner: Runner, run: RunDir, packages: dict[str, str]) -> None:
             write_yaml(run.params(name), config)
     earlier = run.run_info()
     facts: dict[str, Any] = {
-        "task": runner.env.spec.task,
+        "task": runner.task,
         "command": shlex.join(["python", *sys.argv]),
         "started": earlier.get("started", time.strftime("%Y-%m-%d %H:%M:%S")),
         "seed": runner.cfg.seed,

@@ -101,7 +101,7 @@ class OnPolicyRunner(Runner):
                 f"(environments {bad[:8]}){where}; lower the learning rate."
             )
         raise NonFiniteError(
-            f"{self.env.spec.task} returned NaN or infinity in iteration {self.iteration + 1} "
+            f"{self.task} returned NaN or infinity in iteration {self.iteration + 1} "
             f"(environments {bad[:8]}){where}; check its rewards and observations, or set check_for_nan=false to go on."
         )
 

@@ -76,6 +76,10 @@ class Runner(ABC):
         device: Where learning happens.
         eval_env: Environment for evaluations and videos during training; None leaves them out.
         env_cfg: Configuration of `env`, for the checkpoint.
+        task: Id of the task, for the records; None: the name that the environment has.
+        spec: What the learner is built for, if not for `env`: to be played, it is built for the number of environments
+        that it
+            was trained with.
     """
 
     def __init__(
@@ -87,8 +91,11 @@ class Runner(ABC):
         device: torch.device | str = "cpu",
         eval_env: VecEnv | None = None,
         env_cfg: Cfg | None = None,
+        task: str | None = None,
+        spec: EnvSpec | None = None,
     ) -> None:
         self.cfg, self.env, self.eval_env, self.env_cfg = cfg, env, eval_env, env_cfg
+        self.task = task or env.spec.task
         self.device = torch.device(device)
         self.distributed = DistributedContext.from_environment(self.device)
         self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
@@ -108,7 +115,7 @@ class Runner(ABC):
         self.stateful: dict[str, Stateful] = {}
         # One seed for building gives every process the same weights; after that each draws its own numbers.
         seed_everything(cfg.seed, deterministic=cfg.deterministic)
-        self.algorithm = cfg.algorithm.build(policy=cfg.policy, context=self._context())
+        self.algorithm = cfg.algorithm.build(policy=cfg.policy, context=self._context(spec or env.spec))
         seed_everything(cfg.seed + self.distributed.rank)
         self.callbacks = self._build_callbacks()
 
@@ -214,7 +221,7 @@ class Runner(ABC):
                 "This runner has no run directory: give save() a path, or build the runner with log_dir."
             )
         data = {
-            "task": self.env.spec.task,
+            "task": self.task,
             "spec": self.env.spec.to_dict(),
             "config": self.config_dict(),
             "versions": versions(),
@@ -250,8 +257,8 @@ class Runner(ABC):
         differences = self.env.spec.differences(there)
         if differences:
             raise SpecMismatch(
-                f"'{path}' was trained on '{there.task}' and does not fit '{self.env.spec.task}': "
-                f"{'; '.join(differences)}. Use --task {there.task}, or the checkpoint of another run."
+                f"'{path}' was trained on '{data['task']}' and does not fit '{self.task}': {'; '.join(differences)}. "
+                f"Use --task {data['task']}, or the checkpoint of another run."
             )
         try:
             self.algorithm.load_state_dict(data["algorithm"])
@@ -304,9 +311,9 @@ class Runner(ABC):
 
     # ------------------------------------------------------------------ building
 
-    def _context(self) -> RunContext:
+    def _context(self, spec: EnvSpec) -> RunContext:
         return RunContext(
-            spec=self.env.spec,
+            spec=spec,
             device=self.device,
             rollout_steps=self.rollout_steps,
             max_iterations=self.cfg.max_iterations,

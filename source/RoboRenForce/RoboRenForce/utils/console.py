@@ -153,6 +153,12 @@ def _number(value: float) -> str:
     return f"{value:.2e}"
 
 
+def say(text: str) -> None:
+    """Write a result for the user to standard output."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
 class _StreamHandler(logging.StreamHandler[TextIO]):
     """Plain messages on standard error; the stream is looked up late so that redirections hold."""
 

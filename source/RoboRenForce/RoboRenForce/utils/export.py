@@ -116,7 +116,7 @@ def _write(
         deviation = parity(policy, opener(partial, policy))
         if not deviation <= TOLERANCE:
             raise UserError(
-                f"The exported '{path.name}' deviates from the policy by {deviation:.2g}, expected at most {TOLERANCE:g}: "
+                f"The exported '{path.name}' deviates from the policy by {deviation:.2g}, more than {TOLERANCE:g}: "
                 "it is not kept. Please report the network that it was exported from."
             )
         os.replace(partial, path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,11 +46,7 @@ def plot_curves(series: Series, path: Path, title: str) -> list[str]:
         axis.plot(iterations, values, color=_LINE, alpha=0.25, linewidth=1)
         axis.plot(iterations, smooth(np.asarray(values, dtype=float)), color=_LINE, linewidth=1.6)
         axis.set_title(_TITLES.get(tag, tag.replace("_", " ")), fontsize=10, color=_INK, loc="left")
-        axis.grid(color=_GRID, linewidth=0.8)
-        axis.tick_params(labelsize=8, colors=_INK)
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.spines[["left", "bottom"]].set_color(_GRID)
-        axis.margins(x=0.01)
+        _style(axis)
     for axis in axes[-1]:
         axis.set_xlabel("iteration", fontsize=8, color=_INK)
     figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left", fontweight="bold")
@@ -58,6 +55,38 @@ def plot_curves(series: Series, path: Path, title: str) -> list[str]:
     figure.savefig(path)
     pyplot.close(figure)
     return tags
+
+
+def plot_comparison(runs: Mapping[str, Series], path: Path) -> None:
+    """Draw return and evaluation of several runs against environment steps and against training time.
+
+    Args:
+        runs: Label -> series of a run.
+        path: The PNG to write.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4), dpi=110, sharey=True)
+    for axis, (x_tag, label) in zip(
+        axes, (("Train/total_steps", "environment steps"), ("Perf/total_time", "training time [s]")), strict=True
+    ):
+        for name, series in runs.items():
+            if "Train/mean_reward" in series and x_tag in series:
+                position = dict(zip(*series[x_tag], strict=True))
+                iterations, values = series["Train/mean_reward"]
+                x = [position[iteration] for iteration in iterations]
+                axis.plot(x, smooth(np.asarray(values, dtype=float)), linewidth=1.6, label=name)
+        axis.set_xlabel(label, fontsize=9, color=_INK)
+        _style(axis)
+    axes[0].set_ylabel("mean return", fontsize=9, color=_INK)
+    axes[0].legend(fontsize=7, frameon=False)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+    pyplot.close(figure)
 
 
 def choose_tags(series: Series) -> list[str]:
@@ -75,3 +104,12 @@ def smooth(values: np.ndarray) -> np.ndarray:
     index = np.arange(len(values))
     reach = np.minimum(np.minimum(index, len(values) - 1 - index), half)
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+
+
+def _style(axis: Any) -> None:
+    """Quiet axes: a light grid, no box."""
+    axis.grid(color=_GRID, linewidth=0.8)
+    axis.tick_params(labelsize=8, colors=_INK)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.spines[["left", "bottom"]].set_color(_GRID)
+    axis.margins(x=0.01)

@@ -194,7 +194,7 @@ def resolve_checkpoint(target: str | Path, which: str = "latest") -> Path:
 
 def run_of(checkpoint: Path) -> RunDir:
     """The run that a checkpoint belongs to."""
-    return RunDir(checkpoint.resolve().parent)
+    return RunDir(checkpoint.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,5 @@
+"""The console command `rrf`."""
+
+from .commands import main
+
+__all__ = ["main"]

@@ -1,0 +1,108 @@
+"""What the scripts of all simulators share: errors as sentences, devices, tasks of checkpoints, building, filming."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..utils.console import say
+from ..utils.errors import UserError
+from ..utils.registry import Task, load_task
+from .evaluation import record_video
+from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+MOST_PLAY_ENVS = 16
+_MOST_VIDEO_STEPS = 500
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn errors that the user can repair into their sentence and exit code 1; others keep their traceback."""
+    try:
+        yield
+    except UserError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted; checkpoints that were written are complete.\n")
+        raise SystemExit(128 + signal.SIGINT) from None
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; under torchrun, `cuda` is the one of this process.
+
+    Raises:
+        UserError: there is no such device.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"There is no device '{name}'; use cpu, cuda or cuda:<number>.") from None
+    if device.type != "cuda":
+        return device
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not count:
+        raise UserError(
+            f"--device {name} needs an NVIDIA GPU, and torch {torch.__version__} finds none: "
+            "use --device cpu, or see `rrf doctor`."
+        )
+    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+    if index >= count:
+        raise UserError(f"There is no device cuda:{index}; this machine has {count}, counted from cuda:0.")
+    return torch.device("cuda", index)
+
+
+def task_of_checkpoint(data: dict[str, Any]) -> Task:
+    """The task of a loaded checkpoint, with the configuration that it was trained with."""
+    task = load_task(data["task"])
+    task.runner_cfg = type(task.runner_cfg).from_dict(data["config"]["agent"])
+    if data["config"]["env"] is not None:
+        task.env_cfg = type(task.env_cfg).from_dict(data["config"]["env"])
+    return task
+
+
+def build(cfg: Any, **runtime: Any) -> Any:
+    """Build from a configuration; what its class finds wrong with it is as much the user's to repair as its types."""
+    try:
+        return cfg.build(**runtime)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool) -> Any:
+    """The environment of a task for evaluation or, with `render`, for videos."""
+    cfg = task.env_cfg.replace(num_envs=num_envs, seed=seed)
+    if render:
+        if "render" not in {field.name for field in fields(cfg)}:
+            raise RuntimeError(f"the environment of {task.id} has no option 'render'.")
+        cfg.render = True
+    return cfg
+
+
+def film(
+    task: Task, runner: Runner, path: Path, *, steps: int | None = None, deterministic: bool = True
+) -> Path | None:
+    """Film the policy of a runner in an environment of its own; without a renderer, say why and go on."""
+    try:
+        env = build(eval_cfg(task, 1, task.env_cfg.seed, render=True))
+        length = steps or min(env.max_episode_length or _MOST_VIDEO_STEPS, _MOST_VIDEO_STEPS)
+        record_video(env, runner.policy(), path, steps=length, deterministic=deterministic, seed=task.env_cfg.seed)
+        env.close()
+    except RuntimeError as error:
+        logger.warning("No video: %s", error)
+        return None
+    say(f"video         {path}")
+    return path

@@ -1,0 +1,113 @@
+"""Playing a trained policy as steps that a script calls one by one.
+
+args = play_parser(__doc__).parse()
+run = prepare_play(args)
+runner = run.build_runner(run.build_env())
+run.evaluate(runner)
+run.report()
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..envs.spec import EnvSpec
+from ..envs.vec_env import VecEnv
+from ..utils.checkpoint import load_checkpoint
+from ..utils.console import say, setup_logging
+from ..utils.errors import SpecMismatch
+from ..utils.export import export_policy
+from ..utils.registry import Task
+from ..utils.report import write_report
+from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
+from .evaluation import EvalResult, evaluate
+from .launch import MOST_PLAY_ENVS, build, film, find_device, task_of_checkpoint
+from .runner import Runner
+
+
+@dataclass
+class PlayRun:
+    """A trained policy, its run and the configuration to play it with."""
+
+    task: Task
+    device: torch.device
+    checkpoint: Path
+    spec: EnvSpec
+    """What the policy was trained for."""
+    run_dir: RunDir
+    args: Namespace
+
+    def build_env(self) -> VecEnv:
+        """The environments to evaluate in."""
+        return build(self.task.env_cfg)
+
+    def build_runner(self, env: VecEnv) -> Runner:
+        """The runner with the learner of the checkpoint; it writes nothing."""
+        runner = build(self.task.runner_cfg, env=env, device=self.device, spec=self.spec)
+        runner.load(self.checkpoint, resume=False)
+        runner.algorithm.eval()
+        return runner
+
+    def evaluate(self, runner: Runner) -> dict[str, EvalResult]:
+        """Evaluate the mode and samples of the policy, print both and write `eval.json`."""
+        results = {}
+        modes = ("sampled",) if self.args.stochastic else ("deterministic", "sampled")
+        for mode in modes:
+            results[mode] = evaluate(
+                runner.env,
+                runner.policy(),
+                self.args.episodes,
+                deterministic=mode == "deterministic",
+                seed=self.task.env_cfg.seed,
+            )
+            say(f"{mode:13s} {results[mode]}")
+        content = {"checkpoint": self.checkpoint.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
+        content |= {mode: result.to_dict() for mode, result in results.items()}
+        write_text_atomically(self.run_dir.evaluation, json.dumps(content, indent=1) + "\n")
+        say(f"written to    {self.run_dir.evaluation}")
+        return results
+
+    def film(self, runner: Runner) -> Path | None:
+        """Film the policy into `videos/`."""
+        path = self.run_dir.videos / f"play_{self.checkpoint.stem}.mp4"
+        return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
+
+    def export(self, runner: Runner) -> None:
+        """Write ONNX and TorchScript files to `exported/`."""
+        exported = export_policy(
+            runner.policy().exportable(), self.run_dir.exported, {"checkpoint": self.checkpoint.name}
+        )
+        for path in exported.paths:
+            say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
+
+    def report(self) -> None:
+        """Write the report anew, with what playing has added."""
+        say(f"report        {write_report(self.run_dir)}")
+
+
+def prepare_play(args: Namespace) -> PlayRun:
+    """Find the checkpoint and the configuration that it was trained with."""
+    setup_logging()
+    target = args.target or newest_run(args.log_root, task=args.task).root
+    checkpoint = resolve_checkpoint(target, args.checkpoint)
+    data = load_checkpoint(checkpoint)
+    task, spec = task_of_checkpoint(data), EnvSpec.from_dict(data["spec"])
+    if args.target and args.task not in (None, task.id):
+        raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
+    task.env_cfg.num_envs = args.num_envs or min(args.episodes, MOST_PLAY_ENVS)
+    task.env_cfg.seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
+    task.apply_overrides(args.overrides)
+    device = find_device(args.device or _device_that_exists(task.env_cfg.device))
+    task.env_cfg.device = str(device)
+    task.validate()
+    say(f"playing       {checkpoint} of {task.id}")
+    return PlayRun(task, device, checkpoint, spec, run_of(checkpoint), args)
+
+
+def _device_that_exists(name: str) -> str:
+    return name if torch.device(name).type != "cuda" or torch.cuda.is_available() else "cpu"

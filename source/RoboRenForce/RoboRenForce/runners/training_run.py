@@ -1,0 +1,183 @@
+"""A training run as steps that a script calls one by one.
+
+    args = train_parser(__doc__).parse()
+    run = prepare_training(args)
+    runner = run.build_runner(run.build_env())
+    runner.learn()
+    run.finish(runner)
+
+The script itself calls `learn`, so that a reader finds the way from it to the loss.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from argparse import Namespace
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..envs.vec_env import VecEnv
+from ..utils.checkpoint import load_checkpoint
+from ..utils.console import say, setup_logging
+from ..utils.distributed import DistributedContext
+from ..utils.errors import SpecMismatch, UserError
+from ..utils.registry import Task, load_task
+from ..utils.report import write_report
+from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
+from .launch import MOST_PLAY_ENVS, build, eval_cfg, film, find_device, task_of_checkpoint
+from .runner import Runner
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class TrainingRun:
+    """A training run whose configuration is final and whose directory exists."""
+
+    task: Task
+    device: torch.device
+    distributed: DistributedContext
+    run_dir: RunDir
+    checkpoint: Path | None
+    """Where to resume from."""
+    video: bool
+
+    def build_env(self) -> VecEnv:
+        """The training environments of this process."""
+        return build(self.task.env_cfg)
+
+    def build_runner(self, env: VecEnv) -> Runner:
+        """The runner, resumed if that was asked for."""
+        cfg = self.task.runner_cfg
+        eval_env = None
+        if self.distributed.is_main and (cfg.eval_interval or cfg.video_interval):
+            eval_env = build(
+                eval_cfg(
+                    self.task, min(cfg.eval_episodes, MOST_PLAY_ENVS), cfg.seed + 1, render=bool(cfg.video_interval)
+                )
+            )
+        runner = build(
+            cfg,
+            env=env,
+            log_dir=self.run_dir.root,
+            device=self.device,
+            eval_env=eval_env,
+            env_cfg=self.task.env_cfg,
+            task=self.task.id,
+        )
+        if self.checkpoint is not None:
+            runner.load(self.checkpoint)
+            logger.info("resumed from %s at iteration %d", self.checkpoint, runner.iteration)
+            if runner.iteration >= cfg.max_iterations:
+                raise UserError(
+                    f"'{self.checkpoint}' has finished its {runner.iteration} iterations; "
+                    f"give a larger --max_iterations to go on, got {cfg.max_iterations}."
+                )
+        return runner
+
+    def finish(self, runner: Runner) -> None:
+        """Film if asked to, say where everything is and what to do next; leaves with 128 + signal after a signal."""
+        stopped = runner.stop.signal
+        if self.distributed.is_main:
+            if self.video and stopped is None:
+                film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
+                write_report(self.run_dir)
+            say(_summary(self.run_dir, interrupted=stopped is not None))
+        runner.env.close()
+        if runner.eval_env is not None:
+            runner.eval_env.close()
+        self.distributed.close()
+        if stopped is not None:
+            raise SystemExit(128 + stopped)
+
+
+def prepare_training(args: Namespace) -> TrainingRun:
+    """Everything that can go wrong before an environment starts: configuration, device, checkpoint, run directory."""
+    setup_logging(is_main=os.environ.get("RANK", "0") == "0")
+    checkpoint = _checkpoint_to_resume(args)
+    task = _task_to_train(args, checkpoint)
+    apply_flags(task, args)
+    device = find_device(args.device or task.env_cfg.device)
+    task.env_cfg.device = str(device)
+    if args.print_config:
+        task.validate()
+        say(task.to_yaml())
+        raise SystemExit(0)
+    distributed = DistributedContext.from_environment(device)
+    cfg = task.runner_cfg
+    cfg.experiment_name = cfg.experiment_name or task.id
+    if not any(override.startswith("env.seed=") for override in args.overrides):
+        task.env_cfg.seed = cfg.seed
+    # Environment i of a process usually gets the seed + i, so processes are that far apart.
+    task.env_cfg.seed += distributed.rank * task.env_cfg.num_envs
+    task.validate()
+    run_dir = _run_directory(cfg, checkpoint, distributed)
+    return TrainingRun(task, device, distributed, run_dir, checkpoint, args.video)
+
+
+def apply_flags(task: Task, args: Namespace) -> None:
+    """Change the configuration of a task: first by --config, then by flags, last by overrides."""
+    if args.config is not None:
+        task.apply_yaml(args.config)
+    if args.num_envs is not None:
+        task.env_cfg.num_envs = args.num_envs
+    for name in ("seed", "max_iterations", "run_name", "experiment_name", "logger", "log_root"):
+        value = vars(args)[name]
+        if value is not None:
+            setattr(task.runner_cfg, name, value)
+    task.apply_overrides(args.overrides)
+
+
+def _checkpoint_to_resume(args: Namespace) -> Path | None:
+    if args.resume is None:
+        return None
+    if "=" in args.resume and not Path(args.resume).exists():  # --resume algorithm.gamma=0.9
+        args.overrides.insert(0, args.resume)
+        args.resume = "latest"
+    if args.resume == "latest":
+        log_root = args.log_root or DEFAULT_LOG_ROOT
+        return resolve_checkpoint(newest_run(log_root, args.experiment_name, args.task).root)
+    return resolve_checkpoint(args.resume)
+
+
+def _task_to_train(args: Namespace, checkpoint: Path | None) -> Task:
+    """The task by its id, or the task of a checkpoint with the configuration that it was trained with."""
+    if checkpoint is None:
+        name = args.task or args.default_task
+        if name is None:
+            raise UserError("No task given; name one with --task, `rrf list` shows all.")
+        return load_task(name)
+    data = load_checkpoint(checkpoint)
+    if args.task not in (None, data["task"]):
+        raise SpecMismatch(
+            f"'{checkpoint}' belongs to task '{data['task']}', not to '{args.task}'; leave --task out to continue it."
+        )
+    return task_of_checkpoint(data)
+
+
+def _run_directory(cfg: Any, checkpoint: Path | None, distributed: DistributedContext) -> RunDir:
+    """A new directory, or that of the checkpoint if there is no newer one in it: nothing written is overwritten."""
+    root: Path | str | None = None
+    if distributed.is_main:
+        if checkpoint is not None and list(run_of(checkpoint).checkpoints().values())[-1:] == [checkpoint]:
+            root = checkpoint.parent
+        else:
+            root = create_run_dir(cfg.log_root, cfg.experiment_name, cfg.run_name).root
+    return RunDir(Path(distributed.broadcast_object(root)))
+
+
+def _summary(run: RunDir, *, interrupted: bool) -> str:
+    newest, best = run.pointed("latest"), run.pointed("best")
+    lines = ["Training was stopped; everything is saved." if interrupted else "Training is done."]
+    if newest is not None:
+        lines.append(f"  checkpoint   {newest}" + (f" (best: {best.name})" if best is not None else ""))
+    if run.report.is_file():
+        lines.append(f"  report       {run.report}")
+    lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {run.root}")
+    resume = f"  go on        rrf train --resume {run.root}"
+    play = f"  play         rrf play --target {run.root} --video --export"
+    return "\n".join([*lines, *([resume, play] if interrupted else [play, resume + " --max_iterations N"])])
