@@ -73,7 +73,7 @@ make_venv() {
         say ".venv has no working Python 3.11 or newer, making it anew"
         rm -rf .venv
     fi
-    say "making .venv with $("$python" -V)"
+    say "making .venv with $("$python" -V); PyTorch is a large download, so this can take some minutes"
     if command -v uv >/dev/null 2>&1; then
         uv venv --quiet --seed --python "$python" .venv
     else
@@ -129,7 +129,6 @@ main() {
         arguments+=(--editable "$requirement")
         say "installing ${requirement#./}"
     done
-    say "this downloads PyTorch the first time, which takes a few minutes"
     local started=$SECONDS
     install "${arguments[@]}"
     mkdir -p .venv/.setup && touch ".venv/.setup/$stamp"
