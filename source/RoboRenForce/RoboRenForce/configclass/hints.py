@@ -5,14 +5,14 @@ from __future__ import annotations
 import collections.abc
 import types
 import typing
-from typing import Annotated, Any, Union
+from typing import Annotated, Any, TypeGuard, Union
 
 SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 SETS = (set, frozenset, collections.abc.Set)
 
 
-def is_cfg_class(value: Any) -> bool:
+def is_cfg_class(value: Any) -> TypeGuard[type[Any]]:
     """Whether `value` is a configuration class."""
     return isinstance(value, type) and "__cfg_declared__" in value.__dict__
 

@@ -133,20 +133,20 @@ def _inside_anything(value: Any, path: str, finished: bool) -> Iterator[Finding]
 
 def _callable(value: Any, hint: Any, path: str, default: Any) -> Iterator[Finding]:
     plain, _ = simplify(hint)
-    found = value
+    found: Any = value
     if is_reference(value):
         try:
             found = resolve(value)
         except ConfigError as error:
             yield Finding(path, value, hint, default, str(error), says_fix=True)
             return
-    wants_class = plain is type or typing.get_origin(plain) is type
-    if not (isinstance(found, type) if wants_class else callable(found) and not is_cfg(found)):
+    if plain is type or typing.get_origin(plain) is type:
+        roles = tuple(kind for arg in typing.get_args(plain) for kind in arms(arg) if isinstance(kind, type))
+        is_right = isinstance(found, type) and (not roles or issubclass(found, roles))
+    else:
+        is_right = callable(found) and not is_cfg(found)
+    if not is_right:
         yield Finding(path, value, hint, default)
-    elif wants_class and typing.get_args(plain):
-        roles = tuple(arm for arm in arms(typing.get_args(plain)[0]) if isinstance(arm, type) and arm is not Any)
-        if roles and not issubclass(found, roles):
-            yield Finding(path, value, hint, default)
 
 
 def _items(value: Any, hint: Any, path: str, default: Any, finished: bool) -> Iterator[Finding]:

@@ -105,24 +105,24 @@ class _Roots:
 
 def _assign(holder: Any, keys: list[str], text: str, path: str, problems: list[Problem], names: list[str]) -> None:
     """Assign the value written in `text` at `keys` below `holder`."""
-    slot = _Slot(holder, None, "")
-    trail: list[_Slot] = []
-    for depth, key in enumerate(keys):
-        where = ".".join(path.split(".")[: len(path.split(".")) - len(keys) + depth + 1])
-        found = slot.child(key, where, is_last=depth == len(keys) - 1, names=names if depth == 0 else [])
-        if isinstance(found, Problem):
-            problems.append(found)
-            return
-        trail.append(slot)
-        slot = found
-    if not trail:
+    if not keys:
         problems.append(Problem(path, f"got {text!r} for the whole {type(holder).__name__}", "name one of its fields"))
         return
-    before = len(problems)
-    data = _read_value(text, slot.hint, path, problems)
-    if len(problems) == before:
-        value = decode(data, slot.hint, slot.value, path, problems)
-    if len(problems) == before:
+    words = path.split(".")
+    slot, trail = _Slot(holder, None, ""), []
+    for depth, key in enumerate(keys):
+        where = ".".join(words[: len(words) - len(keys) + depth + 1])
+        child = slot.child(key, where, is_last=depth == len(keys) - 1, names=names if depth == 0 else [])
+        if isinstance(child, Problem):
+            problems.append(child)
+            return
+        trail.append(slot)
+        slot = child
+    found: list[Problem] = []
+    data = _read_value(text, slot.hint, path, found)
+    value = data if found else decode(data, slot.hint, slot.value, path, found)
+    problems += found
+    if not found:
         for parent, key in zip(reversed(trail), reversed(keys), strict=True):
             value = parent.with_child(key, value)
 

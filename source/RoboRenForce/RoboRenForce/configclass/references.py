@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from typing import Any
+from typing import Any, TypeGuard
 
 from .errors import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
-def is_reference(text: Any) -> bool:
+def is_reference(text: Any) -> TypeGuard[str]:
     """Whether `text` has the form `module:name`."""
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 

@@ -5,7 +5,6 @@ Problems are collected, not raised, so that a file with three mistakes is answer
 
 from __future__ import annotations
 
-import collections.abc
 import enum
 import typing
 from collections.abc import Mapping, Sequence
@@ -14,10 +13,19 @@ from typing import Any
 
 from .errors import ConfigError, Problem, did_you_mean, join_path
 from .fields import MISSING, field_types
-from .hints import MAPPINGS, SEQUENCES, arms, is_anything, is_callable_hint, is_cfg, is_cfg_class, item_hint, simplify
+from .hints import MAPPINGS, arms, is_anything, is_callable_hint, is_cfg, is_cfg_class, item_hint, simplify
 from .references import is_reference, resolve
-from .serialize import CLASS_KEY, CONTAINERS, DICT_KEY, MISSING_TEXT, REFERENCE_KEY, RESERVED, expected_class
-from .wording import mismatch, value_problems
+from .serialize import (
+    CLASS_KEY,
+    CONTAINERS,
+    DICT_KEY,
+    MISSING_TEXT,
+    REFERENCE_KEY,
+    RESERVED,
+    container_of,
+    expected_class,
+)
+from .wording import mismatch, show, value_problems
 
 
 def from_plain(cls: type, data: Mapping[str, Any]) -> Any:
@@ -67,7 +75,7 @@ def decode(data: Any, hint: Any, current: Any, path: str, problems: list[Problem
     if isinstance(data, str) and data == MISSING_TEXT:
         return MISSING
     found: list[Problem] = []
-    if _is_marked(data):
+    if isinstance(data, dict) and _is_marked(data):
         value = _decode_marked(data, path, found)
         found = found or list(value_problems(value, hint, path, current))
     elif len(arms(hint)) > 1:
@@ -105,12 +113,12 @@ def _decode_as(data: Any, hint: Any, current: Any, path: str, problems: list[Pro
         if isinstance(data, Mapping) and (CLASS_KEY in data or is_cfg(current)):
             return _decode_cfg(data, hint, current, path, problems)
         return _decode_anything(data, path, problems)
-    if isinstance(data, list) and (origin in CONTAINERS.values() or origin in (list, collections.abc.Set, *SEQUENCES)):
+    kind = container_of(origin)
+    if isinstance(data, list) and kind is not None:
         items = [
             decode(item, item_hint(origin, args, index), MISSING, join_path(path, str(index)), problems)
             for index, item in enumerate(data)
         ]
-        kind = origin if origin in CONTAINERS.values() else set if origin is collections.abc.Set else list
         value = kind(items)
     elif isinstance(data, dict) and origin in MAPPINGS:
         inner = args[1] if args else Any
@@ -149,52 +157,46 @@ def _decode_anything(data: Any, path: str, problems: list[Problem]) -> Any:
 
 def _decode_cfg(data: Any, hint: Any, current: Any, path: str, problems: list[Problem]) -> Any:
     """A configuration from its fields or from the name of its class, merged into `current` if the class is the same."""
-    reference = data.get(CLASS_KEY) if isinstance(data, Mapping) else data
+    fields = data if isinstance(data, Mapping) else {CLASS_KEY: data} if is_reference(data) else None
     cls = type(current) if is_cfg(current) else expected_class(hint, MISSING)
-    if isinstance(reference, str) and is_reference(reference):
+    if fields is not None and is_reference(fields.get(CLASS_KEY)):
         try:
-            cls = resolve(reference)
+            cls = resolve(fields[CLASS_KEY])
         except ConfigError as error:
             problems.append(Problem(path, str(error)))
             return data
     roles = tuple(arm for arm in arms(hint) if is_cfg_class(arm))
-    if (
-        not is_cfg_class(cls)
-        or (roles and not issubclass(cls, roles))
-        or not isinstance(data, str | Mapping)
-        or (isinstance(data, str) and not is_reference(data))
-    ):
-        problems.append(mismatch(data, hint, path, MISSING))
+    if fields is None or not is_cfg_class(cls) or (roles and not issubclass(cls, roles)):
+        problems.append(mismatch(data, hint, path))
         return data
     cfg = current if type(current) is cls else cls()
-    if isinstance(data, Mapping):
-        merge(cfg, data, path, problems)
+    merge(cfg, fields, path, problems)
     return cfg
 
 
-def _is_marked(data: Any) -> bool:
-    return isinstance(data, dict) and len(data) >= 1 and next(iter(data)) in RESERVED - {CLASS_KEY} and len(data) == 1
+def _is_marked(data: dict[Any, Any]) -> bool:
+    return len(data) == 1 and next(iter(data)) in RESERVED - {CLASS_KEY}
 
 
 def _decode_marked(data: dict[str, Any], path: str, problems: list[Problem]) -> Any:
     mark, content = next(iter(data.items()))
-    if mark in CONTAINERS and isinstance(content, list):
-        return CONTAINERS[mark](_decode_anything(content, path, problems))
-    if (
-        mark == DICT_KEY
-        and isinstance(content, list)
-        and all(isinstance(pair, list) and len(pair) == 2 for pair in content)
-    ):
-        return dict(_decode_anything(content, path, problems))
-    if mark == REFERENCE_KEY and is_reference(content):
-        try:
-            return resolve(content)
-        except ConfigError as error:
-            problems.append(Problem(path, str(error)))
-            return data
-    if mark in ("_path", "_str") and isinstance(content, str):
-        return Path(content) if mark == "_path" else content
-    problems.append(
-        Problem(path, f"{mark!r} marks a value that was written by to_dict, got {content!r}", "remove the mark")
-    )
+    if isinstance(content, list):
+        items: list[Any] = _decode_anything(content, path, problems)
+        if mark in CONTAINERS:
+            return CONTAINERS[mark](items)
+        if mark == DICT_KEY and all(isinstance(pair, list) and len(pair) == 2 for pair in items):
+            return dict(items)
+    elif isinstance(content, str):
+        if mark == "_path":
+            return Path(content)
+        if mark == "_str":
+            return content
+        if mark == REFERENCE_KEY:
+            try:
+                return resolve(content)
+            except ConfigError as error:
+                problems.append(Problem(path, str(error)))
+                return data
+    what = f"{mark!r} marks what to_dict wrote, and {show(content)} is nothing that it writes"
+    problems.append(Problem(path, what, "remove the mark"))
     return data

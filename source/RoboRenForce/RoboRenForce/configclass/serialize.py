@@ -23,7 +23,7 @@ from typing import Any
 
 from .errors import ConfigError, Problem, join_path
 from .fields import MISSING, field_types
-from .hints import arms, is_anything, is_callable_hint, is_cfg, is_cfg_class, item_hint, simplify
+from .hints import SEQUENCES, arms, is_anything, is_callable_hint, is_cfg, is_cfg_class, item_hint, simplify
 from .matching import fits
 from .references import is_reference, reference_to
 from .wording import show
@@ -77,32 +77,23 @@ def _encode(value: Any, hint: Any, default: Any, path: str) -> Any:
 
 
 def _reads_as(value: Any, hint: Any) -> bool:
-    """Whether the plain form of `value` could be taken for a value of `hint`."""
+    """Whether the plain form of `value` could be taken for a value of the union's member `hint`."""
     hint, _ = simplify(hint)
     origin = typing.get_origin(hint) or hint
     if is_anything(hint):
         return True
-    if isinstance(value, str):
-        is_path = isinstance(origin, type) and issubclass(origin, PurePath | enum.Enum)
-        return (
-            origin is str
-            or is_path
-            or (is_reference(value) and (is_callable_hint(hint) or is_cfg_class(hint)))
-            or fits(value, hint)
-        )
-    if isinstance(value, list | tuple | set | frozenset):
-        return origin in (
-            list,
-            tuple,
-            set,
-            frozenset,
-            collections.abc.Sequence,
-            collections.abc.Iterable,
-            collections.abc.Set,
-        )
-    if isinstance(value, type) or callable(value) or isinstance(value, PurePath | enum.Enum):
+    if isinstance(value, list | tuple | set | frozenset):  # written as a list
+        return container_of(origin) is not None
+    if isinstance(value, type | PurePath | enum.Enum) or callable(value):  # written as text
         return origin is str or fits(value, hint)
+    if isinstance(value, str):
+        names_something = is_reference(value) and (is_callable_hint(hint) or is_cfg_class(hint))
+        return names_something or _is_written_as_text(origin) or fits(value, hint)
     return fits(value, hint)
+
+
+def _is_written_as_text(kind: Any) -> bool:
+    return kind is str or (isinstance(kind, type) and issubclass(kind, PurePath | enum.Enum))
 
 
 def _encode_as(value: Any, hint: Any, path: str) -> Any:
@@ -111,7 +102,7 @@ def _encode_as(value: Any, hint: Any, path: str) -> Any:
     origin, args = typing.get_origin(hint) or hint, typing.get_args(hint)
     if type(value) in (list, tuple, set, frozenset):
         items = _encode_items(value, origin, args, path)
-        return items if type(value) is _container_of(origin) else {f"_{type(value).__name__}": items}
+        return items if type(value) is container_of(origin) else {f"_{type(value).__name__}": items}
     if type(value) is dict:
         inner = args[1] if len(args) == 2 and origin is not tuple else Any
         return _encode_dict(value, inner, path)
@@ -138,17 +129,17 @@ def _encode_as(value: Any, hint: Any, path: str) -> Any:
     )
 
 
-def _container_of(origin: Any) -> type | None:
-    """The container that a plain list becomes under an annotation."""
+def container_of(origin: Any) -> type[list[Any] | tuple[Any, ...] | set[Any] | frozenset[Any]] | None:
+    """The container that a plain list becomes under an annotation; None if the annotation asks for none."""
     if origin in (list, tuple, set, frozenset):
         return origin
     if origin is collections.abc.Set:
         return set
-    return list if not is_callable_hint(origin) else None
+    return list if is_anything(origin) or origin in SEQUENCES else None
 
 
 def _encode_items(value: Any, origin: Any, args: tuple[Any, ...], path: str) -> list[Any]:
-    if type(value) is not _container_of(origin):
+    if type(value) is not container_of(origin):
         args = ()
     items = sorted(value, key=repr) if isinstance(value, set | frozenset) else value
     encoded = []

@@ -6,7 +6,7 @@ import difflib
 import enum
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal, Union
 
 from .errors import Problem
@@ -91,21 +91,26 @@ def _describe_plain(hint: Any) -> str:
 
 def _how_to_fix(value: Any, hint: Any, default: Any) -> str:
     """The repair to propose for a value that does not fit; every proposal is checked to fit."""
-    proposals = [
-        *_for_text(value, hint),
-        (f"write {value!r} as a tuple" if isinstance(value, list) else "", lambda: tuple(value)),
-        (f"write {value!r} as a list" if isinstance(value, tuple) else "", lambda: list(value)),
-        (f"write [{value!r}]", lambda: [value]),
-        (f"write ({value!r},)", lambda: (value,)),
-        (f"write {int(value)}" if isinstance(value, bool | float) and value == value // 1 else "", lambda: int(value)),
-        (f"write {value.__name__}()" if is_cfg_class(value) else "", lambda: value()),
-    ]
-    for text, proposal in proposals:
-        if text and len(text) <= 2 * _LONGEST and fits(proposal(), hint):
+    for text, proposal in (*_for_text(value, hint), *_for_shape(value)):
+        if len(text) <= 2 * _LONGEST and fits(proposal, hint):
             return text
     if default is not MISSING and not is_cfg(default) and len(repr(default)) <= _LONGEST and fits(default, hint):
         return f"write for example {_written(default)}"
     return f"give it {describe(hint)}"
+
+
+def _for_shape(value: Any) -> Iterator[tuple[str, Any]]:
+    """Repairs of the kind of a value: another bracket, a missing bracket, a number of another kind, a missing call."""
+    if isinstance(value, list):
+        yield f"write {value!r} as a tuple", tuple(value)
+    if isinstance(value, tuple):
+        yield f"write {value!r} as a list", list(value)
+    yield f"write [{value!r}]", [value]
+    yield f"write ({value!r},)", (value,)
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        yield f"write {int(value)}", int(value)
+    if is_cfg_class(value):
+        yield f"write {value.__name__}()", value()
 
 
 def _written(value: Any) -> str:
@@ -115,23 +120,22 @@ def _written(value: Any) -> str:
     return getattr(value, "__name__", None) or repr(value) if callable(value) else repr(value)
 
 
-def _for_text(value: Any, hint: Any) -> Iterable[tuple[str, Any]]:
+def _for_text(value: Any, hint: Any) -> Iterator[tuple[str, Any]]:
     """Repairs of a text: a choice that is spelled alike, a number or null in quotes."""
     if not isinstance(value, str):
         return
-    kinds = [simplify(arm)[0] for arm in arms(hint)]
-    choices = [arg for kind in kinds for arg in typing.get_args(kind) if isinstance(arg, str)]
-    for kind in kinds:
+    for kind in (simplify(arm)[0] for arm in arms(hint)):
         if isinstance(kind, type) and issubclass(kind, enum.Enum):
             for name in difflib.get_close_matches(value, list(kind.__members__), n=1):
-                yield f"did you mean {name}?", lambda kind=kind, name=name: kind[name]
-    for choice in difflib.get_close_matches(value, choices, n=1):
-        yield f"did you mean {choice!r}?", lambda choice=choice: choice
+                yield f"did you mean {name}?", kind[name]
+        choices = [arg for arg in typing.get_args(kind) if isinstance(arg, str)]
+        for choice in difflib.get_close_matches(value, choices, n=1):
+            yield f"did you mean {choice!r}?", choice
     if value.lower() in ("none", "null"):
-        yield "write null in YAML and on the command line, None in Python", lambda: None
+        yield "write null in YAML and on the command line, None in Python", None
     for kind in (int, float):
         try:
             number = kind(value)
         except ValueError:
             continue
-        yield f"write {number!r}, without quotes", lambda number=number: number
+        yield f"write {number!r}, without quotes", number
