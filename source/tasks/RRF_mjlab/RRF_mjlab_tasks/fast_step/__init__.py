@@ -1,0 +1,6 @@
+"""Exports only."""
+
+from .errors import CannotCaptureError
+from .step import FastStep
+
+__all__ = ["CannotCaptureError", "FastStep"]

@@ -1,0 +1,105 @@
+"""mjlab's history and delay buffers without a pointer that moves on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mjlab.utils.buffers import CircularBuffer, DelayBuffer
+
+from .state_slots import is_followed
+
+
+class ShiftBuffer(CircularBuffer):
+    """A `CircularBuffer` whose newest frame is always the last: `append` shifts instead of moving a pointer.
+
+    The pointer is a Python number, so a captured graph would write the same frame forever. Everything else reads the buffer
+    relative to the pointer and works unchanged.
+    """
+
+    def append(self, data: torch.Tensor) -> None:
+        """See `CircularBuffer.append`."""
+        if self._buffer is None:
+            super().append(data)  # allocates, and fills every frame
+            self._pointer = self._max_len - 1
+            return
+        first = (self._num_pushes == 0).view(1, -1, *[1] * (data.dim() - 1))
+        shifted = torch.cat([self._buffer[1:], data.unsqueeze(0)])
+        torch.where(first, data.unsqueeze(0), shifted, out=self._buffer)
+        self._num_pushes += 1
+
+
+def adopt_buffers(roots: dict[str, Any]) -> list[CircularBuffer]:
+    """Turn every circular buffer below `roots` into a `ShiftBuffer`, keeping its frames."""
+    buffers = list(_find(roots, CircularBuffer))
+    for buffer in buffers:
+        if isinstance(buffer, ShiftBuffer):
+            continue
+        if buffer._buffer is not None:
+            buffer._buffer = buffer.buffer.transpose(0, 1).contiguous()
+            buffer._pointer = buffer._max_len - 1
+        buffer.__class__ = ShiftBuffer
+    return buffers
+
+
+def delay_buffers(roots: dict[str, Any]) -> list[DelayBuffer]:
+    """Every delay buffer below `roots`."""
+    return list(_find(roots, DelayBuffer))
+
+
+def reset_rows(buffer: CircularBuffer, mask: torch.Tensor) -> None:
+    """`CircularBuffer.reset` for the rows of `mask`, bool `(num_envs,)`."""
+    buffer._num_pushes.masked_fill_(mask, 0)
+    if buffer._buffer is not None:
+        buffer._buffer.masked_fill_(_rows(mask, buffer._buffer), 0.0)
+
+
+def backfill_rows(buffer: CircularBuffer, data: torch.Tensor, mask: torch.Tensor) -> None:
+    """Fill all frames of the rows of `mask` with `data`, `(num_envs, ...)`, and leave the other rows."""
+    if buffer._buffer is None:
+        raise RuntimeError("A history buffer was used before its first append.")
+    torch.where(_rows(mask, buffer._buffer), data.unsqueeze(0), buffer._buffer, out=buffer._buffer)
+    buffer._num_pushes.masked_fill_(mask, 1)
+
+
+def reset_delay_rows(buffer: DelayBuffer, mask: torch.Tensor) -> None:
+    """`DelayBuffer.reset` for the rows of `mask`."""
+    reset_rows(buffer._buffer, mask)
+    buffer._current_lags.masked_fill_(mask, 0)
+    buffer._step_count.masked_fill_(mask, 0)
+    if buffer.update_period > 0 and buffer.per_env_phase:
+        phases = torch.randint_like(buffer._phase_offsets, buffer.update_period)
+        torch.where(mask, phases, buffer._phase_offsets, out=buffer._phase_offsets)
+
+
+def first_delayed_rows(buffer: DelayBuffer, data: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """What the first `append` and `compute` after a reset do, for the rows of `mask`; returns the delayed data."""
+    backfill_rows(buffer._buffer, data, mask)
+    lags, count = buffer._current_lags.clone(), buffer._step_count.clone()
+    buffer._update_lags()
+    buffer._current_lags = torch.where(mask, buffer._current_lags, lags)
+    buffer._step_count.copy_(torch.where(mask, buffer._step_count, count))
+    return buffer.peek()
+
+
+def _rows(mask: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
+    """`mask` shaped to broadcast against frames `(max_len, num_envs, ...)`."""
+    return mask.view(1, -1, *[1] * (frames.dim() - 2))
+
+
+def _find(owner: Any, kind: type, visited: set[int] | None = None) -> Iterator[Any]:
+    visited = set() if visited is None else visited
+    if isinstance(owner, dict):
+        values = list(owner.values())
+    elif isinstance(owner, list):
+        values = list(owner)
+    else:
+        values = list(vars(owner).values())
+    for value in values:
+        if id(value) in visited or not is_followed(value):
+            continue
+        visited.add(id(value))
+        if isinstance(value, kind):
+            yield value
+        yield from _find(value, kind, visited)

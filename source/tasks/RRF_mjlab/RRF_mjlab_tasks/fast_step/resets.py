@@ -1,0 +1,167 @@
+"""`ManagerBasedRlEnv._reset_idx` for a mask: the end of an episode in some rows, with the statistics that mjlab logs.
+
+Statistics are means over the finished episodes of this step, as 0-dim tensors; they are NaN in a step in which none ended, since
+whether one did is not known on the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from mjlab.entity import Entity
+from mjlab.envs import ManagerBasedRlEnv
+from mjlab.envs.mdp.actions.actions import BaseAction
+from mjlab.sensor import BuiltinSensor, ContactSensor, RayCastSensor
+from mjlab.sensor.camera_sensor import CameraSensor
+
+from .buffers import delay_buffers, reset_delay_rows, reset_rows
+from .row_calls import RowCaller, masked_mean
+from .sensors import reset_contact_sensor
+
+Log = dict[str, torch.Tensor]
+
+
+class MaskedResets:
+    """Resets what scene and managers remember about an episode, in the rows of `mask`."""
+
+    def __init__(self, env: ManagerBasedRlEnv, rows: RowCaller, mask: torch.Tensor, log: Log) -> None:
+        self._env: Any = env
+        self._rows = rows
+        self._mask = mask
+        self._log = log
+        self._count = torch.zeros((), device=env.device)
+        self._action_terms = list(env.action_manager._terms.values())
+
+    @property
+    def count(self) -> torch.Tensor:
+        """float `()`: how many rows `mask` has."""
+        return self._count
+
+    def begin(self) -> None:
+        """Count the rows and hand the mask to the simulator."""
+        torch.sum(self._mask, dtype=torch.float32, dim=0, out=self._count)
+        self._env.sim._reset_mask._tensor.copy_(self._mask)
+
+    def scene(self) -> None:
+        """Actuator targets, delays and sensors."""
+        for entity in self._env.scene.entities.values():
+            self._entity(entity)
+        for sensor in self._env.scene.sensors.values():
+            if isinstance(sensor, ContactSensor):
+                reset_contact_sensor(sensor, self._mask)
+            elif not isinstance(sensor, (BuiltinSensor, RayCastSensor, CameraSensor)):
+                self._call(sensor.reset, sensor)
+
+    def observations(self) -> None:
+        """Histories, delays, noise models and class terms of the observations."""
+        manager = self._env.observation_manager
+        for group in manager._group_obs_term_names:
+            for cfg in manager._group_obs_class_term_cfgs[group]:
+                self._call(lambda ids, cfg=cfg: cfg.func.reset(env_ids=ids), cfg.func)
+            for buffer in manager._group_obs_term_delay_buffer[group].values():
+                reset_delay_rows(buffer, self._mask)
+            for buffer in manager._group_obs_term_history_buffer[group].values():
+                reset_rows(buffer, self._mask)
+            for noise in manager._group_obs_class_instances[group].values():
+                self._call(lambda ids, noise=noise: noise.reset(env_ids=ids), noise)
+
+    def actions(self) -> None:
+        """The remembered actions."""
+        manager = self._env.action_manager
+        rows = self._mask.unsqueeze(1)
+        for value in (manager._action, manager._prev_action, manager._prev_prev_action):
+            value.masked_fill_(rows, 0.0)
+        for term in self._action_terms:
+            if type(term).reset is BaseAction.reset:
+                term._raw_actions.masked_fill_(rows, 0.0)
+            else:
+                self._call(lambda ids, term=term: term.reset(env_ids=ids), term)
+
+    def rewards(self) -> None:
+        """Sums of the reward terms, logged as mean rates of the finished episodes."""
+        manager = self._env.reward_manager
+        for name, value in manager._episode_sums.items():
+            mean = masked_mean(value, self._mask, self._count)
+            self._log[f"Episode_Reward/{name}"] = mean / self._env.max_episode_length_s
+            value.masked_fill_(self._mask, 0.0)
+        self._class_terms(manager)
+
+    def metrics(self) -> None:
+        """Metrics of the finished episodes, reduced as each is configured."""
+        manager = self._env.metrics_manager
+        if not manager.active_terms:
+            return
+        steps = manager._step_count.clamp(min=1).float()
+        for index, (name, total) in enumerate(manager._episode_sums.items()):
+            reduce = manager._term_cfgs[index].reduce
+            if reduce == "max":
+                value = manager._episode_max[name]
+            elif reduce == "last":
+                value = manager._step_values[:, index]
+            else:
+                value = total if reduce == "sum" else total / steps
+            self._log[f"Episode_Metrics/{name}"] = masked_mean(value, self._mask, self._count)
+            if reduce == "max":
+                value.masked_fill_(self._mask, float("-inf"))
+            total.masked_fill_(self._mask, 0.0)
+        manager._step_count.masked_fill_(self._mask, 0)
+        for buffer in manager._substep_accum:
+            buffer.masked_fill_(self._mask, 0.0)
+        self._class_terms(manager)
+
+    def curricula(self) -> None:
+        """Class terms of the curricula; their values are logged where they are computed."""
+        if self._env.curriculum_manager.active_terms:
+            self._class_terms(self._env.curriculum_manager)
+
+    def terminations(self) -> None:
+        """Why episodes ended, as counts."""
+        manager = self._env.termination_manager
+        happened = self._count > 0
+        for name, done in manager._term_dones.items():
+            number = (done & self._mask).sum(dtype=torch.float32)
+            self._log[f"Episode_Termination/{name}"] = torch.where(happened, number, torch.nan)
+        self._class_terms(manager)
+
+    def episode_lengths(self) -> None:
+        """Steps in the episode; `auto_reset=False` can't be pending, since these rows are reset here."""
+        self._env.episode_length_buf.masked_fill_(self._mask, 0)
+
+    def _entity(self, entity: Entity) -> None:
+        if type(entity).reset is not Entity.reset:
+            self._call(entity.reset, entity)
+            return
+        data = entity._data
+        if data.is_actuated:
+            rows = self._mask.unsqueeze(1)
+            for name in ("joint_pos", "joint_vel", "joint_effort", "tendon_len", "tendon_vel", "tendon_effort", "site_effort"):
+                target = getattr(data, f"{name}_target")
+                if target.numel():
+                    target.masked_fill_(rows, 0.0)
+        shared = set()
+        for actuator in entity._actuators:
+            self._actuator(actuator, shared)
+
+    def _actuator(self, actuator: Any, seen: set[int]) -> None:
+        """Actuators of a group share one delay buffer, which is reset once."""
+        if type(actuator).reset.__qualname__ != "Actuator.reset":
+            self._call(actuator.reset, actuator)
+            return
+        buffer = actuator._delay_buffer
+        if buffer is not None and id(buffer) not in seen:
+            seen.add(id(buffer))
+            reset_delay_rows(buffer, self._mask)
+
+    def _class_terms(self, manager: Any) -> None:
+        for cfg in manager._class_term_cfgs:
+            self._call(lambda ids, cfg=cfg: cfg.func.reset(env_ids=ids), cfg.func)
+
+    def _call(self, function: Callable[[torch.Tensor], Any], owner: Any) -> None:
+        self._rows.call(function, self._mask, owner)
+
+
+def has_delays(entity: Entity) -> bool:
+    """Whether any actuator of the entity delays its commands."""
+    return any(delay_buffers({"": actuator}) for actuator in entity._actuators)

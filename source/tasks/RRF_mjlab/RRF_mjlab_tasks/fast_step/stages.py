@@ -1,0 +1,215 @@
+"""A step as a list of stages: what can be captured becomes CUDA graphs, the rest runs between them.
+
+    [ actions ][ terminations ][ rewards ] ...      torch stages; neighbors that can be captured share one graph
+    < physics >                                     launches of the simulator's own graphs
+    ( event 'mine' )                                a stage that needs the host runs mjlab's code, with a sync
+
+On the CPU the same stages run eagerly, so that what is captured on a GPU is tested without one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from mjlab.envs import ManagerBasedRlEnv
+
+from .device_constants import DeviceConstants
+from .errors import CannotCaptureError
+from .masked_writes import HostReadGuard, source_of
+from .state_slots import StableTensors
+
+logger = logging.getLogger(__name__)
+
+WARMUP_STEPS = 3
+"""Eager steps before a capture: TorchScript functions profile twice and compile at their third call."""
+
+
+@dataclass
+class Stage:
+    """Torch operations of fixed size that need nothing from the host."""
+
+    name: str
+    run: Callable[[], None]
+    fallback: Callable[[], None] | None = None
+    """The same work by mjlab's own code, which may talk to the host."""
+    reason: str = ""
+    """Why the fallback is used; empty if it isn't."""
+
+
+@dataclass
+class Launch:
+    """A launch of the simulator."""
+
+    name: str
+    run: Callable[[], None]
+
+
+class StepContext:
+    """What all segments of one environment share."""
+
+    def __init__(self, env: ManagerBasedRlEnv, roots: dict[str, Any], before_capture: Callable[[], None]) -> None:
+        self.env = env
+        self.device = torch.device(env.device)
+        self.stable = StableTensors(roots)
+        self.constants = DeviceConstants(self.device)
+        self.before_capture = before_capture
+        self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
+
+    @contextlib.contextmanager
+    def stage_code(self) -> Iterator[None]:
+        """Run Python code of stages: no gradients, no inference tensors in the state, constants from the device."""
+        with torch.inference_mode(False), torch.no_grad(), self.constants:
+            yield
+
+    def sensor_flags(self) -> list[tuple[Any, bool, Any]]:
+        """Which sensors hold valid cached data now."""
+        return [(sensor, sensor._cache_valid, sensor._cached_data) for sensor in self.env.scene.sensors.values()]
+
+
+class Segment:
+    """Neighboring stages that run as one CUDA graph after the warm-up."""
+
+    def __init__(self, stages: list[Stage], context: StepContext, capture: bool, keep_flags: bool) -> None:
+        self.stages = stages
+        self._context = context
+        self._capture_wanted = capture
+        self._keep_flags = keep_flags
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._flags: list[tuple[Any, bool, Any]] = []
+        self._eager_calls = 0
+
+    @property
+    def name(self) -> str:
+        """First and last stage."""
+        return self.stages[0].name if len(self.stages) == 1 else f"{self.stages[0].name} ... {self.stages[-1].name}"
+
+    @property
+    def captured(self) -> bool:
+        """Whether calls replay a graph."""
+        return self._graph is not None
+
+    def __call__(self) -> None:
+        """Do the work of all stages once."""
+        if self._graph is not None:
+            self._graph.replay()
+            for sensor, valid, data in self._flags:
+                sensor._cache_valid, sensor._cached_data = valid, data
+        elif self._capture_wanted and self._eager_calls >= WARMUP_STEPS:
+            self._capture()
+            self()
+        else:
+            self._eager_calls += 1
+            self._context.before_capture()
+            self._run_stages()
+
+    def drop(self) -> None:
+        """Forget the graph, because a number that is part of it has changed; it is captured again at the next call."""
+        self._graph = None
+
+    def _run_stages(self) -> None:
+        with self._context.stage_code():
+            for stage in self.stages:
+                stage.run()
+            self._context.stable.stabilize()
+
+    def _capture(self) -> None:
+        graph = torch.cuda.CUDAGraph()
+        generator = torch.cuda.default_generators[self._context.device.index or 0]
+        # A capture that fails leaves the generator registered with the dead graph; a fresh state frees it.
+        random_state = generator.clone_state()
+        self._context.before_capture()
+        try:
+            with torch.cuda.graph(graph, pool=self._context.pool, capture_error_mode="thread_local"):
+                self._run_stages()
+        except RuntimeError as error:
+            generator.graphsafe_set_state(random_state)
+            torch.cuda.synchronize(self._context.device)
+            self._capture_wanted = False
+            reason = str(error).splitlines()[0]
+            logger.warning("Part '%s' of the step runs without a CUDA graph, because its capture failed: %s", self.name, reason)
+            return
+        self._graph = graph
+        self._flags = self._context.sensor_flags() if self._keep_flags else []
+
+
+class FallbackCall:
+    """A stage that runs mjlab's own code."""
+
+    def __init__(self, stage: Stage, context: StepContext) -> None:
+        self.name = stage.name
+        self._stage = stage
+        self._context = context
+
+    def __call__(self) -> None:
+        """Do the work, with whatever syncs it needs."""
+        with torch.inference_mode(False), torch.no_grad():
+            if self._stage.fallback is not None:
+                self._stage.fallback()
+            self._context.stable.stabilize()
+
+
+def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
+    """Run every stage once and find those that need the host; the caller restores the state afterwards.
+
+    Returns:
+        Stages that fall back to mjlab's code, each with its reason.
+
+    Raises:
+        CannotCaptureError: a stage needs the host and has no fallback.
+    """
+    context.before_capture()
+    fallen = []
+    for stage in stages:
+        if isinstance(stage, Launch):
+            continue
+        try:
+            with context.stage_code(), HostReadGuard(), _refuse_syncs(context.device):
+                stage.run()
+        except (CannotCaptureError, RuntimeError) as error:
+            if not isinstance(error, CannotCaptureError) and "synchronizing CUDA operation" not in str(error):
+                raise
+            reason = f"{str(error).splitlines()[0]} at {source_of(error)}"
+            if stage.fallback is None:
+                raise CannotCaptureError(f"{stage.name}: {reason}") from error
+            stage.reason = reason
+            fallen.append(stage)
+    return fallen
+
+
+@contextlib.contextmanager
+def _refuse_syncs(device: torch.device) -> Iterator[None]:
+    if device.type != "cuda":
+        yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def assemble(stages: list[Stage | Launch], context: StepContext, capture: bool) -> list[Callable[[], None]]:
+    """Join neighboring stages into segments."""
+    has_fallback = any(isinstance(stage, Stage) and stage.reason for stage in stages)
+    program: list[Callable[[], None]] = []
+    waiting: list[Stage] = []
+
+    def flush() -> None:
+        if waiting:
+            program.append(Segment(list(waiting), context, capture, keep_flags=has_fallback))
+            waiting.clear()
+
+    for stage in stages:
+        if isinstance(stage, Stage) and not stage.reason:
+            waiting.append(stage)
+            continue
+        flush()
+        program.append(stage.run if isinstance(stage, Launch) else FallbackCall(stage, context))
+    flush()
+    return program
