@@ -459,6 +459,21 @@ def _problems(cfg: Cfg) -> Any:
     return caught.value.problems
 
 
+def test_bounds_of_a_container_are_those_of_its_numbers():
+    @configclass
+    class Holder(Cfg):
+        whole: Annotated[list[int], Range(ge=1)] = [1]
+        entries: list[Annotated[int, Range(ge=1)]] = [1]
+        table: Annotated[dict[str, float], Range(lt=0)] = {}
+
+    assert messages(Holder(whole=[2, 0], entries=[2, 0], table={"a": 0.5})) == [
+        "whole.1: got 0 (int), expected int >= 1; give it int >= 1",
+        "entries.1: got 0 (int), expected int >= 1; give it int >= 1",
+        "table.a: got 0.5 (float), expected float < 0; give it float < 0",
+    ]
+    assert messages(Holder(whole=3)) == ["whole: got 3 (int), expected list[int] with numbers >= 1; write [3]"]  # pyright: ignore
+
+
 def test_annotations_may_name_what_is_defined_later_or_only_for_type_checkers():
     @configclass
     class Holder(Cfg):

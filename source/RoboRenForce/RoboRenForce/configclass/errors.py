@@ -50,9 +50,6 @@ class ConfigError(UserError, ValueError):
             message = f"{subject} has {len(self.problems)} problems:\n{lines}"
         super().__init__(message)
 
-    def __reduce__(self) -> tuple[type[ConfigError], tuple[Sequence[Problem], str]]:
-        return type(self), (self.problems, self.subject)
-
 
 def join_path(prefix: str, name: str) -> str:
     """`prefix.name`, where either may be empty."""

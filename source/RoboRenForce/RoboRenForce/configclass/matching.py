@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Iterator
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from .errors import ConfigError, join_path
 from .fields import MISSING, Range, field_types
@@ -179,9 +179,6 @@ def _out_of_range(value: Any, bounds: Range, hint: Any, path: str, default: Any)
     if isinstance(value, int | float) and not isinstance(value, bool):
         if not bounds.contains(value):
             yield Finding(path, value, hint, default)
-    elif isinstance(value, list | tuple):
-        for index, item in enumerate(value):
-            yield from _out_of_range(item, bounds, hint, join_path(path, str(index)), MISSING)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            yield from _out_of_range(item, bounds, hint, join_path(path, str(key)), MISSING)
+    elif isinstance(value, list | tuple | dict):
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _out_of_range(item, bounds, Annotated[type(item), bounds], join_path(path, str(key)), MISSING)

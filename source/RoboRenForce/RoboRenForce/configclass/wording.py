@@ -63,6 +63,8 @@ def describe(hint: Any) -> str:
     plain, metadata = simplify(hint)
     ranges = " and ".join(str(item) for item in metadata if isinstance(item, Range))
     text = _describe_plain(plain)
+    if ranges and "[" in text:
+        return f"{text} with numbers {ranges}"
     return f"{text} {ranges}" if ranges else text
 
 

@@ -27,7 +27,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """A safe dumper that writes lists of scalars on one line and never refers back to an earlier node."""
+    """A safe dumper that writes lists without fields on one line and never refers back to an earlier node."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -48,8 +48,8 @@ for _name, _pattern, _first in _SCALARS:
 
 
 def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
-    is_flat = all(not isinstance(item, list | dict) for item in data)
-    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=is_flat)
+    holds_fields = any(isinstance(item, dict) and item for item in data)
+    return dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=not holds_fields)
 
 
 _Dumper.add_representer(list, _represent_list)
