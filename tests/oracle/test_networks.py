@@ -95,9 +95,9 @@ def test_an_mlp_without_hidden_layers_is_a_linear_map():
     [
         ({"activations": "EUL"}, ["unknown activation 'EUL'", "ELU"]),
         ({"activations": [[("ELU", {})]] * 2}, ["activations", "2 entries", "3"]),
-        ({"activations": [[("ELU", {"slope": 1.0})]] * 2 + [[]]}, ["activations[0]", "slope"]),
+        ({"activations": [[("ELU", {"slope": 1.0})]] * 2 + [[]]}, ["activations: in entry 0", "slope"]),
         ({"activations": [["ELU"]] * 2 + [[]]}, ["activations"]),
-        ({"hidden_features": [8, 0]}, ["hidden_features[1]", "0"]),
+        ({"hidden_features": [8, 0]}, ["hidden_features: entry 1 is 0"]),
         ({"init": "xavier"}, ["init", "xavier", "orthogonal"]),
     ],
 )

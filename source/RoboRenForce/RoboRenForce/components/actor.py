@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from .distributions import Categorical, Distribution
 from .observation import ObservationNetwork, ObservationNetworkCfg, Observations
 
 
-class Actor(ObservationNetwork):
+class Actor(ObservationNetwork, ABC):
     """A stochastic policy, built by `ActorCfg.build(spec=..., groups=[...])`.
 
     `actor(obs, state=None, starts=None) -> (distribution, state)`; feed-forward actors return None as state.

@@ -12,7 +12,7 @@ from torch.nn.modules import activation as torch_activations
 _MODULES: dict[str, type[nn.Module]] = {
     name.lower(): getattr(nn, name)
     for name in [*torch_activations.__all__, "Identity"]
-    if name not in ("MultiheadAttention", "Threshold")
+    if name not in ("MultiheadAttention", "Threshold", "GLU", "Softmax2d")  # not elementwise, or not without arguments
 }
 _MODULES["swish"] = nn.SiLU
 
@@ -20,18 +20,16 @@ ActivationSpec = Sequence[tuple[str, Mapping[str, Any]]]
 """The activations applied one after another behind a layer: `[("ELU", {"alpha": 1.0})]`, or `[]` for none."""
 
 
-def activation_problem(name: Any, kwargs: Any = None) -> str | None:
+def activation_problem(name: str, kwargs: Mapping[str, Any]) -> str | None:
     """A sentence on what is wrong with an activation's name or arguments, None if nothing is."""
-    if not isinstance(name, str):
-        return f"an activation is named by a string such as 'ELU', got {name!r}"
     if name.lower() not in _MODULES:
         known = {cls.__name__.lower(): cls.__name__ for cls in _MODULES.values()}
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4) or ["elu", "relu", "tanh"]
         return f"unknown activation '{name}'; did you mean {', '.join(known[key] for key in near)}?"
     try:
-        _MODULES[name.lower()](**dict(kwargs or {}))
+        _MODULES[name.lower()](**kwargs)
     except (TypeError, ValueError) as error:
-        return f"activation '{name}' does not accept {kwargs!r}: {error}"
+        return f"activation '{name}' does not accept {dict(kwargs)}: {error}"
     return None
 
 
@@ -58,19 +56,16 @@ def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidde
 
 def activations_problems(activations: str | Sequence[ActivationSpec], num_hidden: int) -> list[str]:
     """Sentences on what is wrong with an `activations` field for `num_hidden` hidden layers."""
-    layers = per_layer_activations(activations, num_hidden)
-    problems = []
+    if isinstance(activations, str):
+        problem = activation_problem(activations, {})
+        return [] if problem is None else [f"activations: {problem}"]
+    layers, problems = activations, []
     if len(layers) != num_hidden + 1:
         problems.append(
-            f"activations has {len(layers)} entries for {num_hidden} hidden layers; expected {num_hidden + 1}, "
-            f"one per layer and one for the output: [[('ELU', {{}})]] * {num_hidden} + [[]], or simply 'ELU'"
+            f"activations: got {len(layers)} entries for {num_hidden} hidden layers, expected {num_hidden + 1}; write "
+            f"one per layer and one for the output, [[('ELU', {{}})]] * {num_hidden} + [[]], or simply 'ELU'"
         )
     for index, layer in enumerate(layers):
-        for entry in layer:
-            if isinstance(entry, str) or len(entry) != 2:
-                problems.append(
-                    f"activations[{index}] holds {entry!r}; expected (name, keyword arguments) such as ('ELU', {{}})"
-                )
-            elif (problem := activation_problem(entry[0], entry[1])) is not None:
-                problems.append(f"activations[{index}]: {problem}")
+        found = [activation_problem(name, kwargs) for name, kwargs in layer]
+        problems += [f"activations: in entry {index}, {problem}" for problem in found if problem is not None]
     return problems

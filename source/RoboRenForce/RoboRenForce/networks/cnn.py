@@ -103,7 +103,7 @@ class CNNCfg(NetworkCfg):
                 yield f"{name}: got {value}, expected numbers of at least {least}"
         if min(self.channels, default=1) < 1:
             yield f"channels: got {self.channels}, expected positive numbers"
-        if (problem := activation_problem(self.activation)) is not None:
+        if (problem := activation_problem(self.activation, {})) is not None:
             yield f"activation: {problem}"
 
 

@@ -64,7 +64,9 @@ class MLPCfg(NetworkCfg):
     def check(self) -> Iterable[str]:
         """Sentences on sizes and activations that do not fit."""
         yield from (
-            f"hidden_features[{i}] must be positive, got {n}" for i, n in enumerate(self.hidden_features) if n < 1
+            f"hidden_features: entry {i} is {n}; expected a positive width"
+            for i, n in enumerate(self.hidden_features)
+            if n < 1
         )
         yield from activations_problems(self.activations, len(self.hidden_features))
 
