@@ -68,7 +68,7 @@ def test_scripted_length_is_settable_and_brings_the_ending_forward():
 
 
 def test_scripted_script_is_checked():
-    with pytest.raises(ConfigError, match="time_out@5"):
+    with pytest.raises(ConfigError, match="'ends@4' is no ending; write terminated@<steps>"):
         scripted(script=[["ends@4"]])
 
 
@@ -421,7 +421,7 @@ def multi_modal(env, **options):
 def test_multi_modal_observations():
     env = multi_modal(scripted(num_envs=2, image_shape=[4, 6, 3]), proprio=["policy", "critic"], keep=["critic"])
     obs, extras = env.reset(seed=2)
-    assert {name: tuple(obs[name].shape) for name in obs} == {
+    assert {name: tuple(tensor.shape) for name, tensor in obs.items()} == {
         "camera": (2, 4, 6, 3),
         "proprio": (2, 7),
         "critic": (2, 4),

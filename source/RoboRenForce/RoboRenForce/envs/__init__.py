@@ -1,6 +1,7 @@
 """The environment contract, the wrapper chain around it and the checker."""
 
-from .check_vec_env import EnvContractError, check_vec_env
+from ..utils.errors import EnvContractError
+from .check_vec_env import check_vec_env
 from .dynamic_env import DynamicEnv, DynamicEnvCfg, DynamicSource
 from .group_vec import GroupVec, GroupVecCfg
 from .multi_modal import MultiModal, MultiModalCfg

@@ -54,8 +54,8 @@ class DynamicEnv(VecEnvWrapper):
         if missing:
             has = [name for name in CHANNELS if name in self.spec.extras]
             raise ValueError(
-                f"DynamicEnvCfg.require asks for {missing}, but {env.spec.task} provides {has or 'no channel'}: drop them "
-                f"from `require`, or let the environment offer them in dynamic_channels()."
+                f"DynamicEnvCfg.require asks for {missing}, but {env.spec.task} provides {has or 'no channel'}: drop "
+                f"them from `require`, or let the environment offer them in dynamic_channels()."
             )
 
     @property

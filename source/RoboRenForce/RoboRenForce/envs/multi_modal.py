@@ -320,8 +320,8 @@ def _instructions(cfg: MultiModalCfg, env: VecEnv) -> list[str]:
         return [cfg.instruction] * env.num_envs
     if len(cfg.instruction) != env.num_envs:
         raise ValueError(
-            f"MultiModalCfg.instruction has {len(cfg.instruction)} texts for {env.num_envs} environments: give one text "
-            f"for all or one each."
+            f"MultiModalCfg.instruction has {len(cfg.instruction)} texts for {env.num_envs} environments: give one "
+            f"text for all or one each."
         )
     return list(cfg.instruction)
 

@@ -1,0 +1,355 @@
+"""Any Gymnasium environment under the `VecEnv` contract: a batch of copies stepped in one tight loop.
+
+Why not Gymnasium's SyncVectorEnv: the loop here resets at the very step an episode ends and keeps the true last
+observation, can hold and reseed single rows, moves the time limit with `episode_length_buf`, saves and restores the
+simulators, and costs less per step, because observations are written straight into one array.
+`tests/contract/test_gym_env.py` compares the two step by step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Annotated, Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
+from RoboRenForce.envs.spec import EnvSpec
+from RoboRenForce.envs.vec_env import StepReturn, VecEnv
+from RoboRenForce.utils.errors import UserError
+from tensordict import TensorDict
+
+from . import gym_state, rendering
+from .make_gym import find_time_limit, make_env, step_limit
+from .spaces import ActionMap, ObsLayout
+
+SUCCESS_KEYS = ("is_success", "success")
+
+_log = logging.getLogger(__name__)
+
+
+class GymVecEnv(VecEnv):
+    """`cfg.num_envs` copies of `cfg.env_id`; environment `i` is seeded with `seed + i`.
+
+    `envs` are the Gymnasium environments. The time limit is kept here and not by Gymnasium's TimeLimit wrapper, unless
+    there are wrappers around it that may want to read it.
+    """
+
+    def __init__(self, cfg: GymEnvCfg) -> None:
+        rendering.choose_backends()
+        self.cfg = cfg
+        self.device = torch.device(cfg.device)
+        self._on_cpu = self.device.type == "cpu"
+        self.envs = [
+            make_env(cfg, pictures=cfg.image_group is not None or (cfg.render and i == 0)) for i in range(cfg.num_envs)
+        ]
+        first = self.envs[0]
+        for env in self.envs:
+            rendering.draw_fast(env)
+        self._layout = ObsLayout(first.observation_space, cfg.env_id, cfg.obs_mask)
+        self._actions = ActionMap(first.action_space, cfg.env_id, cfg.rescale_actions)
+        self._limit = step_limit(cfg)
+        self._time_limits = [find_time_limit(env) for env in self.envs]
+        self._steps = [self._repeated(i) if cfg.frame_skip > 1 else env.step for i, env in enumerate(self.envs)]
+        self._success_key = self._find_info_keys()
+        self._lengths = np.zeros(cfg.num_envs, np.int64)
+        self._terms = np.zeros((cfg.num_envs, len(cfg.reward_terms)), np.float32)
+        self.reset(seed=cfg.seed)
+        self.spec = self._make_spec()
+
+    # --- the contract -----------------------------------------------------------------------------------------------
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """Steps taken in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
+        return torch.tensor(self._lengths, device=self.device)
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self._lengths[:] = value.cpu().numpy()
+        for limit, length in zip(self._time_limits, self._lengths, strict=True):
+            if limit is not None:
+                limit._elapsed_steps = int(length) * self.cfg.frame_skip
+
+    def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset`."""
+        seeds = [None if seed is None else seed + i for i in range(self.cfg.num_envs)]
+        self._raw = self._buffers()
+        self._reset_into(self._raw, range(self.cfg.num_envs), seeds)
+        self._obs = self._tensors(self._raw)
+        return self._obs, {}
+
+    def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset_rows`."""
+        self._raw = {name: buffer.copy() for name, buffer in self._raw.items()}
+        self._reset_into(self._raw, env_ids.tolist(), list(seeds))
+        self._obs = self._tensors(self._raw)
+        return self._obs, {}
+
+    def get_observations(self) -> TensorDict:
+        """See `VecEnv.get_observations`."""
+        return self._obs
+
+    def step(self, actions: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step`."""
+        return self._step(actions, range(self.cfg.num_envs), self._buffers())
+
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step_rows`."""
+        self._terms = np.zeros_like(self._terms)
+        return self._step(
+            actions, active.nonzero().squeeze(1).tolist(), {name: raw.copy() for name, raw in self._raw.items()}
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Simulators, generators, counters and observations; empty if an environment can't be saved as plain data."""
+        try:
+            layers = [gym_state.snapshot(env) for env in self.envs]
+        except gym_state.NotRestorableError as error:
+            _log.info("%s is not restorable: %s", self.cfg.env_id, error)
+            return {}
+        raw = {name: torch.from_numpy(buffer.copy()) for name, buffer in self._raw.items()}
+        return {"envs": layers, "lengths": torch.tensor(self._lengths), "obs": raw}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what `state_dict` returned."""
+        if not state:
+            return
+        if len(state["envs"]) != self.num_envs:
+            raise UserError(
+                f"The saved state is of {len(state['envs'])} environments and there are {self.num_envs}: use "
+                f"--num_envs {len(state['envs'])} to resume exactly."
+            )
+        for env, layers in zip(self.envs, state["envs"], strict=True):
+            gym_state.restore(env, layers)
+        self._lengths[:] = state["lengths"].cpu().numpy()
+        self._raw = {name: buffer.cpu().numpy().copy() for name, buffer in state["obs"].items()}
+        self._obs = self._tensors(self._raw)
+
+    def render(self) -> np.ndarray:
+        """See `VecEnv.render`."""
+        return rendering.frame(self.envs[0], self.cfg.env_id)
+
+    def close(self) -> None:
+        """See `VecEnv.close`."""
+        for env in self.envs:
+            env.close()
+
+    # --- what DynamicEnv asks for -----------------------------------------------------------------------------------
+
+    @property
+    def reward_term_names(self) -> tuple[str, ...]:
+        """Names of the reward terms, see `GymEnvCfg.reward_terms`."""
+        return tuple(self.cfg.reward_terms)
+
+    def dynamic_channels(self) -> dict[str, torch.Tensor]:
+        """`dynamics`: positions and velocities of MuJoCo, or the `state` of classic control; nothing elsewhere."""
+        states = [_dynamics(env) for env in self.envs]
+        if states[0] is None:
+            return {}
+        return {"dynamics": self._tensor(np.asarray(states, dtype=np.float32))}
+
+    # --- one step ---------------------------------------------------------------------------------------------------
+
+    def _step(self, actions: torch.Tensor, rows: Sequence[int], buffers: dict[str, np.ndarray]) -> StepReturn:
+        """Step `rows`; `buffers` become the new observations and hold those of the other rows already."""
+        expected = (self.cfg.num_envs, *self.spec.action.shape)
+        if actions.shape != expected:
+            raise ValueError(f"{self.cfg.env_id} got actions of shape {tuple(actions.shape)}, expected {expected}.")
+        chosen = self._actions.to_simulator(actions)
+        rewards = np.zeros(self.cfg.num_envs, np.float32)
+        flags = np.zeros((3, self.cfg.num_envs), np.bool_)  # terminated, time_outs, success
+        self._lengths[rows] += 1
+        over = (self._lengths >= self.spec.max_episode_length).tolist() if self.spec.max_episode_length else None
+
+        steps, write, terms, ended = self._steps, self._layout.write, self.cfg.reward_terms, []
+        for i in rows:
+            obs, rewards[i], terminated, truncated, info = steps[i](chosen[i])
+            write(buffers, i, obs)
+            if terms:
+                self._terms[i] = [info[name] for name in terms]
+            if terminated or truncated or (over is not None and over[i]):
+                ended.append(i)
+                flags[:, i] = terminated, not terminated, self._success_key is not None and info[self._success_key]
+        self._draw(buffers, rows)
+        final = {name: buffer.copy() for name, buffer in buffers.items()} if ended else buffers
+        if ended:
+            self._reset_into(buffers, ended, [None] * len(ended))
+        self._raw, self._obs = buffers, self._tensors(buffers)
+        return self._obs, self._tensor(rewards), *self._outcome(flags, final)
+
+    def _outcome(self, flags: np.ndarray, final: dict[str, np.ndarray]) -> tuple[torch.Tensor, dict[str, Any]]:
+        """Dones and extras from terminated, time_outs and success, bool `(3, num_envs)`, and the last observations."""
+        terminated, time_outs, success = flags
+        dones = self._tensor((terminated | time_outs).astype(np.int64))
+        extras = {
+            "terminated": self._tensor(terminated),
+            "time_outs": self._tensor(time_outs),
+            "log": {},
+            "final_observations": self._tensors(final),
+        }
+        if self._success_key is not None:
+            extras["success"] = self._tensor(success)
+        if self.cfg.reward_terms:
+            extras["reward_terms"] = self._tensor(self._terms.copy())
+        return dones, extras
+
+    def _tensor(self, array: np.ndarray) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        return tensor if self._on_cpu else tensor.to(self.device)
+
+    def _repeated(self, row: int) -> Callable[[Any], tuple[Any, float, bool, bool, dict[str, Any]]]:
+        """A step that applies its action `frame_skip` times, within the episode and its time limit."""
+
+        def step(action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+            repeats = self.cfg.frame_skip
+            if self._limit:
+                repeats = min(repeats, self._limit - (int(self._lengths[row]) - 1) * repeats)
+            obs, reward, terminated, truncated, info = self.envs[row].step(action)
+            total = float(reward)
+            for _ in range(repeats - 1):
+                if terminated or truncated:
+                    break
+                obs, reward, terminated, truncated, info = self.envs[row].step(action)
+                total += float(reward)
+            return obs, total, terminated, truncated, info
+
+        return step
+
+    def _reset_into(self, buffers: dict[str, np.ndarray], rows: Iterable[int], seeds: list[int | None]) -> None:
+        """Start new episodes in `rows` and write their first observations."""
+        rows = list(rows)
+        for i, seed in zip(rows, seeds, strict=True):
+            obs, _ = self.envs[i].reset(seed=seed)
+            self._layout.write(buffers, i, obs)
+        self._lengths[rows] = 0
+        self._draw(buffers, rows)
+
+    def _draw(self, buffers: dict[str, np.ndarray], rows: Iterable[int]) -> None:
+        if self.cfg.image_group is not None:
+            height, width = self.cfg.image_size
+            for i in rows:
+                picture = rendering.frame(self.envs[i], self.cfg.env_id)
+                buffers[self.cfg.image_group][i] = rendering.fitted(picture, height, width)
+
+    def _buffers(self) -> dict[str, np.ndarray]:
+        """New arrays at every step: learners may keep observations beyond it, as rsl_rl's does."""
+        buffers = self._layout.buffers(self.cfg.num_envs)
+        if self.cfg.image_group is not None:
+            buffers[self.cfg.image_group] = np.zeros((self.cfg.num_envs, *self.cfg.image_size, 3), np.uint8)
+        return buffers
+
+    def _tensors(self, buffers: dict[str, np.ndarray]) -> TensorDict:
+        groups = {name: self._tensor(array) for name, array in self._layout.visible(buffers).items()}
+        return TensorDict(groups, batch_size=[self.cfg.num_envs], device=self.device)
+
+    # --- what is known before the first step ------------------------------------------------------------------------
+
+    def _find_info_keys(self) -> str | None:
+        """The key under which `info` tells success; checks the reward terms too. Both by one step of a spare copy."""
+        cfg = self.cfg
+        if cfg.success_key is None and not cfg.reward_terms:
+            return None
+        spare = make_env(cfg, pictures=False)
+        spare.reset(seed=cfg.seed)
+        spare.action_space.seed(cfg.seed)
+        info = spare.step(spare.action_space.sample())[4]
+        spare.close()
+        missing = [name for name in cfg.reward_terms if name not in info]
+        if missing:
+            raise UserError(f"GymEnvCfg.reward_terms names {missing}, but the info of {cfg.env_id} has {sorted(info)}.")
+        if cfg.success_key == "auto":
+            return next((key for key in SUCCESS_KEYS if key in info), None)
+        if cfg.success_key is not None and cfg.success_key not in info:
+            raise UserError(
+                f"GymEnvCfg.success_key is '{cfg.success_key}', but the info of {cfg.env_id} has {sorted(info)}."
+            )
+        return cfg.success_key
+
+    def _make_spec(self) -> EnvSpec:
+        cfg = self.cfg
+        groups, dtypes = self._layout.shapes, self._layout.dtypes
+        if cfg.image_group is not None:
+            if cfg.image_group in groups:
+                raise UserError(
+                    f"GymEnvCfg.image_group: {cfg.env_id} has a group '{cfg.image_group}' already, choose another."
+                )
+            groups[cfg.image_group] = (*cfg.image_size, 3)
+            dtypes[cfg.image_group] = "uint8"
+        extras = ["final_observations"]
+        extras += ["success"] if self._success_key is not None else []
+        extras += ["reward_terms"] if cfg.reward_terms else []
+        return EnvSpec(
+            task=cfg.env_id,
+            num_envs=cfg.num_envs,
+            obs_groups=groups,
+            action=self._actions.spec,
+            max_episode_length=-(-self._limit // cfg.frame_skip),
+            extras=tuple(extras),
+            obs_dtypes=dtypes,
+            reward_terms=tuple(cfg.reward_terms),
+            capabilities=("reset_rows", "step_rows"),
+            step_dt=_step_seconds(self.envs[0], cfg.frame_skip),
+        )
+
+
+@configclass
+class GymEnvCfg(Cfg):
+    """Options of `GymVecEnv`."""
+
+    class_type: type = GymVecEnv
+    env_id: str = MISSING
+    """Any Gymnasium id, such as `HalfCheetah-v5`; `module:Name-v0` imports the module first."""
+    num_envs: Annotated[int, Range(ge=1)] = 16
+    seed: Annotated[int, Range(ge=0)] = 0
+    """Environment `i` starts from `seed + i`."""
+    device: str = "cpu"
+    """Where tensors go; the simulators run on the CPU."""
+    env_kwargs: dict[str, Any] = {}
+    """Passed to `gymnasium.make`."""
+    wrappers: list[Callable[..., Any]] = []
+    """Functions from environment to environment, or `module:name` of them; applied to each copy, innermost first."""
+    max_episode_steps: Annotated[int, Range(ge=1)] | None = None
+    """Time limit in steps of the environment; None for the registered one."""
+    frame_skip: Annotated[int, Range(ge=1)] = 1
+    """Steps of the environment per action; their rewards are summed."""
+    rescale_actions: bool = True
+    """Let the learner act in [-1, 1] where the action space has finite bounds."""
+    obs_mask: list[int] = []
+    """Indices of a flat observation that the learner doesn't see."""
+    success_key: str | None = "auto"
+    """Key of `info` that says whether a finished episode succeeded; `auto` takes `is_success` or `success`, if any."""
+    reward_terms: list[str] = []
+    """Keys of `info` that are parts of the reward, provided as `extras["reward_terms"]`."""
+    render: bool = True
+    """Let environment 0 make pictures; costs nothing until the first."""
+    render_size: list[int] = [360, 480]
+    """Height and width of the pictures, where the environment lets one choose (MuJoCo)."""
+    image_group: str | None = None
+    """Name of an observation group with a picture of every environment, uint8 `(*image_size, 3)`; slow."""
+    image_size: list[int] = [64, 64]
+    """Height and width of `image_group`."""
+
+    def check(self) -> Iterable[str]:
+        """Sizes are pairs."""
+        for name, size in (("render_size", self.render_size), ("image_size", self.image_size)):
+            if len(size) != 2 or min(size) < 1:
+                yield f"{name}: {size} is no [height, width]"
+
+
+def _dynamics(env: gym.Env[Any, Any]) -> np.ndarray | None:
+    """The physical state that a world model would predict."""
+    inner: Any = env.unwrapped
+    if rendering.is_mujoco(env):
+        return np.concatenate([inner.data.qpos, inner.data.qvel])
+    state = vars(inner).get("state")
+    return None if state is None else np.asarray(state, dtype=np.float64).reshape(-1)
+
+
+def _step_seconds(env: gym.Env[Any, Any], frame_skip: int) -> float | None:
+    """Simulated time of one action: MuJoCo and Pendulum call it dt, CartPole tau."""
+    inner: Any = env.unwrapped
+    seconds = inner.dt if rendering.is_mujoco(env) else vars(inner).get("dt", vars(inner).get("tau"))
+    return None if seconds is None else float(seconds) * frame_skip

@@ -1,0 +1,124 @@
+"""Pictures without a display: which OpenGL to use, what makes it fast on a CPU, and what to install if there is none.
+
+The shadow map, not the number of pixels, is what software rendering costs: without it HalfCheetah renders 20 times
+faster.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from RoboRenForce.utils.errors import MissingPackageError, UserError
+
+_LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+_PACKAGES = "libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl) or libosmesa6 (MUJOCO_GL=osmesa)"
+
+
+class RenderingError(UserError, RuntimeError):
+    """No picture can be made; the message says what to install or to change."""
+
+
+def choose_backends() -> None:
+    """Let MuJoCo and pygame render off screen where there is no display and the user hasn't chosen.
+
+    MuJoCo reads `MUJOCO_GL` when it is imported, so this has to come before. Where no library is found nothing is set:
+    the simulation itself needs none.
+    """
+    if not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+        return
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    if "MUJOCO_GL" not in os.environ:
+        found = [name for name in _LIBRARIES if library_loads(name)]
+        if found:
+            os.environ["MUJOCO_GL"] = found[0]
+
+
+def explain_failed_import() -> None:
+    """Raise a sentence if MuJoCo can't be imported because the OpenGL that the user chose isn't there.
+
+    Raises:
+        RenderingError: `MUJOCO_GL` names a library that doesn't load.
+    """
+    chosen = os.environ.get("MUJOCO_GL", "").lower()
+    if chosen in _LIBRARIES and not library_loads(chosen):
+        raise RenderingError(
+            f"MuJoCo can't be imported: MUJOCO_GL is '{chosen}' and {_LIBRARIES[chosen]} doesn't load. On Debian or "
+            f"Ubuntu install {_PACKAGES}, or unset MUJOCO_GL to train without pictures."
+        )
+
+
+def is_mujoco(env: gym.Env[Any, Any]) -> bool:
+    """Whether an environment simulates with MuJoCo the way Gymnasium's own do."""
+    return any(base.__name__ == "MujocoEnv" for base in type(env.unwrapped).__mro__)
+
+
+def draw_fast(env: gym.Env[Any, Any]) -> None:
+    """Leave out shadows, reflections and multi-sampling; has to come before the first frame."""
+    if is_mujoco(env):
+        model = env.unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.offsamples = 0
+        model.mat_reflectance[:] = 0
+
+
+def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
+    """The current picture, uint8 `(H, W, 3)`.
+
+    Raises:
+        RenderingError: the environment has no pictures, or no OpenGL library works.
+        MissingPackageError: a Python package is missing.
+    """
+    if env.render_mode != "rgb_array":
+        modes = env.metadata.get("render_modes") or []
+        reason = "it was built with render=False" if "rgb_array" in modes else f"its render modes are {modes}"
+        raise RenderingError(f"{env_id} can't make pictures: {reason}, needed is 'rgb_array'.")
+    try:
+        picture = env.render()
+    except gym.error.DependencyNotInstalled as error:
+        raise MissingPackageError(
+            f"Pictures of {env_id} need pygame, which is not installed: pip install pygame."
+        ) from error
+    except _rendering_errors() as error:
+        if not is_mujoco(env):
+            raise
+        chosen = os.environ.get("MUJOCO_GL", "unset")
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise RenderingError(
+            f"MuJoCo can't render {env_id} (MUJOCO_GL is {chosen}: {reason}). On Debian or Ubuntu install {_PACKAGES}; "
+            f"training needs neither."
+        ) from error
+    return np.asarray(picture, dtype=np.uint8)
+
+
+def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The picture in the given size, by its nearest pixels."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    rows = (np.arange(height) * picture.shape[0]) // height
+    columns = (np.arange(width) * picture.shape[1]) // width
+    return picture[rows[:, None], columns]
+
+
+def _rendering_errors() -> tuple[type[Exception], ...]:
+    """What MuJoCo and its OpenGL bindings raise where a context can't be made."""
+    errors: list[type[Exception]] = [ImportError, AttributeError, OSError, RuntimeError]
+    if "mujoco" in sys.modules:
+        errors.append(sys.modules["mujoco"].FatalError)
+    if "OpenGL.error" in sys.modules:
+        errors.append(sys.modules["OpenGL.error"].Error)
+    return tuple(errors)
+
+
+def library_loads(name: str) -> bool:
+    """Whether the library behind `egl` or `osmesa` is installed."""
+    try:
+        ctypes.CDLL(_LIBRARIES[name])
+    except OSError:
+        return False
+    return True
