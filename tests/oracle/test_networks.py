@@ -225,6 +225,7 @@ def test_without_an_output_size_the_feature_map_is_the_output():
     [
         ((64, 64, 3), "looks like (H, W, C)"),
         ((480, 640, 1), "looks like (H, W, C)"),
+        ((84, 84, 9), "looks like (H, W, C)"),
         ((3, 16, 16), "leaves 0x0 pixels"),
         ((16,), "expected an image (C, H, W)"),
         (12, "Use MLPCfg"),

@@ -229,6 +229,14 @@ def test_reward_scaling_clips_freezes_in_eval_and_refuses_other_shapes():
         scaler.update(torch.zeros(5, 3), torch.zeros(5, 3))
 
 
+def test_a_constant_reward_does_not_explode_before_there_is_a_spread():
+    scaler = RewardScaler(num_envs=4, gamma=0.9)
+    scaler.update(torch.ones(4), torch.zeros(4))  # all returns are 1: no deviation yet
+    assert scaler(torch.ones(4)).tolist() == [10.0] * 4
+    scaler.update(torch.ones(4), torch.zeros(4))  # returns 1 and 1.9
+    assert scaler(torch.ones(4)).tolist() == pytest.approx([1 / 0.45] * 4)
+
+
 def test_value_normalizer_maps_returns_to_unit_scale_and_back():
     normalizer = ValueNormalizer()
     values = torch.randn(7, 5)

@@ -174,12 +174,13 @@ class RewardScaler(nn.Module):
     """Divide rewards by the running standard deviation of the discounted return.
 
     This is what Gymnasium's `NormalizeReward` does, for a batch of environments or a rollout at once. Rewards are
-    scaled and not shifted: a shift would change which policy is best in episodes of variable length.
+    scaled and not shifted: a shift would change which policy is best in episodes of variable length. They are clipped
+    to `[-clip, clip]`: as long as all returns are equal their deviation is 0, and a constant reward would explode.
     """
 
     discounted: Tensor
 
-    def __init__(self, num_envs: int, gamma: float, eps: float = 1e-8, clip: float | None = None) -> None:
+    def __init__(self, num_envs: int, gamma: float, eps: float = 1e-8, clip: float | None = 10.0) -> None:
         super().__init__()
         self.gamma = gamma
         self.eps = eps

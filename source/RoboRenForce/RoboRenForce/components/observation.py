@@ -47,6 +47,7 @@ class ObservationEncoder(nn.Module):
             self.normalizer = normalizer_cfg.build(self.flat_features)
         self.image_groups = image_groups
         self.image_encoders = nn.ModuleList()
+        self.out_features = self.flat_features
         for group in image_groups:
             cfg = cnn_cfg.get(group) if isinstance(cnn_cfg, dict) else cnn_cfg
             if cfg is None:
@@ -55,11 +56,9 @@ class ObservationEncoder(nn.Module):
                     f"give the actor or critic that reads it cnn_cfg=CNNCfg(...) or "
                     f"cnn_cfg={{'{group}': CNNCfg(...)}}."
                 )
-            self.image_encoders.append(cfg.build(spec.obs_groups[group], cfg.features))
-        self.out_features = self.flat_features + sum(encoder.out_features for encoder in self._encoders())
-
-    def _encoders(self) -> list[Network]:
-        return [module for module in self.image_encoders if isinstance(module, Network)]
+            encoder: Network = cfg.build(spec.obs_groups[group], cfg.features)
+            self.image_encoders.append(encoder)
+            self.out_features += encoder.out_features
 
     def flat(self, obs: Observations) -> Tensor:
         """The flat groups side by side, not normalized, `(..., flat_features)`."""

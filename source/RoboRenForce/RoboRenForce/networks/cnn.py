@@ -60,9 +60,7 @@ class CNN(Network):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
             x = x.to(next(self.parameters()).dtype) / 255.0
-        return self.layers(x.flatten(0, -4) if x.dim() > 4 else x.view(-1, *x.shape[-3:])).view(
-            *x.shape[:-3], self.out_features
-        )
+        return self.layers(x.reshape(-1, *x.shape[-3:])).view(*x.shape[:-3], self.out_features)
 
 
 @configclass
@@ -118,7 +116,7 @@ def image_shape(in_features: int | tuple[int, ...]) -> tuple[int, int, int]:
             f"A CNN got observations of shape {in_features}; expected an image (C, H, W). Use MLPCfg for flat input."
         )
     first, second, last = in_features
-    if last in (1, 3, 4) and min(first, second) > 4:
+    if (last in (1, 3, 4) and min(first, second) > 4) or (first == second >= 32 and last <= 16):
         raise ValueError(
             f"A CNN got images of shape {tuple(in_features)}, which looks like (H, W, C); expected (C, H, W). "
             f"Permute them in the environment adapter: images.permute(0, 3, 1, 2) gives {(last, first, second)}."
