@@ -17,17 +17,18 @@ from types import SimpleNamespace
 
 import torch
 from report import environment_report, write_json
-from tensordict import TensorDict
-
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from tensordict import TensorDict
 
 HIDDEN = [512, 256, 128]
 
 
 def make_spec(args: argparse.Namespace) -> EnvSpec:
     groups = {"actor": (args.actor_obs,), "critic": (args.critic_obs,)}
-    return EnvSpec("synthetic", args.num_envs, groups, ActionSpec("continuous", args.actions), 1000, ("final_observations",))
+    return EnvSpec(
+        "synthetic", args.num_envs, groups, ActionSpec("continuous", args.actions), 1000, ("final_observations",)
+    )
 
 
 def observations(spec: EnvSpec, device: torch.device) -> TensorDict:
@@ -38,7 +39,11 @@ def observations(spec: EnvSpec, device: torch.device) -> TensorDict:
 def outcome(spec: EnvSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rewards, dones and time-outs at the rates of a walking robot."""
     done = torch.rand(spec.num_envs, device=device) < 0.01
-    return torch.randn(spec.num_envs, device=device), done.long(), done & (torch.rand(spec.num_envs, device=device) < 0.5)
+    return (
+        torch.randn(spec.num_envs, device=device),
+        done.long(),
+        done & (torch.rand(spec.num_envs, device=device) < 0.5),
+    )
 
 
 def make_ours(spec: EnvSpec, device: torch.device, steps: int, **overrides: object) -> algorithms.PPO:
@@ -46,7 +51,8 @@ def make_ours(spec: EnvSpec, device: torch.device, steps: int, **overrides: obje
         return networks.MLPCfg(hidden_features=HIDDEN, activations="ELU")
 
     policy = components.ActorCriticPackCfg(
-        actor_cfg=components.StateIndStdActorCfg(backbone_cfg=mlp()), critic_cfg=components.VNetworkCfg(backbone_cfg=mlp())
+        actor_cfg=components.StateIndStdActorCfg(backbone_cfg=mlp()),
+        critic_cfg=components.VNetworkCfg(backbone_cfg=mlp()),
     )
     context = algorithms.RunContext(spec=spec, device=device, rollout_steps=steps)
     return algorithms.PPOCfg(shuffle="once", **overrides).build(policy=policy, context=context)
@@ -55,7 +61,12 @@ def make_ours(spec: EnvSpec, device: torch.device, steps: int, **overrides: obje
 def make_rsl_rl(spec: EnvSpec, device: torch.device, steps: int) -> object:
     from rsl_rl.algorithms import PPO
 
-    model = {"class_name": "rsl_rl.models:MLPModel", "hidden_dims": HIDDEN, "activation": "elu", "obs_normalization": True}
+    model = {
+        "class_name": "rsl_rl.models:MLPModel",
+        "hidden_dims": HIDDEN,
+        "activation": "elu",
+        "obs_normalization": True,
+    }
     gaussian = {"class_name": "rsl_rl.modules.distribution:GaussianDistribution", "init_std": 1.0, "std_type": "scalar"}
     cfg = {
         "algorithm": {"class_name": "rsl_rl.algorithms:PPO", "rnd_cfg": None, "symmetry_cfg": None},
@@ -90,7 +101,9 @@ def collect_rsl_rl(algorithm, spec: EnvSpec, device: torch.device, steps: int) -
         algorithm.compute_returns(obs)
 
 
-def time_updates(collect: Callable[[], None], update: Callable[[], object], device: torch.device, warmup: int, repeats: int) -> dict:
+def time_updates(
+    collect: Callable[[], None], update: Callable[[], object], device: torch.device, warmup: int, repeats: int
+) -> dict:
     """Milliseconds of collecting (networks only) and of updating, medians and all samples."""
 
     def synchronize() -> None:
@@ -137,7 +150,7 @@ def main() -> None:
         "ours_tf32": {"precision": "tf32"},
         "ours_bf16": {"precision": "bf16"},
         "ours_fp32": {"precision": "fp32"},
-        "ours_tf32_eager": {"precision": "tf32", "cuda_graph": "off", "compile_loss": "off"},
+        "ours_tf32_eager": {"precision": "tf32", "cuda_graph": "off", "compile": "off"},
     }
     results = {}
     for name in args.variants.split(","):
@@ -147,12 +160,20 @@ def main() -> None:
         if name == "rsl_rl":
             algorithm = make_rsl_rl(spec, device, args.num_steps)
             results[name] = time_updates(
-                lambda a=algorithm: collect_rsl_rl(a, spec, device, args.num_steps), algorithm.update, device, 3, args.repeats
+                lambda a=algorithm: collect_rsl_rl(a, spec, device, args.num_steps),
+                algorithm.update,
+                device,
+                3,
+                args.repeats,
             )
         else:
             algorithm = make_ours(spec, device, args.num_steps, **makers[name])
             results[name] = time_updates(
-                lambda a=algorithm: collect_ours(a, spec, device, args.num_steps), algorithm.update, device, 4, args.repeats
+                lambda a=algorithm: collect_ours(a, spec, device, args.num_steps),
+                algorithm.update,
+                device,
+                4,
+                args.repeats,
             )
         if device.type == "cuda":
             results[name]["kernels_per_update"] = count_kernels(algorithm.update)
@@ -160,7 +181,9 @@ def main() -> None:
     if "rsl_rl" in results:
         for name, result in results.items():
             result["speedup"] = round(results["rsl_rl"]["update_ms"] / result["update_ms"], 2)
-    write_json(args.output, {"benchmark": "ppo_learner", "arguments": vars(args), "results": results, **environment_report()})
+    write_json(
+        args.output, {"benchmark": "ppo_learner", "arguments": vars(args), "results": results, **environment_report()}
+    )
     print(json.dumps({name: result.get("speedup") for name, result in results.items()}))
 
 

@@ -12,7 +12,17 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "tensordict", "gymnasium", "mujoco", "mjlab", "mujoco-warp", "warp-lang", "rsl-rl-lib", "stable-baselines3")
+PACKAGES = (
+    "torch",
+    "tensordict",
+    "gymnasium",
+    "mujoco",
+    "mjlab",
+    "mujoco-warp",
+    "warp-lang",
+    "rsl-rl-lib",
+    "stable-baselines3",
+)
 
 
 def environment_report() -> dict[str, Any]:

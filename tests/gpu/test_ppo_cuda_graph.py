@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from tensordict import TensorDict
-
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.cuda_graph import GraphedStep
+from tensordict import TensorDict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -15,7 +14,14 @@ DEVICE = torch.device("cuda:0")
 
 
 def make(recurrent: bool = False, **options) -> algorithms.PPO:
-    spec = EnvSpec("synthetic", ENVS, {"actor": (48,), "critic": (72,)}, ActionSpec("continuous", ACTIONS), 100, ("final_observations",))
+    spec = EnvSpec(
+        "synthetic",
+        ENVS,
+        {"actor": (48,), "critic": (72,)},
+        ActionSpec("continuous", ACTIONS),
+        100,
+        ("final_observations",),
+    )
 
     def backbone():
         mlp = networks.MLPCfg(hidden_features=[128, 64], activations="ELU")
@@ -64,7 +70,7 @@ def run(iterations: int, **options) -> tuple[list[torch.Tensor], algorithms.PPO]
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_captured_equals_eager_after_five_iterations(recurrent):
-    options = {"precision": "fp32", "compile_loss": "off", "recurrent": recurrent}
+    options = {"precision": "fp32", "compile": "off", "recurrent": recurrent}
     eager, _ = run(5, cuda_graph="off", **options)
     captured, algorithm = run(5, cuda_graph="on", **options)
     for name in ("_act_step", "_record_step", "_learn_step"):
@@ -76,8 +82,8 @@ def test_captured_equals_eager_after_five_iterations(recurrent):
 
 
 def test_compiled_loss_equals_eager():
-    eager, _ = run(3, cuda_graph="off", precision="fp32", compile_loss="off")
-    compiled, _ = run(3, cuda_graph="off", precision="fp32", compile_loss="on")
+    eager, _ = run(3, cuda_graph="off", precision="fp32", compile="off")
+    compiled, _ = run(3, cuda_graph="off", precision="fp32", compile="on")
     for a, b in zip(eager, compiled, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
 

@@ -4,9 +4,8 @@ import copy
 
 import pytest
 import torch
-from torch import nn
-
 from RoboRenForce.components.optimizer import GradientStep, load_per_parameter_state, per_parameter_state
+from torch import nn
 
 
 def two_parts() -> tuple[nn.Module, nn.Module]:
@@ -21,7 +20,9 @@ def loss_of(actor: nn.Module, critic: nn.Module, x: torch.Tensor) -> torch.Tenso
 def test_equals_torch_adam_with_separate_clipping():
     actor, critic = two_parts()
     ref_actor, ref_critic = copy.deepcopy(actor), copy.deepcopy(critic)
-    step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0)
+    step = GradientStep(
+        {"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0
+    )
     reference = torch.optim.Adam([*ref_actor.parameters(), *ref_critic.parameters()], lr=float(step.lr))
     for _ in range(5):
         x = torch.randn(16, 3, dtype=torch.float64)
@@ -33,13 +34,17 @@ def test_equals_torch_adam_with_separate_clipping():
         nn.utils.clip_grad_norm_(ref_critic.parameters(), 1.0)
         reference.step()
         torch.testing.assert_close(norms["actor"], expected)
-    for ours, theirs in zip([*actor.parameters(), *critic.parameters()], [*ref_actor.parameters(), *ref_critic.parameters()], strict=True):
+    for ours, theirs in zip(
+        [*actor.parameters(), *critic.parameters()], [*ref_actor.parameters(), *ref_critic.parameters()], strict=True
+    ):
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
 def test_a_bad_gradient_changes_nothing_and_is_counted():
     actor, critic = two_parts()
-    step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0)
+    step = GradientStep(
+        {"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0
+    )
     step.backward(loss_of(actor, critic, torch.ones(1, 3).double()))
     step.apply()
     weights, moments = copy.deepcopy([p.data for p in step.params]), step.state_dict()

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from RoboRenForce.algorithms.functional import clipped_surrogate, clipped_value_loss, value_loss
 from RoboRenForce.components.lr_schedule import adapt_to_kl_, linear_
 

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-
 from RoboRenForce.algorithms.functional import bootstrap_time_outs, gae, normalize_advantage
 
 REWARD = torch.tensor([[1.0], [0.0], [2.0]], dtype=torch.float64)
@@ -57,10 +56,14 @@ def test_gae_equals_the_double_sum():
 
 
 @pytest.mark.parametrize(("terminates", "fixed_point"), [(False, 1 / (1 - 0.97)), (True, None)])
-def test_constant_reward_has_the_value_of_an_endless_future_under_time_outs(terminates: bool, fixed_point: float | None):
+def test_constant_reward_has_the_value_of_an_endless_future_under_time_outs(
+    terminates: bool, fixed_point: float | None
+):
     """With reward 1 and time-outs only, V = 1/(1-gamma) solves GAE's targets; true ends give (1-gamma^k)/(1-gamma)."""
     gamma, steps = 0.97, 10
-    value = torch.zeros(steps + 1, 1, dtype=torch.float64)  # one entry per step of the episode, then the final observation
+    value = torch.zeros(
+        steps + 1, 1, dtype=torch.float64
+    )  # one entry per step of the episode, then the final observation
     reward = torch.ones(steps, 1, dtype=torch.float64)
     done = torch.zeros(steps, 1, dtype=torch.float64)
     done[-1] = 1

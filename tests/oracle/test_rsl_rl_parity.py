@@ -9,11 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tensordict import TensorDict
-
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.interop.rsl_rl_checkpoint import load_rsl_rl_model, rsl_rl_model_state
+from tensordict import TensorDict
 
 rsl_algorithms = pytest.importorskip("rsl_rl.algorithms", reason="rsl-rl-lib is not installed")
 
@@ -22,9 +21,12 @@ GROUPS = {"policy": (5,), "critic": (7,)}
 
 
 @pytest.fixture(params=[torch.float64, torch.float32], ids=["float64", "float32"])
-def dtype(request):
+def dtype(request, monkeypatch):
     before = torch.get_default_dtype()
     torch.set_default_dtype(request.param)
+    if request.param == torch.float64:
+        # rsl_rl's GAE casts dones with `.float()`, which rounds gamma to float32 even here and hides what is compared.
+        monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     yield request.param
     torch.set_default_dtype(before)
 
@@ -130,7 +132,13 @@ def compare(theirs, ours, dtype):
         expected, found = getattr(theirs, name).state_dict(), rsl_rl_model_state(getattr(ours, name))
         assert set(found) == set(expected)
         for key, value in expected.items():
-            torch.testing.assert_close(found[key], value, rtol=rtol, atol=1e-7 if dtype == torch.float64 else 2e-6, msg=key)
+            torch.testing.assert_close(
+                found[key],
+                value,
+                rtol=rtol,
+                atol=1e-7 if dtype == torch.float64 else 2e-6,
+                msg=lambda text, key=key: f"{key}: {text}",
+            )
 
 
 BASE = {"num_learning_epochs": 3, "num_mini_batches": 4, "learning_rate": 1e-3, "entropy_coef": 0.01}

@@ -71,7 +71,7 @@ class Policy(nn.Module, ABC):
 
     deterministic: bool = True
 
-    def reset(self, dones: torch.Tensor | None = None) -> None:  # noqa: B027 - only recurrent policies have state
+    def reset(self, dones: torch.Tensor | None = None) -> None:
         """Forget the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
 
     def exportable(self) -> Exportable:

@@ -72,7 +72,9 @@ class RolloutBuffer:
         shape = (num_steps, spec.num_envs)
         self.obs = TensorDict(
             {
-                name: torch.zeros(num_steps + 1, spec.num_envs, *size, dtype=default_dtype(spec.dtype_of(name)), device=device)
+                name: torch.zeros(
+                    num_steps + 1, spec.num_envs, *size, dtype=default_dtype(spec.dtype_of(name)), device=device
+                )
                 for name, size in spec.obs_groups.items()
             },
             batch_size=[num_steps + 1, spec.num_envs],
@@ -104,7 +106,9 @@ class RolloutBuffer:
         """Store the parameters of the distribution that acted; the first call allocates."""
         for name, value in params.items():
             if name not in self.dist_params:
-                self.dist_params[name] = torch.zeros(self.num_steps, *value.shape, dtype=value.dtype, device=self.device)
+                self.dist_params[name] = torch.zeros(
+                    self.num_steps, *value.shape, dtype=value.dtype, device=self.device
+                )
             self.dist_params[name].index_copy_(0, self._cursor, value.unsqueeze(0))
 
     def advance(self, done: Tensor) -> None:
@@ -133,7 +137,9 @@ class RolloutBuffer:
         log_prob = gather(self.log_prob)
 
         def observations(first: int) -> TensorDict:
-            return TensorDict({name: gather(rows[first:]) for name, rows in self.obs.items()}, batch_size=log_prob.shape)
+            return TensorDict(
+                {name: gather(rows[first:]) for name, rows in self.obs.items()}, batch_size=log_prob.shape
+            )
 
         return RolloutBatch(
             obs=observations(0),

@@ -36,7 +36,6 @@ SAME_NAME = (
     "entropy_coef",
     "learning_rate",
     "max_grad_norm",
-    "optimizer",
     "use_clipped_value_loss",
     "schedule",
     "desired_kl",
@@ -44,7 +43,7 @@ SAME_NAME = (
 )
 """Options that mean the same in rsl_rl's PPO and in ours."""
 
-OURS = ("cuda_graph", "compile_loss", "precision")
+OURS = ("cuda_graph", "compile", "precision")
 """Options of ours that an rsl_rl configuration may add."""
 
 
@@ -137,7 +136,7 @@ class PPO:
             saved["rnd_state_dict"] = self.learner.reward_terms[0].state_dict()
         return saved
 
-    def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:  # noqa: FBT001 - rsl_rl's signature
+    def load(self, loaded_dict: dict, load_cfg: dict | None, strict: bool) -> bool:
         """Load what `load_cfg` names (everything if None) from an rsl_rl checkpoint."""
         wanted = load_cfg or dict.fromkeys(("actor", "critic", "optimizer", "iteration", "rnd"), True)
         if wanted.get("actor"):
@@ -159,7 +158,7 @@ class PPO:
         return self.actor
 
     def compile(self, mode: str | None = None) -> None:
-        """Accepted for rsl_rl's sake: our learner compiles its loss by its own option `compile_loss`."""
+        """Accepted for rsl_rl's sake: our learner compiles its loss by its own option `compile`."""
 
     def broadcast_parameters(self) -> None:
         """Nothing to do: the learner broadcast rank 0's parameters when it was built."""
@@ -168,6 +167,10 @@ class PPO:
 def ppo_cfg_from_rsl_rl(options: Mapping[str, Any], env: Any = None) -> PPOCfg:
     """Translate the `algorithm` section of an rsl_rl configuration; names that neither side knows are refused."""
     options = dict(options)
+    if (optimizer := options.pop("optimizer", "adam")) != "adam":
+        raise ValueError(
+            f"RoboRenForce.interop.rsl_rl:PPO steps with Adam, got optimizer='{optimizer}'. Use adam, or rsl_rl's own PPO."
+        )
     rnd, symmetry = options.pop("rnd_cfg", None), options.pop("symmetry_cfg", None)
     unknown = sorted(set(options) - set(SAME_NAME) - set(OURS))
     if unknown:

@@ -31,7 +31,9 @@ def load_rsl_rl_checkpoint(path: str | Path, networks: ActorCriticPack) -> None:
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     missing = {"actor_state_dict", "critic_state_dict"} - set(checkpoint)
     if missing:
-        raise CheckpointError(f"'{path}' is no rsl_rl 5 checkpoint: {sorted(missing)} missing, found {sorted(checkpoint)}.")
+        raise CheckpointError(
+            f"'{path}' is no rsl_rl 5 checkpoint: {sorted(missing)} missing, found {sorted(checkpoint)}."
+        )
     for name, network in (("actor", networks.actor), ("critic", networks.critic)):
         load_rsl_rl_model(checkpoint[f"{name}_state_dict"], network, source=f"{path}:{name}")
 
@@ -49,7 +51,9 @@ def load_rsl_rl_model(state: Mapping[str, Tensor], network: ObservationNetwork, 
         for name, target in targets.items():
             value = state[name].view(target.shape) if state[name].numel() == target.numel() else None
             if value is None:
-                raise CheckpointError(f"{source}: '{name}' is {tuple(state[name].shape)}, expected {tuple(target.shape)}.")
+                raise CheckpointError(
+                    f"{source}: '{name}' is {tuple(state[name].shape)}, expected {tuple(target.shape)}."
+                )
             target.copy_(value)
     if isinstance(network.normalizer, EmpiricalNormalizer):
         network.normalizer.refresh()
@@ -70,7 +74,9 @@ def rsl_rl_model_state(network: ObservationNetwork) -> dict[str, Tensor]:
     return state
 
 
-def save_rsl_rl_checkpoint(path: str | Path, networks: ActorCriticPack, optimizer: Mapping[str, Any], iteration: int) -> None:
+def save_rsl_rl_checkpoint(
+    path: str | Path, networks: ActorCriticPack, optimizer: Mapping[str, Any], iteration: int
+) -> None:
     """Write a checkpoint that rsl_rl's runner loads; `optimizer` is the state of torch's Adam over actor, then critic."""
     torch.save(
         {
@@ -94,7 +100,11 @@ def _tensors(network: ObservationNetwork) -> dict[str, Tensor]:
         named |= {f"rnn.rnn.{name}": value for name, value in network.backbone.named_parameters(recurse=False)}
     if isinstance(network.normalizer, EmpiricalNormalizer):
         moments = network.normalizer.moments
-        named |= {"obs_normalizer._mean": moments.mean, "obs_normalizer._var": moments.var, "obs_normalizer.count": moments.count}
+        named |= {
+            "obs_normalizer._mean": moments.mean,
+            "obs_normalizer._var": moments.var,
+            "obs_normalizer.count": moments.count,
+        }
     if isinstance(network, StateIndStdActor):
         named["distribution.log_std_param" if network.std.use_log_std else "distribution.std_param"] = network.std.param
     return named

@@ -22,9 +22,13 @@ class GraphedStep:
     With `auto` a failed capture falls back to eager calls with the reason in the log; with `on` it raises.
     """
 
-    def __init__(self, function: Callable[[], None], device: torch.device, mode: GraphMode, name: str, warmup: int = 2) -> None:
+    def __init__(
+        self, function: Callable[[], None], device: torch.device, mode: GraphMode, name: str, warmup: int = 2
+    ) -> None:
         if mode == "on" and device.type != "cuda":
-            raise ValueError(f"cuda_graph=on needs a CUDA device, got '{device}'. Use cuda_graph=auto or --device cuda:0.")
+            raise ValueError(
+                f"cuda_graph=on needs a CUDA device, got '{device}'. Use cuda_graph=auto or --device cuda:0."
+            )
         self.function = function
         self.device = device
         self.mode = mode
@@ -84,3 +88,31 @@ def graphed(function: Callable[[], None], device: torch.device, mode: GraphMode,
     if device.type != "cuda" and mode != "on":
         return function
     return function if mode == "off" else GraphedStep(function, device, mode, name)
+
+
+class SideStream:
+    """Work that may run beside what follows it: `with side: ...`, then `side.join()` before its results are used.
+
+    On CUDA the block is issued to a second stream (captured, it becomes a parallel branch of the graph; its backward pass runs
+    there too); elsewhere it simply runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._context: torch.cuda.StreamContext | None = None
+
+    def __enter__(self) -> None:
+        if self._stream is not None:
+            self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
+            self._context = torch.cuda.stream(self._stream)
+            self._context.__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        if self._context is not None:
+            self._context.__exit__(*error)
+            self._context = None
+
+    def join(self) -> None:
+        """Let the current stream wait for the block."""
+        if self._stream is not None:
+            torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)

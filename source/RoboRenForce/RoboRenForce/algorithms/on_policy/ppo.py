@@ -24,17 +24,23 @@ from torch import Tensor, nn
 
 from ...buffer import RolloutBatch, RolloutBuffer, StepInputs, copy_observations, mini_batches
 from ...components.actor_critic import ActorCriticPackCfg
-from ...components.distributions import Distribution
 from ...components.lr_schedule import adapt_to_kl_, linear_
 from ...components.normalizer import RewardScaler, ValueNormalizer
-from ...components.optimizer import GradientStep, OptimizerName
+from ...components.optimizer import GradientStep
 from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
-from ...utils.cuda_graph import GraphMode, graphed
+from ...utils.cuda_graph import GraphMode, SideStream, graphed
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from ..actor_policy import ActorPolicy
 from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
-from ..functional import bootstrap_time_outs, clipped_surrogate, clipped_value_loss, gae, normalize_advantage, value_loss
+from ..functional import (
+    bootstrap_time_outs,
+    clipped_surrogate,
+    clipped_value_loss,
+    gae,
+    normalize_advantage,
+    value_loss,
+)
 from ..loss_terms import LossTermCfg
 from ..reward_terms import RewardTermCfg
 
@@ -62,7 +68,6 @@ class PPO(Algorithm):
             {"actor": self.actor.parameters(), "critic": self.critic.parameters()},
             learning_rate=cfg.learning_rate,
             max_grad_norm=cfg.max_grad_norm,
-            optimizer=cfg.optimizer,
             weight_decay=cfg.weight_decay,
             distributed=self.distributed,
         )
@@ -79,8 +84,11 @@ class PPO(Algorithm):
         self._metrics: dict[str, Tensor] = {}
         self._bootstrap_final = cfg.time_out_bootstrap == "final"
 
-        compiled = cfg.compile_loss == "on" or (cfg.compile_loss == "auto" and self.device.type == "cuda")
-        self._loss = torch.compile(self.loss) if compiled else self.loss
+        compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
+        self._policy_loss = torch.compile(self.policy_loss) if compiled else self.policy_loss
+        self._value_loss = torch.compile(self.value_loss) if compiled else self.value_loss
+        self._apply = torch.compile(self._apply_gradients) if compiled else self._apply_gradients
+        self._beside = SideStream(self.device)
         self._act_step = graphed(self._act, self.device, cfg.cuda_graph, "policy step")
         self._record_step = graphed(self._record, self.device, cfg.cuda_graph, "storage step")
         self._learn_step = graphed(self._learn, self.device, cfg.cuda_graph, "update")
@@ -153,17 +161,14 @@ class PPO(Algorithm):
         return dict(self._metrics)
 
     def _learn(self) -> None:
-        cfg = self.cfg
         self._begin_update()
         history = []
         for batch in self._mini_batches():
-            loss, kl, metrics = self._loss(batch)
+            loss, kl, metrics = self.loss(batch)
             self.optimizer.backward(loss)
             self.optimizer.shared.copy_(kl)
             self.optimizer.reduce()
-            if cfg.schedule == "adaptive":
-                adapt_to_kl_(self.optimizer.lr, self.optimizer.shared, cfg.desired_kl, lowest=cfg.min_lr, highest=cfg.max_lr)
-            metrics |= {f"Policy/grad_norm_{part}": norm for part, norm in self.optimizer.apply().items()}
+            metrics |= {f"Policy/grad_norm_{part}": norm for part, norm in self._apply().items()}
             metrics |= {f"Loss/{term.name}": term.train_step(batch.obs) for term in self.reward_terms}
             history.append(metrics)
         self._end_update(history)
@@ -179,31 +184,42 @@ class PPO(Algorithm):
             batch.advantage = normalize_advantage(batch.advantage)
         for term in self.loss_terms:
             batch = term.augment(batch)
-        distribution, value = self._evaluate(batch)
-        surrogate = clipped_surrogate(distribution.log_prob(batch.action), batch.log_prob, batch.advantage, cfg.clip_param)
-        if cfg.use_clipped_value_loss:
-            value_error = clipped_value_loss(value, batch.value, batch.return_, cfg.clip_param)
-        else:
-            value_error = value_loss(value, batch.return_)
-        original = distribution
-        if num_original < batch.advantage.shape[0]:  # KL and entropy are those of what was really seen
-            original = type(distribution).from_params({k: v[:num_original] for k, v in distribution.params.items()})
-        entropy = original.entropy().mean()
+        with self._beside:  # actor and critic share nothing, so on a GPU they run side by side
+            value_error = self._value_loss(batch)
+        surrogate, entropy, kl = self._policy_loss(batch, num_original)
+        self._beside.join()
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
-        metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy}
+        metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         for term in self.loss_terms:
             metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, num_original)
             loss = loss + metrics[f"Loss/{term.name}"]
-        metrics["Policy/kl"] = original.kl_from(batch.dist_params).mean()
-        metrics = {name: metric.detach() for name, metric in metrics.items()}
-        return loss, metrics["Policy/kl"], metrics
+        return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
-    def _evaluate(self, batch: RolloutBatch) -> tuple[Distribution, Tensor]:
-        """Distribution and value of the current networks, which may run in bf16 and return full precision."""
+    def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Surrogate loss over all samples; entropy and KL(old || new) of the first `num_original`, which really happened."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
+        surrogate = clipped_surrogate(
+            distribution.log_prob(batch.action), batch.log_prob, batch.advantage, self.cfg.clip_param
+        )
+        if num_original < batch.advantage.shape[0]:
+            distribution = type(distribution).from_params({k: v[:num_original] for k, v in distribution.params.items()})
+        return surrogate, distribution.entropy().mean(), distribution.kl_from(batch.dist_params).mean().detach()
+
+    def value_loss(self, batch: RolloutBatch) -> Tensor:
+        """Squared error of the critic, clipped by default."""
+        with autocast(self.cfg.precision, self.device):
             value, _ = self.critic(batch.obs, batch.states.get("critic"), batch.start)
-        return distribution, value
+        if self.cfg.use_clipped_value_loss:
+            return clipped_value_loss(value, batch.value, batch.return_, self.cfg.clip_param)
+        return value_loss(value, batch.return_)
+
+    def _apply_gradients(self) -> dict[str, Tensor]:
+        """Adapt the learning rate to the KL, clip and step; compiled, this is a handful of kernels."""
+        cfg, optimizer = self.cfg, self.optimizer
+        if cfg.schedule == "adaptive":
+            adapt_to_kl_(optimizer.lr, optimizer.shared, cfg.desired_kl, lowest=cfg.min_lr, highest=cfg.max_lr)
+        return optimizer.apply()
 
     @torch.no_grad()
     def _begin_update(self) -> None:
@@ -245,7 +261,9 @@ class PPO(Algorithm):
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _forward(self, name: Literal["actor", "critic"], obs: TensorDict, *, keep_state: bool = False) -> tuple[Any, Any]:
+    def _forward(
+        self, name: Literal["actor", "critic"], obs: TensorDict, *, keep_state: bool = False
+    ) -> tuple[Any, Any]:
         """One step of a network from its current recurrent state, which advances only if `keep_state`."""
         network: nn.Module = getattr(self, name)
         output, state = network(obs, self._now.states.get(name), self._now.start)
@@ -294,7 +312,9 @@ class PPO(Algorithm):
             )
         if self.recurrent and self.loss_terms:
             names = ", ".join(term.name for term in self.loss_terms)
-            raise ValueError(f"loss_terms ({names}) are not available for recurrent policies. Use a feed-forward backbone.")
+            raise ValueError(
+                f"loss_terms ({names}) are not available for recurrent policies. Use a feed-forward backbone."
+            )
 
     # -- the rest of the Algorithm contract ---------------------------------------------------------------------------
 
@@ -397,10 +417,8 @@ class PPOCfg(AlgorithmCfg):
     """Upper bound of the adaptive learning rate."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = 1.0
     """Gradients of actor and critic are each clipped to this norm."""
-    optimizer: OptimizerName = "adam"
-    """adam or adamw."""
     weight_decay: Annotated[float, Range(ge=0)] = 0.0
-    """Decoupled weight decay of adamw."""
+    """Decoupled weight decay; 0 is plain Adam."""
     shuffle: Literal["epoch", "once", "none"] = "epoch"
     """A permutation for every epoch, one for all epochs of an update (one gather: fastest), or the order of collection."""
     normalizer_update: Literal["iteration", "step"] = "iteration"
@@ -411,8 +429,8 @@ class PPOCfg(AlgorithmCfg):
     # speed
     cuda_graph: GraphMode = "auto"
     """Capture acting, recording and the update; `auto` falls back with the reason in the log."""
-    compile_loss: Literal["auto", "on", "off"] = "auto"
-    """torch.compile the loss; `auto` does it on CUDA."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile losses and optimizer; `auto` does it on CUDA. On a CPU it pays off in runs of more than a few minutes."""
     precision: Precision = "tf32"
     """fp32, tf32 or bf16 for the networks in the update."""
 
@@ -420,8 +438,6 @@ class PPOCfg(AlgorithmCfg):
         """Options that contradict each other."""
         if self.min_lr > self.max_lr:
             yield f"min_lr = {self.min_lr} is above max_lr = {self.max_lr}: swap them"
-        if self.weight_decay > 0 and self.optimizer == "adam":
-            yield "weight_decay has no decoupled effect with optimizer='adam': use optimizer='adamw'"
 
     def with_parity(self, *, recurrent: bool) -> PPOCfg:
         """The configuration with the options that `parity` stands for filled in."""

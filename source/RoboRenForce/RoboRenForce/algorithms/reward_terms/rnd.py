@@ -37,7 +37,9 @@ class RND(RewardTerm):
         self.groups = resolve_obs_groups(spec, ("rnd_state",), overrides)["rnd_state"]
         images = [name for name in self.groups if len(spec.obs_groups[name]) != 1]
         if images:
-            raise ValueError(f"RND needs flat observations, got the image groups {images}. Set reward_terms.N.obs_groups.")
+            raise ValueError(
+                f"RND needs flat observations, got the image groups {images}. Set reward_terms.N.obs_groups."
+            )
         size = spec.obs_dim(self.groups)
         self.predictor = cfg.predictor_cfg.build(size, cfg.num_outputs).to(device)
         self.target = cfg.target_cfg.build(size, cfg.num_outputs).to(device).requires_grad_(False)
@@ -45,7 +47,9 @@ class RND(RewardTerm):
             self.distributed.broadcast_(tensor.data)
         normalizer = EmpiricalNormalizerCfg()
         self.state_normalizer = normalizer.build((size,)).to(device) if cfg.normalize_state else None
-        self.reward_normalizer: EmpiricalNormalizer | None = normalizer.build(()).to(device) if cfg.normalize_reward else None
+        self.reward_normalizer: EmpiricalNormalizer | None = (
+            normalizer.build(()).to(device) if cfg.normalize_reward else None
+        )
         self.optimizer = GradientStep(
             {"predictor": self.predictor.parameters()}, learning_rate=cfg.learning_rate, distributed=self.distributed
         )
