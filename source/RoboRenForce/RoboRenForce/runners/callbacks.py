@@ -19,6 +19,7 @@ from ..configclass import Cfg, configclass
 from ..utils.checkpoint import prune_checkpoints
 from ..utils.console import Display
 from ..utils.environment_info import git_commit, hardware, versions
+from ..utils.errors import MissingPackageError
 from ..utils.logging import make_logger
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, write_yaml
@@ -101,7 +102,7 @@ class VideoCallback(Callback):
             with preserved_rng():
                 record_video(runner.eval_env, runner.policy(), path, steps=cfg.video_steps, seed=cfg.seed)
             runner.logger.video(path, runner.iteration)
-        except RuntimeError as error:
+        except (RuntimeError, MissingPackageError) as error:
             self._can_render = False
             logger.warning("No videos of this run: %s", error)
         runner.algorithm.train()

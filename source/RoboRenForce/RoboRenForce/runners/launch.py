@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ..utils.console import say
-from ..utils.errors import UserError
+from ..utils.errors import MissingPackageError, UserError
 from ..utils.registry import Task, load_task
 from .evaluation import record_video
 from .runner import Runner
@@ -101,7 +101,7 @@ def film(
         length = steps or min(env.max_episode_length or _MOST_VIDEO_STEPS, _MOST_VIDEO_STEPS)
         record_video(env, runner.policy(), path, steps=length, deterministic=deterministic, seed=task.env_cfg.seed)
         env.close()
-    except RuntimeError as error:
+    except (RuntimeError, MissingPackageError) as error:
         logger.warning("No video: %s", error)
         return None
     say(f"video         {path}")

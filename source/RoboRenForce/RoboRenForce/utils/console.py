@@ -159,18 +159,18 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-class _StreamHandler(logging.StreamHandler[TextIO]):
-    """Plain messages on standard error; the stream is looked up late so that redirections hold."""
+class _StderrHandler(logging.Handler):
+    """Plain messages on standard error, which is looked up at every message so that redirections hold."""
 
-    def __init__(self) -> None:
-        super().__init__(sys.stderr)
-        self.setFormatter(logging.Formatter("%(message)s"))
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one message."""
+        sys.stderr.write(self.format(record) + "\n")
 
 
 def setup_logging(*, is_main: bool = True) -> None:
     """Send messages of RoboRenForce to standard error: all from the main process, warnings only from the others."""
     root = logging.getLogger("RoboRenForce")
-    root.handlers = [_StreamHandler()]
+    root.handlers = [_StderrHandler()]
     root.setLevel(logging.INFO if is_main else logging.WARNING)
     root.propagate = False
 
@@ -180,4 +180,4 @@ def _log_through(console: Console | None) -> None:
     root = logging.getLogger("RoboRenForce")
     if not root.handlers:
         return
-    root.handlers = [RichHandler(console=console, show_time=False, show_path=False)] if console else [_StreamHandler()]
+    root.handlers = [RichHandler(console=console, show_time=False, show_path=False)] if console else [_StderrHandler()]

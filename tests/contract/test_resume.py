@@ -1,0 +1,85 @@
+"""Interrupt and resume equals never having stopped, bit for bit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from RoboRenForce import algorithms, networks
+from RoboRenForce.configclass import Cfg
+from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
+from RoboRenForce.runners import OnPolicyRunnerCfg
+from RoboRenForce.utils.checkpoint import load_checkpoint
+from small_runs import assert_same, ppo_cfg
+
+TIMES = ("time", "Perf/collection_time", "Perf/learning_time", "Perf/total_time", "Perf/total_fps")
+
+
+def metrics(folder: Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl` without what a clock decides."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{tag: value for tag, value in line.items() if tag not in TIMES} for line in lines]
+
+
+def compare(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, end: int) -> None:
+    """Train `end` iterations at once, and again with a stop in between, in new objects; everything must be equal."""
+    straight, halves = folder / "straight", folder / "halves"
+    cfg = cfg.replace(max_iterations=end, save_interval=end)
+    cfg.build(env=env_cfg.build(), log_dir=straight).learn()
+    cfg.build(env=env_cfg.build(), log_dir=halves).learn(stop)
+    torch.rand(7)  # whatever happened in between must not matter
+    resumed = cfg.build(env=env_cfg.build(), log_dir=halves)
+    resumed.load(halves / f"model_{stop}.pt")
+    assert resumed.iteration == stop
+    resumed.learn()
+    one, two = (load_checkpoint(root / f"model_{end}.pt") for root in (straight, halves))
+    for part in ("algorithm", "local", "iteration", "spec"):
+        assert_same(one[part], two[part], part)
+    assert metrics(straight) == metrics(halves)
+    assert [line["iteration"] for line in metrics(halves)] == list(range(1, end + 1))
+
+
+def trained(loaded: dict[str, Any], folder: Path) -> bool:
+    """Whether training changed anything at all; equality of untrained weights would show nothing."""
+    early = load_checkpoint(folder / "halves" / "model_10.pt")["algorithm"]["networks"]
+    return any(not torch.equal(early[name], value) for name, value in loaded["algorithm"]["networks"].items())
+
+
+BACKBONES = {"mlp": networks.MLPCfg(hidden_features=[8]), "gru": networks.RNNCfg(hidden_size=8)}
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_resume_is_exact(tmp_path: Path, name: str) -> None:
+    compare(ppo_cfg(BACKBONES[name]), ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
+    assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)
+
+
+def test_resume_is_exact_with_every_stateful_option(tmp_path: Path) -> None:
+    algorithm = algorithms.PPOCfg(
+        num_learning_epochs=2,
+        num_mini_batches=2,
+        schedule="linear",
+        final_entropy_coef=0.0,
+        normalize_reward=True,
+        normalize_value=True,
+        reward_terms=[algorithms.RNDCfg()],
+    )
+    cfg = ppo_cfg(algorithm=algorithm, obs_groups={"rnd_state": ["policy"]})
+    compare(cfg, ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
+
+
+def test_a_later_line_of_the_same_iteration_counts(tmp_path: Path) -> None:
+    from RoboRenForce.utils.logging import read_metrics
+
+    path = tmp_path / "metrics.jsonl"
+    lines = [
+        {"iteration": 1, "a": 1.0},
+        {"iteration": 2, "a": 2.0},
+        {"iteration": 3, "a": 3.0},
+        {"iteration": 2, "a": 20.0},
+    ]
+    path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 3, "a"')
+    assert read_metrics(path) == {"a": ([1, 2, 3], [1.0, 20.0, 3.0])}
