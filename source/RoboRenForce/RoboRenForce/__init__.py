@@ -1,6 +1,6 @@
 """RoboRenForce: one framework for the whole robot-learning path."""
 
-# The decorator takes the name of its package, so that `from RoboRenForce import configclass` is all a configuration needs.
+# The decorator takes the name of its package: `from RoboRenForce import configclass` is all a configuration needs.
 # `from RoboRenForce.configclass import ...` still finds the package.
 from .configclass import configclass
 

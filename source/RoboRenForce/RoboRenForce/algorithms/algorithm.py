@@ -8,7 +8,7 @@ is part of `state_dict`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -123,3 +123,7 @@ class AlgorithmCfg(Cfg):
     """Base of every algorithm's configuration."""
 
     class_type: type = Algorithm
+
+    def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
+        """Like `check`, for rollouts of `num_steps` in each of `num_envs`; asked before an environment starts."""
+        return ()

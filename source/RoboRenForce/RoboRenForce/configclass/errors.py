@@ -51,6 +51,14 @@ class ConfigError(UserError, ValueError):
         super().__init__(message)
 
 
+def contradiction(sentence: str, names: Iterable[str], path: str = "") -> Problem:
+    """A sentence of `Cfg.check` as a problem: `field: ...` is reported under that field, anything else under `path`."""
+    head, colon, rest = sentence.partition(":")
+    if colon and head.split(".")[0] in names:
+        return Problem(join_path(path, head), rest.strip())
+    return Problem(path, sentence)
+
+
 def join_path(prefix: str, name: str) -> str:
     """`prefix.name`, where either may be empty."""
     return f"{prefix}.{name}" if prefix and name else prefix or name

@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
 
-from .errors import ConfigError, join_path
+from .errors import ConfigError, contradiction, join_path
 from .fields import MISSING, Range, field_types
 from .hints import (
     MAPPINGS,
@@ -52,10 +52,8 @@ def cfg_findings(cfg: Any, path: str = "") -> list[Finding]:
         found += findings(getattr(cfg, field.name), hints[field.name], where, defaults.get(field.name, MISSING))
     if not found:  # contradictions are only looked for between values that are right by themselves
         for sentence in cfg.check():
-            head, colon, rest = sentence.partition(":")
-            is_field = bool(colon) and head.split(".")[0] in hints
-            where, text = (join_path(path, head), rest.strip()) if is_field else (path, sentence)
-            found.append(Finding(where, cfg, cls, sentence=text, says_fix=True))
+            problem = contradiction(sentence, hints, path)
+            found.append(Finding(problem.path, cfg, cls, sentence=problem.what, says_fix=True))
     return found
 
 

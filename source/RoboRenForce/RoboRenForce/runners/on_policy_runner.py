@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import torch
@@ -116,3 +117,8 @@ class OnPolicyRunnerCfg(RunnerCfg):
     """Steps of each environment between two updates."""
     init_at_random_ep_len: bool = True
     """Begin the first episodes at random ages, so that time-outs are spread over time."""
+
+    def check_env(self, env_cfg: Any) -> Iterable[str]:
+        """The algorithm's rules about the size of a rollout."""
+        for sentence in self.algorithm.check_rollout(env_cfg.num_envs, self.num_steps_per_env):
+            yield f"algorithm.{sentence}"

@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
@@ -393,3 +393,7 @@ class RunnerCfg(Cfg):
     """How they learn."""
     callbacks: list[CallbackCfg] = []
     """Further side activities."""
+
+    def check_env(self, env_cfg: Any) -> Iterable[str]:
+        """Like `check`, for what contradicts the environment's configuration; asked before an environment starts."""
+        return ()

@@ -101,10 +101,11 @@ def prepare_training(args: Namespace) -> TrainingRun:
     checkpoint = _checkpoint_to_resume(args)
     task = _task_to_train(args, checkpoint)
     apply_flags(task, args)
+    task.validate()
+    task.refuse(task.runner_cfg.check_env(task.env_cfg))
     device = find_device(args.device or task.env_cfg.device)
     task.env_cfg.device = str(device)
     if args.print_config:
-        task.validate()
         say(task.to_yaml())
         raise SystemExit(0)
     distributed = DistributedContext.from_environment(device)

@@ -22,6 +22,7 @@ import copy
 import importlib
 import importlib.util
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -29,6 +30,8 @@ from typing import Any
 import gymnasium as gym
 
 from ..configclass import Cfg, ConfigError, resolve
+from ..configclass.errors import contradiction
+from ..configclass.fields import field_names
 from ..configclass.overrides import apply_overrides, apply_yaml, to_yaml
 from .errors import UnknownTaskError, did_you_mean, nearest
 
@@ -65,6 +68,12 @@ class Task:
     def to_yaml(self) -> str:
         """Both configurations as YAML that `apply_yaml` reads."""
         return to_yaml(self._configs())
+
+    def refuse(self, sentences: Iterable[str]) -> None:
+        """Raise what contradicts the runner's configuration: sentences like those of `Cfg.check`, if there are any."""
+        problems = [contradiction(sentence, field_names(type(self.runner_cfg))) for sentence in sentences]
+        if problems:
+            raise ConfigError(problems, f"Task {self.id}")
 
     def validate(self) -> None:
         """Check both configurations and report all their problems in one `ConfigError`."""

@@ -437,7 +437,17 @@ class PPOCfg(AlgorithmCfg):
     def check(self) -> Iterable[str]:
         """Options that contradict each other."""
         if self.min_lr > self.max_lr:
-            yield f"min_lr = {self.min_lr} is above max_lr = {self.max_lr}: swap them"
+            yield f"min_lr: {self.min_lr} is above max_lr={self.max_lr}; swap them"
+
+    def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
+        """Mini-batches have to be of one size."""
+        size = num_envs * num_steps
+        if size % self.num_mini_batches:
+            near = max(n for n in range(1, self.num_mini_batches) if size % n == 0)
+            yield (
+                f"num_mini_batches: {self.num_mini_batches} does not divide the {size} transitions of a rollout "
+                f"({num_steps} steps of {num_envs} environments); use for example {near}"
+            )
 
     def with_parity(self, *, recurrent: bool) -> PPOCfg:
         """The configuration with the options that `parity` stands for filled in."""
