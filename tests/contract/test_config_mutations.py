@@ -150,9 +150,9 @@ def conflict(place: Place, rng: random.Random) -> Mutation | None:
     conflicts = [
         Mutation("conflict", "algorithm.min_lr", number, "swap", {"algorithm.max_lr": number / 10}),
         Mutation("conflict", "policy.actor_cfg.init_std", number, "between", {"policy.actor_cfg.min_std": 2 * number}),
-        Mutation("conflict", "policy.critic_cfg.backbone_cfg.activations", [[]] * rng.randint(5, 99), "expected 3"),
-        Mutation("conflict", "policy.actor_cfg.backbone_cfg.activations", [[]] * rng.randint(5, 99), "expected 3"),
-        Mutation("conflict", "algorithm.num_mini_batches", rng.choice([7, 11, 13, 17, 19, 23]), "divide"),
+        Mutation("conflict", "policy.critic_cfg.backbone_cfg.activations", [[]] * rng.randint(5, 99), "expected "),
+        Mutation("conflict", "policy.actor_cfg.backbone_cfg.activations", [[]] * rng.randint(5, 99), "expected "),
+        Mutation("conflict", "algorithm.num_mini_batches", rng.choice([997, 1009, 2003, 4093, 8191]), "divide"),
     ]
     return rng.choice(conflicts)
 
@@ -163,13 +163,14 @@ KINDS = [wrong_type, typo, missing, out_of_range, wrong_choice, conflict]
 def mutations(count: int) -> list[tuple[str, Mutation]]:
     """`count` different mistakes, spread evenly over kinds, tasks and fields."""
     rng = random.Random(20)
-    fields = {task_id: fields_of(load_task(task_id)) for task_id in TASKS}
+    places = {task_id: fields_of(load_task(task_id)) for task_id in TASKS}
     found: dict[str, tuple[str, Mutation]] = {}
     while len(found) < count:
         task_id = rng.choice(TASKS)
-        mutation = KINDS[len(found) % len(KINDS)](rng.choice(fields[task_id]), rng)
-        if mutation is not None:
-            found.setdefault(f"{task_id} {mutation.kind} {mutation.path} {mutation.value}", (task_id, mutation))
+        mutation = KINDS[len(found) % len(KINDS)](rng.choice(places[task_id]), rng)
+        paths = {place.path for place in places[task_id]}
+        if mutation is not None and (mutation.kind == "typo" or mutation.changes.keys() <= paths):
+            found.setdefault(f"{task_id} {mutation}", (task_id, mutation))
     return list(found.values())
 
 
