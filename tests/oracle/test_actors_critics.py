@@ -261,6 +261,18 @@ def test_contradicting_bounds_of_the_std_are_refused():
         components.StateIndStdActorCfg(min_std=0.0).validate()
 
 
+@pytest.mark.parametrize(("output", "concentrations", "mode"), [(-1e4, (1.001, 1.001), 0.0), (1e4, (1e3, 1e3), 0.0)])
+def test_a_beta_policy_stays_a_single_finite_peak_for_extreme_outputs(output, concentrations, mode):
+    actor = components.BetaActorCfg(backbone_cfg=SMALL).build(spec=BOX, groups=["policy"])
+    distribution = actor.distribution(torch.full((N, 4), output))
+    assert (distribution.alpha[0, 0].item(), distribution.beta[0, 0].item()) == pytest.approx(concentrations)
+    assert distribution.mode[0].tolist() == pytest.approx([mode] * 2, abs=1e-6)
+    # Two symmetric dimensions: at the middle the density is that of the closed form with 2^(2 - 2 alpha) / B(alpha).
+    a = concentrations[0]
+    log_density = (2 - 2 * a) * math.log(2) + math.lgamma(2 * a) - 2 * math.lgamma(a) - math.log(2)
+    assert distribution.log_prob(torch.zeros(N, 2))[0].item() == pytest.approx(2 * log_density, abs=5e-3)
+
+
 # Actors and actions that do not fit
 
 
