@@ -15,7 +15,7 @@ from RoboRenForce.utils import logging as module
 from RoboRenForce.utils.console import setup_logging
 from RoboRenForce.utils.errors import MissingPackageError, UserError
 from RoboRenForce.utils.logging import JsonlWriter, RunLogger, SwanLabWriter, Writer, make_logger, read_metrics
-from RoboRenForce.utils.plots import choose_tags, plot_comparison, plot_curves, smooth
+from RoboRenForce.utils.plots import choose_tags, limits, plot_comparison, plot_curves, smooth
 from RoboRenForce.utils.report import write_report
 from RoboRenForce.utils.run_dir import RunDir, write_yaml
 from RoboRenForce.utils.seeding import preserved_rng, rng_state, seed_everything, set_rng_state
@@ -134,6 +134,14 @@ def test_panels_show_the_outcome_first_and_the_speed_last(tmp_path: Path) -> Non
     plot_comparison({"a": series, "b": series}, tmp_path / "d.png")
     for name in ("c.png", "d.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_first_spike_does_not_flatten_a_curve() -> None:
+    spiked = np.concatenate([[1e6, 1e4], np.linspace(1.0, 2.0, 98)])
+    low, high = limits(spiked)
+    assert 0.9 < low < 1.05 and 2.0 < high < 3.0
+    assert limits(np.linspace(0.0, 1.0, 50)) is None
+    assert limits(np.zeros(5)) is None
 
 
 # --------------------------------------------------------------------------------------------------------- report

@@ -19,6 +19,7 @@ _TITLES = {
     "Train/success_rate": "Success rate",
     "Perf/total_fps": "Steps per second",
 }
+_LEARNER = ("Loss/", "Policy/")
 _MAX_PANELS = 9
 
 
@@ -45,6 +46,9 @@ def plot_curves(series: Series, path: Path, title: str) -> list[str]:
         iterations, values = series[tag]
         axis.plot(iterations, values, color=_LINE, alpha=0.25, linewidth=1)
         axis.plot(iterations, smooth(np.asarray(values, dtype=float)), color=_LINE, linewidth=1.6)
+        shown = limits(np.asarray(values, dtype=float)) if tag.startswith(_LEARNER) else None
+        if shown is not None:
+            axis.set_ylim(*shown)
         axis.set_title(_TITLES.get(tag, tag.replace("_", " ")), fontsize=10, color=_INK, loc="left")
         _style(axis)
     for axis in axes[-1]:
@@ -91,10 +95,21 @@ def plot_comparison(runs: Mapping[str, Series], path: Path) -> None:
 
 def choose_tags(series: Series) -> list[str]:
     """The tags worth a panel: outcome first, then losses and policy statistics, speed last."""
-    learner = [tag for tag in series if tag.startswith(("Loss/", "Policy/"))]
+    learner = [tag for tag in series if tag.startswith(_LEARNER)]
+    learner.sort(key=lambda tag: "norm" in tag or "skipped" in tag)  # of interest only where something went wrong
     chosen = [tag for tag in _PANELS if tag in series] + learner
     speed = ["Perf/total_fps"] if "Perf/total_fps" in series else []
     return chosen[: _MAX_PANELS - len(speed)] + speed
+
+
+def limits(values: np.ndarray) -> tuple[float, float] | None:
+    """Limits of the y axis that leave out the few values that would flatten all others; None where there are none."""
+    low, high = np.quantile(values, [0.03, 0.97])
+    margin = 0.5 * (high - low)
+    if margin <= 0 or (values.min() >= low - 5 * margin and values.max() <= high + 5 * margin):
+        return None
+    bottom, top = max(values.min(), low - margin), min(values.max(), high + margin)
+    return float(bottom - 0.05 * (top - bottom)), float(top + 0.05 * (top - bottom))
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
