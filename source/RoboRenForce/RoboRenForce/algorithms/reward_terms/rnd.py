@@ -34,7 +34,8 @@ class RND(RewardTerm):
         overrides = dict(context.obs_groups)
         if cfg.obs_groups is not None:
             overrides["rnd_state"] = cfg.obs_groups
-        self.groups = resolve_obs_groups(spec, ("rnd_state",), overrides)["rnd_state"]
+        chosen = "rnd_state" if "rnd_state" in overrides else "actor"
+        self.groups = resolve_obs_groups(spec, (chosen,), overrides)[chosen]
         images = [name for name in self.groups if len(spec.obs_groups[name]) != 1]
         if images:
             raise ValueError(
