@@ -152,8 +152,8 @@ def test_saving_between_updates_changes_nothing(recurrent: bool):
     options = {"reward_terms": [algorithms.RNDCfg(normalize_reward=True)], "normalize_reward": True, "normalize_value": True}
     straight, saved = (make_ppo(recurrent=recurrent, **options) for _ in range(2))
     for ppo in (straight, saved):
-        rollout(ppo, 1)
         torch.manual_seed(5)
+        rollout(ppo, 1)
         ppo.update()
     resumed = make_ppo(recurrent=recurrent, **options)
     with torch.no_grad():
