@@ -152,7 +152,7 @@ def _local_names(cls: type, declared: dict[str, Any]) -> dict[str, Any]:
     texts = [hint for hint in declared.values() if isinstance(hint, str)]
     used = {node.id for text in texts for node in ast.walk(ast.parse(text, mode="eval")) if isinstance(node, ast.Name)}
     scope = sys._getframe(2).f_locals
-    return {name: scope[name] for name in used & scope.keys()}
+    return {name: scope[name] for name in used.intersection(scope)}
 
 
 def _with_base(cls: type[C]) -> type[C]:
