@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.utils import checkpoint as module
 from RoboRenForce.utils.checkpoint import as_plain, load_checkpoint, prune_checkpoints, save_checkpoint
+from RoboRenForce.utils.console import setup_logging
 from RoboRenForce.utils.errors import CheckpointError, SpecMismatch, UserError
+from RoboRenForce.utils.logging import read_metrics
 from RoboRenForce.utils.run_dir import RunDir, create_run_dir, find_runs, resolve_checkpoint
 from small_runs import assert_same, counting_cfg, ppo_cfg, scripted
 
@@ -186,6 +189,29 @@ def test_another_number_of_environments_is_fine(tmp_path: Path) -> None:
     assert_same([p.detach() for p in second.policy().parameters()], [p.detach() for p in first.policy().parameters()])
     second.learn()
     assert (second.iteration, second.steps) == (3, 2 * 4 * 8 + 6 * 8)
+
+
+class Unrestorable(ScriptedEnv):
+    """A simulator whose state can't be saved."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+
+def test_where_the_simulator_cannot_be_restored_fresh_episodes_begin(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def env() -> ScriptedEnv:
+        return Unrestorable(ScriptedEnvCfg(num_envs=1, script=[["terminated@6"]]))
+
+    # 4 steps with reward 1, then a stop: the running episode is lost, and none may be counted as 4 + 6 steps long.
+    counting_cfg(num_steps_per_env=4).build(env=env(), log_dir=tmp_path).learn(1)
+    setup_logging()
+    resumed = counting_cfg(num_steps_per_env=6).build(env=env(), log_dir=tmp_path)
+    resumed.load(tmp_path / "model_1.pt")
+    resumed.learn(1)
+    assert "can't restore its simulator" in capsys.readouterr().err
+    assert read_metrics(tmp_path / "metrics.jsonl")["Train/mean_reward"] == ([2], [6.0])
 
 
 # -------------------------------------------------------------------------------------------------- run directory

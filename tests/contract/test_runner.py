@@ -70,6 +70,12 @@ def test_first_episodes_start_at_random_ages_only_if_asked() -> None:
     env.reset()
     counting_cfg(num_steps_per_env=1, init_at_random_ep_len=True).build(env=env).learn(1)
     ages = env.episode_length_buf.float()
+    runner = counting_cfg(num_steps_per_env=1, init_at_random_ep_len=True).build(env=env)
+    runner.learn(1)
+    before = env.episode_length_buf
+    runner.learn(1)  # episodes go on, they do not get new ages
+    going_on = before < 999
+    assert torch.equal(env.episode_length_buf[going_on], before[going_on] + 1)
     assert 300 < ages.mean() < 700 and len(set(ages.tolist())) > 50
 
 

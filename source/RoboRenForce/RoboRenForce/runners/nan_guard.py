@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -15,33 +16,37 @@ class NanGuard:
     """Watches observations, rewards and actions of every step.
 
     A flag on the device turns on at the first bad step; from then on the copy of that step is left as it is. The flag
-    is read once per iteration, before anything is learned from the rollout.
+    is read once per iteration, before anything is learned from the rollout. On a CPU, where reading is free, it is read
+    at every step, so that only a bad step is copied.
     """
 
     def __init__(self, spec: EnvSpec, device: torch.device) -> None:
         self._groups = [name for name in spec.obs_groups if spec.dtype_of(name).is_floating_point]
         self._watches_final = "final_observations" in spec.extras
+        self._reads_at_once = device.type == "cpu"
         self._bad = torch.zeros((), dtype=torch.bool, device=device)
-        num_envs, action = spec.num_envs, spec.action
+        shapes = {f"obs.{name}": (torch.float32, spec.obs_groups[name]) for name in self._groups}
+        shapes["action"] = (spec.action.dtype, spec.action.shape)
+        shapes["reward"] = (torch.float32, ())
+        shapes["done"] = (torch.int64, ())
         self._snapshot = {
-            f"obs.{name}": torch.zeros(num_envs, *spec.obs_groups[name], device=device) for name in self._groups
-        } | {
-            "action": torch.zeros(num_envs, *action.shape, dtype=action.dtype, device=device),
-            "reward": torch.zeros(num_envs, device=device),
-            "done": torch.zeros(num_envs, dtype=torch.int64, device=device),
+            name: torch.zeros(spec.num_envs, *shape, dtype=dtype, device=device)
+            for name, (dtype, shape) in shapes.items()
         }
 
     def watch(self, action: Tensor, step: StepOut) -> None:
         """Look at one step; sums are enough, since NaN and infinity survive them."""
-        current = {f"obs.{name}": step.obs[name] for name in self._groups}
+        obs = [step.obs[name] for name in self._groups]
         total = step.reward.sum()
-        for value in current.values():
+        for value in obs:
             total = total + value.sum()
         if self._watches_final:
+            final = step.extras["final_observations"]
             for name in self._groups:
-                total = total + step.extras["final_observations"][name].sum()
-        for name, value in {**current, "action": action, "reward": step.reward, "done": step.done}.items():
-            kept = self._snapshot[name]
+                total = total + final[name].sum()
+        if self._reads_at_once and math.isfinite(float(total)):
+            return
+        for kept, value in zip(self._snapshot.values(), (*obs, action, step.reward, step.done), strict=True):
             torch.where(self._bad, kept, value.to(kept.dtype), out=kept)
         self._bad |= ~torch.isfinite(total)
 

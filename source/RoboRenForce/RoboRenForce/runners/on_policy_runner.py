@@ -76,9 +76,12 @@ class OnPolicyRunner(Runner):
 
     def _first_observations(self) -> TensorDict:
         """Where the run begins or continues."""
-        if self.cfg.init_at_random_ep_len and not self.resumed and self.env.max_episode_length:
-            ages = torch.randint_like(self.env.episode_length_buf, high=self.env.max_episode_length)
-            self.env.episode_length_buf = ages
+        if not self.continues_episodes:
+            self.statistics.forget_running()
+            if self.cfg.init_at_random_ep_len and self.env.max_episode_length:
+                ages = torch.randint_like(self.env.episode_length_buf, high=self.env.max_episode_length)
+                self.env.episode_length_buf = ages
+            self.continues_episodes = True  # if `learn` is called again
         return self.env.get_observations()
 
     def _stop_at_nan(self) -> None:

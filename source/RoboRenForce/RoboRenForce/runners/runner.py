@@ -109,6 +109,8 @@ class Runner(ABC):
         """Seconds of collecting and learning over all sessions."""
         self.best_score = -math.inf
         self.resumed = False
+        self.continues_episodes = False
+        """Whether the environment goes on exactly where the checkpoint was written."""
         self.stop = StopRequest()
         self.logger = RunLogger()
         self.timer = PhaseTimer(self.device)
@@ -284,11 +286,12 @@ class Runner(ABC):
             logger.info("Process %d is new in this run and starts with fresh episodes.", self.distributed.rank)
             return
         local = data["local"][self.distributed.rank]
+        for name, owner in self.stateful.items():
+            owner.load_state_dict(local["stateful"][name])
         if there.num_envs == self.env.num_envs:
-            for name, owner in self.stateful.items():
-                owner.load_state_dict(local["stateful"][name])
             if local["env"]:
                 self.env.load_state_dict(local["env"])
+                self.continues_episodes = True
             else:
                 logger.info(
                     "%s can't restore its simulator: the resumed run starts with fresh episodes.", self.env.spec.task

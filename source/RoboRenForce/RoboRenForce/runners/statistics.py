@@ -30,11 +30,13 @@ class EpisodeStatistics:
     ) -> None:
         self.window = window
         self._with_success = success
-        self._returns = torch.zeros(num_envs, device=device)
-        self._lengths = torch.zeros(num_envs, device=device)
+        self._running = torch.zeros(2, num_envs, device=device)
+        self._returns, self._lengths = self._running
         # One row per step of the iteration, filled in place: (steps, 3, num_envs) with return, length and success.
         self._finished = torch.zeros(steps, 3, num_envs, device=device)
         self._done = torch.zeros(steps, num_envs, dtype=torch.bool, device=device)
+        # Views are made once: making them at every step would cost as much as the arithmetic.
+        self._rows = [(done, row[:2], row[2]) for done, row in zip(self._done, self._finished, strict=True)]
         self._step = 0
         # The last slot takes the writes of episodes that are not finished and is never read.
         self._ring = torch.zeros(3, window + 1, device=device)
@@ -42,16 +44,14 @@ class EpisodeStatistics:
 
     def record(self, step: StepOut) -> None:
         """Add one step of all environments."""
-        done, row = self._done[self._step], self._finished[self._step]
+        done, totals, success = self._rows[self._step]
         done.copy_(step.done)
         self._returns.add_(step.reward)
         self._lengths.add_(1.0)
-        row[0].copy_(self._returns)
-        row[1].copy_(self._lengths)
+        totals.copy_(self._running)
         if self._with_success:
-            row[2].copy_(step.extras["success"])
-        self._returns.masked_fill_(done, 0.0)
-        self._lengths.masked_fill_(done, 0.0)
+            success.copy_(step.extras["success"])
+        self._running.masked_fill_(done, 0.0)
         self._step += 1
 
     def collect(self) -> dict[str, Ratio]:
@@ -71,17 +71,17 @@ class EpisodeStatistics:
 
     def state_dict(self) -> dict[str, Any]:
         """Window and running episodes, between two iterations."""
-        return {"returns": self._returns, "lengths": self._lengths, "ring": self._ring, "count": self._count}
+        return {"running": self._running, "ring": self._ring, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`."""
+        """Restore `state_dict`; running episodes only where the number of environments is the same."""
         for name, here in self.state_dict().items():
-            here.copy_(state[name])
+            if name != "running" or state[name].shape == here.shape:
+                here.copy_(state[name])
 
     def forget_running(self) -> None:
         """Start to count anew, as all environments begin new episodes; the window stays."""
-        self._returns.zero_()
-        self._lengths.zero_()
+        self._running.zero_()
 
 
 class EnvLog:
