@@ -4,11 +4,11 @@ A task package registers its ids when it is imported:
 
     gym.register(
         id="RoboRenForce-Gym-HalfCheetah-PPO",
-        entry_point="RRF_gym_tasks.env:make",
+        entry_point="RRF_gym_tasks.registration:refuse_gym_make",
         disable_env_checker=True,
         kwargs={
-            "env_cfg_entry_point": HalfCheetahEnvCfg,
-            "RoboRenForce_entry_point": "RRF_gym_tasks.agents:HalfCheetahPPOCfg",
+            "env_cfg_entry_point": GymEnvCfg(env_id="HalfCheetah-v5"),
+            "RoboRenForce_entry_point": "RRF_gym_tasks.agents.ppo:half_cheetah",
         },
     )
 
