@@ -115,10 +115,29 @@ def test_a_task_of_a_package_that_is_not_installed_names_the_install_line(monkey
         registry.load_task("RoboRenForce-MJLab-Go1-PPO")
 
 
-def test_a_gymnasium_id_without_our_configurations_says_what_trains_it(register: Any):
+def test_a_gymnasium_id_that_no_package_can_train_says_what_is_missing(register: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(registry, "_finders", [])
     register("RoboRenForce-Test-CartPole-PPO")
     with pytest.raises(UnknownTaskError, match="CartPole-v1 is a Gymnasium environment registered without"):
         registry.load_task("CartPole-v1")
+
+
+def test_a_package_may_make_tasks_for_ids_of_its_simulator(register: Any, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def find(task_id: str) -> registry.Task | None:
+        asked.append(task_id)
+        return registry.Task(task_id, EnvCfg(), RunnerCfg()) if task_id in ("CartPole-v1", "Sim-Robot") else None
+
+    monkeypatch.setattr(registry, "_finders", [])
+    registry.add_task_finder(find)
+    registry.add_task_finder(find)
+    assert registry.load_task("Sim-Robot").id == "Sim-Robot"
+    assert registry.load_task("CartPole-v1").runner_cfg == RunnerCfg()
+    registry.load_task(register("RoboRenForce-Test-Own-PPO"))
+    with pytest.raises(UnknownTaskError, match="There is no task 'Sim-Robott'"):
+        registry.load_task("Sim-Robott")
+    assert asked == ["Sim-Robot", "CartPole-v1", "Sim-Robott"]
 
 
 def test_an_entry_point_that_is_no_configuration_is_refused(register: Any):

@@ -14,6 +14,7 @@ A task package registers its ids when it is imported:
 
 The two entry points may be instances, classes, functions without arguments or `"module:name"` of any of these.
 Packages are found through the entry-point group `roborenforce.tasks` and imported when an id of theirs is asked for.
+A package that can train ids it has not registered, such as those of its simulator, adds a finder for them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import copy
 import importlib
 import importlib.util
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -90,13 +91,33 @@ class Task:
         return {"env": self.env_cfg, "agent": self.runner_cfg, "": self.runner_cfg}
 
 
+Finder = Callable[[str], Task | None]
+"""Makes the task of an id that a simulator knows, or returns None if it does not know it."""
+
+_finders: list[Finder] = []
+
+
+def add_task_finder(finder: Finder) -> None:
+    """Let `load_task` ask `finder` for ids that nobody registered with configurations of ours."""
+    if finder not in _finders:
+        _finders.append(finder)
+
+
 def load_task(task_id: str) -> Task:
-    """The task registered as `task_id`.
+    """The task registered as `task_id`, or one that a task package makes for this id of its simulator.
 
     Raises:
         UnknownTaskError: there is none, or it is registered without the configurations of ours.
     """
     spec = _find(task_id)
+    if spec is None or RUNNER_KEY not in spec.kwargs:
+        import_task_packages()
+        for finder in _finders:
+            task = finder(task_id)
+            if task is not None:
+                return task
+    if spec is None:
+        raise _unknown(task_id)
     missing = [key for key in (ENV_KEY, RUNNER_KEY) if key not in spec.kwargs]
     if missing:
         related = nearest(task_id, list_tasks()) or [
@@ -148,15 +169,16 @@ def _simulator(task_id: str) -> str:
 
 
 def _find(task_id: str) -> Any:
-    failures: list[str] = []
-    if task_id not in gym.registry:
-        failures = import_task_packages(task_id)
-    if task_id not in gym.registry:
-        failures = import_task_packages()
-    if task_id in gym.registry:
-        return gym.registry[task_id]
-    simulator = _simulator(task_id)
-    module, folder = _OWN_PACKAGES.get(simulator, ("", ""))
+    """What Gymnasium knows about the id, after importing the package that it names, or all of them; None if nothing."""
+    for only in (task_id, ""):
+        if task_id not in gym.registry:
+            import_task_packages(only)
+    return gym.registry.get(task_id)
+
+
+def _unknown(task_id: str) -> UnknownTaskError:
+    module, folder = _OWN_PACKAGES.get(_simulator(task_id), ("", ""))
+    failures = import_task_packages()
     if module and importlib.util.find_spec(module) is None:
         install = f"run `./setup_ext.sh {folder}` or `pip install -e source/tasks/{folder}`"
         reason = f"its package {folder} is not installed: {install}"
@@ -167,7 +189,7 @@ def _find(task_id: str) -> Any:
         reason = (
             f"{did_you_mean(task_id, known, limit=3)} `rrf list` shows all" if known else "no task package is installed"
         )
-    raise UnknownTaskError(f"There is no task {task_id!r}: {reason}.")
+    return UnknownTaskError(f"There is no task {task_id!r}: {reason}.")
 
 
 def _configuration(task_id: str, key: str, entry: Any) -> Any:
