@@ -155,6 +155,16 @@ def test_before_the_first_episode_ends_there_is_no_mean() -> None:
     assert to_host({}, statistics.collect(), {}, DistributedContext(), CPU)[0] == {}
 
 
+def test_parts_of_episodes_are_not_counted() -> None:
+    statistics = EpisodeStatistics(3, 4, CPU)
+    statistics.restart(ages=torch.tensor([0, 2, 3]))
+    for done in ([0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 0, 0]):
+        statistics.record(StepOut(TensorDict({}), torch.ones(3), torch.tensor(done), {}))
+    means, _ = to_host({}, statistics.collect(), {}, DistributedContext(), CPU)
+    # Environment 0 finished 2 steps, environment 2 its second episode of 2 steps; the two first parts do not count.
+    assert means == {"Train/mean_reward": 2.0, "Train/mean_episode_length": 2.0}
+
+
 def test_returns_of_a_scripted_run_are_those_worked_out_by_hand(tmp_path: Path) -> None:
     # Zero actions: reward 1 per step. Episodes of 3 and 5 steps alternate: after 8 steps both are over everywhere.
     counting_cfg(num_steps_per_env=8).build(env=scripted(), log_dir=tmp_path).learn(1)

@@ -77,10 +77,11 @@ class OnPolicyRunner(Runner):
     def _first_observations(self) -> TensorDict:
         """Where the run begins or continues."""
         if not self.continues_episodes:
-            self.statistics.forget_running()
+            ages = None
             if self.cfg.init_at_random_ep_len and self.env.max_episode_length:
                 ages = torch.randint_like(self.env.episode_length_buf, high=self.env.max_episode_length)
                 self.env.episode_length_buf = ages
+            self.statistics.restart(ages)
             self.continues_episodes = True  # if `learn` is called again
         return self.env.get_observations()
 

@@ -56,11 +56,12 @@ class EpisodeStatistics:
 
     def collect(self) -> dict[str, Ratio]:
         """Move the finished episodes of this iteration to the window and return its means."""
-        done = self._done[: self._step].flatten()  # (steps * num_envs,), in order of time
+        finished = self._finished[: self._step].transpose(0, 1).flatten(1)  # (3, steps * num_envs), in order of time
+        done = self._done[: self._step].flatten() & ~finished[0].isnan()
         rank = done.cumsum(0)
         newest = done & (rank > rank[-1] - self.window)  # more than fit would write one slot twice
         slot = torch.where(newest, (self._count + rank - 1) % self.window, self.window)
-        self._ring[:, slot] = self._finished[: self._step].transpose(0, 1).flatten(1)
+        self._ring[:, slot] = finished
         self._ring[:, -1] = 0.0
         self._count += rank[-1]
         self._step = 0
@@ -79,9 +80,16 @@ class EpisodeStatistics:
             if name != "running" or state[name].shape == here.shape:
                 here.copy_(state[name])
 
-    def forget_running(self) -> None:
-        """Start to count anew, as all environments begin new episodes; the window stays."""
+    def restart(self, ages: Tensor | None = None) -> None:
+        """All environments begin new episodes; the window stays.
+
+        Args:
+            ages: Steps `(num_envs,)` at which the first episodes begin; those that do not begin at 0 are only parts of
+                episodes and will not be counted. None: all begin at 0.
+        """
         self._running.zero_()
+        if ages is not None:
+            self._returns.masked_fill_(ages != 0, torch.nan)  # stays NaN until the episode ends
 
 
 class EnvLog:
