@@ -86,7 +86,8 @@ def plot_comparison(runs: Mapping[str, Series], path: Path) -> None:
         axis.set_xlabel(label, fontsize=9, color=_INK)
         _style(axis)
     axes[0].set_ylabel("mean return", fontsize=9, color=_INK)
-    axes[0].legend(fontsize=7, frameon=False)
+    if axes[0].lines:
+        axes[0].legend(fontsize=7, frameon=False)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
