@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from RoboRenForce import algorithms, networks
+from RoboRenForce import algorithms, components, networks
 from RoboRenForce.configclass import Cfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.runners import OnPolicyRunnerCfg
@@ -24,6 +24,13 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
     return [{tag: value for tag, value in line.items() if tag not in TIMES} for line in lines]
 
 
+def without_raw_arrays(state: Any) -> Any:
+    """A state without the raw arrays of MuJoCo, some of which (islands, efm_K) it never writes to."""
+    if isinstance(state, dict):
+        return {key: without_raw_arrays(value) for key, value in state.items() if key != "bytes"}
+    return [without_raw_arrays(item) for item in state] if isinstance(state, list | tuple) else state
+
+
 def compare(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, end: int) -> None:
     """Train `end` iterations at once, and again with a stop in between, in new objects; everything must be equal."""
     straight, halves = folder / "straight", folder / "halves"
@@ -37,7 +44,7 @@ def compare(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, en
     resumed.learn()
     one, two = (load_checkpoint(root / f"model_{end}.pt") for root in (straight, halves))
     for part in ("algorithm", "local", "iteration", "spec"):
-        assert_same(one[part], two[part], part)
+        assert_same(without_raw_arrays(one[part]), without_raw_arrays(two[part]), part)
     assert metrics(straight) == metrics(halves)
     assert [line["iteration"] for line in metrics(halves)] == list(range(1, end + 1))
 
@@ -83,3 +90,14 @@ def test_a_later_line_of_the_same_iteration_counts(tmp_path: Path) -> None:
     ]
     path.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"iteration": 3, "a"')
     assert read_metrics(path) == {"a": ([1, 2, 3], [1.0, 20.0, 3.0])}
+
+
+@pytest.mark.parametrize("env_id", ["HalfCheetah-v5", "CartPole-v1"])
+def test_resume_is_exact_on_real_simulators(tmp_path: Path, env_id: str) -> None:
+    package = pytest.importorskip("RRF_gym_tasks")
+    pytest.importorskip("mujoco")
+    cfg = ppo_cfg()
+    if env_id == "CartPole-v1":
+        cfg.policy.actor_cfg = components.CategoricalActorCfg(backbone_cfg=BACKBONES["gru"])
+    compare(cfg, package.GymEnvCfg(env_id=env_id, num_envs=4), tmp_path, stop=10, end=20)
+    assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)
