@@ -1,8 +1,8 @@
 """The one seam between runners and everything that learns.
 
-A runner calls `act`, steps the environment, calls `record`, and from time to time `update`. It never learns which algorithm it
-drives. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is owned by the algorithm and
-is part of `state_dict`.
+A runner calls `act`, steps the environment, calls `record`, and from time to time `update`. It never learns which
+algorithm it drives. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is
+owned by the algorithm and is part of `state_dict`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class StepOut:
 class Policy(nn.Module, ABC):
     """What is played, evaluated and exported: observations in, actions out.
 
-    `forward` takes a TensorDict of batch size `[N]` and returns `(N, *action.shape)`. Recurrent policies keep their own state.
+    `forward` takes a TensorDict of batch size `[N]` and returns `(N, *action.shape)`. Recurrent policies keep their
+    own state.
     """
 
     @abstractmethod
@@ -82,7 +83,8 @@ class Policy(nn.Module, ABC):
 class Algorithm(ABC):
     """A learner. Built by `AlgorithmCfg.build(policy=..., context=...)`."""
 
-    cfg: AlgorithmCfg
+    cfg: Any
+    """The algorithm's own configuration; subclasses say which."""
     context: RunContext
 
     @abstractmethod

@@ -7,8 +7,8 @@ Layout: every field is one tensor `(T, N, ...)`, allocated once. `T` counts envi
     action, ...  a_0   a_1   a_2      a_T-1 |
     start         1     0     1             |         start[t] = 1: obs[t] is the first of an episode
 
-Writing goes through a cursor that lives on the device, so a captured step can write at ever new places. For the update each
-field is gathered once by a permutation; a mini-batch is then a contiguous slice, not another gather.
+Writing goes through a cursor that lives on the device, so a captured step can write at ever new places. For the
+update each field is gathered once by a permutation; a mini-batch is then a contiguous slice, not another gather.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..envs.spec import EnvSpec
 
 @dataclass
 class RolloutBatch:
-    """Part of a rollout. Leading dimensions are `(B,)`, or `(T, B)` with whole environments if the policy is recurrent."""
+    """Part of a rollout. Leading dimensions are `(B,)`, or `(T, B)` of whole environments for recurrent policies."""
 
     obs: TensorDict
     action: Tensor
@@ -95,7 +95,8 @@ class RolloutBuffer:
     def write_obs(self, obs: TensorDict) -> None:
         """Store the observations at the cursor: those of the next step, or the successors of the last."""
         for name, rows in self.obs.items():
-            rows.index_copy_(0, self._cursor, obs[name].unsqueeze(0))
+            tensor: Any = rows  # a group is one tensor, never a nested TensorDict
+            tensor.index_copy_(0, self._cursor, obs[name].unsqueeze(0))
 
     def write(self, field_name: str, value: Tensor) -> None:
         """Store `(N, ...)` into a field at the cursor."""
@@ -133,7 +134,7 @@ class RolloutBuffer:
         batch.states = {name: state.index_select(1, env_index) for name, state in self.states.items()}
         return batch
 
-    def _batch(self, gather: Callable[[Tensor], Tensor], *, successors: bool) -> RolloutBatch:
+    def _batch(self, gather: Callable[[Any], Tensor], *, successors: bool) -> RolloutBatch:
         log_prob = gather(self.log_prob)
 
         def observations(first: int) -> TensorDict:
@@ -156,7 +157,7 @@ class RolloutBuffer:
 
 
 def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool) -> Iterator[RolloutBatch]:
-    """Split a gathered batch into contiguous mini-batches of equal size: along time and environments, or along environments."""
+    """Split a gathered batch into contiguous mini-batches of equal size; recurrent ones hold whole environments."""
     dim = 1 if recurrent else 0
     size = batch.log_prob.shape[dim] // num_mini_batches
     for first in range(0, size * num_mini_batches, size):

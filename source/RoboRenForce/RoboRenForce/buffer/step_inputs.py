@@ -1,8 +1,9 @@
-"""The tensors through which one environment step enters and leaves a captured policy step; their addresses never change."""
+"""The tensors through which an environment step enters and leaves a captured policy step; their addresses stay."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -38,4 +39,5 @@ class StepInputs:
 def copy_observations(into: TensorDict, source: TensorDict | Mapping[str, torch.Tensor]) -> None:
     """Copy the groups that `into` holds; cheaper than TensorDict's own checked update."""
     for name, rows in into.items():
-        rows.copy_(source[name])
+        tensor: Any = rows  # a group is one tensor, never a nested TensorDict
+        tensor.copy_(source[name])

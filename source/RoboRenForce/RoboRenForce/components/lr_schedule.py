@@ -8,10 +8,10 @@ from torch import Tensor
 
 @torch.no_grad()
 def adapt_to_kl_(lr: Tensor, kl: Tensor, desired_kl: float, *, lowest: float = 1e-5, highest: float = 1e-2) -> None:
-    """Steer the learning rate by the measured KL divergence, in place (Schulman et al. 2017, section 4; factors of rsl_rl).
+    """Steer the learning rate by the measured KL divergence, in place (Schulman et al. 2017, section 4).
 
-    Divides by 1.5 above twice the target, multiplies by 1.5 below half of it; a KL of exactly 0 (the first mini-batch, where the
-    policy has not moved yet) changes nothing.
+    Divides by 1.5 above twice the target, multiplies by 1.5 below half of it, as rsl_rl does; a KL of exactly 0 (the
+    first mini-batch, where the policy has not moved yet) changes nothing.
 
     Args:
         lr: 0-dim learning rate.

@@ -1,8 +1,9 @@
 """Our PPO inside rsl_rl's own runner, and checkpoints both ways.
 
-Name `RoboRenForce.interop.rsl_rl:PPO` as `algorithm.class_name` of an rsl_rl configuration (mjlab's and Isaac Lab's `train`
-pass it through): rsl_rl still builds its models, collects, logs and saves; this class learns, with the numbers of rsl_rl 5.4
-(`parity="rsl_rl_5_4"`) and the speed of ours. Because the models stay rsl_rl's own, checkpoints, play and export don't change.
+Name `RoboRenForce.interop.rsl_rl:PPO` as `algorithm.class_name` of an rsl_rl configuration (mjlab's and Isaac Lab's
+`train` pass it through): rsl_rl still builds its models, collects, logs and saves; this class learns, with the
+numbers of rsl_rl 5.4 (`parity="rsl_rl_5_4"`) and the speed of ours. Because the models stay rsl_rl's own,
+checkpoints, play and export don't change.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from ..algorithms.algorithm import RunContext, StepOut
 from ..algorithms.loss_terms import SymmetryCfg
-from ..algorithms.on_policy.ppo import PPO as Learner
+from ..algorithms.on_policy.ppo import PPO as Learner  # noqa: N811 - rsl_rl looks for our own class under its name
 from ..algorithms.on_policy.ppo import PPOCfg
 from ..algorithms.reward_terms import RNDCfg
 from ..components.distributions import DiagGaussian, Distribution
@@ -51,7 +52,9 @@ class PPO:
     """The algorithm surface that rsl_rl's `OnPolicyRunner` uses, over our learner."""
 
     def __init__(self, actor: nn.Module, critic: nn.Module, learner: Learner) -> None:
-        self.actor, self.critic, self.learner = actor, critic, learner
+        self.actor: Any = actor
+        self.critic: Any = critic
+        self.learner = learner
         self.rnd = None
         self.intrinsic_rewards: Tensor | None = None
 
@@ -169,7 +172,8 @@ def ppo_cfg_from_rsl_rl(options: Mapping[str, Any], env: Any = None) -> PPOCfg:
     options = dict(options)
     if (optimizer := options.pop("optimizer", "adam")) != "adam":
         raise ValueError(
-            f"RoboRenForce.interop.rsl_rl:PPO steps with Adam, got optimizer='{optimizer}'. Use adam, or rsl_rl's own PPO."
+            f"RoboRenForce.interop.rsl_rl:PPO steps with Adam, got optimizer='{optimizer}'. "
+            "Use adam, or rsl_rl's own PPO."
         )
     rnd, symmetry = options.pop("rnd_cfg", None), options.pop("symmetry_cfg", None)
     unknown = sorted(set(options) - set(SAME_NAME) - set(OURS))
@@ -259,13 +263,13 @@ class _ModelView(nn.Module):
 
     def __init__(self, model: nn.Module, *, stochastic: bool) -> None:
         super().__init__()
-        self.model = model
+        self.model: Any = model  # rsl_rl's class, which need not be installed where types are checked
         self.stochastic = stochastic
-        self.is_recurrent = bool(model.is_recurrent)
-        if stochastic and type(model.distribution).__name__ != "GaussianDistribution":
+        self.is_recurrent = bool(self.model.is_recurrent)
+        if stochastic and type(self.model.distribution).__name__ != "GaussianDistribution":
             raise ValueError(
                 f"RoboRenForce.interop.rsl_rl:PPO supports rsl_rl's GaussianDistribution, got "
-                f"{type(model.distribution).__name__}. Use GaussianDistribution, or rsl_rl's own PPO."
+                f"{type(self.model.distribution).__name__}. Use GaussianDistribution, or rsl_rl's own PPO."
             )
 
     def initial_state(self, num_envs: int) -> Tensor:
@@ -280,6 +284,10 @@ class _ModelView(nn.Module):
         """Evaluate one step `(N,)` or, if recurrent, a sequence `(T, N)`."""
         model = self.model
         if self.is_recurrent:
+            if state is None or starts is None:
+                raise ValueError(
+                    "A recurrent model needs its state and the starts of episodes; start with initial_state()."
+                )
             latent = model.obs_normalizer(torch.cat([obs[name] for name in model.obs_groups], dim=-1))
             latent, state = _unroll(model.rnn.rnn, latent, state, starts)
         else:
@@ -294,13 +302,13 @@ class _ModelView(nn.Module):
         self.model.update_normalization(obs)
 
 
-def _std_parameter(distribution: nn.Module) -> Tensor:
+def _std_parameter(distribution: Any) -> Tensor:
     std = distribution.std_param if distribution.std_type == "scalar" else distribution.log_std_param.exp()
     low, high = distribution.std_range
     return std.clamp(low, high)
 
 
-def _unroll(rnn: nn.Module, x: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+def _unroll(rnn: nn.Module, x: Tensor, state: Tensor, starts: Tensor) -> tuple[Tensor, Tensor]:
     """Run nn.GRU or nn.LSTM over `(N, F)` or `(T, N, F)`, zeroing the state of environments that start an episode."""
     sequence = x if x.dim() == 3 else x.unsqueeze(0)
     first = starts if x.dim() == 3 else starts.unsqueeze(0)

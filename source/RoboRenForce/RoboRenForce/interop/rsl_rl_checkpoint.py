@@ -1,7 +1,7 @@
 """rsl_rl 5 checkpoints into our actor-critic and back.
 
-rsl_rl's model state maps one to one: `mlp.{2k}` is our k-th linear layer, `rnn.rnn` our recurrent cell, `obs_normalizer` our
-running statistics, `distribution.std_param` (or `log_std_param`) our standard deviation.
+rsl_rl's model state maps one to one: `mlp.{2k}` is our k-th linear layer, `rnn.rnn` our recurrent cell,
+`obs_normalizer` our running statistics, `distribution.std_param` (or `log_std_param`) our standard deviation.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ def load_rsl_rl_model(state: Mapping[str, Tensor], network: ObservationNetwork, 
     known = set(targets) | {"obs_normalizer._std"}
     if set(state) - known or set(targets) - set(state):
         raise CheckpointError(
-            f"{source} does not fit: only there {sorted(set(state) - known)}, only here {sorted(set(targets) - set(state))}. "
+            f"{source} does not fit: only there {sorted(set(state) - known)}, "
+            f"only here {sorted(set(targets) - set(state))}. "
             "Build the network with the same layers, std type and normalization."
         )
     with torch.no_grad():
@@ -77,7 +78,7 @@ def rsl_rl_model_state(network: ObservationNetwork) -> dict[str, Tensor]:
 def save_rsl_rl_checkpoint(
     path: str | Path, networks: ActorCriticPack, optimizer: Mapping[str, Any], iteration: int
 ) -> None:
-    """Write a checkpoint that rsl_rl's runner loads; `optimizer` is the state of torch's Adam over actor, then critic."""
+    """Write a checkpoint that rsl_rl's runner loads; `optimizer` is the state of Adam over actor, then critic."""
     torch.save(
         {
             "actor_state_dict": rsl_rl_model_state(networks.actor),

@@ -16,8 +16,8 @@ GraphMode = Literal["auto", "on", "off"]
 class GraphedStep:
     """A function without arguments that is captured after a few eager calls and replayed from then on.
 
-    The function reads and writes tensors whose addresses stay the same, and does not talk to the host. The eager calls are
-    real ones: they do the work, create lazily made state (optimizer moments) and compile what is compiled.
+    The function reads and writes tensors whose addresses stay the same, and does not talk to the host. The eager
+    calls are real ones: they do the work, create lazily made state (optimizer moments) and compile what is compiled.
 
     With `auto` a failed capture falls back to eager calls with the reason in the log; with `on` it raises.
     """
@@ -93,8 +93,8 @@ def graphed(function: Callable[[], None], device: torch.device, mode: GraphMode,
 class SideStream:
     """Work that may run beside what follows it: `with side: ...`, then `side.join()` before its results are used.
 
-    On CUDA the block is issued to a second stream (captured, it becomes a parallel branch of the graph; its backward pass runs
-    there too); elsewhere it simply runs.
+    On CUDA the block is issued to a second stream (captured, it becomes a parallel branch of the graph; its backward
+    pass runs there too); elsewhere it simply runs.
     """
 
     def __init__(self, device: torch.device) -> None:

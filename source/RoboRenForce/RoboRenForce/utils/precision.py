@@ -1,6 +1,7 @@
 """Numeric precision of networks, set in one place.
 
-torch has an older and a newer switch for TF32, and mixing them makes torch.compile raise; mjlab uses the older one, so do we.
+torch has an older and a newer switch for TF32, and mixing them makes torch.compile raise; mjlab uses the older one,
+so do we.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 
 Precision = Literal["fp32", "tf32", "bf16"]
-"""fp32: exact; tf32: matrix products in TF32 on GPUs that have it; bf16: networks in bfloat16 autocast, losses in fp32."""
+"""fp32: exact; tf32: matrix products in TF32 on GPUs that have it; bf16: networks in bfloat16, losses in fp32."""
 
 
 def set_matmul_precision(precision: Precision, device: torch.device) -> None:

@@ -11,8 +11,8 @@ def gae(
 ) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
-    A time-out is an end like any other here: its bootstrap has to be part of `reward` already (see `bootstrap_time_outs`), and
-    the trace never leaks over a reset.
+    A time-out is an end like any other here: its bootstrap has to be part of `reward` already (see
+    `bootstrap_time_outs`), and the trace never leaks over a reset.
 
     Args:
         reward: `(T, N)`.

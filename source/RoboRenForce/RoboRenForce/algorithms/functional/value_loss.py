@@ -17,7 +17,8 @@ def value_loss(value: Tensor, target: Tensor) -> Tensor:
 def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
     """Squared error of the value or of its clipped change, whichever is larger.
 
-    `clip` is in units of the value: with returns far from 1 it can freeze the critic, so normalize rewards or values then.
+    `clip` is in units of the value: with returns far from 1 it can freeze the critic, so normalize rewards or values
+    then.
 
     Args:
         value: V(s) of the current critic, any shape.

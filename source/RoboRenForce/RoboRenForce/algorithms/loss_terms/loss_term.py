@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from ...buffer.rollout import RolloutBatch
-from ...configclass import configclass
+from ...configclass import Cfg, configclass
 
 
 class LossTerm(ABC):
@@ -35,7 +35,7 @@ class LossTerm(ABC):
 
 
 @configclass
-class LossTermCfg:
+class LossTermCfg(Cfg):
     """Base of the entries of `loss_terms`; built with `build()`."""
 
     class_type: type = LossTerm

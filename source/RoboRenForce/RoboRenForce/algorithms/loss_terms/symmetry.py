@@ -1,8 +1,8 @@
 """Left-right (or any other) symmetry of a robot, as data augmentation and as a mirror loss.
 
 Reference: Mittal et al. 2024, "Symmetry considerations for learning task symmetric robot policies" (arXiv 2403.04359).
-KL divergence, entropy and normalizer statistics stay those of the original samples; old log-probs, values and advantages of
-a mirrored sample are those of its original.
+KL divergence, entropy and normalizer statistics stay those of the original samples; old log-probs, values and
+advantages of a mirrored sample are those of its original.
 """
 
 from __future__ import annotations

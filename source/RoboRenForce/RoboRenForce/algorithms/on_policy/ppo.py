@@ -1,7 +1,8 @@
 """Proximal policy optimization for many synchronous environments.
 
-Schulman et al. 2017 (arXiv 1707.06347) with GAE (arXiv 1506.02438) and the conventions of legged robotics: a Gaussian policy with
-a state-independent standard deviation, asymmetric observations, a learning rate steered by the measured KL divergence.
+Schulman et al. 2017 (arXiv 1707.06347) with GAE (arXiv 1506.02438) and the conventions of legged robotics: a Gaussian
+policy with a state-independent standard deviation, asymmetric observations, a learning rate steered by the measured
+KL divergence.
 
 Where it leaves rsl_rl, and why (all of it undone by `parity="rsl_rl_5_4"`):
 
@@ -47,6 +48,8 @@ from ..reward_terms import RewardTermCfg
 
 class PPO(Algorithm):
     """Owns actor, critic, rollout, optimizer and everything else that PPO learns with."""
+
+    cfg: PPOCfg
 
     def __init__(self, cfg: PPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
         self.context, self.device, self.distributed = context, context.device, context.distributed
@@ -196,7 +199,7 @@ class PPO(Algorithm):
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Surrogate loss over all samples; entropy and KL(old || new) of the first `num_original`, which really happened."""
+        """Surrogate loss over all samples; entropy and KL(old || new) of the first `num_original`, which happened."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
         surrogate = clipped_surrogate(
@@ -307,7 +310,7 @@ class PPO(Algorithm):
             )
         if cfg.time_out_bootstrap == "final" and "final_observations" not in spec.extras:
             raise ValueError(
-                f"algorithm.time_out_bootstrap = 'final' needs final_observations, which '{spec.task}' does not provide "
+                f"algorithm.time_out_bootstrap = 'final' needs final_observations, which '{spec.task}' lacks "
                 f"(it has: {', '.join(spec.extras) or 'no optional extras'}). Use algorithm.time_out_bootstrap=current."
             )
         if self.recurrent and self.loss_terms:
@@ -376,7 +379,7 @@ class PPOCfg(AlgorithmCfg):
     lam: Annotated[float, Range(ge=0, le=1)] = 0.95
     """Trace decay of GAE."""
     time_out_bootstrap: Literal["final", "current", "none"] = "final"
-    """Value that a time-out bootstraps with: of the true last observation, of the observation before the step, or none."""
+    """Value that a time-out bootstraps with: of the true last observation, of the one before the step, or none."""
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of their discounted sum."""
     normalize_value: bool = False
@@ -420,7 +423,7 @@ class PPOCfg(AlgorithmCfg):
     weight_decay: Annotated[float, Range(ge=0)] = 0.0
     """Decoupled weight decay; 0 is plain Adam."""
     shuffle: Literal["epoch", "once", "none"] = "epoch"
-    """A permutation for every epoch, one for all epochs of an update (one gather: fastest), or the order of collection."""
+    """A permutation for every epoch, one for all epochs (a single gather: fastest), or the order of collection."""
     normalizer_update: Literal["iteration", "step"] = "iteration"
     """When observation statistics change: after each update, or at every step as rsl_rl 5.4 does."""
     parity: Literal["none", "rsl_rl_5_4"] = "none"
@@ -430,7 +433,7 @@ class PPOCfg(AlgorithmCfg):
     cuda_graph: GraphMode = "auto"
     """Capture acting, recording and the update; `auto` falls back with the reason in the log."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile losses and optimizer; `auto` does it on CUDA. On a CPU it pays off in runs of more than a few minutes."""
+    """torch.compile losses and optimizer; `auto` does it on CUDA. On a CPU it pays off in runs of many minutes."""
     precision: Precision = "tf32"
     """fp32, tf32 or bf16 for the networks in the update."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from tensordict import TensorDict
 from torch import Tensor
 
-from ...configclass import configclass
+from ...configclass import Cfg, configclass
 
 
 class RewardTerm(ABC):
@@ -44,7 +44,7 @@ class RewardTerm(ABC):
 
 
 @configclass
-class RewardTermCfg:
+class RewardTermCfg(Cfg):
     """Base of the entries of `reward_terms`."""
 
     class_type: type = RewardTerm

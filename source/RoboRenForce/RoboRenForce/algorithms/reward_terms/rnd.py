@@ -143,7 +143,7 @@ class RNDCfg(RewardTermCfg):
     weight: Annotated[float, Range(ge=0)] = 1.0
     """Weight of the bonus per simulated second (per step where the simulator has no time step)."""
     weight_schedule: Literal["constant", "step", "linear"] = "constant"
-    """How the weight goes to `final_weight`: never, at `final_step`, or linearly from `initial_step` to `final_step`."""
+    """How the weight goes to `final_weight`: never, at `final_step`, or linearly from `initial_step` on."""
     final_weight: Annotated[float, Range(ge=0)] = 0.0
     """Weight at the end of the schedule."""
     initial_step: Annotated[int, Range(ge=0)] = 0
@@ -168,4 +168,4 @@ class RNDCfg(RewardTermCfg):
     def check(self) -> Iterable[str]:
         """A linear schedule needs an interval."""
         if self.weight_schedule == "linear" and self.final_step <= self.initial_step:
-            yield f"final_step = {self.final_step} must be above initial_step = {self.initial_step} for a linear schedule"
+            yield f"final_step: {self.final_step} is not above initial_step={self.initial_step}; raise it"
