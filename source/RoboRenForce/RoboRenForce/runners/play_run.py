@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,11 +78,10 @@ class PlayRun:
         path = self.run_dir.videos / f"play_{self.checkpoint.stem}.mp4"
         return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
 
-    def export(self, runner: Runner) -> None:
-        """Write ONNX and TorchScript files to `exported/`."""
-        exported = export_policy(
-            runner.policy().exportable(), self.run_dir.exported, {"checkpoint": self.checkpoint.name}
-        )
+    def export(self, runner: Runner, metadata: Mapping[str, str] | None = None) -> None:
+        """Write ONNX and TorchScript files to `exported/`, with what a simulator adds to the ONNX metadata."""
+        known = {"checkpoint": self.checkpoint.name} | dict(metadata or {})
+        exported = export_policy(runner.policy().exportable(), self.run_dir.exported, known)
         for path in exported.paths:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
 

@@ -17,6 +17,7 @@ recording and the whole update can each be one CUDA graph.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -66,7 +67,9 @@ class PPO(Algorithm):
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
 
-        self.buffer = RolloutBuffer(spec, context.rollout_steps, self.device)
+        read = {*groups["actor"], *groups["critic"], *(name for term in self.reward_terms for name in term.groups)}
+        stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
+        self.buffer = RolloutBuffer(stored, context.rollout_steps, self.device)
         self.optimizer = GradientStep(
             {"actor": self.actor.parameters(), "critic": self.critic.parameters()},
             learning_rate=cfg.learning_rate,
@@ -78,7 +81,7 @@ class PPO(Algorithm):
         self.value_normalizer = ValueNormalizer().to(self.device) if cfg.normalize_value else None
         self.iteration = torch.zeros((), device=self.device)
         self.entropy_coef = torch.tensor(cfg.entropy_coef, device=self.device)
-        self._now = StepInputs(spec, self.device)
+        self._now = StepInputs(stored, self.device)
         for name, network in (("actor", self.actor), ("critic", self.critic)):
             if network.is_recurrent:
                 self._now.states[name] = network.initial_state(spec.num_envs).to(self.device)

@@ -17,6 +17,8 @@ class RewardTerm(ABC):
 
     name: str
     """Metric name: the loss is logged as `Loss/<name>`."""
+    groups: list[str]
+    """Observation groups that it reads."""
 
     @abstractmethod
     def reward(self, obs: TensorDict) -> Tensor:

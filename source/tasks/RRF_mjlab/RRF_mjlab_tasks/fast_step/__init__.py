@@ -1,6 +1,1 @@
-"""Exports only."""
-
-from .errors import CannotCaptureError
-from .step import FastStep
-
-__all__ = ["CannotCaptureError", "FastStep"]
+"""mjlab's environment step without the host; `step.FastStep` is the way in."""

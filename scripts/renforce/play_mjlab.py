@@ -1,0 +1,35 @@
+"""Play, evaluate, film, export and view a policy that was trained on an MJLab task.
+
+python scripts/renforce/play_mjlab.py --num_envs 64 --video --export          # the newest run
+python scripts/renforce/play_mjlab.py --target logs/RFRL/<experiment>/<run> --viewer viser
+"""
+
+from RoboRenForce.runners.arguments import play_parser
+from RoboRenForce.runners.launch import user_errors
+from RoboRenForce.runners.play_run import prepare_play
+
+
+def main() -> None:
+    with user_errors():
+        parser = play_parser(__doc__)
+        parser.add_argument("--viewer", choices=["viser", "native"], help="watch it live: in a browser or a window")
+        args = parser.parse()
+        run = prepare_play(args)
+        from RRF_mjlab_tasks.play import measure_tracking, onnx_metadata, view  # only now is mjlab needed
+
+        runner = run.build_runner(run.build_env())
+        if args.viewer:
+            view(runner.env, runner.policy(), args.viewer, args.steps)
+        else:
+            run.evaluate(runner)
+            measure_tracking(run, runner)
+        if args.video:
+            run.film(runner)
+        if args.export:
+            run.export(runner, onnx_metadata(runner.env, run.task.id))
+        run.report()
+        runner.env.close()
+
+
+if __name__ == "__main__":
+    main()

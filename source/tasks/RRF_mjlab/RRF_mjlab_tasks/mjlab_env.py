@@ -1,0 +1,243 @@
+"""mjlab's `ManagerBasedRlEnv` under our environment contract, on the fast step where it can be had.
+
+mjlab resets inside `step` and returns the first observation of the new episode; the last one of the old is lost. Here it is kept:
+the fast step computes it before the reset, the plain step lets mjlab stop at it (`auto_reset=False`) and resets afterwards.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from mjlab.envs import ManagerBasedRlEnv
+from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from RoboRenForce.envs.vec_env import StepReturn, VecEnv
+from tensordict import TensorDict
+
+from .env_cfg import MJLabEnvCfg, make_mjlab_env
+from .env_state import EnvState
+from .fast_step.errors import CannotCaptureError
+from .fast_step.known_mjlab import refusal
+from .fast_step.step import FastStep
+from .rendering import FrameRenderer
+
+logger = logging.getLogger(__name__)
+
+POLICY = "policy"
+"""Name under which the actor's observations are found too, for code written for rsl_rl's older convention."""
+
+
+class MJLabVecEnv(VecEnv):
+    """Any mjlab task as a `VecEnv`.
+
+    Extras beyond the contract's: `final_observations`, `reward_terms` (each weighted, per second, as mjlab logs them), `command`
+    (all command terms side by side) and, where a command term defines it, `success`.
+
+    Args:
+        cfg: What to build and how to step it.
+        env: An environment that exists already; `cfg` then only says how to step it.
+    """
+
+    def __init__(self, cfg: MJLabEnvCfg, env: ManagerBasedRlEnv | None = None) -> None:
+        self.cfg = cfg
+        self.env: Any = make_mjlab_env(cfg) if env is None else env
+        self.device = torch.device(self.env.device)
+        obs, _ = self.env.reset(seed=cfg.seed if env is None else None)
+        self._success_terms = _success_terms(self.env)
+        self.spec = _spec(self.env, cfg, obs, with_success=bool(self._success_terms))
+        self._obs = self._tensor_dict(obs)
+        self._extras: dict[str, Any] = {}
+        self._fast = self._make_fast_step()
+        self._renderer: FrameRenderer | None = None
+        _warn_without_graphs(self.env)
+
+    # -- the contract -------------------------------------------------------------------------------------------------
+
+    @property
+    def unwrapped(self) -> ManagerBasedRlEnv:
+        """mjlab's environment."""
+        return self.env
+
+    @property
+    def episode_length_buf(self) -> torch.Tensor:
+        """int64 `(num_envs,)`, settable."""
+        return self.env.episode_length_buf
+
+    @episode_length_buf.setter
+    def episode_length_buf(self, value: torch.Tensor) -> None:
+        self.env.episode_length_buf = value.to(self.device, torch.int64)
+
+    def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
+        """Reset all environments; `seed` restarts mjlab's (and torch's) random numbers."""
+        obs, _ = self.env.reset(seed=seed)
+        self._obs = self._tensor_dict(obs)
+        return self._obs, self._state_extras()
+
+    def get_observations(self) -> TensorDict:
+        """What the last `step` or `reset` returned: mjlab's own call would draw new noise and advance histories."""
+        return self._obs
+
+    def step(self, actions: torch.Tensor) -> StepReturn:
+        """See `VecEnv.step`."""
+        if self.cfg.clip_actions is not None:
+            actions = actions.clamp(-self.cfg.clip_actions, self.cfg.clip_actions)
+        if self._fast is not None:
+            final = self._step_fast(actions)
+        else:
+            final = self._step_plain(actions)
+        terminated, time_outs = self._ends()
+        extras = {
+            "terminated": terminated,
+            "time_outs": time_outs,
+            "log": dict(self.env.extras["log"]),
+            "final_observations": final,
+            "reward_terms": self.env.reward_manager._step_reward,
+            **self._state_extras(),
+        }
+        if self._success_terms:
+            extras["success"] = self._success
+        return self._obs, self.env.reward_buf, (terminated | time_outs).long(), extras
+
+    def state_dict(self) -> dict[str, Any]:
+        """Physics, randomized model fields, terms, timers and counters, so that curricula and episodes go on."""
+        state = EnvState(self.env).save()
+        return {**state, "observations": dict(self._obs.items())}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`."""
+        state = dict(state)
+        observations = state.pop("observations")
+        EnvState(self.env).load(state)
+        self.env.sim.forward()
+        self.env.sim.sense()
+        self._obs = TensorDict({name: value.to(self.device) for name, value in observations.items()}, [self.num_envs])
+
+    def render(self) -> np.ndarray:
+        """RGB frame `(H, W, 3)` of environment 0, with the camera that the task's viewer configuration describes."""
+        if self._renderer is None:
+            self._renderer = FrameRenderer(self.env, self.cfg.render_width, self.cfg.render_height)
+        return self._renderer.frame()
+
+    def close(self) -> None:
+        """Free the renderer and mjlab's environment."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self.env.close()
+
+    # -- stepping -----------------------------------------------------------------------------------------------------
+
+    def _make_fast_step(self) -> FastStep | None:
+        """The fast step, or None with the reason in the log; `env_graph=on` insists."""
+        mode = self.cfg.env_graph
+        if mode == "off" or (mode == "auto" and self.device.type != "cuda"):
+            self.env.cfg.auto_reset = False
+            return None
+        try:
+            if reason := refusal():
+                raise CannotCaptureError(reason)
+            fast = FastStep(self.env, final_observations=True, reuse_forward=True, capture=self.device.type == "cuda")
+        except CannotCaptureError as error:
+            if mode == "on":
+                raise
+            logger.warning("%s steps as mjlab does, which is slower, because %s.", self.spec.task, error)
+            self.env.cfg.auto_reset = False
+            return None
+        logger.info("%s: %s.", self.spec.task, fast.describe())
+        return fast
+
+    def _step_fast(self, actions: torch.Tensor) -> TensorDict:
+        self._fast(actions)
+        self._obs = self._tensor_dict(self._fast.observations)
+        if self._success_terms:
+            self._success = self._fast.success
+        return self._tensor_dict(self._fast.final)
+
+    def _step_plain(self, actions: torch.Tensor) -> TensorDict:
+        env = self.env
+        obs, *_ = env.step(actions)
+        final = self._tensor_dict({name: value.clone() for name, value in obs.items()})
+        if self._success_terms:
+            self._success = torch.stack([term.episode_success > 0 for term in self._success_terms]).any(0)
+        ended = env.reset_buf.nonzero().flatten()
+        if len(ended):
+            log = dict(env.extras["log"])
+            obs, _ = env.reset(env_ids=ended)
+            env.extras["log"] = log | env.extras["log"]
+        self._obs = self._tensor_dict(obs)
+        return final
+
+    def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Terminations and time-outs apart; in a task with a finite horizon its end is a termination."""
+        terminated, time_outs = self.env.reset_terminated.clone(), self.env.reset_time_outs & ~self.env.reset_terminated
+        if self.env.cfg.is_finite_horizon:
+            return terminated | time_outs, torch.zeros_like(time_outs)
+        return terminated, time_outs
+
+    def _state_extras(self) -> dict[str, Any]:
+        commands = _commands(self.env)
+        return {} if commands is None else {"command": commands}
+
+    def _tensor_dict(self, obs: Mapping[str, torch.Tensor]) -> TensorDict:
+        groups = dict(obs)
+        if POLICY not in groups and "actor" in groups:
+            groups[POLICY] = groups["actor"]
+        return TensorDict(groups, batch_size=[self.env.num_envs])
+
+
+def _spec(env: Any, cfg: MJLabEnvCfg, obs: Mapping[str, Any], *, with_success: bool) -> EnvSpec:
+    shapes = {}
+    for name, value in obs.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"Observation group '{name}' of {cfg.task} is not concatenated (got {type(value).__name__}); "
+                f"set concatenate_terms=True in its ObservationGroupCfg."
+            )
+        shapes[name] = tuple(value.shape[1:])
+    dtypes = {
+        name: str(value.dtype).removeprefix("torch.") for name, value in obs.items() if value.dtype != torch.float32
+    }
+    if POLICY not in shapes and "actor" in shapes:
+        shapes[POLICY] = shapes["actor"]
+    command = _commands(env)
+    bound = cfg.clip_actions
+    dim = env.action_manager.total_action_dim
+    limits = (None, None) if bound is None else ((-bound,) * dim, (bound,) * dim)
+    extras = ["final_observations", "reward_terms"]
+    extras += ["command"] if command is not None else []
+    extras += ["success"] if with_success else []
+    return EnvSpec(
+        task=cfg.task,
+        num_envs=env.num_envs,
+        obs_groups=shapes,
+        action=ActionSpec("continuous", dim, *limits),
+        max_episode_length=env.max_episode_length,
+        extras=tuple(extras),
+        obs_dtypes=dtypes,
+        reward_terms=tuple(env.reward_manager.active_terms),
+        extra_dims={} if command is None else {"command": command.shape[-1]},
+        step_dt=env.step_dt,
+    )
+
+
+def _commands(env: Any) -> torch.Tensor | None:
+    names = env.command_manager.active_terms
+    return torch.cat([env.command_manager.get_command(name) for name in names], dim=-1) if names else None
+
+
+def _success_terms(env: Any) -> list[Any]:
+    """Command terms that say whether their goal was reached, as mjlab's manipulation tasks do."""
+    manager = env.command_manager
+    terms = [manager.get_term(name) for name in manager.active_terms]
+    return [term for term in terms if "episode_success" in vars(term)]
+
+
+def _warn_without_graphs(env: Any) -> None:
+    if torch.device(env.device).type == "cuda" and not env.sim.use_cuda_graph:
+        logger.warning(
+            "mjlab runs WITHOUT its CUDA graphs and is several times slower (its driver or memory pool is too old): "
+            "update the NVIDIA driver to 12.4 or newer; see the message of mjlab's Simulation above."
+        )
