@@ -2,9 +2,10 @@
 
     python benchmarks/ppo_cpu_vs_sb3.py --steps 300000 --seeds 3 --output benchmarks/results/ppo_cpu_vs_sb3.json
 
-Both learners get the same 16 environments, networks (two tanh layers of 64), rollout (128 steps), epochs (10), mini-batches (64),
-learning rate, clip, discount and running normalization of observations and rewards, and the same number of threads. Each seed
-trains one after the other; returns are those of 10 deterministic episodes on the unnormalized reward.
+Both learners get the same 16 environments, networks (two tanh layers of 64), rollout (128 steps), epochs (10),
+mini-batches (64), learning rate, clip, discount and running normalization of observations and rewards, and the same
+number of threads. Each seed trains one after the other; returns are those of 10 deterministic episodes on the
+unnormalized reward.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import time
 import numpy as np
 import torch
 from report import environment_report, write_json
-
 from RoboRenForce import algorithms, components, networks, runners
 from RoboRenForce.runners.evaluation import evaluate
 from RRF_gym_tasks.gym_env import GymEnvCfg
@@ -97,9 +97,13 @@ def main() -> None:
             np.random.seed(seed)
             runs[name].append({"seed": seed} | train(args.env, args.steps, seed))
             print(name, runs[name][-1], flush=True)
-    medians = {name: {key: statistics.median(r[key] for r in found) for key in found[0]} for name, found in runs.items()}
+    medians = {
+        name: {key: statistics.median(result[key] for result in found) for key in found[0]}
+        for name, found in runs.items()
+    }
     ratio = medians["ours"]["steps_per_s"] / medians["sb3"]["steps_per_s"]
-    data = {"benchmark": "ppo_cpu_vs_sb3", "arguments": vars(args), "runs": runs, "medians": medians, "speedup": round(ratio, 2)}
+    data = {"benchmark": "ppo_cpu_vs_sb3", "arguments": vars(args), "runs": runs, "medians": medians}
+    data["speedup"] = round(ratio, 2)
     write_json(args.output, data | environment_report())
     print(f"{ratio:.2f} x the steps/s of Stable-Baselines3")
 

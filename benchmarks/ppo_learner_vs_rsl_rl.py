@@ -2,8 +2,9 @@
 
     python benchmarks/ppo_learner_vs_rsl_rl.py --device cuda:0 --output benchmarks/results/ppo_learner.json
 
-Size of a Go1 velocity task: 4,096 environments x 24 steps, 5 epochs x 4 mini-batches, 512-256-128 ELU, 48/72 observations.
-Each variant is warmed up and timed over `--repeats` whole updates with a device synchronization around each.
+Size of a Go1 velocity task: 4,096 environments x 24 steps, 5 epochs x 4 mini-batches, 512-256-128 ELU, 48/72
+observations. Each variant is warmed up and timed over `--repeats` whole updates with a device synchronization around
+each.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from report import environment_report, write_json
@@ -90,7 +92,7 @@ def collect_ours(algorithm: algorithms.PPO, spec: EnvSpec, device: torch.device,
         algorithm.record(algorithms.StepOut(obs, reward, done, extras))
 
 
-def collect_rsl_rl(algorithm, spec: EnvSpec, device: torch.device, steps: int) -> None:
+def collect_rsl_rl(algorithm: Any, spec: EnvSpec, device: torch.device, steps: int) -> None:
     with torch.inference_mode():
         obs = observations(spec, device)
         for _ in range(steps):
@@ -179,7 +181,7 @@ def main() -> None:
             results[name]["kernels_per_update"] = count_kernels(algorithm.update)
         print(name, {key: value for key, value in results[name].items() if not key.endswith("_all")}, flush=True)
     if "rsl_rl" in results:
-        for name, result in results.items():
+        for result in results.values():
             result["speedup"] = round(results["rsl_rl"]["update_ms"] / result["update_ms"], 2)
     write_json(
         args.output, {"benchmark": "ppo_learner", "arguments": vars(args), "results": results, **environment_report()}

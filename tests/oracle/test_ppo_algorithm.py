@@ -4,10 +4,9 @@ import copy
 
 import pytest
 import torch
-from tensordict import TensorDict
-
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from tensordict import TensorDict
 
 STEPS, ENVS = 6, 8
 
@@ -56,7 +55,8 @@ def rollout(ppo: algorithms.PPO, seed: int = 1, time_out_share: float = 0.5) -> 
             next_obs[name] = torch.where(done[:, None], following[name], final[name])
         extras = {"terminated": done & ~time_outs, "time_outs": time_outs, "log": {}, "final_observations": final}
         ppo.record(algorithms.StepOut(next_obs, reward, done.long(), extras))
-        for name, value in (("obs", obs), ("reward", reward), ("done", done), ("time_outs", time_outs), ("final", final)):
+        values = {"obs": obs, "reward": reward, "done": done, "time_outs": time_outs, "final": final}
+        for name, value in values.items():
             fed[name].append(value)
         obs = next_obs
     return fed
@@ -149,7 +149,8 @@ def test_successors_are_the_next_observations_where_the_episode_goes_on():
 
 @pytest.mark.parametrize("recurrent", [False, True])
 def test_saving_between_updates_changes_nothing(recurrent: bool):
-    options = {"reward_terms": [algorithms.RNDCfg(normalize_reward=True)], "normalize_reward": True, "normalize_value": True}
+    rnd = algorithms.RNDCfg(normalize_reward=True)
+    options = {"reward_terms": [rnd], "normalize_reward": True, "normalize_value": True}
     straight, saved = (make_ppo(recurrent=recurrent, **options) for _ in range(2))
     for ppo in (straight, saved):
         torch.manual_seed(5)

@@ -14,7 +14,8 @@ def column(*values: float) -> torch.Tensor:
 
 
 def test_gae_without_ends():
-    # delta_2 = 2 + .9*.7 - .3 = 2.33; delta_1 = .9*.3 - .4 = -.13; A_1 = -.13 + .72*2.33 = 1.5476; delta_0 = .86, A_0 = 1.974272
+    # delta_2 = 2 + .9*.7 - .3 = 2.33; delta_1 = .9*.3 - .4 = -.13; A_1 = -.13 + .72*2.33 = 1.5476;
+    # delta_0 = .86, A_0 = 1.974272
     advantage, return_ = gae(REWARD, VALUE, torch.zeros_like(REWARD), LAST, gamma=0.9, lam=0.8)
     torch.testing.assert_close(advantage, column(1.974272, 1.5476, 2.33))
     torch.testing.assert_close(return_, advantage + VALUE)

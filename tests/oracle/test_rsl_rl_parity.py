@@ -1,8 +1,8 @@
 """One whole update of ours against the real rsl_rl 5.4.2: same weights, same rollout, same random numbers.
 
-Both learners draw their action noise and their permutation from torch's default generator, so with one seed before each rollout
-and each update they see the same data (rsl_rl samples actions inside its update too, without using them). Compared are losses,
-learning rate and every parameter after two updates.
+Both learners draw their action noise and their permutation from torch's default generator, so with one seed before
+each rollout and each update they see the same data (rsl_rl samples actions inside its update too, without using
+them). Compared are losses, learning rate and every parameter after two updates.
 """
 
 from types import SimpleNamespace
