@@ -205,22 +205,36 @@ def test_nan_from_the_environment_dumps_and_stops_before_learning(tmp_path: Path
     dump = torch.load(tmp_path / "nan_dump_2_rank0.pt", weights_only=True)
     assert str(tmp_path / "nan_dump_2_rank0.pt") in str(caught.value)
     assert dump["bad_environments"] == bad
-    # The kept step is the bad one (the first of the iteration), not the last.
-    assert dump["step"]["obs.policy"][0].tolist() == [0.0 + 1.0, 2.0, 0.0]
+    assert dump["first_bad_step"] == 0 and not dump["action_is_bad"]
+    assert dump["rollout"]["obs.policy"][:2, 0].tolist() == [[1.0, 2.0, 0.0], [1.0, 3.0, 0.0]]
     assert dump["env"]["steps"].shape == (4,) and dump["algorithm"]["updates"] == 1
 
 
 def test_a_policy_that_acts_nan_is_blamed_itself() -> None:
     spec = scripted(num_envs=2).spec
-    guard = NanGuard(spec, CPU)
+    guard = NanGuard(spec, 3, CPU)
     obs = TensorDict({"policy": torch.zeros(2, 3), "critic": torch.zeros(2, 4)}, batch_size=[2])
     step = StepOut(obs, torch.zeros(2), torch.zeros(2).long(), {"final_observations": obs})
-    guard.watch(torch.zeros(2, 2), step)
+    for _ in range(3):
+        guard.watch(torch.zeros(2, 2), step)
     assert not guard.tripped()
     bad = StepOut(obs, torch.tensor([0.0, torch.inf]), torch.zeros(2).long(), {"final_observations": obs})
+    guard.watch(torch.zeros(2, 2), step)
     guard.watch(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]), bad)
-    guard.watch(torch.zeros(2, 2), step)  # later steps do not wash it out
-    assert guard.tripped() and guard.blames_policy() and guard.bad_environments() == [1]
+    guard.watch(torch.zeros(2, 2), step)
+    assert guard.tripped()
+    report = guard.report()
+    assert (report["first_bad_step"], report["bad_environments"], report["action_is_bad"]) == (1, [1], True)
+
+
+def test_a_bad_last_observation_is_seen() -> None:
+    spec = scripted(num_envs=2).spec
+    guard = NanGuard(spec, 1, CPU)
+    obs = TensorDict({"policy": torch.zeros(2, 3), "critic": torch.zeros(2, 4)}, batch_size=[2])
+    final = obs.clone()
+    final["policy"][1, 2] = torch.nan
+    guard.watch(torch.zeros(2, 2), StepOut(obs, torch.zeros(2), torch.ones(2).long(), {"final_observations": final}))
+    assert guard.tripped() and guard.report()["bad_environments"] == [1]
 
 
 def test_nan_in_a_loss_stops_the_run_and_names_it() -> None:

@@ -403,7 +403,7 @@ def test_nan_from_the_environment_is_one_sentence_with_a_dump(capsys: pytest.Cap
     run = newest_run("logs/RFRL")
     (dump,) = run.root.glob("nan_dump_*.pt")
     assert str(dump) in error and list(run.checkpoints()) == [1]
-    assert set(torch.load(dump, weights_only=True)) == {"step", "bad_environments", "env", "algorithm", "spec"}
+    assert {"rollout", "first_bad_step", "env", "algorithm", "spec"} <= torch.load(dump, weights_only=True).keys()
 
 
 def test_a_video_that_cannot_be_made_stops_nothing(

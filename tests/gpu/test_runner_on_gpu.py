@@ -63,7 +63,7 @@ def test_statistics_and_guard_do_not_wait_and_agree_with_the_cpu() -> None:
     spec = scripted(num_envs=64, extras=[]).spec
     spec = type(spec).from_dict(spec.to_dict() | {"obs_groups": {"policy": [3]}})
     for device in (torch.device("cpu"), DEVICE):
-        statistics, log, guard = EpisodeStatistics(64, 10, device), EnvLog(), NanGuard(spec, device)
+        statistics, log, guard = EpisodeStatistics(64, 10, device), EnvLog(), NanGuard(spec, 10, device)
         action, taken = torch.zeros(64, 2, device=device), steps(device, 10)
         torch.cuda.synchronize()
         with no_syncs():
@@ -80,13 +80,15 @@ def test_statistics_and_guard_do_not_wait_and_agree_with_the_cpu() -> None:
 def test_the_guard_keeps_the_first_bad_step() -> None:
     spec = scripted(num_envs=64, extras=[]).spec
     spec = type(spec).from_dict(spec.to_dict() | {"obs_groups": {"policy": [3]}})
-    guard, taken = NanGuard(spec, DEVICE), steps(DEVICE, 6)
+    guard, taken = NanGuard(spec, 6, DEVICE), steps(DEVICE, 6)
     taken[3].reward[7] = torch.nan
     with no_syncs():
         for step in taken:
             guard.watch(torch.zeros(64, 2, device=DEVICE), step)
-    assert guard.tripped() and guard.bad_environments() == [7]
-    assert torch.equal(guard.dump()["step"]["obs.policy"], taken[3].obs["policy"])
+    assert guard.tripped()
+    report = guard.report()
+    assert (report["first_bad_step"], report["bad_environments"]) == (3, [7])
+    assert torch.equal(report["rollout"]["obs.policy"][3], taken[3].obs["policy"])
 
 
 def test_a_whole_iteration_does_not_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,7 +32,7 @@ class OnPolicyRunner(Runner):
         success = "success" in spec.extras
         self.statistics = EpisodeStatistics(spec.num_envs, cfg.num_steps_per_env, self.device, success=success)
         self.env_log = EnvLog()
-        self.nan_guard = NanGuard(spec, self.device) if cfg.check_for_nan else None
+        self.nan_guard = NanGuard(spec, cfg.num_steps_per_env, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
 
     @property
@@ -89,7 +89,8 @@ class OnPolicyRunner(Runner):
         """Before anything is learned from a bad rollout, save what is needed to understand it and stop."""
         if self.nan_guard is None or not self.nan_guard.tripped():
             return
-        bad = self.nan_guard.bad_environments()
+        report = self.nan_guard.report()
+        bad = report["bad_environments"]
         where = ""
         if self.run_dir is not None:
             path = self.run_dir.root / f"nan_dump_{self.iteration + 1}_rank{self.distributed.rank}.pt"
@@ -98,9 +99,9 @@ class OnPolicyRunner(Runner):
                 "algorithm": self.algorithm.state_dict(),
                 "spec": self.env.spec.to_dict(),
             }
-            save_tensors(path, as_plain({**self.nan_guard.dump(), **state}, "nan_dump"))
-            where = f"; the first bad step and all state are in '{path}'"
-        if self.nan_guard.blames_policy():
+            save_tensors(path, as_plain({**report, **state}, "nan_dump"))
+            where = f"; the rollout and all state are in '{path}'"
+        if report["action_is_bad"]:
             raise NonFiniteError(
                 f"The policy chose NaN or infinite actions in iteration {self.iteration + 1} "
                 f"(environments {bad[:8]}){where}; lower the learning rate."
