@@ -112,6 +112,16 @@ class VelocityRows(CommandRows):
             velocity[:, 5] = term.vel_command_b[:, 2]
             self.rows.call(lambda ids: term.robot.write_root_link_velocity_b_to_sim(velocity, env_ids=ids), moving)
 
+    def update_metrics(self, mask: torch.Tensor | None) -> None:
+        """See `CommandRows.update_metrics`; errors as shares of the longest command."""
+        term = self.term
+        steps = term.cfg.resampling_time_range[1] / term._env.step_dt
+        data, command = term.robot.data, term.vel_command_b
+        xy = torch.norm(command[:, :2] - data.root_link_lin_vel_b[:, :2], dim=-1) / steps
+        yaw = torch.abs(command[:, 2] - data.root_link_ang_vel_b[:, 2]) / steps
+        for name, error in (("error_vel_xy", xy), ("error_vel_yaw", yaw)):
+            term.metrics[name] += error if mask is None else torch.where(mask, error, 0.0)
+
     def resample_command(self, mask: torch.Tensor) -> None:
         """See `CommandRows.resample_command`."""
         term, cfg, ranges = self.term, self.term.cfg, self.term.cfg.ranges

@@ -43,8 +43,13 @@ class DeviceConstants(TorchFunctionMode):
     def _constant(self, data: Any, dtype: torch.dtype | None) -> torch.Tensor:
         key = (repr(data), dtype)
         if key not in self._constants:
-            with torch._C.DisableTorchFunction():
-                self._constants[key] = torch.tensor(data, dtype=dtype, device=self._device)
+            checking = torch.cuda.get_sync_debug_mode()
+            torch.cuda.set_sync_debug_mode("default")  # the one copy that waits is this one
+            try:
+                with torch._C.DisableTorchFunction():
+                    self._constants[key] = torch.tensor(data, dtype=dtype, device=self._device)
+            finally:
+                torch.cuda.set_sync_debug_mode(checking)
         return self._constants[key]
 
     def _index(self, index: Any) -> Any:

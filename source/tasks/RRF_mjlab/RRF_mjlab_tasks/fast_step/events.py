@@ -75,13 +75,17 @@ class MaskedEvents:
 
     def _call(self, cfg: Any, mask: torch.Tensor) -> None:
         if _recompute_level(cfg) != RecomputeLevel.none:
-            raise NotMaskableError("it changes the model, whose constants mjlab then computes anew on the host's command")
+            raise NotMaskableError(
+                "it changes the model, whose constants mjlab then computes anew on the host's command"
+            )
         owner = None if isinstance(cfg.func, types.FunctionType) else cfg.func
         self._rows.call(lambda ids: cfg.func(self._env, ids, **cfg.params), mask, owner)
 
     def _call_everywhere(self, cfg: Any) -> None:
         if _recompute_level(cfg) != RecomputeLevel.none:
-            raise NotMaskableError("it changes the model, whose constants mjlab then computes anew on the host's command")
+            raise NotMaskableError(
+                "it changes the model, whose constants mjlab then computes anew on the host's command"
+            )
         cfg.func(self._env, None, **cfg.params)
 
     def _interval(self, index: int, cfg: Any) -> None:

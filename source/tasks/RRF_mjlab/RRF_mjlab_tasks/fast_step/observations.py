@@ -17,7 +17,6 @@ from mjlab.envs import ManagerBasedRlEnv
 from mjlab.utils.noise import noise_cfg
 
 from .buffers import backfill_rows, first_delayed_rows
-from .errors import CannotCaptureError
 
 Observation = torch.Tensor | dict[str, torch.Tensor]
 Observations = dict[str, Observation]
@@ -29,16 +28,11 @@ class Observer:
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env = env
         self._manager: Any = env.observation_manager
-        policies = {name: cfg.nan_policy for name, cfg in self._manager.cfg.items() if cfg is not None}
-        asking = [name for name, policy in policies.items() if policy in ("warn", "error")]
-        self.refusal = f"nan_policy of {asking} reports to the host" if asking else ""
-        if "sanitize" in policies.values():
-            self._manager._check_and_handle_nans = _sanitize
+        if all(cfg is None or cfg.nan_policy in ("disabled", "sanitize") for cfg in self._manager.cfg.values()):
+            self._manager._check_and_handle_nans = _sanitize  # the other policies report to the host
 
     def observe(self) -> Observations:
         """All groups, with histories and delays advanced by one step."""
-        if self.refusal:
-            raise CannotCaptureError(self.refusal)
         return self._manager.compute(update_history=True)
 
     def observe_first(self, mask: torch.Tensor, before: Observations) -> Observations:
@@ -56,8 +50,8 @@ class Observer:
         values: dict[str, torch.Tensor] = {}
         for name, term in zip(manager._group_obs_term_names[group], manager._group_obs_term_cfgs[group], strict=True):
             value = self._measure(group, name, term)
-            if cfg.nan_policy == "sanitize" and cfg.nan_check_per_term:
-                value = _sanitize(value)
+            if cfg.nan_check_per_term:
+                value = manager._check_and_handle_nans(value, f"{group}/{name}", cfg.nan_policy)
             if term.delay_max_lag > 0:
                 value = first_delayed_rows(manager._group_obs_term_delay_buffer[group][name], value, mask)
             if term.history_length > 0:
@@ -67,11 +61,13 @@ class Observer:
                 if term.flatten_history_dim:
                     value = value.reshape(self._env.num_envs, -1)
             values[name] = value
-        sanitize = cfg.nan_policy == "sanitize" and not cfg.nan_check_per_term
-        if not manager._group_obs_concatenate[group]:
-            return {name: _sanitize(value) for name, value in values.items()} if sanitize else values
-        joined = torch.cat(list(values.values()), dim=manager._group_obs_concatenate_dim[group])
-        return _sanitize(joined) if sanitize else joined
+        if manager._group_obs_concatenate[group]:
+            joined = torch.cat(list(values.values()), dim=manager._group_obs_concatenate_dim[group])
+            return joined if cfg.nan_check_per_term else manager._check_and_handle_nans(joined, group, cfg.nan_policy)
+        if not cfg.nan_check_per_term:
+            for name, value in values.items():
+                values[name] = manager._check_and_handle_nans(value, f"{group}/{name}", cfg.nan_policy)
+        return values
 
     def _measure(self, group: str, name: str, term: Any) -> torch.Tensor:
         """One term with noise, clip and scale."""
@@ -85,8 +81,8 @@ class Observer:
         return value if term.scale is None else value.mul_(term.scale)
 
 
-def _sanitize(tensor: torch.Tensor, context: str = "", policy: str = "sanitize") -> torch.Tensor:
-    """`ObservationManager._check_and_handle_nans` for the policy `sanitize`, without looking whether there is anything to do."""
+def _sanitize(tensor: torch.Tensor, context: str, policy: str) -> torch.Tensor:
+    """`ObservationManager._check_and_handle_nans` for `sanitize`, without looking whether there is anything to do."""
     del context
     return tensor if policy == "disabled" else torch.nan_to_num(tensor, nan=0.0, posinf=0.0, neginf=0.0)
 

@@ -7,12 +7,15 @@ start where they enter:
     mjlab      step | step | step | step | forward        step = kinematics, collision, ... | actuation, solver, integration
     here       late | step | step | step | forward        late =                              actuation, solver, integration
 
-The numbers are the same, because `late` reads what `forward` left and runs the same kernels in the same order.
+The numbers are the same, because `late` reads what `forward` left and runs the same kernels in the same order. For the same reason
+substeps whose momentum and acceleration sensors nobody reads don't compute them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mujoco
@@ -20,6 +23,8 @@ import mujoco_warp as mjwarp
 import torch
 import warp as wp
 from mjlab.envs import ManagerBasedRlEnv
+from mjlab.sensor import BuiltinSensor, ContactSensor, RayCastSensor
+from mjlab.sensor.camera_sensor import CameraSensor
 from mjlab.sim.sim_data import TorchArray, WarpBridge
 from mujoco_warp._src import forward as mjw_forward
 from mujoco_warp._src import sensor as mjw_sensor
@@ -34,6 +39,8 @@ _FORWARD_FUNCTIONS = {
     "mujoco_warp._src.forward:fwd_actuation": "73f91c4edbe5",
 }
 
+_MOST_UNROLLED_ITERATIONS = 20
+
 
 class Physics:
     """Steps, resets and refreshes the simulation of one environment."""
@@ -41,13 +48,14 @@ class Physics:
     def __init__(self, env: ManagerBasedRlEnv, reuse_forward: bool) -> None:
         self._sim = env.sim
         self._is_cuda = env.sim.wp_device.is_cuda
-        self._late_graph: Any = None
+        self._graphs: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
         self.late_refusal = _refuse_late_step(env) if reuse_forward else "reuse_forward=False"
+        self._may_be_quiet = _reads_only_contacts(env)
         self.acceleration_columns = _acceleration_columns(env)
         """bool `(nsensordata,)`: sensors that a late step has to start from zero."""
-        if not self.late_refusal and self._uses_graphs:
-            self._late_graph = self._capture_late_step()
+        if self._uses_graphs:
+            self._capture()
 
     @property
     def _uses_graphs(self) -> bool:
@@ -59,37 +67,83 @@ class Physics:
         for bridge in (self._sim.data, self._sim.model):
             _adopt_bridge(bridge)
 
-    def step(self) -> None:
-        """One physics substep."""
+    @property
+    def _keeps_loops(self) -> bool:
+        return self._sim.wp_model.opt.iterations > _MOST_UNROLLED_ITERATIONS
+
+    def substep(self, *, late: bool, last: bool) -> Callable[[], None]:
+        """The function that does one substep of an environment step.
+
+        Args:
+            late: it follows `forward` and computes nothing that `forward` has computed.
+            last: its sensors are read; those of the others are read only for contacts.
+        """
         if self._sim.nan_guard.enabled:
             # The guard reads the state on the host before and after every substep.
-            self._on_torch_stream(self._sim.step)
-            return
-        self._run(self._sim.step_graph, lambda: mjwarp.step(self._sim.wp_model, self._sim.wp_data))
-
-    def late_step(self) -> None:
-        """The first substep after `forward`, without what `forward` has computed already."""
-        self._run(self._late_graph, self._late)
+            return lambda: self._on_torch_stream(self._sim.step)
+        quiet = not last and self._may_be_quiet
+        name = ("late" if late else "step") + ("_quiet" if quiet else "")
+        launch = self.launch_late_step if late else self.launch_step
+        return lambda: self._run(name, launch, quiet)
 
     def forward(self) -> None:
         """Recompute everything that depends on the state."""
-        self._run(self._sim.forward_graph, lambda: mjwarp.forward(self._sim.wp_model, self._sim.wp_data))
+        self._run("forward", self.launch_forward)
+
+    def second_forward(self) -> None:
+        """`forward` for rows that were reset, when the others have just had theirs.
+
+        The solver starts the others at their solution, so it ends as soon as the rows that were reset are solved; where the
+        next step starts it, is put back.
+        """
+        warmstart, qacc = self._sim.data.qacc_warmstart._tensor, self._sim.data.qacc._tensor
+        before = warmstart.clone()
+        torch.where(self._sim._reset_mask._tensor.unsqueeze(1), warmstart, qacc, out=warmstart)
+        self.forward()
+        warmstart.copy_(before)
 
     def reset(self) -> None:
         """Set the rows of the simulation's reset mask to the model's defaults."""
-        self._run(
-            self._sim.reset_graph,
-            lambda: mjwarp.reset_data(self._sim.wp_model, self._sim.wp_data, reset=self._sim._reset_mask_wp),
-        )
+        self._run("reset", self.launch_reset)
 
     def sense(self) -> None:
         """Cast rays and render cameras, between their preparation and their evaluation."""
-        self._run(self._sim.sense_graph, self._sim._sense_kernel)
+        self._run("sense", self.launch_sense)
 
-    def _run(self, graph: Any, launch: Any) -> None:
-        if self._uses_graphs and graph is not None:
-            wp.capture_launch(graph, stream=self._stream())
+    def launch_step(self) -> None:
+        """The kernels of `step`."""
+        mjwarp.step(self._sim.wp_model, self._sim.wp_data)
+
+    def launch_forward(self) -> None:
+        """The kernels of `forward`."""
+        mjwarp.forward(self._sim.wp_model, self._sim.wp_data)
+
+    def launch_reset(self) -> None:
+        """The kernels of `reset`."""
+        mjwarp.reset_data(self._sim.wp_model, self._sim.wp_data, reset=self._sim._reset_mask_wp)
+
+    def launch_sense(self) -> None:
+        """The kernels of `sense`."""
+        self._sim._sense_kernel()
+
+    def launch_late_step(self) -> None:
+        """The kernels of `late_step`."""
+        model, data = self._sim.wp_model, self._sim.wp_data
+        mjw_forward.fwd_actuation(model, data)
+        mjw_forward.fwd_acceleration(model, data, factorize=True)
+        mjw_solver.solve(model, data)
+        mjw_sensor.sensor_acc(model, data)
+        if model.opt.integrator == mjw_forward.IntegratorType.EULER:
+            mjw_forward.euler(model, data)
         else:
+            mjw_forward.implicit(model, data)
+
+    def _run(self, name: str, launch: Callable[[], None], quiet: bool = False) -> None:
+        graph = self._graphs.get(name)
+        if graph is not None:
+            wp.capture_launch(graph, stream=self._stream())
+            return
+        with self._quiet_sensors() if quiet else contextlib.nullcontext():
             self._on_torch_stream(launch)
 
     def _on_torch_stream(self, launch: Any) -> None:
@@ -106,27 +160,49 @@ class Physics:
             self._streams[stream.cuda_stream] = wp.stream_from_torch(stream)
         return self._streams[stream.cuda_stream]
 
-    def _late(self) -> None:
-        model, data = self._sim.wp_model, self._sim.wp_data
-        mjw_forward.fwd_actuation(model, data)
-        mjw_forward.fwd_acceleration(model, data, factorize=True)
-        mjw_solver.solve(model, data)
-        mjw_sensor.sensor_acc(model, data)
-        if model.opt.integrator == mjw_forward.IntegratorType.EULER:
-            mjw_forward.euler(model, data)
-        else:
-            mjw_forward.implicit(model, data)
-
-    def _capture_late_step(self) -> Any:
-        enabled = gc.isenabled()
+    def _capture(self) -> None:
+        sim = self._sim
+        self._graphs = {"reset": sim.reset_graph, "sense": sim.sense_graph}
+        launches = {"step": self.launch_step, "step_quiet": self.launch_step, "forward": self.launch_forward}
+        if not self.late_refusal:
+            launches |= {"late": self.launch_late_step, "late_quiet": self.launch_late_step}
+        collecting = gc.isenabled()
         gc.disable()  # a finalizer that runs during a capture would be recorded
         try:
-            with wp.ScopedDevice(self._sim.wp_device), wp.ScopedCapture() as capture:
-                self._late()
+            with wp.ScopedDevice(sim.wp_device), self._unrolled_solver():
+                for name, launch in launches.items():
+                    quiet = self._quiet_sensors() if name.endswith("_quiet") else contextlib.nullcontext()
+                    with quiet, wp.ScopedCapture() as capture:
+                        launch()
+                    self._graphs[name] = capture.graph
         finally:
-            if enabled:
+            if collecting:
                 gc.enable()
-        return capture.graph
+
+    @contextlib.contextmanager
+    def _quiet_sensors(self) -> Iterator[None]:
+        """Leave out the passes over the body tree that only accelerometers, force and momentum sensors need."""
+        model = self._sim.wp_model
+        before = model.sensor_rne_postconstraint, model.sensor_subtree_vel
+        model.sensor_rne_postconstraint = model.sensor_subtree_vel = False
+        try:
+            yield
+        finally:
+            model.sensor_rne_postconstraint, model.sensor_subtree_vel = before
+
+    @contextlib.contextmanager
+    def _unrolled_solver(self) -> Iterator[None]:
+        """Record all iterations of the solver instead of a loop that the device decides on.
+
+        Worlds that are solved skip the rest either way, and among thousands one usually needs all iterations.
+        """
+        option = self._sim.wp_model.opt
+        before = option.graph_conditional
+        option.graph_conditional = before and self._keeps_loops
+        try:
+            yield
+        finally:
+            option.graph_conditional = before
 
 
 def _refuse_late_step(env: ManagerBasedRlEnv) -> str:
@@ -147,6 +223,18 @@ def _refuse_late_step(env: ManagerBasedRlEnv) -> str:
         "the model has callbacks": any(vars(wp_model.callback).values()),
     }
     return next((reason for reason, applies in reasons.items() if applies), "")
+
+
+def _reads_only_contacts(env: ManagerBasedRlEnv) -> bool:
+    """Whether nothing but contact sensors looks at sensors between substeps, as far as that is known."""
+    metrics = getattr(env.metrics_manager, "_substep_term_indices", [])
+    known = (BuiltinSensor, ContactSensor, RayCastSensor, CameraSensor)
+    terms = env.action_manager._terms.values()
+    return (
+        not metrics
+        and all(isinstance(sensor, known) for sensor in env.scene.sensors.values())
+        and all(type(term).__module__.startswith("mjlab.") for term in terms)
+    )
 
 
 def _acceleration_columns(env: ManagerBasedRlEnv) -> torch.Tensor:

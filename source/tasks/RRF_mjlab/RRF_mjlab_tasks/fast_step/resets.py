@@ -6,7 +6,7 @@ whether one did is not known on the host.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ from mjlab.envs.mdp.actions.actions import BaseAction
 from mjlab.sensor import BuiltinSensor, ContactSensor, RayCastSensor
 from mjlab.sensor.camera_sensor import CameraSensor
 
-from .buffers import delay_buffers, reset_delay_rows, reset_rows
+from .buffers import reset_delay_rows, reset_rows
+from .reward_terms import as_rows
 from .row_calls import RowCaller, masked_mean
 from .sensors import reset_contact_sensor
 
@@ -82,10 +83,11 @@ class MaskedResets:
     def rewards(self) -> None:
         """Sums of the reward terms, logged as mean rates of the finished episodes."""
         manager = self._env.reward_manager
-        for name, value in manager._episode_sums.items():
-            mean = masked_mean(value, self._mask, self._count)
-            self._log[f"Episode_Reward/{name}"] = mean / self._env.max_episode_length_s
-            value.masked_fill_(self._mask, 0.0)
+        if manager.active_terms:
+            sums = as_rows(manager._episode_sums)  # (num_terms, num_envs)
+            means = torch.where(self._mask, sums, 0.0).sum(1) / (self._count * self._env.max_episode_length_s)
+            self._note("Episode_Reward", manager._episode_sums, means)
+            sums.masked_fill_(self._mask, 0.0)
         self._class_terms(manager)
 
     def metrics(self) -> None:
@@ -119,15 +121,18 @@ class MaskedResets:
     def terminations(self) -> None:
         """Why episodes ended, as counts."""
         manager = self._env.termination_manager
-        happened = self._count > 0
-        for name, done in manager._term_dones.items():
-            number = (done & self._mask).sum(dtype=torch.float32)
-            self._log[f"Episode_Termination/{name}"] = torch.where(happened, number, torch.nan)
+        if manager.active_terms:
+            done = as_rows(manager._term_dones)  # (num_terms, num_envs)
+            numbers = (done & self._mask).sum(1, dtype=torch.float32)
+            self._note("Episode_Termination", manager._term_dones, torch.where(self._count > 0, numbers, torch.nan))
         self._class_terms(manager)
 
     def episode_lengths(self) -> None:
         """Steps in the episode; `auto_reset=False` can't be pending, since these rows are reset here."""
         self._env.episode_length_buf.masked_fill_(self._mask, 0)
+
+    def _note(self, folder: str, names: Iterable[str], values: torch.Tensor) -> None:
+        self._log.update({f"{folder}/{name}": value for name, value in zip(names, values.unbind(), strict=True)})
 
     def _entity(self, entity: Entity) -> None:
         if type(entity).reset is not Entity.reset:
@@ -136,7 +141,15 @@ class MaskedResets:
         data = entity._data
         if data.is_actuated:
             rows = self._mask.unsqueeze(1)
-            for name in ("joint_pos", "joint_vel", "joint_effort", "tendon_len", "tendon_vel", "tendon_effort", "site_effort"):
+            for name in (
+                "joint_pos",
+                "joint_vel",
+                "joint_effort",
+                "tendon_len",
+                "tendon_vel",
+                "tendon_effort",
+                "site_effort",
+            ):
                 target = getattr(data, f"{name}_target")
                 if target.numel():
                     target.masked_fill_(rows, 0.0)
@@ -160,8 +173,3 @@ class MaskedResets:
 
     def _call(self, function: Callable[[torch.Tensor], Any], owner: Any) -> None:
         self._rows.call(function, self._mask, owner)
-
-
-def has_delays(entity: Entity) -> bool:
-    """Whether any actuator of the entity delays its commands."""
-    return any(delay_buffers({"": actuator}) for actuator in entity._actuators)

@@ -21,7 +21,7 @@ from mjlab.envs import ManagerBasedRlEnv
 from .device_constants import DeviceConstants
 from .errors import CannotCaptureError
 from .masked_writes import HostReadGuard, source_of
-from .state_slots import StableTensors
+from .state_slots import StableCaches, StableTensors
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class StepContext:
         self.env = env
         self.device = torch.device(env.device)
         self.stable = StableTensors(roots)
+        self.caches = StableCaches(env.scene.sensors)
         self.constants = DeviceConstants(self.device)
         self.before_capture = before_capture
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
@@ -131,7 +132,9 @@ class Segment:
             torch.cuda.synchronize(self._context.device)
             self._capture_wanted = False
             reason = str(error).splitlines()[0]
-            logger.warning("Part '%s' of the step runs without a CUDA graph, because its capture failed: %s", self.name, reason)
+            logger.warning(
+                "Part '%s' of the step runs without a CUDA graph, because its capture failed: %s", self.name, reason
+            )
             return
         self._graph = graph
         self._flags = self._context.sensor_flags() if self._keep_flags else []
@@ -151,6 +154,7 @@ class FallbackCall:
             if self._stage.fallback is not None:
                 self._stage.fallback()
             self._context.stable.stabilize()
+            self._context.caches.stabilize()
 
 
 def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:

@@ -7,8 +7,9 @@ an environment can be saved and restored without naming a single term.
 
 from __future__ import annotations
 
+import dataclasses
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,7 @@ from mjlab.sim.sim_data import TorchArray, WarpBridge
 
 _FOREIGN = ("torch", "numpy", "mujoco", "mujoco_warp", "warp", "builtins", "viser", "trimesh", "typing", "enum")
 _PLAIN = (bool, int, float, str, type(None))
-_DERIVED = ("_cached_data", "_obs_buffer")
+_DERIVED = ("_cached_data", "_obs_buffer", "_memo")
 """Caches that are rebuilt from other state."""
 
 
@@ -107,16 +108,21 @@ def _walk(owner: Any, path: str, visited: set[int], found: list[Slot]) -> None:
 
 
 def is_followed(value: Any) -> bool:
+    """Whether `value` may hold state of a term and isn't a part of the simulator or a configuration."""
     if isinstance(value, (dict, list)):
         return True
-    if isinstance(value, (ManagerBasedRlEnv, Scene, Simulation, SensorContext, TorchArray, WarpBridge, type, types.ModuleType)):
+    if isinstance(
+        value, (ManagerBasedRlEnv, Scene, Simulation, SensorContext, TorchArray, WarpBridge, type, types.ModuleType)
+    ):
         return False
     if callable(value) and not hasattr(value, "__dict__"):
         return False
     if isinstance(value, (types.FunctionType, types.MethodType, types.BuiltinFunctionType)):
         return False
     cls = type(value)
-    return not cls.__name__.endswith("Cfg") and cls.__module__.split(".")[0] not in _FOREIGN and hasattr(value, "__dict__")
+    return (
+        not cls.__name__.endswith("Cfg") and cls.__module__.split(".")[0] not in _FOREIGN and hasattr(value, "__dict__")
+    )
 
 
 class StableTensors:
@@ -125,11 +131,18 @@ class StableTensors:
     def __init__(self, roots: dict[str, Any]) -> None:
         self._roots = roots
         self._home: dict[tuple[int, Any], torch.Tensor] = {}
+        self._movable: dict[tuple[int, Any], Slot] = {}
+        """Slots that are bound anew now and then."""
         self.remember()
 
     def remember(self) -> None:
         """Take the present addresses as the homes."""
         self._home = {(id(slot.owner), slot.key): slot.get() for slot in tensor_slots(self._roots)}
+
+    def stabilize_if_moved(self) -> None:
+        """`stabilize`, if code that doesn't (a plain `reset` or `step` of mjlab) has run in between."""
+        if any(slot.get() is not self._home[key] for key, slot in self._movable.items()):
+            self.stabilize()
 
     def stabilize(self) -> None:
         """Copy tensors that were bound anew to their homes.
@@ -142,6 +155,7 @@ class StableTensors:
             home = self._home.get(key)
             if home is value:
                 continue
+            self._movable[key] = slot
             if id(value) in moved:
                 home = moved[id(value)]
             elif home is None or home.shape != value.shape or home.dtype != value.dtype or home.device != value.device:
@@ -152,3 +166,29 @@ class StableTensors:
                 moved[id(value)] = home
             self._home[key] = home
             slot.set(home)
+
+
+class StableCaches:
+    """Keeps what sensors have cached at one address per field, for code that is captured after code that is not."""
+
+    def __init__(self, sensors: Mapping[str, Any]) -> None:
+        self._sensors = sensors
+        self._homes: dict[tuple[str, str], torch.Tensor] = {}
+
+    def stabilize(self) -> None:
+        """Copy cached tensors to their homes and let the sensors serve those."""
+        for name, sensor in self._sensors.items():
+            data = sensor._cached_data
+            if not sensor._cache_valid or not dataclasses.is_dataclass(data):
+                continue
+            for field in dataclasses.fields(data):
+                value = getattr(data, field.name)
+                if isinstance(value, torch.Tensor):
+                    setattr(data, field.name, self._at_home((name, field.name), value))
+
+    def _at_home(self, key: tuple[str, str], value: torch.Tensor) -> torch.Tensor:
+        if key not in self._homes:
+            self._homes[key] = value.clone()
+        elif self._homes[key] is not value:
+            self._homes[key].copy_(value)
+        return self._homes[key]

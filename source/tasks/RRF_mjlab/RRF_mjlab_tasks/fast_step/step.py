@@ -23,12 +23,14 @@ from ..env_state import EnvState
 from .buffers import adopt_buffers
 from .commands import CommandRows, adapt_commands
 from .curricula import HostCurricula, TerrainLevels, curriculum_terms, is_host_curriculum
+from .entity_memo import EntityMemo
 from .errors import CannotCaptureError
 from .events import MaskedEvents
 from .host_values import HostValues
 from .observations import Observations, Observer
 from .physics import Physics
 from .resets import Log, MaskedResets
+from .reward_terms import FusedRewards, as_rows
 from .row_calls import RowCaller
 from .sensors import ContactReadings, HostFreeTerrainNormals, adopt_sensors
 from .stages import Launch, Segment, Stage, StepContext, assemble, probe
@@ -75,10 +77,15 @@ class FastStep:
         self._lengths = env.episode_length_buf
         self._log: Log = {}
         self._step_log: dict[str, Any] = {}
+        self._success = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self._success_terms = [term for term in env.command_manager._terms.values() if "episode_success" in vars(term)]
         self._observations: Observations = {}
         self._final: Observations = {}
         self._observer = Observer(env)
         self._contacts = ContactReadings(env)
+        self._memo = EntityMemo(env)
+        self._fused_rewards = FusedRewards(env)
+        as_rows(env.termination_manager._term_dones)
         self._resets = MaskedResets(env, self._rows, self._done, self._log)
         self._events = MaskedEvents(env, self._rows, self._step_count)
         self._commands = adapt_commands(env, self._rows)
@@ -97,7 +104,7 @@ class FastStep:
         self._context.stable.remember()
         self._log.clear()
         self._host_values.changed()
-        self._step_count.fill_(env._sim_step_counter // env.cfg.decimation)
+        self._sim_steps = -1
         self._program = assemble(stages, self._context, capture)
 
     @property
@@ -116,8 +123,12 @@ class FastStep:
         parts = [part for part in self._program if isinstance(part, Segment)]
         lines = [f"environment step in {len(parts)} captured parts between the simulator's graphs"]
         lines += [f"'{stage.name}' runs mjlab's code, because it {stage.reason}" for stage in self.fallbacks]
+        if self._memo.written:
+            lines.append(f"nothing is remembered between terms, because one changes '{self._memo.written}' in place")
         if self._physics.late_refusal:
-            lines.append(f"every step computes forward() twice for the same state, because {self._physics.late_refusal}")
+            lines.append(
+                f"every step computes forward() twice for the same state, because {self._physics.late_refusal}"
+            )
         return "; ".join(lines)
 
     def __call__(self, actions: torch.Tensor) -> None:
@@ -127,8 +138,12 @@ class FastStep:
         if env.episode_length_buf is not self._lengths:
             self._lengths.copy_(env.episode_length_buf)
             env.episode_length_buf = self._lengths
+        if env._sim_step_counter != self._sim_steps:
+            self._step_count.fill_(env._sim_step_counter // env.cfg.decimation)
+        self._context.stable.stabilize_if_moved()
         self._reset_ids = None
         env._sim_step_counter += env.cfg.decimation
+        self._sim_steps = env._sim_step_counter
         env.common_step_counter += 1
         self._host_curricula.before_step()
         if self._host_values.changed():
@@ -137,7 +152,9 @@ class FastStep:
             for part in self._program:
                 part()
         self._host_curricula.after_step()
-        env.obs_buf = env.observation_manager._obs_buffer = self._observations
+        env.obs_buf = env.observation_manager._obs_buffer = {
+            name: _copy(value) for name, value in self._observations.items()
+        }
         env.reset_terminated = env.termination_manager.terminated
         env.reset_time_outs = env.termination_manager.time_outs
         env.reset_buf = self._done
@@ -145,8 +162,8 @@ class FastStep:
 
     @property
     def observations(self) -> Observations:
-        """Group -> what the policy sees next; overwritten by the next step."""
-        return self._observations
+        """Group -> what the policy sees next; valid as long as anyone keeps it."""
+        return self.env.obs_buf
 
     @property
     def final(self) -> Observations:
@@ -154,8 +171,13 @@ class FastStep:
         return self._final
 
     @property
+    def success(self) -> torch.Tensor:
+        """Bool `(num_envs,)`: rows that are done and had reached the goal of a command; overwritten by the next step."""
+        return self._success
+
+    @property
     def done(self) -> torch.Tensor:
-        """bool `(num_envs,)`: episodes that ended in this step."""
+        """Bool `(num_envs,)`: episodes that ended in this step."""
         return self._done
 
     def log(self) -> dict[str, Any]:
@@ -174,15 +196,16 @@ class FastStep:
         yield Stage("actions", self._process_actions)
         for substep in range(self.env.cfg.decimation):
             late = substep == 0 and self.uses_late_step
+            last = substep == self.env.cfg.decimation - 1
             yield Stage("controls", self._late_controls if late else self._controls)
-            yield Launch("physics", self._physics.late_step if late else self._physics.step)
+            yield Launch("physics", self._physics.substep(late=late, last=last))
             yield Stage("sensors and metrics of the substep", self._after_substep)
         yield Stage("terminations", self._terminations, self._terminations)
-        yield Stage("rewards", self._rewards, self._rewards)
-        yield Stage("metrics", self.env.metrics_manager.compute, self.env.metrics_manager.compute)
+        yield Stage("rewards", self._rewards, self._plain_rewards)
+        yield Stage("metrics", self._metrics, self._metrics)
         yield from self._events.step_stages()
         yield from self._events.interval_stages()
-        yield Stage("contact data", self._contacts.keep)
+        yield Stage("results", self._keep_results)
         if self.with_final:
             yield from self._observe_terminal()
             yield from self._reset_stages()
@@ -196,21 +219,21 @@ class FastStep:
         yield Launch("forward", self._physics.forward)
         yield from self._command_stages(self._advance_unfinished)
         yield from self._sense_stages()
-        yield Stage("final observations", self._observe_all)
+        yield Stage("final observations", self._observe_all, self._observe_all)
 
     def _observe_reset(self) -> Iterator[Stage | Launch]:
         """Observe the first state of new episodes."""
-        yield Launch("forward", self._physics.forward)
+        yield Launch("second forward", self._physics.second_forward)
         yield from self._command_stages(self._refresh, moves=False)
         yield from self._sense_stages()
-        yield Stage("observations", self._observe_done_rows)
+        yield Stage("observations", self._observe_done_rows, self._observe_done_rows)
 
     def _observe_once(self) -> Iterator[Stage | Launch]:
         """Observe after the reset, as mjlab does."""
         yield Launch("forward", self._physics.forward)
         yield from self._command_stages(self._advance)
         yield from self._sense_stages()
-        yield Stage("observations", self._observe_all)
+        yield Stage("observations", self._observe_all, self._observe_all)
 
     def _sense_stages(self) -> Iterator[Stage | Launch]:
         context = self.env.scene.sensor_context
@@ -226,7 +249,7 @@ class FastStep:
             if adapter is None:
                 yield Stage(f"command '{name}'", _cannot("has its own compute() or reset()"), fallback)
                 continue
-            yield Stage(f"command '{name}'", lambda adapter=adapter: method(adapter), fallback)
+            yield Stage(f"command '{name}'", self._command(adapter, method), fallback)
             if moves and adapter.moves_bodies:
                 yield Launch("forward", self._physics.forward)
                 yield Stage(f"command '{name}' after forward", adapter.after_forward)
@@ -288,13 +311,28 @@ class FastStep:
         self.env.metrics_manager.compute_substep()
 
     def _terminations(self) -> None:
+        self._memo.begin()
         self._lengths += 1
         self._done.copy_(self.env.termination_manager.compute())
         torch.any(self._done, dim=0, out=self._any_done)
 
     def _rewards(self) -> None:
         self.env.extras["log"] = self._step_log
+        self.env.reward_buf = self._fused_rewards.compute(self.env.step_dt)
+
+    def _plain_rewards(self) -> None:
+        self.env.extras["log"] = self._step_log
         self.env.reward_buf = self.env.reward_manager.compute(dt=self.env.step_dt)
+
+    def _metrics(self) -> None:
+        self.env.metrics_manager.compute()
+        self._memo.end()
+
+    def _keep_results(self) -> None:
+        self._contacts.keep()
+        if self._success_terms:
+            reached = torch.stack([term.episode_success > 0 for term in self._success_terms])
+            torch.any(reached, dim=0, out=self._success)
 
     def _reset_scene(self) -> None:
         self._resets.scene()
@@ -302,13 +340,17 @@ class FastStep:
 
     def _observe_all(self) -> None:
         self._contacts.merge(self._any_done)
+        self._memo.begin()
         self._observations = self._observer.observe()
+        self._memo.end()
         if self.with_final:
             self._final = self._observations
 
     def _observe_done_rows(self) -> None:
         self._contacts.invalidate()
+        self._memo.begin()
         self._observations = self._observer.observe_first(self._done, self._final)
+        self._memo.end()
 
     def _advance(self, adapter: CommandRows) -> None:
         dt = torch.where(self._done, 0.0, self.env.step_dt)
@@ -319,6 +361,15 @@ class FastStep:
 
     def _refresh(self, adapter: CommandRows) -> None:
         adapter.refresh(self._done)
+
+    def _command(self, adapter: CommandRows, method: Any) -> Any:
+        def run() -> None:
+            if not adapter.moves_bodies:
+                self._memo.begin()
+            method(adapter)
+            self._memo.end()
+
+        return run
 
     def _command_reset(self, name: str, adapter: CommandRows) -> Any:
         def run() -> None:
@@ -351,6 +402,10 @@ class FastStep:
         if self._reset_ids is None:
             self._reset_ids = self._done.nonzero().flatten()
         return self._reset_ids
+
+
+def _copy(value: Any) -> Any:
+    return {name: entry.clone() for name, entry in value.items()} if isinstance(value, dict) else value.clone()
 
 
 def _cannot(reason: str) -> Any:
