@@ -73,6 +73,11 @@ class VecEnv(ABC):
         return self.spec.max_episode_length
 
     @property
+    def step_dt(self) -> float | None:
+        """Simulated seconds of one step, where the simulator defines them."""
+        return self.spec.step_dt
+
+    @property
     def episode_length_buf(self) -> torch.Tensor:
         """int64 `(num_envs,)`: steps taken in the current episode.
 

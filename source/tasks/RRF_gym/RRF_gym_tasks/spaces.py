@@ -49,10 +49,23 @@ class _Group:
 class ObsLayout:
     """How the observations of an environment become arrays, one per group."""
 
-    def __init__(self, space: gym.Space[Any], env_id: str, hidden: Sequence[int] = ()) -> None:
-        """`hidden`: indices of the flat group that the learner doesn't see."""
+    def __init__(
+        self,
+        space: gym.Space[Any],
+        env_id: str,
+        hidden: Sequence[int] = (),
+        names: Mapping[str, str] | None = None,
+    ) -> None:
+        """Read an observation space.
+
+        Args:
+            space: of one environment.
+            env_id: for error messages.
+            hidden: indices of the flat group that the learner doesn't see.
+            names: key of a Dict observation -> group, where they differ.
+        """
         named = space.spaces if isinstance(space, spaces.Dict) else {None: space}
-        self._groups = [_group(key, part, env_id) for key, part in named.items()]
+        self._groups = [_group(key, part, env_id, names or {}) for key, part in named.items()]
         self._flat = self._groups[0] if named.keys() == {None} else None
         self._kept = _kept(self._groups[0], self._flat is not None, hidden, env_id) if hidden else None
 
@@ -80,6 +93,17 @@ class ObsLayout:
             return
         for group in self._groups:
             group.write(buffers[group.name][row], obs if group.key is None else obs[group.key])
+
+    def write_rows(self, buffers: dict[str, np.ndarray], rows: np.ndarray, obs: Any) -> None:
+        """Put a batch of observations, `(len(rows), ...)` per group, into `rows`, int `(K,)`."""
+        for group in self._groups:
+            batch = obs if group.key is None else obs[group.key]
+            buffer = buffers[group.name]
+            if group.start is None:
+                buffer[rows] = batch.reshape(len(rows), *group.shape)
+            else:
+                buffer[rows] = 0
+                buffer[rows, np.asarray(batch).reshape(-1) - group.start] = 1
 
     def visible(self, buffers: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What the learner sees of `buffers`; the same arrays where nothing is hidden."""
@@ -133,8 +157,8 @@ class ActionMap:
         return values.reshape(len(values), *self._shape)
 
 
-def _group(key: str | None, space: gym.Space[Any], env_id: str) -> _Group:
-    name = FLAT_GROUP if key is None else key
+def _group(key: str | None, space: gym.Space[Any], env_id: str, names: Mapping[str, str]) -> _Group:
+    name = FLAT_GROUP if key is None else names.get(key, key)
     if isinstance(space, spaces.Discrete):
         return _Group(name, key, (int(space.n),), np.float32, int(space.start))
     if isinstance(space, spaces.Box) and math.prod(space.shape):

@@ -1,0 +1,152 @@
+"""PPO for Gymnasium and EnvPool tasks.
+
+Each function returns the configuration of one task; variants are arguments. The sizes are for a CPU: small networks,
+large mini-batches, and as many steps per update as the task's credit assignment needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from RoboRenForce import algorithms, components, networks, runners
+
+
+def feed_forward(kind: str = "continuous", hidden: tuple[int, ...] = (64, 64), init_std: float = 1.0) -> Any:
+    """Actor and critic as two MLPs.
+
+    Args:
+        kind: `continuous` or `discrete` actions.
+        hidden: widths of the hidden layers of both.
+        init_std: of continuous actions, in units of the action.
+    """
+
+    def backbone(output_gain: float) -> networks.MLPCfg:
+        return networks.MLPCfg(
+            hidden_features=list(hidden), activations="Tanh", init="orthogonal", output_gain=output_gain
+        )
+
+    # A small last layer lets all actions begin near the middle of their range.
+    if kind == "discrete":
+        actor: components.ActorCfg = components.CategoricalActorCfg(backbone_cfg=backbone(0.01))
+    else:
+        actor = components.StateIndStdActorCfg(backbone_cfg=backbone(0.01), init_std=init_std, use_log_std=True)
+    return components.ActorCriticPackCfg(actor_cfg=actor, critic_cfg=components.VNetworkCfg(backbone_cfg=backbone(1.0)))
+
+
+def recurrent(hidden_size: int = 64) -> Any:
+    """Discrete actor and critic with a GRU each."""
+
+    def backbone() -> networks.RNNCfg:
+        return networks.RNNCfg(cell="gru", hidden_size=hidden_size)
+
+    return components.ActorCriticPackCfg(
+        actor_cfg=components.CategoricalActorCfg(backbone_cfg=backbone()),
+        critic_cfg=components.VNetworkCfg(backbone_cfg=backbone()),
+    )
+
+
+def runner(
+    policy: Any, steps: int, iterations: int, algorithm: dict[str, Any] | None = None, **options: Any
+) -> runners.OnPolicyRunnerCfg:
+    """An on-policy run.
+
+    Args:
+        policy: actor and critic.
+        steps: of each environment per update.
+        iterations: updates.
+        algorithm: fields of `PPOCfg` that differ from the defaults here.
+        options: fields of `OnPolicyRunnerCfg`.
+    """
+    defaults = {"learning_rate": 3.0e-4, "entropy_coef": 0.0, "num_learning_epochs": 10, "num_mini_batches": 8}
+    return runners.OnPolicyRunnerCfg(
+        num_steps_per_env=steps,
+        max_iterations=iterations,
+        policy=policy,
+        algorithm=algorithms.PPOCfg(**{**defaults, **(algorithm or {})}),
+        **options,
+    )
+
+
+# --- classic control -------------------------------------------------------------------------------------------------
+
+
+def cartpole() -> runners.OnPolicyRunnerCfg:
+    """CartPole-v1 and, where velocities are hidden, what a policy without memory can do."""
+    policy = feed_forward("discrete")
+    return runner(policy, 64, 100, {"learning_rate": 1.0e-3, "gamma": 0.98, "lam": 0.9}, save_interval=50)
+
+
+def cartpole_recurrent() -> runners.OnPolicyRunnerCfg:
+    """CartPole-v1 without velocities: a memory has to estimate them."""
+    learning = {"learning_rate": 1.0e-3, "gamma": 0.98, "num_learning_epochs": 5, "num_mini_batches": 2}
+    return runner(recurrent(), 64, 100, learning, save_interval=50)
+
+
+def pendulum() -> runners.OnPolicyRunnerCfg:
+    """Pendulum-v1."""
+    learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.9, "normalize_value": True}
+    return runner(feed_forward(), 128, 100, learning, save_interval=50)
+
+
+def acrobot() -> runners.OnPolicyRunnerCfg:
+    """Acrobot-v1: reward only at the end, so exploration is paid for."""
+    learning = {"learning_rate": 1.0e-3, "entropy_coef": 0.01, "lam": 0.94}
+    return runner(feed_forward("discrete"), 128, 100, learning, save_interval=50)
+
+
+def mountain_car() -> runners.OnPolicyRunnerCfg:
+    """MountainCarContinuous-v0: wide exploration, a long view, and no punishment for standing still at first."""
+    learning = {"gamma": 0.9999, "lam": 0.9, "entropy_coef": 0.01, "normalize_reward": True}
+    return runner(feed_forward(init_std=1.5), 256, 60, learning, save_interval=30)
+
+
+# --- MuJoCo ----------------------------------------------------------------------------------------------------------
+
+
+def balance(iterations: int = 60) -> runners.OnPolicyRunnerCfg:
+    """Inverted pendulums: short, dense, easy."""
+    return runner(feed_forward(), 128, iterations, {"learning_rate": 1.0e-3}, save_interval=30)
+
+
+def locomotion(iterations: int = 250, hidden: tuple[int, ...] = (128, 128), **learning: Any) -> Any:
+    """Robots that walk, hop, run or swim: 4,096 steps per update."""
+    algorithm = {"learning_rate": 1.0e-3, "normalize_reward": True, "num_mini_batches": 16, **learning}
+    return runner(feed_forward(hidden=hidden, init_std=0.6), 256, iterations, algorithm)
+
+
+def half_cheetah() -> runners.OnPolicyRunnerCfg:
+    """HalfCheetah-v5: about a million steps."""
+    return locomotion()
+
+
+def humanoid() -> runners.OnPolicyRunnerCfg:
+    """Humanoid-v5 and Ant-v5: more to observe, slower to learn."""
+    return locomotion(iterations=1000, hidden=(256, 256))
+
+
+def reaching() -> runners.OnPolicyRunnerCfg:
+    """Reacher-v5 and Pusher-v5: an arm, short episodes, dense reward."""
+    return runner(feed_forward(hidden=(128, 128), init_std=0.6), 128, 300, {"gamma": 0.95})
+
+
+# --- EnvPool: MuJoCo Playground's robots -----------------------------------------------------------------------------
+
+
+def joystick(iterations: int = 1000) -> runners.OnPolicyRunnerCfg:
+    """Legged robots that follow a joystick; the critic sees privileged observations."""
+    algorithm = {
+        "learning_rate": 1.0e-3,
+        "entropy_coef": 0.01,
+        "gamma": 0.97,
+        "num_learning_epochs": 5,
+        "num_mini_batches": 4,
+    }
+    policy = components.ActorCriticPackCfg(
+        actor_cfg=components.StateIndStdActorCfg(
+            backbone_cfg=networks.MLPCfg(hidden_features=[256, 128, 64], activations="ELU"), init_std=1.0
+        ),
+        critic_cfg=components.VNetworkCfg(
+            backbone_cfg=networks.MLPCfg(hidden_features=[256, 128, 64], activations="ELU")
+        ),
+    )
+    return runner(policy, 64, iterations, algorithm)

@@ -1,0 +1,123 @@
+"""The tasks of this package: `RoboRenForce-Gym-<Env>-PPO` and `RoboRenForce-EnvPool-<Env>-PPO`.
+
+Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits the actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import spaces
+from RoboRenForce.configclass import resolve
+from RoboRenForce.utils.errors import UserError
+from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
+
+from .envpool_env import EnvPoolCfg
+from .gym_env import GymEnvCfg
+from .make_gym import find_spec, make_env
+from .spaces import FLAT_GROUP, ObsLayout
+
+_AGENTS = "RRF_gym_tasks.agents.ppo"
+
+_GYM = {
+    "CartPole": ("CartPole-v1", "cartpole"),
+    "Pendulum": ("Pendulum-v1", "pendulum"),
+    "Acrobot": ("Acrobot-v1", "acrobot"),
+    "MountainCarContinuous": ("MountainCarContinuous-v0", "mountain_car"),
+    "InvertedPendulum": ("InvertedPendulum-v5", "balance"),
+    "InvertedDoublePendulum": ("InvertedDoublePendulum-v5", "balance"),
+    "HalfCheetah": ("HalfCheetah-v5", "half_cheetah"),
+    "Walker2d": ("Walker2d-v5", "locomotion"),
+    "Hopper": ("Hopper-v5", "locomotion"),
+    "Swimmer": ("Swimmer-v5", "locomotion"),
+    "Ant": ("Ant-v5", "humanoid"),
+    "Humanoid": ("Humanoid-v5", "humanoid"),
+    "Reacher": ("Reacher-v5", "reaching"),
+    "Pusher": ("Pusher-v5", "reaching"),
+}
+"""Name in the task id -> (Gymnasium id, function in `agents.ppo`)."""
+
+_ENVPOOL = {
+    **{name: _GYM[name] for name in ("CartPole", "Pendulum", "Acrobot", "InvertedPendulum", "HalfCheetah", "Walker2d")},
+    **{name: _GYM[name] for name in ("Hopper", "Swimmer", "Ant", "Humanoid", "Reacher")},
+    "Go1Flat": ("Go1JoystickFlatTerrain-v1", "joystick"),
+    "Go1Rough": ("Go1JoystickRoughTerrain-v1", "joystick"),
+    "G1Flat": ("G1JoystickFlatTerrain-v1", "joystick"),
+    "G1Rough": ("G1JoystickRoughTerrain-v1", "joystick"),
+    "SpotFlat": ("SpotFlatTerrainJoystick-v1", "joystick"),
+    "T1Flat": ("T1JoystickFlatTerrain-v1", "joystick"),
+}
+
+_VELOCITIES_OF_CARTPOLE = [1, 3]
+
+
+def register_tasks() -> None:
+    """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
+    for name, (env_id, agent) in _GYM.items():
+        _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), agent)
+    for name, (env_id, agent) in _ENVPOOL.items():
+        _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), agent)
+    for suffix, agent in (("PPO", "cartpole"), ("PPORNN", "cartpole_recurrent")):
+        masked = GymEnvCfg(env_id="CartPole-v1", obs_mask=_VELOCITIES_OF_CARTPOLE)
+        _register(f"RoboRenForce-Gym-CartPoleMasked-{suffix}", masked, agent)
+    add_task_finder(find_task)
+
+
+def task_from_gym_id(env_id: str) -> Task:
+    """A task for a Gymnasium id that nobody registered one for.
+
+    Args:
+        env_id: such as `LunarLander-v3`, or `my_package:MyEnv-v0`, which imports `my_package` first.
+
+    Raises:
+        UserError: there is no such environment, or its spaces need a configuration of their own.
+    """
+    find_spec(env_id)
+    env_cfg = GymEnvCfg(env_id=env_id)
+    env = make_env(env_cfg, pictures=False)
+    layout = ObsLayout(env.observation_space, env_id)
+    kind = "discrete" if isinstance(env.action_space, spaces.Discrete) else "continuous"
+    env.close()
+    flat = [name for name in layout.shapes if name not in layout.dtypes]
+    if not flat:
+        raise UserError(
+            f"{env_id} observes images only, and the default policy has no network for them: write a task with a "
+            f"CNN policy, see docs/adding/environment.md."
+        )
+    agents = {name: resolve(f"{_AGENTS}:{name}") for name in ("runner", "feed_forward")}
+    wide = sum(math.prod(layout.shapes[name]) for name in flat) > 50
+    policy = agents["feed_forward"](kind, (256, 256) if wide else (128, 128))
+    runner_cfg = agents["runner"](policy, 128, 500, {"entropy_coef": 0.005})
+    if FLAT_GROUP not in layout.shapes:
+        runner_cfg.obs_groups = {"actor": flat, "critic": flat}
+    return Task(env_id, env_cfg, runner_cfg)
+
+
+def find_task(task_id: str) -> Task | None:
+    """`task_from_gym_id` for ids that Gymnasium knows, None for all others."""
+    spec = gym.registry.get(task_id)
+    if ":" in task_id or (spec is not None and not {ENV_KEY, RUNNER_KEY} & spec.kwargs.keys()):
+        return task_from_gym_id(task_id)
+    return None
+
+
+def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
+    """Our ids name a task, that is an environment and how to train on it; Gymnasium can't make that."""
+    env_cfg = kwargs.get(ENV_KEY)
+    inner = env_cfg.env_id if isinstance(env_cfg, GymEnvCfg | EnvPoolCfg) else "the environment's own id"
+    raise UserError(
+        f"gymnasium.make can't build a RoboRenForce task: train it with `rrf train --task <id>`, build its "
+        f"environments with load_task(<id>).env_cfg.build(), or make the bare environment by {inner!r}."
+    )
+
+
+def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:
+    if task_id not in gym.registry:
+        gym.register(
+            id=task_id,
+            entry_point="RRF_gym_tasks.registration:refuse_gym_make",
+            disable_env_checker=True,
+            kwargs={ENV_KEY: env_cfg, RUNNER_KEY: f"{_AGENTS}:{agent}"},
+        )
