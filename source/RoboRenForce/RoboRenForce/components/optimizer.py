@@ -47,7 +47,11 @@ class GradientStep:
         weight_decay: float = 0.0,
         distributed: DistributedContext | None = None,
     ) -> None:
-        trainable = {name: [p for p in part if p.requires_grad] for name, part in parts.items()}
+        seen: set[nn.Parameter] = set()  # a parameter that two parts share belongs to the first
+        trainable = {
+            name: [p for p in part if p.requires_grad and not (p in seen or seen.add(p))]
+            for name, part in parts.items()
+        }
         self.params = [p for part in trainable.values() for p in part]
         if not self.params:
             raise ValueError(f"GradientStep got no trainable parameter in {sorted(trainable)}: was everything frozen?")

@@ -62,6 +62,8 @@ class PPO:
     def construct_algorithm(obs: TensorDict, env: Any, cfg: dict, device: str) -> PPO:
         """Build rsl_rl's models as rsl_rl would and our learner around them."""
         rsl_utils = require_package("rsl_rl.utils", distribution="rsl-rl-lib==5.4.2", purpose="the rsl_rl drop-in")
+        for extension in ("rnd_cfg", "symmetry_cfg"):  # rsl_rl's logger looks them up even where they are not used
+            cfg["algorithm"].setdefault(extension, None)
         options = dict(cfg["algorithm"])
         options.pop("class_name", None)
         cfg["obs_groups"] = rsl_utils.resolve_obs_groups(obs, cfg["obs_groups"], ["actor", "critic"])

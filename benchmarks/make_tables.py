@@ -1,0 +1,144 @@
+"""Write docs/benchmarks.md from benchmarks/results/*.json.
+
+    python benchmarks/make_tables.py            # write the page
+    python benchmarks/make_tables.py --check    # fail if the page is not what the files say
+
+A result file is shown by what it holds: top-level numbers as a sentence, every mapping of names to numbers (`medians`, `results`)
+as a table with one row per name, samples (`runs`, lists) by their number. A number without a file is not on the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = ROOT / "docs/benchmarks.md"
+HEAD = """# Benchmarks
+
+Written by `benchmarks/make_tables.py` from `benchmarks/results/*.json`, which hold the raw samples too. Numbers are medians of one
+run on the machine that is named; compare rows of one table, not tables of different machines.
+"""
+EMPTY = "\nThe repository holds no result files.\n"
+FACTS = ("benchmark", "command", "versions", "hardware", "arguments")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="only compare; exit code 1 if the page is out of date")
+    args = parser.parse_args()
+    text = render(ROOT / "benchmarks/results")
+    if not args.check:
+        PAGE.write_text(text, encoding="utf-8")
+    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
+        sys.exit("docs/benchmarks.md is out of date: run python benchmarks/make_tables.py")
+
+
+def render(results: Path) -> str:
+    """The whole page for the result files in a folder."""
+    files = sorted(results.glob("*.json"))
+    return HEAD + ("".join(section(path) for path in files) if files else EMPTY)
+
+
+def section(path: Path) -> str:
+    """One result file: what was measured, tables, command, machine and versions."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    parts = [f"\n## {path.stem.replace('_', ' ')}\n"]
+    if purpose := _purpose(str(data.get("command", ""))):
+        parts.append(purpose + "\n")
+    for name, value in data.items():
+        if name not in FACTS and _is_table(value):
+            parts.append(table(value, _samples(data, value)))
+    numbers = [f"{_words(name)} {number(value)}" for name, value in data.items() if _is_number(value)]
+    if numbers:
+        parts.append(_sentence(", ".join(numbers)))
+    if command := data.get("command"):
+        parts.append(f"```bash\n{command}\n```\n")
+    machine = [f"{_words(name)}: {_plain(value)}" for name, value in data.get("hardware", {}).items()]
+    versions = [f"{name} {version}" for name, version in data.get("versions", {}).items()]
+    for facts in (machine, versions):
+        if facts:
+            parts.append(_sentence(", ".join(facts)))
+    parts.append(f"Raw numbers: [`{path.name}`](../benchmarks/results/{path.name}).\n")
+    return "\n".join(parts)
+
+
+def table(rows: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int]) -> str:
+    """One row per name; columns are the numbers that any row has, in order of appearance."""
+    columns = list(dict.fromkeys(key for row in rows.values() for key, value in row.items() if _is_number(value)))
+    lines = [["", *(_words(column) for column in columns)]]
+    lines += [[_words(name), *(number(row.get(column)) for column in columns)] for name, row in rows.items()]
+    if samples:
+        lines = [
+            [*line, str(samples.get(name, "")) if name else "samples"]
+            for name, line in zip(["", *rows], lines, strict=True)
+        ]
+    rule = "|---|" + "---:|" * (len(lines[0]) - 1)
+    text = ["| " + " | ".join(line) + " |" for line in lines]
+    return "\n".join([text[0], rule, *text[1:]]) + "\n"
+
+
+def number(value: Any) -> str:
+    """Four significant digits, thousands separated; empty for what is no number."""
+    if not _is_number(value):
+        return ""
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+def _samples(data: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
+    """How many samples stand behind each row: entries of `runs`, or of the longest list in the row."""
+    runs = data.get("runs", {})
+    found = {}
+    for name, row in rows.items():
+        lists = [len(value) for value in row.values() if isinstance(value, list)]
+        if isinstance(runs, Mapping) and isinstance(runs.get(name), list):
+            lists.append(len(runs[name]))
+        if lists:
+            found[name] = max(lists)
+    return found
+
+
+def _purpose(command: str) -> str:
+    """First paragraph of the docstring of the script that a command ran."""
+    script = next((word for word in command.split() if word.endswith(".py")), "")
+    path = ROOT / script
+    if not script or not path.is_file():
+        return ""
+    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    return " ".join(docstring.partition("\n\n")[0].split())
+
+
+def _is_table(value: Any) -> bool:
+    """A mapping of names to mappings that hold at least one number."""
+    return (
+        isinstance(value, Mapping)
+        and bool(value)
+        and all(isinstance(row, Mapping) and any(map(_is_number, row.values())) for row in value.values())
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _plain(value: Any) -> str:
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + ".\n"
+
+
+if __name__ == "__main__":
+    main()
