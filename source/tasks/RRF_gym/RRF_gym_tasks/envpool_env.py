@@ -36,6 +36,7 @@ from .make_gym import make_env
 from .spaces import ActionMap, ObsLayout
 
 _UNLIMITED = 2**31 - 1
+_KEPT_INFO = ("command", "x_position", "y_position")
 
 
 class EnvPoolEnv(VecEnv):
@@ -55,7 +56,7 @@ class EnvPoolEnv(VecEnv):
         self._used = False
         self.reset(seed=cfg.seed)
         self._check_info_keys()
-        self._success_key = next((key for key in SUCCESS_KEYS if key in self._info), None)
+        self._success_key = next((key for key in SUCCESS_KEYS if key in self._info_keys), None)
         self.spec = self._make_spec()
 
     # --- the contract -----------------------------------------------------------------------------------------------
@@ -77,7 +78,7 @@ class EnvPoolEnv(VecEnv):
             self._pool, self._seed = self._make_pool(seed), seed
         self._used = seed is None
         self._raw = self._layout.buffers(self.cfg.num_envs)
-        self._info: dict[str, Any] = {}
+        self._info: dict[str, np.ndarray] = {}
         self._restart(self._raw, np.arange(self.cfg.num_envs))
         self._obs = self._tensors(self._raw)
         return self._obs, {}
@@ -178,12 +179,14 @@ class EnvPoolEnv(VecEnv):
         obs, info = self._pool.reset(rows.astype(np.int32))
         self._layout.write_rows(buffers, rows, obs)
         self._take_info(rows, info)
+        self._info_keys = info.keys()
         self._lengths[rows] = 0
 
     def _take_info(self, rows: np.ndarray, info: dict[str, Any]) -> None:
-        """Keep what describes the present of every row."""
-        for name, value in info.items():
-            if isinstance(value, np.ndarray):
+        """Keep what `render` and `dynamic_channels` need to know about the present of every row."""
+        for name in _KEPT_INFO:
+            if name in info:
+                value = np.asarray(info[name])
                 if name not in self._info:
                     self._info[name] = np.zeros((self.cfg.num_envs, *value.shape[1:]), value.dtype)
                 self._info[name][rows] = value
@@ -240,11 +243,10 @@ class EnvPoolEnv(VecEnv):
         return artist
 
     def _check_info_keys(self) -> None:
-        missing = [name for name in self.cfg.reward_terms if name not in self._info]
+        missing = [name for name in self.cfg.reward_terms if name not in self._info_keys]
         if missing:
-            raise UserError(
-                f"EnvPoolCfg.reward_terms names {missing}, but the info of {self.cfg.env_id} has {sorted(self._info)}."
-            )
+            has = sorted(self._info_keys)
+            raise UserError(f"EnvPoolCfg.reward_terms names {missing}, but the info of {self.cfg.env_id} has {has}.")
 
     def _make_spec(self) -> EnvSpec:
         extras = ["final_observations"]
