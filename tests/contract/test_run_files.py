@@ -159,13 +159,27 @@ def test_the_report_is_one_page_that_needs_no_network(tmp_path: Path) -> None:
     run = make_run(tmp_path)
     write_mp4(run.videos / "play.mp4", (np.full((32, 32, 3), 10 * i, np.uint8) for i in range(5)), fps=10)
     result = {"mean": 12.25, "std": 0.5, "n": 10, "mean_length": 100.0}
-    run.evaluation.write_text(json.dumps({"checkpoint": "model_3.pt", "deterministic": result, "sampled": result}))
+    run.evaluation.write_text(
+        json.dumps(
+            {"checkpoint": "model_3.pt", "deterministic": result, "sampled": result, "velocity_error": {"linear": 0.25}}
+        )
+    )
     page = write_report(run).read_text()
     assert not re.search(r"(src|href)=['\"]?(https?:)?//", page) and "@import" not in page
     assert page.count("data:image/png;base64,") == 1 and page.count("data:video/mp4;base64,") == 1
     assert "Robot-&lt;1&gt;" in page and "Robot-<1>" not in page
     assert "&lt;script&gt;" in page and "<script>" not in page
-    for text in ("12.2 ± 0.5", "n = 10", "num_steps_per_env: 4", "torch", "policy [3]", "rrf play --target", "pytest"):
+    for text in (
+        "12.2 ± 0.5",
+        "n = 10",
+        "velocity error",
+        "linear 0.25",
+        "num_steps_per_env: 4",
+        "torch",
+        "policy [3]",
+        "rrf play --target",
+        "pytest",
+    ):
         assert text in page, text
 
 

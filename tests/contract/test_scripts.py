@@ -22,6 +22,7 @@ from RoboRenForce.cli import main
 from RoboRenForce.cli.commands import COMMANDS
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
+from RoboRenForce.runners import launch
 from RoboRenForce.runners.arguments import play_parser, train_parser
 from RoboRenForce.runners.launch import find_device
 from RoboRenForce.runners.training_run import apply_flags
@@ -91,7 +92,7 @@ def test_the_scripts_train_resume_play_film_and_export(tmp_path: Path) -> None:
     assert {"latest", "curves.png", "metrics.jsonl", "model_3.pt", "report.html"} <= set(os.listdir(root))
     assert sorted(os.listdir(root / "params")) == ["agent.yaml", "env.yaml", "run.yaml"]
     assert [name for name in os.listdir(root) if name.startswith("events.out.tfevents")]
-    assert "Learning iteration 3/3" in done.stdout and f"rrf play --target {root.relative_to(tmp_path)}" in done.stdout
+    assert "Learning iteration 3/3" in done.stdout and f" play --target {root.relative_to(tmp_path)}" in done.stdout
     for text in ("torch", "device cpu | seed 42", "CartPole-v1: 4 envs", "run directory"):
         assert text in done.stderr
 
@@ -129,7 +130,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert "Stopping after this iteration and saving" in err and "Traceback" not in err
     run = newest_run("logs/RFRL")
-    assert "Training was stopped; everything is saved." in out and f"rrf train --resume {run.root}" in out
+    assert "Training was stopped; everything is saved." in out and f" train --resume {run.root}" in out
     saved = run.pointed("latest")
     assert saved is not None
     iteration = load_checkpoint(saved)["iteration"]
@@ -311,6 +312,17 @@ def test_the_doctor_tells_what_is_missing_and_tries_to_render(
     with pytest.raises(SystemExit) as left:
         main(["doctor"])
     assert left.value.code == 1 and "fails: OSError: libEGL.so.1 not found" in capsys.readouterr().out
+
+
+def test_what_to_type_next_works_without_an_active_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
+    assert launch.console_command() == "python -m RoboRenForce.cli"
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "rrf").touch()
+    assert launch.console_command() == ".venv/bin/rrf"
+    monkeypatch.setattr(launch.shutil, "which", lambda name: "/anywhere/rrf")
+    assert launch.console_command() == "rrf"
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:

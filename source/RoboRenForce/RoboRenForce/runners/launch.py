@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Iterator
@@ -37,6 +38,16 @@ def user_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; checkpoints that were written are complete.\n")
         raise SystemExit(128 + signal.SIGINT) from None
+
+
+def console_command() -> str:
+    """How to call `rrf` from here: by its name, by its path in the virtual environment, or as a module."""
+    if shutil.which("rrf"):
+        return "rrf"
+    beside = Path(sys.executable).with_name("rrf")
+    if not beside.is_file():
+        return "python -m RoboRenForce.cli"
+    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
 
 
 def find_device(name: str) -> torch.device:

@@ -28,7 +28,7 @@ from ..utils.errors import SpecMismatch, UserError
 from ..utils.registry import Task, load_task
 from ..utils.report import write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
-from .launch import MOST_PLAY_ENVS, build, eval_cfg, film, find_device, task_of_checkpoint
+from .launch import MOST_PLAY_ENVS, build, console_command, eval_cfg, film, find_device, task_of_checkpoint
 from .runner import Runner
 
 logger = logging.getLogger(__name__)
@@ -179,6 +179,7 @@ def _summary(run: RunDir, *, interrupted: bool) -> str:
     if run.report.is_file():
         lines.append(f"  report       {run.report}")
     lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {run.root}")
-    resume = f"  go on        rrf train --resume {run.root}"
-    play = f"  play         rrf play --target {run.root} --video --export"
+    rrf = console_command()
+    resume = f"  go on        {rrf} train --resume {run.root}"
+    play = f"  play         {rrf} play --target {run.root} --video --export"
     return "\n".join([*lines, *([resume, play] if interrupted else [play, resume + " --max_iterations N"])])

@@ -128,6 +128,10 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
         for result in (evaluation[mode],)
     )
     checkpoint = html.escape(str(evaluation.get("checkpoint", "")))
+    for name, numbers in evaluation.items():  # what a task package measures besides returns
+        if isinstance(numbers, dict) and name not in modes:
+            listed = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in numbers.items())
+            rows += f"<tr><td>{html.escape(name.replace('_', ' '))}<td colspan=4>{html.escape(listed)}"
     return (
         "<h2>Evaluation</h2><section><table><tr><th>actions<th class=n>mean return<th class=n>std<th class=n>episodes"
         f"<th class=n>mean length</tr>{rows}</table><p class=sub>{checkpoint}</p></section>"
