@@ -2,7 +2,7 @@
 
 TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
 PY := .venv/bin/python
-# Headless by default; the learner is fastest with one thread per process on small networks.
+# MuJoCo chooses its renderer when it is imported; without a display only an off-screen one works.
 export MUJOCO_GL ?= egl
 
 .DEFAULT_GOAL := help
@@ -17,6 +17,10 @@ setup: ## make .venv with the core and RRF_gym
 quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on the CPU
 	$(PY) scripts/renforce/train_gym.py --task $(TASK)
 	$(PY) scripts/renforce/play_gym.py --task $(TASK) --video --export
+	@printf '\nNext:\n  %s\n  %s\n  %s\n' \
+	  '.venv/bin/rrf list                                                     all tasks' \
+	  '.venv/bin/rrf train --task RoboRenForce-Gym-Walker2d-PPO env.num_envs=32   another robot' \
+	  '.venv/bin/rrf doctor                                                   what this machine can do'
 
 test: ## set up and run every test that needs no GPU, learning suite included
 	@./setup_ext.sh --extras test,export,envpool RRF_gym
