@@ -115,8 +115,9 @@ def locomotion(iterations: int = 250, hidden: tuple[int, ...] = (128, 128), **le
 
 
 def half_cheetah() -> runners.OnPolicyRunnerCfg:
-    """HalfCheetah-v5: about a million steps."""
-    return locomotion()
+    """HalfCheetah-v5: 800,000 steps to about 3,000."""
+    learning = {"schedule": "linear", "gamma": 0.98, "lam": 0.92, "num_mini_batches": 16, "normalize_reward": True}
+    return runner(feed_forward(hidden=(128, 128), init_std=0.6), 128, 400, learning)
 
 
 def humanoid() -> runners.OnPolicyRunnerCfg:
