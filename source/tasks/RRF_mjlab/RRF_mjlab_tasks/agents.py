@@ -1,7 +1,7 @@
 """mjlab's own training configurations as ours.
 
 mjlab keeps one rsl_rl configuration per task; reading it keeps every task, third-party ones included, trained with the numbers
-that its authors chose. Only what does not change the result differs: one permutation per update, and metrics in our names.
+that its authors chose. Like rsl_rl, time-outs bootstrap with the value before the step, and one permutation serves all epochs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def runner_cfg_from_mjlab(rl_cfg: Any, task: str) -> runners.OnPolicyRunnerCfg:
         policy=components.ActorCriticPackCfg(
             actor_cfg=_actor(rl_cfg.actor, task), critic_cfg=components.VNetworkCfg(**_network(rl_cfg.critic, task))
         ),
-        algorithm=algorithms.PPOCfg(shuffle="once", **algorithm),
+        algorithm=algorithms.PPOCfg(shuffle="once", time_out_bootstrap="current", **algorithm),
     )
 
 

@@ -33,7 +33,7 @@ POLICY = "policy"
 class MJLabVecEnv(VecEnv):
     """Any mjlab task as a `VecEnv`.
 
-    Extras beyond the contract's: `final_observations`, `reward_terms` (each weighted, per second, as mjlab logs them), `command`
+    Extras beyond the contract's: `final_observations` (an option), `reward_terms` (each weighted, per second, as mjlab logs them), `command`
     (all command terms side by side) and, where a command term defines it, `success`.
 
     Args:
@@ -93,10 +93,11 @@ class MJLabVecEnv(VecEnv):
             "terminated": terminated,
             "time_outs": time_outs,
             "log": dict(self.env.extras["log"]),
-            "final_observations": final,
             "reward_terms": self.env.reward_manager._step_reward,
             **self._state_extras(),
         }
+        if self.cfg.final_observations:
+            extras["final_observations"] = final
         if self._success_terms:
             extras["success"] = self._success
         return self._obs, self.env.reward_buf, (terminated | time_outs).long(), extras
@@ -139,7 +140,12 @@ class MJLabVecEnv(VecEnv):
         try:
             if reason := refusal():
                 raise CannotCaptureError(reason)
-            fast = FastStep(self.env, final_observations=True, reuse_forward=True, capture=self.device.type == "cuda")
+            fast = FastStep(
+                self.env,
+                final_observations=self.cfg.final_observations,
+                reuse_forward=True,
+                capture=self.device.type == "cuda",
+            )
         except CannotCaptureError as error:
             if mode == "on":
                 raise
@@ -206,7 +212,8 @@ def _spec(env: Any, cfg: MJLabEnvCfg, obs: Mapping[str, Any], *, with_success: b
     bound = cfg.clip_actions
     dim = env.action_manager.total_action_dim
     limits = (None, None) if bound is None else ((-bound,) * dim, (bound,) * dim)
-    extras = ["final_observations", "reward_terms"]
+    extras = ["final_observations"] if cfg.final_observations else []
+    extras += ["reward_terms"]
     extras += ["command"] if command is not None else []
     extras += ["success"] if with_success else []
     return EnvSpec(

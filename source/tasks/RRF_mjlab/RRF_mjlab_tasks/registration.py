@@ -32,7 +32,7 @@ def register_tasks() -> None:
                 entry_point="RRF_mjlab_tasks.registration:refuse_gym_make",
                 disable_env_checker=True,
                 kwargs={
-                    ENV_KEY: MJLabEnvCfg(task=mjlab_id),
+                    ENV_KEY: env_cfg(mjlab_id),
                     RUNNER_KEY: f"RRF_mjlab_tasks.registration:{agent_name(task_id)}",
                 },
             )
@@ -52,7 +52,12 @@ def find_mjlab_task(task_id: str) -> Task | None:
     """The task of an id of mjlab's, or None if mjlab does not know it."""
     if importlib.util.find_spec("mjlab") is None or task_id not in mjlab_tasks():
         return None
-    return Task(task_id, MJLabEnvCfg(task=task_id), runner_cfg(task_id))
+    return Task(task_id, env_cfg(task_id), runner_cfg(task_id))
+
+
+def env_cfg(mjlab_id: str) -> MJLabEnvCfg:
+    """The environment of a PPO task: like rsl_rl it bootstraps time-outs without final observations."""
+    return MJLabEnvCfg(task=mjlab_id, final_observations=False)
 
 
 def runner_cfg(mjlab_id: str) -> Any:
