@@ -2,6 +2,8 @@
 
 TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
 PY := .venv/bin/python
+# Import rules are checked for all packages, also for those whose simulator is not installed.
+SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab
 # MuJoCo chooses its renderer when it is imported; without a display only an off-screen one works.
 export MUJOCO_GL ?= egl
 
@@ -35,11 +37,11 @@ lint: ## style, spelling, layers
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m codespell_lib
-	.venv/bin/lint-imports
+	PYTHONPATH=$(SOURCES) .venv/bin/lint-imports
 
 type: ## static types of the core
 	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
-	$(PY) -m pyright
+	$(PY) -m pyright --pythonpath $(PY)
 
 format: ## rewrite the code in the house style
 	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
