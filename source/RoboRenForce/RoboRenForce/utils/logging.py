@@ -96,9 +96,7 @@ class WandbWriter(Writer):
     name = "wandb"
 
     def __init__(self, folder: Path, project: str) -> None:
-        require_package("wandb", extra="wandb")
-        import wandb
-
+        wandb: Any = require_package("wandb", extra="wandb")
         self._wandb = wandb
         self.failures = (wandb.Error, *_SERVICE_FAILURES)
         identity = re.sub(r"[^\w-]", "-", f"{folder.parent.name}-{folder.name}")
