@@ -48,6 +48,7 @@ class GymVecEnv(VecEnv):
         first = self.envs[0]
         for env in self.envs:
             rendering.draw_fast(env)
+            rendering.follow(env)
         self._layout = ObsLayout(first.observation_space, cfg.env_id, cfg.obs_mask)
         self._actions = ActionMap(first.action_space, cfg.env_id, cfg.rescale_actions)
         self._limit = step_limit(cfg)

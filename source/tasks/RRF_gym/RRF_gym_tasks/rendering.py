@@ -67,6 +67,15 @@ def draw_fast(env: gym.Env[Any, Any]) -> None:
         model.mat_reflectance[:] = 0
 
 
+def follow(env: gym.Env[Any, Any]) -> None:
+    """Film from the camera that moves with the robot, where the model has one; others lose a robot that runs."""
+    if is_mujoco(env):
+        inner: Any = env.unwrapped
+        names = [inner.model.camera(i).name for i in range(inner.model.ncam)]
+        if "track" in names:
+            inner.mujoco_renderer.camera_id = names.index("track")
+
+
 def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
     """The current picture, uint8 `(H, W, 3)`.
 
