@@ -431,6 +431,25 @@ def test_mujoco_picture_has_the_asked_size_and_shows_the_state():
     env.close()
 
 
+def test_the_camera_follows_a_robot_that_runs_away():
+    env = build("HalfCheetah-v5", num_envs=1, render_size=[120, 160])
+    inner = env.envs[0].unwrapped
+    try:
+        here = _robot_columns(env.render())
+    except UserError as error:
+        pytest.skip(str(error))
+    inner.data.qpos[0] += 16.0
+    inner.set_state(inner.data.qpos, inner.data.qvel)
+    assert abs(_robot_columns(env.render()) - here) < 5
+
+
+def _robot_columns(picture: np.ndarray) -> float:
+    """Mean column of the pixels that are neither floor nor sky: the robot is the only thing with a strong color."""
+    colored = picture.max(2).astype(int) - picture.min(2) > 40
+    assert colored.sum() > 50
+    return float(np.nonzero(colored)[1].mean())
+
+
 def test_image_group_has_exact_final_pictures():
     pytest.importorskip("pygame")
     env = build("CartPole-v1", num_envs=1, image_group="camera", image_size=[40, 60])
