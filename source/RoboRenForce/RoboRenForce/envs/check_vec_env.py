@@ -15,6 +15,7 @@ import torch
 from tensordict import TensorDict
 
 from ..utils.errors import EnvContractError
+from .run_comparison import copied, equal_runs, generators, same_device
 from .spec import EnvSpec
 from .vec_env import ALWAYS_IN_EXTRAS, StepReturn, VecEnv
 
@@ -173,7 +174,7 @@ class _Check:
         self.expect(value.shape == expected, f"{what} has shape {tuple(value.shape)}, expected {expected}")
         self.expect(value.dtype == dtype, f"{what} has dtype {value.dtype}, expected {dtype}")
         self.expect(
-            _same_device(value.device, self.env.device),
+            same_device(value.device, self.env.device),
             f"{what} is on {value.device}, the environment on {self.env.device}",
         )
         self.expect(bool(value.isfinite().all()), f"{what} has values that aren't finite")
@@ -275,12 +276,12 @@ class _Check:
             return
         actions = self._actions()
         self._reset()
-        going_on = _copied(env.step(actions))
+        going_on = copied(env.step(actions))
         self._reset()
         given = torch.full_like(env.episode_length_buf, horizon - 1)
         env.episode_length_buf = given
         self.expect(torch.equal(env.episode_length_buf, given), "episode_length_buf doesn't return what it was set to")
-        obs, _, dones, extras = cut = _copied(env.step(actions))
+        obs, _, dones, extras = cut = copied(env.step(actions))
         if not self.expect(
             bool(dones.all()) and torch.equal(extras["time_outs"], ~extras["terminated"]),
             "episode_length_buf was set to max_episode_length - 1, but the next step doesn't cut the episodes",
@@ -330,8 +331,8 @@ class _Check:
         for _ in range(2):
             obs = self._reset().clone()
             self._near_the_horizon()
-            runs.append([(obs, None, None, {}), *(_copied(self.env.step(action)) for action in actions)])
-        self.expect(_equal_runs(*runs), f"two runs after reset(seed={self.seed}) with the same actions differ")
+            runs.append([(obs, None, None, {}), *(copied(self.env.step(action)) for action in actions)])
+        self.expect(equal_runs(*runs), f"two runs after reset(seed={self.seed}) with the same actions differ")
 
     def action_range(self) -> None:
         """Every action of the space is accepted, and what is outside of bounds is clipped."""
@@ -344,11 +345,11 @@ class _Check:
             for bound, beyond in ((spec.low, -3.0), (spec.high, 3.0)):
                 limit = torch.tensor(bound, device=self.env.device).expand_as(self._actions())
                 self._reset()
-                inside = _copied(self.env.step(limit.clone()))
+                inside = copied(self.env.step(limit.clone()))
                 self._reset()
-                outside = _copied(self.env.step(limit + beyond))
+                outside = copied(self.env.step(limit + beyond))
                 self.expect(
-                    _equal_runs([inside], [outside]), f"actions beyond spec.action ({beyond:+g}) aren't clipped to it"
+                    equal_runs([inside], [outside]), f"actions beyond spec.action ({beyond:+g}) aren't clipped to it"
                 )
 
     def state(self) -> None:
@@ -366,16 +367,16 @@ class _Check:
             return
         file = io.BytesIO()
         torch.save(state, file)
-        before = _generators()
+        before = generators()
         actions = [self._actions() for _ in range(_REPEATED_STEPS)]
-        going_on = [_copied(env.step(action)) for action in actions]
+        going_on = [copied(env.step(action)) for action in actions]
         file.seek(0)
         # weights_only: a checkpoint with anything but tensors and plain data can't be loaded.
         env.load_state_dict(torch.load(file, weights_only=True))
-        _restore_generators(before)
-        restored = [_copied(env.step(action)) for action in actions]
+        restore_generators(before)
+        restored = [copied(env.step(action)) for action in actions]
         self.expect(
-            _equal_runs(going_on, restored), "after load_state_dict(state_dict()) the environment goes on differently"
+            equal_runs(going_on, restored), "after load_state_dict(state_dict()) the environment goes on differently"
         )
 
     def rows(self) -> None:
@@ -461,42 +462,3 @@ class _Check:
             return torch.randn(shape, generator=self._generator).to(env.device)
         low, high = torch.tensor(spec.low), torch.tensor(spec.high)
         return (low + (high - low) * torch.rand(shape, generator=self._generator)).to(env.device)
-
-
-def _same_device(first: torch.device, second: torch.device) -> bool:
-    """Whether two devices are the same, where `cuda` stands for any index."""
-    return first.type == second.type and (first.index is None or second.index is None or first.index == second.index)
-
-
-def _copied(step: StepReturn) -> StepReturn:
-    obs, rewards, dones, extras = step
-    copies = {name: value if isinstance(value, list | dict) else value.clone() for name, value in extras.items()}
-    return obs.clone(), rewards.clone(), dones.clone(), copies
-
-
-def _equal_runs(first: list[Any], second: list[Any]) -> bool:
-    """Whether two lists of copied steps agree in observations, rewards, dones and final observations."""
-    return all(_equal(one, other) for one, other in zip(first, second, strict=True))
-
-
-def _equal(first: Any, second: Any) -> bool:
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, TensorDict):
-        return all(_equal(tensor, second[name]) for name, tensor in first.items())
-    if isinstance(first, dict):
-        return all(_equal(first[name], second[name]) for name in first if name != "log")
-    if isinstance(first, tuple):
-        return all(_equal(one, other) for one, other in zip(first, second, strict=True))
-    return first == second
-
-
-def _generators() -> list[torch.Tensor]:
-    """States of torch's default generators, which a runner restores together with the environment."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-def _restore_generators(states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state_all(states[1:])
