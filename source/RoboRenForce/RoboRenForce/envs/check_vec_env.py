@@ -15,7 +15,7 @@ import torch
 from tensordict import TensorDict
 
 from ..utils.errors import EnvContractError
-from .run_comparison import copied, equal_runs, generators, same_device
+from .run_comparison import copied, equal_runs, generators, restore_generators, same_device
 from .spec import EnvSpec
 from .vec_env import ALWAYS_IN_EXTRAS, StepReturn, VecEnv
 

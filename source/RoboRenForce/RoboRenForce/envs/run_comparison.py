@@ -45,6 +45,7 @@ def generators() -> list[torch.Tensor]:
 
 
 def restore_generators(states: list[torch.Tensor]) -> None:
+    """Put back what `generators` returned."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])
