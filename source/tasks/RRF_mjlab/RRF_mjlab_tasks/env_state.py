@@ -1,4 +1,4 @@
-"""Save and restore everything that an mjlab environment remembers: physics, randomized model fields, terms, timers, counters."""
+"""Save and restore what an mjlab environment remembers: physics, randomized model fields, terms, timers, counters."""
 
 from __future__ import annotations
 
@@ -7,9 +7,21 @@ from typing import Any
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
+from .fast_step.buffers import settle_buffers
 from .fast_step.state_slots import Slot, plain_slots, state_roots, tensor_slots
 
-_PHYSICS = ("time", "qpos", "qvel", "act", "ctrl", "qacc_warmstart", "qfrc_applied", "xfrc_applied", "mocap_pos", "mocap_quat")
+_PHYSICS = (
+    "time",
+    "qpos",
+    "qvel",
+    "act",
+    "ctrl",
+    "qacc_warmstart",
+    "qfrc_applied",
+    "xfrc_applied",
+    "mocap_pos",
+    "mocap_quat",
+)
 _COUNTERS = ("common_step_counter", "_sim_step_counter")
 _CACHES = ("_cache_valid",)
 
@@ -53,6 +65,7 @@ class EnvState:
         for slot in numbers:
             if slot.path in state["numbers"] and slot.key not in _CACHES:
                 slot.set(state["numbers"][slot.path])
+        settle_buffers(state_roots(env))
         for sensor in env.scene.sensors.values():
             sensor._invalidate_cache()
         env.observation_manager._obs_buffer = None

@@ -18,6 +18,13 @@ class ShiftBuffer(CircularBuffer):
     relative to the pointer and works unchanged.
     """
 
+    def settle(self) -> None:
+        """Put the frames in order of time, as they are after a plain buffer or its state was taken over."""
+        last = self._max_len - 1
+        if self._buffer is not None and self._pointer != last:
+            self._buffer.copy_(self.buffer.transpose(0, 1))
+            self._pointer = last
+
     def append(self, data: torch.Tensor) -> None:
         """See `CircularBuffer.append`."""
         if self._buffer is None:
@@ -34,18 +41,15 @@ def adopt_buffers(roots: dict[str, Any]) -> list[CircularBuffer]:
     """Turn every circular buffer below `roots` into a `ShiftBuffer`, keeping its frames."""
     buffers = list(_find(roots, CircularBuffer))
     for buffer in buffers:
-        if isinstance(buffer, ShiftBuffer):
-            continue
-        if buffer._buffer is not None:
-            buffer._buffer = buffer.buffer.transpose(0, 1).contiguous()
-            buffer._pointer = buffer._max_len - 1
         buffer.__class__ = ShiftBuffer
+        buffer.settle()
     return buffers
 
 
-def delay_buffers(roots: dict[str, Any]) -> list[DelayBuffer]:
-    """Every delay buffer below `roots`."""
-    return list(_find(roots, DelayBuffer))
+def settle_buffers(roots: dict[str, Any]) -> None:
+    """Order the frames of every `ShiftBuffer` below `roots`."""
+    for buffer in _find(roots, ShiftBuffer):
+        buffer.settle()
 
 
 def reset_rows(buffer: CircularBuffer, mask: torch.Tensor) -> None:

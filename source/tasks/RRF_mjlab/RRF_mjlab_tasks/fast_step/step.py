@@ -60,10 +60,10 @@ class FastStep:
         self.env: Any = env
         self.with_final = final_observations
         roots = state_roots(env)
-        state = EnvState(env)
-        present = state.save()
         adopt_sensors(env)
         adopt_buffers(roots)
+        state = EnvState(env)
+        present = state.save()
 
         device, num_envs = env.device, env.num_envs
         self._rows = RowCaller(env)
