@@ -59,11 +59,12 @@ def test_the_commands_run(workplace: Path):
     assert len(commands) == 4
     outputs = [run(command, workplace) for command in commands]
     assert [done.returncode for done in outputs] == [0, 0, 0, 0], [done.stderr[-500:] for done in outputs]
-    assert "gamma: 0.98" in outputs[1].stdout
+    assert "gamma: 0.97" in outputs[1].stdout
     assert "hidden_features: [128, 128]" in outputs[1].stdout
-    assert "lam: 0.9\n" in outputs[3].stdout
+    assert "lam: 0.93\n" in outputs[3].stdout
     # What was printed is a configuration file: read back, it changes nothing but the override.
-    assert outputs[3].stdout.replace("lam: 0.9\n", "lam: 0.95\n") == outputs[0].stdout
+    as_printed = re.sub(r"lam: .+", re.search(r"lam: .+", outputs[0].stdout)[0], outputs[3].stdout)
+    assert as_printed == outputs[0].stdout
 
 
 def test_the_mistakes_are_answered_as_shown(workplace: Path):
@@ -74,7 +75,8 @@ def test_the_mistakes_are_answered_as_shown(workplace: Path):
         workplace,
     )
     assert done.returncode == 1
-    assert done.stderr == shown
+    example = r"(?<=write for example )[\d.e-]+"  # the task's own value, which may be tuned
+    assert re.sub(example, "", done.stderr) == re.sub(example, "", shown)
 
 
 def overrides_of_the_table() -> list[str]:
