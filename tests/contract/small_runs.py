@@ -137,17 +137,17 @@ def scripted(num_envs: int = 4, **options: Any) -> ScriptedEnv:
     return ScriptedEnvCfg(num_envs=num_envs, **options).build()
 
 
-def assert_same(left: Any, right: Any, path: str = "") -> None:
+def check_same(left: Any, right: Any, path: str = "") -> None:
     """Two nested states are equal, bit for bit; NaN equals NaN."""
     assert type(left) is type(right), path
     if isinstance(left, dict):
         assert left.keys() == right.keys(), path
         for key in left:
-            assert_same(left[key], right[key], f"{path}.{key}")
+            check_same(left[key], right[key], f"{path}.{key}")
     elif isinstance(left, list | tuple):
         assert len(left) == len(right), path
         for index, (a, b) in enumerate(zip(left, right, strict=True)):
-            assert_same(a, b, f"{path}[{index}]")
+            check_same(a, b, f"{path}[{index}]")
     elif isinstance(left, Tensor):
         assert left.dtype == right.dtype and left.shape == right.shape, path
         assert torch.allclose(left, right, rtol=0, atol=0, equal_nan=True), path

@@ -19,7 +19,7 @@ from RoboRenForce.utils.console import setup_logging
 from RoboRenForce.utils.errors import CheckpointError, SpecMismatch, UserError
 from RoboRenForce.utils.logging import read_metrics
 from RoboRenForce.utils.run_dir import RunDir, create_run_dir, find_runs, resolve_checkpoint
-from small_runs import assert_same, counting_cfg, ppo_cfg, scripted
+from small_runs import check_same, counting_cfg, ppo_cfg, scripted
 
 
 def content(value: float = 1.0) -> dict[str, Any]:
@@ -29,7 +29,7 @@ def content(value: float = 1.0) -> dict[str, Any]:
 def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
     save_checkpoint(tmp_path / "model_1.pt", content())
     loaded = load_checkpoint(tmp_path / "model_1.pt")
-    assert_same({key: loaded[key] for key in content()}, content())
+    check_same({key: loaded[key] for key in content()}, content())
 
 
 def test_a_checkpoint_loads_with_weights_only(tmp_path: Path) -> None:
@@ -186,7 +186,7 @@ def test_another_number_of_environments_is_fine(tmp_path: Path) -> None:
     first.learn(2)
     second = ppo_cfg(max_iterations=3).build(env=scripted(num_envs=6))
     second.load(tmp_path / "model_2.pt")
-    assert_same([p.detach() for p in second.policy().parameters()], [p.detach() for p in first.policy().parameters()])
+    check_same([p.detach() for p in second.policy().parameters()], [p.detach() for p in first.policy().parameters()])
     second.learn()
     assert (second.iteration, second.steps) == (3, 2 * 4 * 8 + 6 * 8)
 

@@ -80,6 +80,18 @@ def test_an_interrupted_run_shows_its_last_iteration(clock: Clock) -> None:
     assert [line.split()[2] for line in stream.getvalue().splitlines()] == ["1/100", "3/100"]
 
 
+def test_a_reader_that_leaves_does_not_stop_the_run() -> None:
+    class Closed(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    display = Display("title", stream=Closed(), line_interval=0.0)
+    display.update(progress(1))
+    display.update(progress(100))
+    display.stop()
+    assert display._last_is_shown
+
+
 def test_a_terminal_gets_a_panel_and_messages_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.setenv("COLUMNS", "100")

@@ -13,7 +13,7 @@ from RoboRenForce.configclass import Cfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.runners import OnPolicyRunnerCfg
 from RoboRenForce.utils.checkpoint import load_checkpoint
-from small_runs import assert_same, ppo_cfg
+from small_runs import check_same, ppo_cfg
 
 TIMES = ("time", "Perf/collection_time", "Perf/learning_time", "Perf/total_time", "Perf/total_fps")
 
@@ -31,7 +31,7 @@ def without_raw_arrays(state: Any) -> Any:
     return [without_raw_arrays(item) for item in state] if isinstance(state, list | tuple) else state
 
 
-def compare(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, end: int) -> None:
+def check_resume(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, end: int) -> None:
     """Train `end` iterations at once, and again with a stop in between, in new objects; everything must be equal."""
     straight, halves = folder / "straight", folder / "halves"
     cfg = cfg.replace(max_iterations=end, save_interval=end)
@@ -44,7 +44,7 @@ def compare(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, en
     resumed.learn()
     one, two = (load_checkpoint(root / f"model_{end}.pt") for root in (straight, halves))
     for part in ("algorithm", "local", "iteration", "spec"):
-        assert_same(without_raw_arrays(one[part]), without_raw_arrays(two[part]), part)
+        check_same(without_raw_arrays(one[part]), without_raw_arrays(two[part]), part)
     assert metrics(straight) == metrics(halves)
     assert [line["iteration"] for line in metrics(halves)] == list(range(1, end + 1))
 
@@ -60,7 +60,7 @@ BACKBONES = {"mlp": networks.MLPCfg(hidden_features=[8]), "gru": networks.RNNCfg
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_resume_is_exact(tmp_path: Path, name: str) -> None:
-    compare(ppo_cfg(BACKBONES[name]), ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
+    check_resume(ppo_cfg(BACKBONES[name]), ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
     assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)
 
 
@@ -75,7 +75,7 @@ def test_resume_is_exact_with_every_stateful_option(tmp_path: Path) -> None:
         reward_terms=[algorithms.RNDCfg()],
     )
     cfg = ppo_cfg(algorithm=algorithm, obs_groups={"rnd_state": ["policy"]})
-    compare(cfg, ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
+    check_resume(cfg, ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
 
 
 def test_a_later_line_of_the_same_iteration_counts(tmp_path: Path) -> None:
@@ -99,5 +99,5 @@ def test_resume_is_exact_on_real_simulators(tmp_path: Path, env_id: str) -> None
     cfg = ppo_cfg()
     if env_id == "CartPole-v1":
         cfg.policy.actor_cfg = components.CategoricalActorCfg(backbone_cfg=BACKBONES["gru"])
-    compare(cfg, package.GymEnvCfg(env_id=env_id, num_envs=4), tmp_path, stop=10, end=20)
+    check_resume(cfg, package.GymEnvCfg(env_id=env_id, num_envs=4), tmp_path, stop=10, end=20)
     assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)

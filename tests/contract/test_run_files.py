@@ -20,7 +20,7 @@ from RoboRenForce.utils.report import write_report
 from RoboRenForce.utils.run_dir import RunDir, write_yaml
 from RoboRenForce.utils.seeding import preserved_rng, rng_state, seed_everything, set_rng_state
 from RoboRenForce.utils.video import write_mp4
-from small_runs import assert_same, counting_cfg, scripted
+from small_runs import check_same, counting_cfg, scripted
 
 
 class Failing(Writer):
@@ -242,4 +242,4 @@ def test_seeds_and_states_repeat_every_generator() -> None:
         draw()
     assert draw() == following
     set_rng_state(state)
-    assert_same(rng_state(), state)
+    check_same(rng_state(), state)

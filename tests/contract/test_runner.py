@@ -324,7 +324,7 @@ class Interrupted(CountingAlgorithm):
         return super().update()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_saves_at_the_end_of_the_iteration(
     tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -337,6 +337,17 @@ def test_a_signal_saves_at_the_end_of_the_iteration(
     assert runner.stop.signal == number and runner.iteration == 3
     assert list(RunDir(tmp_path).checkpoints()) == [3]
     assert signal.getsignal(number) == before
+
+
+def test_signals_that_are_ignored_stay_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupted, "number", signal.SIGHUP)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        runner = counting_cfg(max_iterations=5, algorithm=CountingCfg(class_type=Interrupted)).build(env=scripted())
+        runner.learn()
+        assert runner.iteration == 5 and runner.stop.signal is None
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 # ----------------------------------------------------------------------------------------------------- evaluation

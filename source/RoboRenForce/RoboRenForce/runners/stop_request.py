@@ -1,13 +1,14 @@
-"""Ctrl-C and SIGTERM end a run after the running iteration instead of in the middle of it."""
+"""Ctrl-C, SIGTERM and a closed terminal end a run after the running iteration instead of in the middle of it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 from types import FrameType, TracebackType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
 
 
 class StopRequest:
@@ -22,7 +23,9 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # only there can handlers be set
-            self._previous = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            for number in _SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # started by nohup, or in the background
+                    self._previous[number] = signal.signal(number, self._remember)
         return self
 
     def __exit__(
@@ -33,7 +36,8 @@ class StopRequest:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         # A handler may interrupt a write of the same stream, so it must not use Python's buffered files.
-        os.write(2, b"\nStopping after this iteration and saving; a second Ctrl-C stops at once.\n")
+        with contextlib.suppress(OSError):  # the terminal may be gone
+            os.write(2, b"\nStopping after this iteration and saving; a second Ctrl-C stops at once.\n")
         self._restore()
 
     def _restore(self) -> None:

@@ -6,6 +6,7 @@ of a run has one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -92,8 +93,9 @@ class Display:
         if self._live is not None:
             self._live.update(render_panel(self.title, progress), refresh=True)
         else:
-            self.stream.write(render_line(progress) + "\n")
-            self.stream.flush()
+            with contextlib.suppress(BrokenPipeError):  # nobody reads any more, as after `| head`; the run goes on
+                self.stream.write(render_line(progress) + "\n")
+                self.stream.flush()
 
 
 def render_line(progress: Progress) -> str:

@@ -7,6 +7,7 @@ run: the first failure is logged and the writer is left out from then on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
@@ -224,11 +225,9 @@ def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """
     records: dict[int, dict[str, Any]] = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             record = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        records[int(record.pop("iteration"))] = record
+            records[int(record.pop("iteration"))] = record
     series: dict[str, tuple[list[int], list[float]]] = {}
     for iteration in sorted(records):
         for tag, value in records[iteration].items():

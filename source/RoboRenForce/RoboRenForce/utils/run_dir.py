@@ -10,6 +10,7 @@ logs/RFRL/<experiment>/<timestamp>[_<run>]/
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import time
@@ -104,12 +105,10 @@ def create_run_dir(log_root: str | Path, experiment: str, run_name: str = "") ->
         parent.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):
             root = parent / (stamp if attempt == 1 else f"{stamp}-{attempt}")
-            try:
+            with contextlib.suppress(FileExistsError):  # another run started in the same second
                 root.mkdir()
-            except FileExistsError:
-                continue
-            (root / "params").mkdir()
-            return RunDir(root)
+                (root / "params").mkdir()
+                return RunDir(root)
     except OSError as error:
         raise RunDirectoryError(
             f"The log directory '{parent}' can't be written ({error.strerror}); choose another one with --log_root."
