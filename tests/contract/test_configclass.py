@@ -395,7 +395,7 @@ VALUES = [
     (set[int], {1}, [[1], {"a"}]),
     (collections.abc.Sequence[int], (1,), ["ab", {1: 2}, (1.5,)]),
     (collections.abc.Mapping[str, int], {"a": 1}, [[1]]),
-    (Any, object(), []),
+    (Any, 1j, []),
     (object, 3, []),
     (type, int, [3, "int"]),
     (type[Machine], SpecialMachine, [int, 3]),
