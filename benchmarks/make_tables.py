@@ -3,8 +3,9 @@
     python benchmarks/make_tables.py            # write the page
     python benchmarks/make_tables.py --check    # fail if the page is not what the files say
 
-A result file is shown by what it holds: top-level numbers as a sentence, every mapping of names to numbers (`medians`, `results`)
-as a table with one row per name, samples (`runs`, lists) by their number. A number without a file is not on the page.
+A result file is shown by what it holds: top-level numbers as a sentence, every mapping of names to numbers (`medians`,
+`results`) as a table with one row per name, samples (`runs`, lists) by their number. A number without a file is not on
+the page.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
 HEAD = """# Benchmarks
 
-Written by `benchmarks/make_tables.py` from `benchmarks/results/*.json`, which hold the raw samples too. Numbers are medians of one
-run on the machine that is named; compare rows of one table, not tables of different machines.
+Written by `benchmarks/make_tables.py` from `benchmarks/results/*.json`, which hold the raw samples too. Numbers are
+medians of one run on the machine that is named; compare rows of one table, not tables of different machines.
 """
 EMPTY = "\nThe repository holds no result files.\n"
 FACTS = ("benchmark", "command", "versions", "hardware", "arguments")
@@ -61,9 +62,7 @@ def section(path: Path) -> str:
         parts.append(f"```bash\n{command}\n```\n")
     machine = [f"{_words(name)}: {_plain(value)}" for name, value in data.get("hardware", {}).items()]
     versions = [f"{name} {version}" for name, version in data.get("versions", {}).items()]
-    for facts in (machine, versions):
-        if facts:
-            parts.append(_sentence(", ".join(facts)))
+    parts += [_sentence(", ".join(facts)) for facts in (machine, versions) if facts]
     parts.append(f"Raw numbers: [`{path.name}`](../benchmarks/results/{path.name}).\n")
     return "\n".join(parts)
 
