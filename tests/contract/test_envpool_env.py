@@ -150,6 +150,8 @@ def test_picture_is_drawn_by_gymnasium_in_the_same_state():
 def test_picture_of_other_tasks_is_refused_with_a_sentence():
     with pytest.raises(UserError, match="EnvPool can't make pictures of CartPole-v1"):
         build("CartPole-v1").render()
+    with pytest.raises(UserError, match="render=False"):
+        build("HalfCheetah-v5", render=False).render()
 
 
 def test_bad_input():

@@ -98,6 +98,8 @@ class EnvPoolEnv(VecEnv):
 
     def render(self) -> np.ndarray:
         """A picture of environment 0, drawn by Gymnasium's environment of the same id in the same state."""
+        if not self.cfg.render:
+            raise rendering.RenderingError(f"{self.cfg.env_id} was built with render=False: build it with render=True.")
         if self._artist is None:
             self._artist = self._make_artist()
         inner: Any = self._artist.unwrapped
@@ -240,6 +242,7 @@ class EnvPoolEnv(VecEnv):
             raise rendering.RenderingError(refusal)
         artist.reset(seed=0)
         rendering.draw_fast(artist)
+        rendering.follow(artist)
         return artist
 
     def _check_info_keys(self) -> None:
@@ -293,6 +296,8 @@ class EnvPoolCfg(Cfg):
     """Indices of a flat observation that the learner doesn't see."""
     reward_terms: list[str] = []
     """Keys of `info` that are parts of the reward, provided as `extras["reward_terms"]`."""
+    render: bool = True
+    """Let Gymnasium draw environment 0 where it can; costs nothing until the first picture."""
     render_size: list[int] = [360, 480]
     """Height and width of pictures."""
 
