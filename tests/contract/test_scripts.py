@@ -51,7 +51,7 @@ def register(task_id: str, env_cfg: Any) -> None:
 
 
 register("RoboRenForce-Test-NaN-PPO", BadEnvCfg())
-register("RoboRenForce-Test-Scripted-PPO", ScriptedEnvCfg())
+register("space/Scripted-v0", ScriptedEnvCfg())
 
 
 @pytest.fixture(autouse=True)
@@ -233,6 +233,14 @@ def test_a_resumed_run_keeps_its_overrides(tmp_path: Path) -> None:
     config = load_checkpoint(run.checkpoint(3))["config"]
     assert config["agent"]["algorithm"]["gamma"] == 0.77 and config["env"]["frame_skip"] == 2
     assert config["agent"]["num_steps_per_env"] == 8
+
+
+def test_a_run_of_a_task_with_a_namespace_is_found_again() -> None:
+    main(["train", "--task", "space/Scripted-v0", "--max_iterations", "1", "report=false", "logger=[]"])
+    run = newest_run("logs/RFRL", task="space/Scripted-v0")
+    assert run.root.parent == Path("logs/RFRL/space-Scripted-v0")
+    main(["train", "--task", "space/Scripted-v0", "--resume", "--max_iterations", "2"])
+    assert list(run.checkpoints()) == [1, 2]
 
 
 def test_resuming_an_old_checkpoint_starts_another_directory(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ def prepare_training(args: Namespace) -> TrainingRun:
         raise SystemExit(0)
     distributed = DistributedContext.from_environment(device)
     cfg = task.runner_cfg
-    cfg.experiment_name = cfg.experiment_name or task.id
+    cfg.experiment_name = cfg.experiment_name or re.sub(r"[/:]", "-", task.id)
     if not any(override.startswith("env.seed=") for override in args.overrides):
         task.env_cfg.seed = cfg.seed
     # Environment i of a process usually gets the seed + i, so processes are that far apart.

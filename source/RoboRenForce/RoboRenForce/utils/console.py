@@ -157,8 +157,9 @@ def _number(value: float) -> str:
 
 def say(text: str) -> None:
     """Write a result for the user to standard output."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
+    with contextlib.suppress(BrokenPipeError):
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
 
 
 class _StderrHandler(logging.Handler):
