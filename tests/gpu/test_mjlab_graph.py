@@ -1,8 +1,8 @@
 """The fast step of MJLab on a GPU: captured, without the host, and with the numbers of mjlab's own step.
 
-MuJoCo Warp is not deterministic on a GPU (contacts are found in any order), and a solver that stops after ten iterations may end
-elsewhere for another order. So every step starts from the same state, and what is asked is that the fast step differs from mjlab's
-as mjlab's differs from itself.
+MuJoCo Warp is not deterministic on a GPU (contacts are found in any order), and a solver that stops after ten
+iterations may end elsewhere for another order. So every step starts from the same state, and what is asked is that
+the fast step differs from mjlab's as mjlab's differs from itself.
 """
 
 from __future__ import annotations

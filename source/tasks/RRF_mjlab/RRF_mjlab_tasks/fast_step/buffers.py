@@ -14,8 +14,8 @@ from .state_slots import is_followed
 class ShiftBuffer(CircularBuffer):
     """A `CircularBuffer` whose newest frame is always the last: `append` shifts instead of moving a pointer.
 
-    The pointer is a Python number, so a captured graph would write the same frame forever. Everything else reads the buffer
-    relative to the pointer and works unchanged.
+    The pointer is a Python number, so a captured graph would write the same frame forever. Everything else reads
+    the buffer relative to the pointer and works unchanged.
     """
 
     def settle(self) -> None:

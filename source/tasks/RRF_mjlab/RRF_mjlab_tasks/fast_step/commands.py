@@ -1,8 +1,8 @@
 """Command terms with fixed sizes: what `CommandTerm.compute` and `reset` do, for a mask of rows.
 
-A term joins through an adapter. `CommandRows` serves terms that only fill in `_resample_command`, `_update_metrics` and
-`_update_command` with code that is separable by environment; mjlab's own terms that branch on values have their own. A term
-without a fitting adapter runs mjlab's code, with a sync.
+A term joins through an adapter. `CommandRows` serves terms that only fill in `_resample_command`, `_update_metrics`
+and `_update_command` with code that is separable by environment; mjlab's own terms that branch on values have their
+own. A term without a fitting adapter runs mjlab's code, with a sync.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class VelocityRows(CommandRows):
         _set(term.vel_command_b, rows, command)
 
     def update(self, mask: torch.Tensor | None) -> None:
-        """See `CommandRows.update`; a pure function of the state, so rows outside `mask` are refreshed to what they are."""
+        """See `CommandRows.update`."""
         term, cfg = self.term, self.term.cfg
         command = term.vel_command_b.clone()
         heading = term.robot.data.heading_w

@@ -1,7 +1,7 @@
 """Curriculum terms: those that follow the step counter run on the host, terrain levels run with a mask.
 
-A stage of a host curriculum begins at its step here; mjlab lets it begin at the first reset from that step on. With thousands of
-environments that is the same step.
+A stage of a host curriculum begins at its step here; mjlab lets it begin at the first reset from that step on. With
+thousands of environments that is the same step.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Numbers and index lists that live in Python code, kept on the device instead of being copied there at every call.
 
-`torch.tensor([0.4, 0.0], device="cuda")`, `x[:, [3, 4]]` and `x[ids] = 0.0` each copy from unpinned host memory and wait for the
-copy, which a CUDA graph can't hold. Under this mode the first call makes the tensor and every later one finds it.
+`torch.tensor([0.4, 0.0], device="cuda")`, `x[:, [3, 4]]` and `x[ids] = 0.0` each copy from unpinned host memory and
+wait for the copy, which a CUDA graph can't hold. Under this mode the first call makes the tensor and every later one
+finds it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Compute each derived quantity of an entity once while nothing moves.
 
-`root_link_lin_vel_b` costs a dozen kernels, and rewards, metrics and observations ask for it again and again in one state. Between
-`begin` and `end` the properties of `EntityData` remember what they returned.
+`root_link_lin_vel_b` costs a dozen kernels, and rewards, metrics and observations ask for it again and again in one
+state. Between `begin` and `end` the properties of `EntityData` remember what they returned.
 """
 
 from __future__ import annotations

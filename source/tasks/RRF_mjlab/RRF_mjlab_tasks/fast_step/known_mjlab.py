@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import inspect
 from collections.abc import Mapping
+from importlib.metadata import version
 
 KNOWN_MINOR = "1.6."
 
@@ -67,9 +68,6 @@ def changed_functions(known: Mapping[str, str]) -> list[str]:
 
 def refusal() -> str:
     """Why the installed mjlab is not the one that is mirrored, or an empty string."""
-    import mjlab.envs  # noqa: F401, PLC0415 - the version is known only where mjlab is installed
-    from importlib.metadata import version
-
     installed = version("mjlab")
     if not installed.startswith(KNOWN_MINOR):
         return f"mjlab {installed} is installed, and the fast step knows {KNOWN_MINOR}*"

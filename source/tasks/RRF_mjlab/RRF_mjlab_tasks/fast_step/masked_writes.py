@@ -1,13 +1,15 @@
 """Run a per-environment function on all rows and keep its effect in some: a reset without indices.
 
-mjlab hands `env_ids` to events, resets and commands, and the number of ids is known on the host only after a sync. The same
-functions run on every row instead, a fixed-size computation, and rows that were not meant are put back afterwards:
+mjlab hands `env_ids` to events, resets and commands, and the number of ids is known on the host only after a sync.
+The same functions run on every row instead, a fixed-size computation, and rows that were not meant are put back
+afterwards:
 
     with MaskedWrites(mask, num_envs):
         event(env, all_ids)            # writes qpos, timers, ... of all rows
     # rows where mask is False hold what they held before
 
-What is written is not declared anywhere: a dispatch mode sees every in-place write and copies the target before the first one.
+What is written is not declared anywhere: a dispatch mode sees every in-place write and copies the target before the
+first one.
 """
 
 from __future__ import annotations

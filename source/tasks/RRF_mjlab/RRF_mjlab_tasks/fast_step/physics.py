@@ -1,14 +1,14 @@
 """The simulator's part of a step: mjlab's own captured graphs, launched on torch's stream, and one graph of ours.
 
-mjlab ends a step with `forward()`, which computes everything that depends on the state, and starts the next one with a full
-physics step, which computes the same again. Between the two only controls and applied forces change, so the first substep can
-start where they enter:
+mjlab ends a step with `forward()`, which computes everything that depends on the state, and starts the next one
+with a full physics step, which computes the same again. Between the two only controls and applied forces change, so
+the first substep can start where they enter:
 
-    mjlab      step | step | step | step | forward        step = kinematics, collision, ... | actuation, solver, integration
-    here       late | step | step | step | forward        late =                              actuation, solver, integration
+    mjlab    step | step | step | step | forward      step = kinematics, collision, ... actuation, solver, integration
+    here     late | step | step | step | forward      late =                            actuation, solver, integration
 
-The numbers are the same, because `late` reads what `forward` left and runs the same kernels in the same order. For the same reason
-substeps whose momentum and acceleration sensors nobody reads don't compute them.
+The numbers are the same, because `late` reads what `forward` left and runs the same kernels in the same order. For
+the same reason substeps whose momentum and acceleration sensors nobody reads don't compute them.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Physics:
         return bool(self._is_cuda and self._sim.use_cuda_graph)
 
     def write_on_current_stream(self) -> None:
-        """Let writes to simulation arrays use torch's current stream; mjlab sends them to warp's, where no capture sees them."""
+        """Write to simulation arrays on torch's current stream; mjlab uses warp's, which no capture sees."""
         self._sim._reset_mask._torch_stream = None
         for bridge in (self._sim.data, self._sim.model):
             _adopt_bridge(bridge)
@@ -93,8 +93,8 @@ class Physics:
     def second_forward(self) -> None:
         """`forward` for rows that were reset, when the others have just had theirs.
 
-        The solver starts the others at their solution, so it ends as soon as the rows that were reset are solved; where the
-        next step starts it, is put back.
+        The solver starts the others at their solution, so it ends as soon as the rows that were reset are solved;
+        where the next step starts it, is put back.
         """
         warmstart, qacc = self._sim.data.qacc_warmstart._tensor, self._sim.data.qacc._tensor
         before = warmstart.clone()

@@ -1,7 +1,7 @@
 """`ManagerBasedRlEnv._reset_idx` for a mask: the end of an episode in some rows, with the statistics that mjlab logs.
 
-Statistics are means over the finished episodes of this step, as 0-dim tensors; they are NaN in a step in which none ended, since
-whether one did is not known on the host.
+Statistics are means over the finished episodes of this step, as 0-dim tensors; they are NaN in a step in which none
+ended, since whether one did is not known on the host.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MaskedResets:
 
     @property
     def count(self) -> torch.Tensor:
-        """float `()`: how many rows `mask` has."""
+        """How many rows `mask` has, float `()`."""
         return self._count
 
     def begin(self) -> None:

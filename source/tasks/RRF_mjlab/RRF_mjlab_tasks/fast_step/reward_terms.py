@@ -49,6 +49,5 @@ def as_rows(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     if base is not None and all(tensor._base is base for tensor in tensors.values()):
         return base
     rows = torch.stack(list(tensors.values()))
-    for name, row in zip(tensors, rows.unbind(), strict=True):
-        tensors[name] = row
+    tensors.update(zip(tensors, rows.unbind(), strict=True))
     return rows

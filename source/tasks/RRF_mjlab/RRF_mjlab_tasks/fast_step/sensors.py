@@ -43,8 +43,9 @@ def _yaw_rotation(sensor: RayCastSensor, rot_mat: torch.Tensor) -> torch.Tensor:
 class ContactReadings:
     """What observations see of contact sensors after `forward()`.
 
-    mjlab keeps the data that rewards have read, unless some environment was reset, which invalidates the cache of all. So a
-    contact observation is one substep old in steps without any reset. The same choice is made here, on the device.
+    mjlab keeps the data that rewards have read, unless some environment was reset, which invalidates the cache of
+    all. So a contact observation is one substep old in steps without any reset. The same choice is made here, on
+    the device.
     """
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
@@ -62,7 +63,7 @@ class ContactReadings:
             sensor._invalidate_cache()
 
     def merge(self, any_done: torch.Tensor) -> None:
-        """After `forward()`: read the sensors anew if `any_done`, bool `()`, is True, otherwise serve what was cached."""
+        """After `forward()`: read the sensors anew if `any_done`, bool `()`, is True, else serve what was cached."""
         for sensor, stale in self._stale:
             fresh = sensor._compute_data()
             sensor._cached_data = _choose(any_done, fresh, stale)
@@ -124,8 +125,8 @@ def fit_terrain_normal(points: torch.Tensor, valid_mask: torch.Tensor) -> torch.
 def smallest_eigenvector(matrix: torch.Tensor, sweeps: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     """Eigenvalues in ascending order and the eigenvector of the smallest, of symmetric `(B, 3, 3)`, by cyclic Jacobi.
 
-    Three rotations a sweep annihilate the off-diagonal entries in turn (Golub and Van Loan, Matrix Computations, 8.5); for
-    3 x 3 in float32 the off-diagonal is at rounding level after four sweeps.
+    Three rotations a sweep annihilate the off-diagonal entries in turn (Golub and Van Loan, Matrix Computations,
+    8.5); for 3 x 3 in float32 the off-diagonal is at rounding level after four sweeps.
     """
     work = matrix.double()
     vectors = torch.eye(3, device=matrix.device, dtype=torch.float64).expand_as(work).clone()

@@ -109,8 +109,9 @@ class Segment:
             self._run_stages()
 
     def drop(self) -> None:
-        """Forget the graph, because a number that is part of it has changed; it is captured again at the next call."""
+        """Forget the graph, because a number in it has changed; it is captured again after one eager call."""
         self._graph = None
+        self._eager_calls = min(self._eager_calls, WARMUP_STEPS - 1)
 
     def _run_stages(self) -> None:
         with self._context.stage_code():

@@ -1,8 +1,8 @@
 """Where mjlab keeps its state: every tensor that managers, terms, sensors and entities hold between two steps.
 
-Two things need the list. A CUDA graph reads and writes fixed addresses, but mjlab often binds an attribute to a new tensor
-(`self.peak = torch.where(...)`); `stabilize` copies such a tensor to the old address and binds the old one again. And the state of
-an environment can be saved and restored without naming a single term.
+Two things need the list. A CUDA graph reads and writes fixed addresses, but mjlab often binds an attribute to a new
+tensor (`self.peak = torch.where(...)`); `stabilize` copies such a tensor to the old address and binds the old one
+again. And the state of an environment can be saved and restored without naming a single term.
 """
 
 from __future__ import annotations

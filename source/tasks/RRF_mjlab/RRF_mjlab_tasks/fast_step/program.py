@@ -1,0 +1,282 @@
+"""The stages of one environment step, in the order of `ManagerBasedRlEnv.step`.
+
+actions | 4 x physics | terminations, rewards, metrics | events
+        | [final: forward, commands, sense, observe all rows]
+        | curriculum, reset masked rows | forward | commands | sense | observe
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from mjlab.envs import ManagerBasedRlEnv
+
+from .commands import CommandRows, adapt_commands
+from .curricula import TerrainLevels, curriculum_terms, is_host_curriculum
+from .entity_memo import EntityMemo
+from .errors import CannotCaptureError
+from .events import MaskedEvents
+from .observations import Observations, Observer
+from .physics import Physics
+from .resets import Log, MaskedResets
+from .reward_terms import FusedRewards, as_rows
+from .row_calls import RowCaller
+from .sensors import ContactReadings
+from .stages import Launch, Stage
+
+
+class StepStages:
+    """The buffers of a step and the functions that fill them."""
+
+    def __init__(self, env: ManagerBasedRlEnv, physics: Physics, *, final_observations: bool) -> None:
+        self.env: Any = env
+        self.physics = physics
+        self._with_final = final_observations
+        device, num_envs = env.device, env.num_envs
+        self.actions = torch.zeros(num_envs, env.action_manager.total_action_dim, device=device)
+        self.done = torch.zeros(num_envs, dtype=torch.bool, device=device)
+        self._any_done = torch.zeros((), dtype=torch.bool, device=device)
+        self.success = torch.zeros_like(self.done)
+        self.step_count = torch.zeros((), dtype=torch.int32, device=device)
+        self.lengths = env.episode_length_buf
+        self.reset_ids: torch.Tensor | None = None
+        """Rows of `done`, once a fallback has asked for them in this step."""
+        self.log: Log = {}
+        """Statistics of finished episodes."""
+        self.step_log: dict[str, Any] = {}
+        """What reward terms log at every step."""
+        self.observations: Observations = {}
+        self.final: Observations = {}
+
+        rows = RowCaller(env)
+        self._rows = rows
+        self.memo = EntityMemo(env)
+        self._observer = Observer(env)
+        self._contacts = ContactReadings(env)
+        self._fused_rewards = FusedRewards(env)
+        as_rows(env.termination_manager._term_dones)
+        self._resets = MaskedResets(env, rows, self.done, self.log)
+        self._events = MaskedEvents(env, rows, self.step_count)
+        self._commands = adapt_commands(env, rows)
+        self._success_terms = [term for term in env.command_manager._terms.values() if "episode_success" in vars(term)]
+
+    def stages(self) -> Iterator[Stage | Launch]:
+        """Everything that a step does."""
+        yield Stage("actions", self._process_actions)
+        for substep in range(self.env.cfg.decimation):
+            late = substep == 0 and not self.physics.late_refusal
+            last = substep == self.env.cfg.decimation - 1
+            yield Stage("controls", self._late_controls if late else self._controls)
+            yield Launch("physics", self.physics.substep(late=late, last=last))
+            yield Stage("sensors and metrics of the substep", self._after_substep)
+        yield Stage("terminations", self._terminations, self._terminations)
+        yield Stage("rewards", self._rewards, self._plain_rewards)
+        yield Stage("metrics", self._metrics, self._metrics)
+        yield from self._events.step_stages()
+        yield from self._events.interval_stages()
+        yield Stage("results", self._keep_results)
+        if self._with_final:
+            yield from self._observe_terminal()
+            yield from self._reset_stages()
+            yield from self._observe_reset()
+        else:
+            yield from self._reset_stages()
+            yield from self._observe_once()
+
+    def _observe_terminal(self) -> Iterator[Stage | Launch]:
+        """Observe the state before the reset, in all rows."""
+        yield Launch("forward", self.physics.forward)
+        yield from self._command_stages(self._advance_unfinished)
+        yield from self._sense_stages()
+        yield Stage("final observations", self._observe_all, self._observe_all)
+
+    def _observe_reset(self) -> Iterator[Stage | Launch]:
+        """Observe the first state of new episodes."""
+        yield Launch("second forward", self.physics.second_forward)
+        yield from self._command_stages(self._refresh, moves=False)
+        yield from self._sense_stages()
+        yield Stage("observations", self._observe_done_rows, self._observe_done_rows)
+
+    def _observe_once(self) -> Iterator[Stage | Launch]:
+        """Observe after the reset, as mjlab does."""
+        yield Launch("forward", self.physics.forward)
+        yield from self._command_stages(self._advance)
+        yield from self._sense_stages()
+        yield Stage("observations", self._observe_all, self._observe_all)
+
+    def _sense_stages(self) -> Iterator[Stage | Launch]:
+        context = self.env.scene.sensor_context
+        if context is not None:
+            yield Stage("rays", context.prepare)
+            yield Launch("sense", self.physics.sense)
+            yield Stage("ray hits", context.finalize)
+
+    def _command_stages(self, method: Any, moves: bool = True) -> Iterator[Stage | Launch]:
+        """One stage per command term, followed by `forward()` where a resample may have moved bodies."""
+        for name, adapter in self._commands.items():
+            fallback = self._plain_command(name, method)
+            if adapter is None:
+                yield Stage(f"command '{name}'", _cannot("has its own compute() or reset()"), fallback)
+                continue
+            yield Stage(f"command '{name}'", self._command(adapter, method), fallback)
+            if moves and adapter.moves_bodies:
+                yield Launch("forward", self.physics.forward)
+                yield Stage(f"command '{name}' after forward", adapter.after_forward)
+
+    def _reset_stages(self) -> Iterator[Stage | Launch]:
+        resets = self._resets
+        for name, cfg in curriculum_terms(self.env):
+            if not is_host_curriculum(cfg):
+                yield self._curriculum_stage(name, cfg)
+        yield Stage("reset mask", resets.begin)
+        yield Launch("reset", self.physics.reset)
+        yield Stage("reset of the scene", self._reset_scene)
+        yield from self._events.reset_stages(self.done, self._ids)
+        for name in ("observations", "actions", "rewards", "metrics", "curricula"):
+            yield Stage(f"reset of the {name}", getattr(resets, name))
+        for name, adapter in self._commands.items():
+            run = _cannot("has its own compute() or reset()") if adapter is None else self._command_reset(name, adapter)
+            yield Stage(f"reset of command '{name}'", run, lambda name=name: self._plain_command_reset(name))
+        yield Stage("reset of the event timers", lambda: self._events.reset_timers(self.done))
+        yield Stage("reset of the terminations", resets.terminations)
+        yield Stage("reset of the episode lengths", resets.episode_lengths)
+        yield Stage("controls", self.env.scene.write_data_to_sim)
+
+    def _curriculum_stage(self, name: str, cfg: Any) -> Stage:
+        def plain() -> None:
+            ids = self._ids()
+            if len(ids):
+                self._note_curriculum(name, cfg.func(self.env, ids, **cfg.params))
+
+        if not TerrainLevels.fits(cfg):
+            return Stage(f"curriculum '{name}'", _cannot("is not known to be separable by environment"), plain)
+        levels = TerrainLevels(self.env, cfg, self._rows)
+        return Stage(f"curriculum '{name}'", lambda: self._note_curriculum(name, levels.update(self.done)), plain)
+
+    def _note_curriculum(self, name: str, state: Any) -> None:
+        self.env.curriculum_manager._curriculum_state[name] = state
+        values = state if isinstance(state, dict) else {"": state}
+        for key, value in values.items():
+            if value is not None:
+                tag = f"Curriculum/{name}/{key}".rstrip("/")
+                self.log[tag] = torch.as_tensor(value, dtype=torch.float32, device=self.env.device)
+
+    def _process_actions(self) -> None:
+        self.step_count += 1
+        self.env.action_manager.process_action(self.actions)
+
+    def _controls(self) -> None:
+        self.env.action_manager.apply_action()
+        self.env.scene.write_data_to_sim()
+
+    def _late_controls(self) -> None:
+        self._controls()
+        # Sensors of accelerations add to what is there; the others keep what forward() computed from the same state.
+        sensordata = self.env.sim.data.sensordata._tensor
+        sensordata.masked_fill_(self.physics.acceleration_columns, 0.0)
+
+    def _after_substep(self) -> None:
+        self.env.scene.update(dt=self.env.physics_dt)
+        self.env.metrics_manager.compute_substep()
+
+    def _terminations(self) -> None:
+        self.memo.begin()
+        self.lengths += 1
+        self.done.copy_(self.env.termination_manager.compute())
+        torch.any(self.done, dim=0, out=self._any_done)
+
+    def _rewards(self) -> None:
+        self.env.extras["log"] = self.step_log
+        self.env.reward_buf = self._fused_rewards.compute(self.env.step_dt)
+
+    def _plain_rewards(self) -> None:
+        self.env.extras["log"] = self.step_log
+        self.env.reward_buf = self.env.reward_manager.compute(dt=self.env.step_dt)
+
+    def _metrics(self) -> None:
+        self.env.metrics_manager.compute()
+        self.memo.end()
+
+    def _keep_results(self) -> None:
+        self._contacts.keep()
+        if self._success_terms:
+            reached = torch.stack([term.episode_success > 0 for term in self._success_terms])
+            torch.any(reached, dim=0, out=self.success)
+
+    def _reset_scene(self) -> None:
+        self._resets.scene()
+        self._contacts.invalidate()
+
+    def _observe_all(self) -> None:
+        self._contacts.merge(self._any_done)
+        self.memo.begin()
+        self.observations = self._observer.observe()
+        self.memo.end()
+        if self._with_final:
+            self.final = self.observations
+
+    def _observe_done_rows(self) -> None:
+        self._contacts.invalidate()
+        self.memo.begin()
+        self.observations = self._observer.observe_first(self.done, self.final)
+        self.memo.end()
+
+    def _advance(self, adapter: CommandRows) -> None:
+        dt = torch.where(self.done, 0.0, self.env.step_dt)
+        adapter.advance(dt, None)
+
+    def _advance_unfinished(self, adapter: CommandRows) -> None:
+        adapter.advance(self.env.step_dt, ~self.done)
+
+    def _refresh(self, adapter: CommandRows) -> None:
+        adapter.refresh(self.done)
+
+    def _command(self, adapter: CommandRows, method: Any) -> Any:
+        def run() -> None:
+            if not adapter.moves_bodies:
+                self.memo.begin()
+            method(adapter)
+            self.memo.end()
+
+        return run
+
+    def _command_reset(self, name: str, adapter: CommandRows) -> Any:
+        def run() -> None:
+            for metric, value in adapter.reset(self.done, self._resets.count):
+                self.log[f"Metrics/{name}/{metric}"] = value
+
+        return run
+
+    def _plain_command_reset(self, name: str) -> None:
+        ids = self._ids()
+        if len(ids):
+            for metric, value in self.env.command_manager.get_term(name).reset(ids).items():
+                self.log[f"Metrics/{name}/{metric}"] = torch.as_tensor(value, device=self.env.device)
+
+    def _plain_command(self, name: str, method: Any) -> Any:
+        term = self.env.command_manager.get_term(name)
+
+        def advance() -> None:
+            dt = torch.where(self.done, 0.0, self.env.step_dt) if method == self._advance else self.env.step_dt
+            term.compute(dt)
+
+        def refresh() -> None:
+            if len(self._ids()):
+                term.compute(0.0, self._ids())
+
+        return refresh if method == self._refresh else advance
+
+    def _ids(self) -> torch.Tensor:
+        """int64 `(K,)`: the rows that are reset, for code that needs indices; a sync, once per step."""
+        if self.reset_ids is None:
+            self.reset_ids = self.done.nonzero().flatten()
+        return self.reset_ids
+
+
+def _cannot(reason: str) -> Any:
+    def run() -> None:
+        raise CannotCaptureError(reason)
+
+    return run
