@@ -4,8 +4,8 @@
     python benchmarks/make_tables.py --check    # fail if the page is not what the files say
 
 A result file is shown by what it holds: top-level numbers as a sentence, every mapping of names to numbers (`medians`,
-`results`) as a table with one row per name, samples (`runs`, lists) by their number. A number without a file is not on
-the page.
+`results`) as a table with one row per name, samples (`runs`, lists) by their number and, where nothing else is given,
+by their medians. A number without a file is not on the page.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from __future__ import annotations
 import argparse
 import ast
 import json
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,7 +25,7 @@ PAGE = ROOT / "docs/benchmarks.md"
 HEAD = """# Benchmarks
 
 Written by `benchmarks/make_tables.py` from `benchmarks/results/*.json`, which hold the raw samples too. Numbers are
-medians of one run on the machine that is named; compare rows of one table, not tables of different machines.
+medians over the samples of a row, on the machine that is named: compare rows of one table, not tables of two machines.
 """
 EMPTY = "\nThe repository holds no result files.\n"
 FACTS = ("benchmark", "command", "versions", "hardware", "arguments")
@@ -49,33 +51,37 @@ def render(results: Path) -> str:
 def section(path: Path) -> str:
     """One result file: what was measured, tables, command, machine and versions."""
     data = json.loads(path.read_text(encoding="utf-8"))
-    parts = [f"\n## {path.stem.replace('_', ' ')}\n"]
-    if purpose := _purpose(str(data.get("command", ""))):
+    command = _without_output(str(data.get("command", "")))
+    parts = [f"\n## {path.stem}\n"]
+    if purpose := _purpose(command):
         parts.append(purpose + "\n")
-    for name, value in data.items():
-        if name not in FACTS and _is_table(value):
-            parts.append(table(value, _samples(data, value)))
+    tables = {name: value for name, value in data.items() if name not in FACTS and _is_table(value)}
+    if not tables and (medians := _medians(data.get("runs", {}))):
+        tables = {"runs": medians}
+    parts += [table(_with_columns(rows, data), _samples(data, rows)) for rows in tables.values()]
     numbers = [f"{_words(name)} {number(value)}" for name, value in data.items() if _is_number(value)]
-    if numbers:
-        parts.append(_sentence(", ".join(numbers)))
-    if command := data.get("command"):
+    for title, facts in (
+        ("Result", numbers),
+        ("Arguments", [f"{name}={value}" for name, value in data.get("arguments", {}).items() if _is_short(value)]),
+        ("Machine", [f"{_words(name)} {_plain(value)}" for name, value in data.get("hardware", {}).items()]),
+        ("Versions", [f"{name} {version}" for name, version in data.get("versions", {}).items()]),
+    ):
+        if facts:
+            parts.append(f"{title}: {', '.join(facts)}.\n")
+    if command:
         parts.append(f"```bash\n{command}\n```\n")
-    machine = [f"{_words(name)}: {_plain(value)}" for name, value in data.get("hardware", {}).items()]
-    versions = [f"{name} {version}" for name, version in data.get("versions", {}).items()]
-    parts += [_sentence(", ".join(facts)) for facts in (machine, versions) if facts]
     parts.append(f"Raw numbers: [`{path.name}`](../benchmarks/results/{path.name}).\n")
     return "\n".join(parts)
 
 
-def table(rows: Mapping[str, Mapping[str, Any]], samples: Mapping[str, int]) -> str:
+def table(rows: Mapping[str, Mapping[str, Any]], samples: Mapping[str, str]) -> str:
     """One row per name; columns are the numbers that any row has, in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows.values() for key, value in row.items() if _is_number(value)))
     lines = [["", *(_words(column) for column in columns)]]
-    lines += [[_words(name), *(number(row.get(column)) for column in columns)] for name, row in rows.items()]
+    lines += [[name, *(number(row.get(column)) for column in columns)] for name, row in rows.items()]
     if samples:
         lines = [
-            [*line, str(samples.get(name, "")) if name else "samples"]
-            for name, line in zip(["", *rows], lines, strict=True)
+            [*line, samples.get(name, "") if name else "samples"] for name, line in zip(["", *rows], lines, strict=True)
         ]
     rule = "|---|" + "---:|" * (len(lines[0]) - 1)
     text = ["| " + " | ".join(line) + " |" for line in lines]
@@ -91,17 +97,43 @@ def number(value: Any) -> str:
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
 
 
-def _samples(data: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, int]:
-    """How many samples stand behind each row: entries of `runs`, or of the longest list in the row."""
+def _medians(runs: Any) -> dict[str, dict[str, float]]:
+    """Medians over the samples of each name, where only samples are given; a name whose samples all failed has none."""
+    found = {}
+    for name, samples in runs.items() if isinstance(runs, Mapping) else ():
+        good = [sample for sample in samples if "error" not in sample]
+        keys = [key for key in (good[0] if good else {}) if key != "seed"]
+        found[name] = {key: median([s[key] for s in good]) for key in keys if all(_is_number(s.get(key)) for s in good)}
+    return found
+
+
+def _with_columns(rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The rows with what the file says about each of them elsewhere, as in `"speedup": {"peer": 1.0, "ours": 1.5}`."""
+    wide = {name: dict(row) for name, row in rows.items()}
+    for column, values in data.items():
+        if column not in FACTS and isinstance(values, Mapping) and values and all(map(_is_number, values.values())):
+            for name in values.keys() & wide.keys():
+                wide[name][column] = values[name]
+    return wide
+
+
+def _samples(data: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """How many samples stand behind each row: entries of `runs`, of which some may have failed, or of a list in it."""
     runs = data.get("runs", {})
     found = {}
     for name, row in rows.items():
-        lists = [len(value) for value in row.values() if isinstance(value, list)]
-        if isinstance(runs, Mapping) and isinstance(runs.get(name), list):
-            lists.append(len(runs[name]))
-        if lists:
-            found[name] = max(lists)
+        samples = runs.get(name) if isinstance(runs, Mapping) else None
+        if isinstance(samples, list):
+            failed = sum("error" in sample for sample in samples)
+            found[name] = f"{len(samples)}" if not failed else f"{len(samples) - failed}, {failed} failed"
+        elif lists := [len(value) for value in row.values() if isinstance(value, list)]:
+            found[name] = f"{max(lists)}"
     return found
+
+
+def _without_output(command: str) -> str:
+    """Where the file was written on the machine that measured says nothing."""
+    return re.sub(r" --output[= ]\S+", "", command)
 
 
 def _purpose(command: str) -> str:
@@ -135,8 +167,9 @@ def _plain(value: Any) -> str:
     return ", ".join(map(str, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + ".\n"
+def _is_short(value: Any) -> bool:
+    """Whether a command-line argument is worth a word: a number, or a text that is no path."""
+    return _is_number(value) or (isinstance(value, str) and "/" not in value)
 
 
 if __name__ == "__main__":
