@@ -112,8 +112,12 @@ def test_memory_does_not_grow():
     assert torch.cuda.memory_allocated() <= before
 
 
-def test_a_failing_capture_falls_back_and_the_generator_still_works(caplog):
-    counter = torch.zeros((), device=DEVICE)
+def test_a_failing_capture_falls_back_and_leaves_other_graphs_working(caplog):
+    counter, noise = torch.zeros((), device=DEVICE), torch.zeros(1000, device=DEVICE)
+    good = GraphedStep(noise.normal_, DEVICE, "on", "good step")
+    for _ in range(4):
+        good()
+    before = noise.clone()
 
     def talks_to_the_host() -> None:
         counter.add_(torch.rand((), device=DEVICE) * 0 + 1)
@@ -124,4 +128,8 @@ def test_a_failing_capture_falls_back_and_the_generator_still_works(caplog):
         step()
     assert counter.item() == 5
     assert "bad step" in caplog.text
-    assert torch.rand(3, device=DEVICE).std() > 0  # would raise if the failed capture still owned the generator
+    good()  # raises if the failed capture still owns the generator
+    assert good.captured
+    assert not torch.equal(noise, before)
+    assert abs(noise.std().item() - 1) < 0.2
+    assert not torch.equal(torch.rand(3, device=DEVICE), torch.rand(3, device=DEVICE))

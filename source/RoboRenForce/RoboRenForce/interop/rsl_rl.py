@@ -158,8 +158,10 @@ class PPO:
         """rsl_rl's actor model, with the distribution of the last collected step as its output."""
         std = self.learner.buffer.dist_params.get("std")
         if std is not None and not self.actor.is_recurrent:
-            # rsl_rl logs the std of the last forward pass, which here happens inside our learner.
-            self.actor.distribution.update(self.learner.buffer.dist_params["mean"][-1])
+            # rsl_rl logs the std of the last forward pass, which here happens inside our learner. Without no_grad, the
+            # distribution would keep a graph of the default stream alive, which a captured update must not touch.
+            with torch.no_grad():
+                self.actor.distribution.update(self.learner.buffer.dist_params["mean"][-1])
         return self.actor
 
     def compile(self, mode: str | None = None) -> None:

@@ -64,23 +64,36 @@ class GraphedStep:
 
     def _capture(self) -> None:
         self._eager_calls_left = -1
-        graph = torch.cuda.CUDAGraph()
-        generator = torch.cuda.default_generators[self.device.index or 0]
-        # A capture that fails leaves the generator registered with the dead graph; a fresh state frees it.
-        random_state = generator.clone_state()
+        graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         try:
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.function()
         except RuntimeError as error:
-            generator.graphsafe_set_state(random_state)
+            torch.cuda.set_stream(stream)  # a capture that fails at its end leaves the capture stream current
             torch.cuda.synchronize(self.device)
+            _free_generator(self.device)
             if self.mode == "on":
-                raise RuntimeError(f"Could not capture '{self.name}' in a CUDA graph: {error}") from error
-            reason = str(error).splitlines()[0]
-            logger.warning("'%s' runs without a CUDA graph, because the capture failed: %s", self.name, reason)
+                raise RuntimeError(f"Could not capture '{self.name}' in a CUDA graph: {_cause(error)}") from error
+            logger.warning("'%s' runs without a CUDA graph, because the capture failed: %s", self.name, _cause(error))
             return
         self.graph = graph
         logger.info("'%s' runs as a CUDA graph.", self.name)
+
+
+def _free_generator(device: torch.device) -> None:
+    """End the capture mode in which a failed capture left the random generator, by a capture that succeeds.
+
+    Replacing the generator's state instead would cut it off from the graphs that were captured before.
+    """
+    with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+        torch.zeros((), device=device)
+
+
+def _cause(error: BaseException) -> str:
+    """First line of the error that came first: ending a failed capture raises one of its own."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return str(error).splitlines()[0]
 
 
 def graphed(function: Callable[[], None], device: torch.device, mode: GraphMode, name: str) -> Callable[[], None]:
