@@ -1,6 +1,8 @@
 # `make quickstart` shows what this is, `make test` shows that it works. Both set up .venv first.
 
 TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
+# Test processes; each uses one thread, and a file of tests stays in one of them.
+JOBS ?= 2
 PY := .venv/bin/python
 # Import rules are checked for all packages, also for those whose simulator is not installed.
 SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab
@@ -26,11 +28,11 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 
 test: ## set up and run every test that needs no GPU, learning suite included
 	@./setup_ext.sh --extras test,export,envpool RRF_gym
-	$(PY) -m pytest -m "not gpu"
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu"
 
-test-fast: ## the tests that take seconds
+test-fast: ## the tests that take seconds each
 	@./setup_ext.sh --extras test,export,envpool RRF_gym
-	$(PY) -m pytest -m "not gpu and not slow and not learning"
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not slow and not learning"
 
 lint: ## style, spelling, layers
 	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
