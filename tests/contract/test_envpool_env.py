@@ -111,9 +111,10 @@ def test_actions_are_rescaled_to_the_range_of_the_robot():
 
 
 def test_same_seed_same_run_after_use():
-    env = build("CartPole-v1")
-    first, _ = env.reset(seed=4)
-    first = first["policy"].clone()
+    env = build("CartPole-v1", seed=4)
+    first = env.get_observations()["policy"].clone()
+    untouched, _ = env.reset(seed=4)
+    assert torch.equal(untouched["policy"], first)
     env.step(torch.ones(3, dtype=torch.int64))
     again, _ = env.reset(seed=4)
     assert torch.equal(again["policy"], first)

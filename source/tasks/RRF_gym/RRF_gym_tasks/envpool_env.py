@@ -25,13 +25,14 @@ import numpy as np
 import torch
 from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
 from RoboRenForce.envs.spec import EnvSpec
-from RoboRenForce.envs.vec_env import StepReturn, VecEnv
+from RoboRenForce.envs.vec_env import StepReturn
 from RoboRenForce.utils.errors import UnknownTaskError, UserError, did_you_mean
 from RoboRenForce.utils.optional import require_package
 from tensordict import TensorDict
 
 from . import rendering
-from .gym_env import SUCCESS_KEYS, GymEnvCfg
+from .gym_env import GymEnvCfg
+from .host_env import SUCCESS_KEYS, Buffers, HostVecEnv
 from .make_gym import make_env
 from .spaces import ActionMap, ObsLayout
 
@@ -39,53 +40,36 @@ _UNLIMITED = 2**31 - 1
 _KEPT_INFO = ("command", "x_position", "y_position")
 
 
-class EnvPoolEnv(VecEnv):
+class EnvPoolEnv(HostVecEnv):
     """`cfg.num_envs` environments of `cfg.env_id`, stepped by `cfg.num_threads` threads."""
 
     def __init__(self, cfg: EnvPoolCfg) -> None:
         rendering.choose_backends()
-        self.cfg = cfg
-        self.device = torch.device(cfg.device)
-        self._on_cpu = self.device.type == "cpu"
-        self._pool, self._seed = self._make_pool(cfg.seed), cfg.seed
+        self._pool = _make_pool(cfg, cfg.seed)
+        layout = ObsLayout(self._pool.observation_space, cfg.env_id, cfg.obs_mask, cfg.group_names)
+        super().__init__(cfg, layout, ActionMap(self._pool.action_space, cfg.env_id, cfg.rescale_actions))
         self._limit = cfg.max_episode_steps or _registered_limit(cfg.env_id)
-        self._layout = ObsLayout(self._pool.observation_space, cfg.env_id, cfg.obs_mask, cfg.group_names)
-        self._actions = ActionMap(self._pool.action_space, cfg.env_id, cfg.rescale_actions)
-        self._lengths = np.zeros(cfg.num_envs, np.int64)
         self._artist: gym.Env[Any, Any] | None = None
-        self._used = False
-        self.reset(seed=cfg.seed)
+        self._begin()
+        self._start_of: int | None = cfg.seed
+        """The seed at whose very start the pool is; None once it has moved."""
         self._check_info_keys()
         self._success_key = next((key for key in SUCCESS_KEYS if key in self._info_keys), None)
         self.spec = self._make_spec()
 
     # --- the contract -----------------------------------------------------------------------------------------------
 
-    @property
-    def episode_length_buf(self) -> torch.Tensor:
-        """Steps taken in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
-        return torch.tensor(self._lengths, device=self.device)
-
-    @episode_length_buf.setter
-    def episode_length_buf(self, value: torch.Tensor) -> None:
-        self._lengths[:] = value.cpu().numpy()
-
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
-        """See `VecEnv.reset`. A seed makes a new pool unless the present one has that seed and hasn't moved."""
-        if seed is not None and (self._used or seed != self._seed):
+        """See `VecEnv.reset`. A seed makes a new pool unless the present one still is at the start of that seed."""
+        if seed is not None and seed == self._start_of:
+            self._lengths[:] = 0
+            return self._obs, {}
+        if seed is not None:
             self._pool.close()
             del self._pool  # before the next one is made: pools of robots take gigabytes
-            self._pool, self._seed = self._make_pool(seed), seed
-        self._used = seed is None
-        self._raw = self._layout.buffers(self.cfg.num_envs)
-        self._info: dict[str, np.ndarray] = {}
-        self._restart(self._raw, np.arange(self.cfg.num_envs))
-        self._obs = self._tensors(self._raw)
-        return self._obs, {}
-
-    def get_observations(self) -> TensorDict:
-        """See `VecEnv.get_observations`."""
-        return self._obs
+            self._pool = _make_pool(self.cfg, seed)
+        self._start_of = seed
+        return self._begin(), {}
 
     def step(self, actions: torch.Tensor) -> StepReturn:
         """See `VecEnv.step`."""
@@ -118,11 +102,6 @@ class EnvPoolEnv(VecEnv):
 
     # --- what DynamicEnv asks for -----------------------------------------------------------------------------------
 
-    @property
-    def reward_term_names(self) -> tuple[str, ...]:
-        """Names of the reward terms, see `EnvPoolCfg.reward_terms`."""
-        return tuple(self.cfg.reward_terms)
-
     def dynamic_channels(self) -> dict[str, torch.Tensor]:
         """`command` where the task has one: MuJoCo Playground's joystick tasks do."""
         if "command" not in self._info:
@@ -131,12 +110,10 @@ class EnvPoolEnv(VecEnv):
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
-    def _step(self, actions: torch.Tensor, rows: np.ndarray, buffers: dict[str, np.ndarray]) -> StepReturn:
+    def _step(self, actions: torch.Tensor, rows: np.ndarray, buffers: Buffers) -> StepReturn:
         """Step `rows`; `buffers` become the new observations and hold those of the other rows already."""
-        expected = (self.cfg.num_envs, *self.spec.action.shape)
-        if actions.shape != expected:
-            raise ValueError(f"{self.cfg.env_id} got actions of shape {tuple(actions.shape)}, expected {expected}.")
-        self._used = True
+        self._require_shape(actions)
+        self._start_of = None
         rewards = np.zeros(self.cfg.num_envs, np.float32)
         flags = np.zeros((3, self.cfg.num_envs), np.bool_)  # terminated, time_outs, success
         terms = np.zeros((self.cfg.num_envs, len(self.cfg.reward_terms)), np.float32)
@@ -156,27 +133,17 @@ class EnvPoolEnv(VecEnv):
         final = {name: buffer.copy() for name, buffer in buffers.items()} if len(ended) else buffers
         if len(ended):
             self._restart(buffers, ended)
-        self._raw, self._obs = buffers, self._tensors(buffers)
-        return self._obs, self._tensor(rewards), *self._outcome(flags, terms, final)
+        self._show(buffers)
+        return self._result(rewards, flags, terms, final)
 
-    def _outcome(
-        self, flags: np.ndarray, terms: np.ndarray, final: dict[str, np.ndarray]
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Dones and extras from terminated, time_outs and success, bool `(3, num_envs)`, and the rest."""
-        terminated, time_outs, success = flags
-        extras = {
-            "terminated": self._tensor(terminated),
-            "time_outs": self._tensor(time_outs),
-            "log": {},
-            "final_observations": self._tensors(final),
-        }
-        if self._success_key is not None:
-            extras["success"] = self._tensor(success)
-        if self.cfg.reward_terms:
-            extras["reward_terms"] = self._tensor(terms)
-        return self._tensor((terminated | time_outs).astype(np.int64)), extras
+    def _begin(self) -> TensorDict:
+        """Start new episodes everywhere."""
+        buffers = self._layout.buffers(self.cfg.num_envs)
+        self._info: dict[str, np.ndarray] = {}
+        self._restart(buffers, np.arange(self.cfg.num_envs))
+        return self._show(buffers)
 
-    def _restart(self, buffers: dict[str, np.ndarray], rows: np.ndarray) -> None:
+    def _restart(self, buffers: Buffers, rows: np.ndarray) -> None:
         """Begin new episodes in `rows` and write their first observations."""
         obs, info = self._pool.reset(rows.astype(np.int32))
         self._layout.write_rows(buffers, rows, obs)
@@ -193,39 +160,12 @@ class EnvPoolEnv(VecEnv):
                     self._info[name] = np.zeros((self.cfg.num_envs, *value.shape[1:]), value.dtype)
                 self._info[name][rows] = value
 
-    def _tensors(self, buffers: dict[str, np.ndarray]) -> TensorDict:
-        groups = {name: self._tensor(array) for name, array in self._layout.visible(buffers).items()}
-        return TensorDict(groups, batch_size=[self.cfg.num_envs], device=self.device)
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._on_cpu else tensor.to(self.device)
-
     @property
     def _last_flat(self) -> np.ndarray:
         (flat,) = (buffer[0] for buffer in self._raw.values())
         return flat
 
     # --- building ---------------------------------------------------------------------------------------------------
-
-    def _make_pool(self, seed: int) -> Any:
-        cfg = self.cfg
-        envpool = require_package("envpool", extra="envpool", purpose="EnvPool tasks", package="RRF_gym")
-        known = envpool.list_all_envs()
-        if cfg.env_id not in known:
-            raise UnknownTaskError(
-                f"EnvPool has no environment '{cfg.env_id}': {did_you_mean(cfg.env_id, known, limit=3)}"
-            )
-        threads = cfg.num_threads or min(cfg.num_envs, len(os.sched_getaffinity(0)))
-        options = {"num_envs": cfg.num_envs, "num_threads": threads, "seed": seed, "max_episode_steps": _UNLIMITED}
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*Box (low|high)'s precision lowered")
-            try:
-                pool = envpool.make(cfg.env_id, env_type="gymnasium", **options, **cfg.env_kwargs)
-                _ = pool.observation_space, pool.action_space  # made, with their warnings, at the first look
-            except TypeError as error:
-                raise UserError(f"EnvPoolCfg.env_kwargs doesn't fit {cfg.env_id}: {error}.") from error
-        return pool
 
     def _make_artist(self) -> gym.Env[Any, Any]:
         refusal = (
@@ -252,16 +192,13 @@ class EnvPoolEnv(VecEnv):
             raise UserError(f"EnvPoolCfg.reward_terms names {missing}, but the info of {self.cfg.env_id} has {has}.")
 
     def _make_spec(self) -> EnvSpec:
-        extras = ["final_observations"]
-        extras += ["success"] if self._success_key is not None else []
-        extras += ["reward_terms"] if self.cfg.reward_terms else []
         return EnvSpec(
             task=f"EnvPool/{self.cfg.env_id}",
             num_envs=self.cfg.num_envs,
             obs_groups=self._layout.shapes,
             action=self._actions.spec,
             max_episode_length=self._limit,
-            extras=tuple(extras),
+            extras=self._declared_extras(),
             obs_dtypes=self._layout.dtypes,
             reward_terms=tuple(self.cfg.reward_terms),
             capabilities=("step_rows",),
@@ -308,6 +245,23 @@ class EnvPoolCfg(Cfg):
         for name in ("num_envs", "num_threads", "seed", "max_episode_steps"):
             if name in self.env_kwargs:
                 yield f"env_kwargs: {name} has a field of its own, set that instead"
+
+
+def _make_pool(cfg: EnvPoolCfg, seed: int) -> Any:
+    envpool = require_package("envpool", extra="envpool", purpose="EnvPool tasks", package="RRF_gym")
+    known = envpool.list_all_envs()
+    if cfg.env_id not in known:
+        raise UnknownTaskError(f"EnvPool has no environment '{cfg.env_id}': {did_you_mean(cfg.env_id, known, limit=3)}")
+    threads = cfg.num_threads or min(cfg.num_envs, len(os.sched_getaffinity(0)))
+    options = {"num_envs": cfg.num_envs, "num_threads": threads, "seed": seed, "max_episode_steps": _UNLIMITED}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*Box (low|high)'s precision lowered")
+        try:
+            pool = envpool.make(cfg.env_id, env_type="gymnasium", **options, **cfg.env_kwargs)
+            _ = pool.observation_space, pool.action_space  # made, with their warnings, at the first look
+        except TypeError as error:
+            raise UserError(f"EnvPoolCfg.env_kwargs doesn't fit {cfg.env_id}: {error}.") from error
+    return pool
 
 
 def _registered_limit(env_id: str) -> int:

@@ -17,20 +17,19 @@ import numpy as np
 import torch
 from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
 from RoboRenForce.envs.spec import EnvSpec
-from RoboRenForce.envs.vec_env import StepReturn, VecEnv
+from RoboRenForce.envs.vec_env import StepReturn
 from RoboRenForce.utils.errors import UserError
 from tensordict import TensorDict
 
 from . import gym_state, rendering
+from .host_env import SUCCESS_KEYS, Buffers, HostVecEnv
 from .make_gym import find_time_limit, make_env, step_limit
 from .spaces import ActionMap, ObsLayout
-
-SUCCESS_KEYS = ("is_success", "success")
 
 _log = logging.getLogger(__name__)
 
 
-class GymVecEnv(VecEnv):
+class GymVecEnv(HostVecEnv):
     """`cfg.num_envs` copies of `cfg.env_id`; environment `i` is seeded with `seed + i`.
 
     `envs` are the Gymnasium environments. The time limit is kept here and not by Gymnasium's TimeLimit wrapper, unless
@@ -39,9 +38,6 @@ class GymVecEnv(VecEnv):
 
     def __init__(self, cfg: GymEnvCfg) -> None:
         rendering.choose_backends()
-        self.cfg = cfg
-        self.device = torch.device(cfg.device)
-        self._on_cpu = self.device.type == "cpu"
         self.envs = [
             make_env(cfg, pictures=cfg.image_group is not None or (cfg.render and i == 0)) for i in range(cfg.num_envs)
         ]
@@ -49,14 +45,12 @@ class GymVecEnv(VecEnv):
         for env in self.envs:
             rendering.draw_fast(env)
             rendering.follow(env)
-        self._layout = ObsLayout(first.observation_space, cfg.env_id, cfg.obs_mask)
-        self._actions = ActionMap(first.action_space, cfg.env_id, cfg.rescale_actions)
+        layout = ObsLayout(first.observation_space, cfg.env_id, cfg.obs_mask)
+        super().__init__(cfg, layout, ActionMap(first.action_space, cfg.env_id, cfg.rescale_actions))
         self._limit = step_limit(cfg)
         self._time_limits = [find_time_limit(env) for env in self.envs]
         self._steps = [self._repeated(i) if cfg.frame_skip > 1 else env.step for i, env in enumerate(self.envs)]
         self._success_key = self._find_info_keys()
-        self._lengths = np.zeros(cfg.num_envs, np.int64)
-        self._terms = np.zeros((cfg.num_envs, len(cfg.reward_terms)), np.float32)
         self.reset(seed=cfg.seed)
         self.spec = self._make_spec()
 
@@ -65,7 +59,7 @@ class GymVecEnv(VecEnv):
     @property
     def episode_length_buf(self) -> torch.Tensor:
         """Steps taken in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
-        return torch.tensor(self._lengths, device=self.device)
+        return super().episode_length_buf
 
     @episode_length_buf.setter
     def episode_length_buf(self, value: torch.Tensor) -> None:
@@ -77,21 +71,15 @@ class GymVecEnv(VecEnv):
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
         """See `VecEnv.reset`."""
         seeds = [None if seed is None else seed + i for i in range(self.cfg.num_envs)]
-        self._raw = self._buffers()
-        self._reset_into(self._raw, range(self.cfg.num_envs), seeds)
-        self._obs = self._tensors(self._raw)
-        return self._obs, {}
+        buffers = self._buffers()
+        self._reset_into(buffers, range(self.cfg.num_envs), seeds)
+        return self._show(buffers), {}
 
     def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
         """See `VecEnv.reset_rows`."""
-        self._raw = {name: buffer.copy() for name, buffer in self._raw.items()}
-        self._reset_into(self._raw, env_ids.tolist(), list(seeds))
-        self._obs = self._tensors(self._raw)
-        return self._obs, {}
-
-    def get_observations(self) -> TensorDict:
-        """See `VecEnv.get_observations`."""
-        return self._obs
+        buffers = {name: buffer.copy() for name, buffer in self._raw.items()}
+        self._reset_into(buffers, env_ids.tolist(), list(seeds))
+        return self._show(buffers), {}
 
     def step(self, actions: torch.Tensor) -> StepReturn:
         """See `VecEnv.step`."""
@@ -99,10 +87,8 @@ class GymVecEnv(VecEnv):
 
     def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
         """See `VecEnv.step_rows`."""
-        self._terms = np.zeros_like(self._terms)
-        return self._step(
-            actions, active.nonzero().squeeze(1).tolist(), {name: raw.copy() for name, raw in self._raw.items()}
-        )
+        rows = active.nonzero().squeeze(1).tolist()
+        return self._step(actions, rows, {name: raw.copy() for name, raw in self._raw.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Simulators, generators, counters and observations; empty if an environment can't be saved as plain data."""
@@ -126,8 +112,7 @@ class GymVecEnv(VecEnv):
         for env, layers in zip(self.envs, state["envs"], strict=True):
             gym_state.restore(env, layers)
         self._lengths[:] = state["lengths"].cpu().numpy()
-        self._raw = {name: buffer.cpu().numpy().copy() for name, buffer in state["obs"].items()}
-        self._obs = self._tensors(self._raw)
+        self._show({name: buffer.cpu().numpy().copy() for name, buffer in state["obs"].items()})
 
     def render(self) -> np.ndarray:
         """See `VecEnv.render`."""
@@ -140,11 +125,6 @@ class GymVecEnv(VecEnv):
 
     # --- what DynamicEnv asks for -----------------------------------------------------------------------------------
 
-    @property
-    def reward_term_names(self) -> tuple[str, ...]:
-        """Names of the reward terms, see `GymEnvCfg.reward_terms`."""
-        return tuple(self.cfg.reward_terms)
-
     def dynamic_channels(self) -> dict[str, torch.Tensor]:
         """`dynamics`: positions and velocities of MuJoCo, or the `state` of classic control; nothing elsewhere."""
         states = [_dynamics(env) for env in self.envs]
@@ -154,23 +134,23 @@ class GymVecEnv(VecEnv):
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
-    def _step(self, actions: torch.Tensor, rows: Sequence[int], buffers: dict[str, np.ndarray]) -> StepReturn:
+    def _step(self, actions: torch.Tensor, rows: Sequence[int], buffers: Buffers) -> StepReturn:
         """Step `rows`; `buffers` become the new observations and hold those of the other rows already."""
-        expected = (self.cfg.num_envs, *self.spec.action.shape)
-        if actions.shape != expected:
-            raise ValueError(f"{self.cfg.env_id} got actions of shape {tuple(actions.shape)}, expected {expected}.")
+        self._require_shape(actions)
         chosen = self._actions.to_simulator(actions)
         rewards = np.zeros(self.cfg.num_envs, np.float32)
         flags = np.zeros((3, self.cfg.num_envs), np.bool_)  # terminated, time_outs, success
+        names = self.cfg.reward_terms
+        terms = np.zeros((self.cfg.num_envs, len(names)), np.float32)
         self._lengths[rows] += 1
         over = (self._lengths >= self.spec.max_episode_length).tolist() if self.spec.max_episode_length else None
 
-        steps, write, terms, ended = self._steps, self._layout.write, self.cfg.reward_terms, []
+        steps, write, ended = self._steps, self._layout.write, []
         for i in rows:
             obs, rewards[i], terminated, truncated, info = steps[i](chosen[i])
             write(buffers, i, obs)
-            if terms:
-                self._terms[i] = [info[name] for name in terms]
+            if names:
+                terms[i] = [info[name] for name in names]
             if terminated or truncated or (over is not None and over[i]):
                 ended.append(i)
                 flags[:, i] = terminated, not terminated, self._success_key is not None and info[self._success_key]
@@ -178,28 +158,8 @@ class GymVecEnv(VecEnv):
         final = {name: buffer.copy() for name, buffer in buffers.items()} if ended else buffers
         if ended:
             self._reset_into(buffers, ended, [None] * len(ended))
-        self._raw, self._obs = buffers, self._tensors(buffers)
-        return self._obs, self._tensor(rewards), *self._outcome(flags, final)
-
-    def _outcome(self, flags: np.ndarray, final: dict[str, np.ndarray]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """Dones and extras from terminated, time_outs and success, bool `(3, num_envs)`, and the last observations."""
-        terminated, time_outs, success = flags
-        dones = self._tensor((terminated | time_outs).astype(np.int64))
-        extras = {
-            "terminated": self._tensor(terminated),
-            "time_outs": self._tensor(time_outs),
-            "log": {},
-            "final_observations": self._tensors(final),
-        }
-        if self._success_key is not None:
-            extras["success"] = self._tensor(success)
-        if self.cfg.reward_terms:
-            extras["reward_terms"] = self._tensor(self._terms.copy())
-        return dones, extras
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._on_cpu else tensor.to(self.device)
+        self._show(buffers)
+        return self._result(rewards, flags, terms, final)
 
     def _repeated(self, row: int) -> Callable[[Any], tuple[Any, float, bool, bool, dict[str, Any]]]:
         """A step that applies its action `frame_skip` times, within the episode and its time limit."""
@@ -219,7 +179,7 @@ class GymVecEnv(VecEnv):
 
         return step
 
-    def _reset_into(self, buffers: dict[str, np.ndarray], rows: Iterable[int], seeds: list[int | None]) -> None:
+    def _reset_into(self, buffers: Buffers, rows: Iterable[int], seeds: list[int | None]) -> None:
         """Start new episodes in `rows` and write their first observations."""
         rows = list(rows)
         for i, seed in zip(rows, seeds, strict=True):
@@ -228,23 +188,19 @@ class GymVecEnv(VecEnv):
         self._lengths[rows] = 0
         self._draw(buffers, rows)
 
-    def _draw(self, buffers: dict[str, np.ndarray], rows: Iterable[int]) -> None:
+    def _draw(self, buffers: Buffers, rows: Iterable[int]) -> None:
         if self.cfg.image_group is not None:
             height, width = self.cfg.image_size
             for i in rows:
                 picture = rendering.frame(self.envs[i], self.cfg.env_id)
                 buffers[self.cfg.image_group][i] = rendering.fitted(picture, height, width)
 
-    def _buffers(self) -> dict[str, np.ndarray]:
-        """New arrays at every step: learners may keep observations beyond it, as rsl_rl's does."""
+    def _buffers(self) -> Buffers:
+        """New, empty buffers."""
         buffers = self._layout.buffers(self.cfg.num_envs)
         if self.cfg.image_group is not None:
             buffers[self.cfg.image_group] = np.zeros((self.cfg.num_envs, *self.cfg.image_size, 3), np.uint8)
         return buffers
-
-    def _tensors(self, buffers: dict[str, np.ndarray]) -> TensorDict:
-        groups = {name: self._tensor(array) for name, array in self._layout.visible(buffers).items()}
-        return TensorDict(groups, batch_size=[self.cfg.num_envs], device=self.device)
 
     # --- what is known before the first step ------------------------------------------------------------------------
 
@@ -279,16 +235,13 @@ class GymVecEnv(VecEnv):
                 )
             groups[cfg.image_group] = (*cfg.image_size, 3)
             dtypes[cfg.image_group] = "uint8"
-        extras = ["final_observations"]
-        extras += ["success"] if self._success_key is not None else []
-        extras += ["reward_terms"] if cfg.reward_terms else []
         return EnvSpec(
             task=cfg.env_id,
             num_envs=cfg.num_envs,
             obs_groups=groups,
             action=self._actions.spec,
             max_episode_length=-(-self._limit // cfg.frame_skip),
-            extras=tuple(extras),
+            extras=self._declared_extras(),
             obs_dtypes=dtypes,
             reward_terms=tuple(cfg.reward_terms),
             capabilities=("reset_rows", "step_rows"),

@@ -136,8 +136,8 @@ def reaching() -> runners.OnPolicyRunnerCfg:
 def joystick(iterations: int = 1000) -> runners.OnPolicyRunnerCfg:
     """Legged robots that follow a joystick; the critic sees privileged observations.
 
-    The reward of these tasks is never below 0, so a robot that falls at once learns nothing: actions begin small enough to
-    stand.
+    The reward of these tasks is never below 0, so a robot that falls at once learns nothing: actions begin small
+    enough to stand.
     """
 
     def backbone() -> networks.MLPCfg:
