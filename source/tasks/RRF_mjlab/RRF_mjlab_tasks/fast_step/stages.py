@@ -59,6 +59,11 @@ class StepContext:
         self.caches = StableCaches(env.scene.sensors)
         self.constants = DeviceConstants(self.device)
         self.before_capture = before_capture
+        self.pool: Any = None
+        self.renew_pool()
+
+    def renew_pool(self) -> None:
+        """Begin a memory pool for coming captures: one whose graphs are all gone can't be used again."""
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     @contextlib.contextmanager
@@ -124,11 +129,13 @@ class Segment:
         generator = torch.cuda.default_generators[self._context.device.index or 0]
         # A capture that fails leaves the generator registered with the dead graph; a fresh state frees it.
         random_state = generator.clone_state()
+        stream = torch.cuda.current_stream(self._context.device)
         self._context.before_capture()
         try:
             with torch.cuda.graph(graph, pool=self._context.pool, capture_error_mode="thread_local"):
                 self._run_stages()
         except RuntimeError as error:
+            torch.cuda.set_stream(stream)  # torch stays on its capture stream if the capture can't even begin
             generator.graphsafe_set_state(random_state)
             torch.cuda.synchronize(self._context.device)
             self._capture_wanted = False
@@ -178,7 +185,8 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
         except (CannotCaptureError, RuntimeError) as error:
             if not isinstance(error, CannotCaptureError) and "synchronizing CUDA operation" not in str(error):
                 raise
-            reason = f"{str(error).splitlines()[0]} at {source_of(error)}"
+            place = source_of(error)
+            reason = str(error).splitlines()[0] + (f" at {place}" if place else "")
             if stage.fallback is None:
                 raise CannotCaptureError(f"{stage.name}: {reason}") from error
             stage.reason = reason

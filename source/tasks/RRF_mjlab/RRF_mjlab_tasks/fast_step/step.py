@@ -1,8 +1,8 @@
 """mjlab's environment step with fixed sizes and without the host, in CUDA graphs.
 
 Three things differ from `ManagerBasedRlEnv.step`, none of them in the numbers: resets are masked instead of indexed,
-the first physics substep reuses the last `forward()` (see `physics`), and the last observation of an episode is computed
-before its reset (see `observations`).
+the first physics substep reuses the last `forward()` (see `physics`), and the last observation of an episode is
+computed before its reset (see `observations`).
 """
 
 from __future__ import annotations
@@ -163,6 +163,7 @@ class FastStep:
 
     def recapture(self) -> None:
         """Forget the graphs, for example because a curriculum changed a weight; the next steps capture anew."""
+        self._context.renew_pool()
         for part in self._program:
             if isinstance(part, Segment):
                 part.drop()
