@@ -182,6 +182,21 @@ class Unseeded(ScriptedEnv):
         return super().reset(seed=int(torch.randint(10_000, ())))
 
 
+class CountsResets(ScriptedEnv):
+    """Goes on to the next episode if it is reset before it has moved."""
+
+    moved = True
+
+    def reset(self, *, seed=None):
+        result = super().reset(seed=seed if self.moved else None)
+        self.moved = False
+        return result
+
+    def step_rows(self, actions, active):
+        self.moved = True
+        return super().step_rows(actions, active)
+
+
 class ChangesActions(ScriptedEnv):
     def step_rows(self, actions, active):
         return super().step_rows(actions.mul_(0.5), active)
@@ -237,6 +252,7 @@ VIOLATIONS = [
     (ReusedObservations, "overwritten by the very next step"),
     (SideEffect, "get_observations.. after reset returns another 'policy'"),
     (Unseeded, "two runs after reset.* differ"),
+    (CountsResets, "without a step, starts elsewhere"),
     (ChangesActions, "changes the actions it is given"),
     (DoesNotClip, "aren't clipped"),
     (DeafToLength, "doesn't return what it was set to"),

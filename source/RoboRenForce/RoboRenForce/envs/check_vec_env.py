@@ -332,6 +332,8 @@ class _Check:
             obs = self._reset().clone()
             self._near_the_horizon()
             runs.append([(obs, None, None, {}), *(copied(self.env.step(action)) for action in actions)])
+        first, again = self._reset().clone(), self._reset()
+        self.expect(equal_runs([first], [again]), "a second reset with the same seed, without a step, starts elsewhere")
         self.expect(equal_runs(*runs), f"two runs after reset(seed={self.seed}) with the same actions differ")
 
     def action_range(self) -> None:
