@@ -150,8 +150,8 @@ def test_an_entry_point_that_is_no_configuration_is_refused(register: Any):
 
 
 def test_tasks_are_listed_by_prefix(register: Any):
-    ids = [register(f"RoboRenForce-Test-{name}-PPO") for name in ("B", "A")]
-    assert registry.list_tasks("RoboRenForce-Test-") == sorted(ids)
+    ids = [register(f"RoboRenForce-Listed-{name}-PPO") for name in ("B", "A")]
+    assert registry.list_tasks("RoboRenForce-Listed-") == sorted(ids)
     assert "CartPole-v1" not in registry.list_tasks()
 
 
