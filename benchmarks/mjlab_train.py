@@ -171,6 +171,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--systems", default=",".join(SYSTEMS))
     parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--first_seed", type=int, default=1)
     parser.add_argument("--curves", action="store_true", help="also keep reward and tracking error per iteration")
     parser.add_argument("--log_dir", help="keep the runs of ours below this folder")
     parser.add_argument("--output", default="benchmarks/results/mjlab_train.json")
@@ -187,7 +188,7 @@ def main() -> None:
     from report import environment_report, write_json
 
     runs: dict[str, list[dict[str, Any]]] = {}
-    for seed in range(1, args.seeds + 1):
+    for seed in range(args.first_seed, args.first_seed + args.seeds):
         for system in args.systems.split(","):
             result = run_in_process(args, system, seed)
             if "error" in result:

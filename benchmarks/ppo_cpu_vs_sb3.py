@@ -28,7 +28,7 @@ def train_ours(env_id: str, steps: int, seed: int) -> dict[str, float]:
     """Train with `OnPolicyRunner`; compilation counts as training time."""
 
     def mlp() -> networks.MLPCfg:
-        return networks.MLPCfg(hidden_features=[64, 64], activations="Tanh", orthogonal_init=True)
+        return networks.MLPCfg(hidden_features=[64, 64], activations="Tanh", init="orthogonal")
 
     env = GymEnvCfg(env_id=env_id, num_envs=NUM_ENVS, seed=seed).build()
     actor = components.StateIndStdActorCfg(backbone_cfg=mlp(), use_log_std=True)

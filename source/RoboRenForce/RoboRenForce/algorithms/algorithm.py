@@ -119,6 +119,9 @@ class Algorithm(ABC):
     def eval(self) -> None:
         """Switch modules to evaluation mode."""
 
+    def close(self) -> None:  # noqa: B027 - only captured algorithms hold something
+        """Free what must not outlive the run, such as captured graphs; learning is over."""
+
 
 @configclass
 class AlgorithmCfg(Cfg):

@@ -91,6 +91,7 @@ class TrainingRun:
         runner.env.close()
         if runner.eval_env is not None:
             runner.eval_env.close()
+        runner.algorithm.close()
         self.distributed.close()
         if stopped is not None:
             raise SystemExit(128 + stopped)

@@ -54,6 +54,13 @@ class GraphedStep:
         else:
             self.function()
 
+    def release(self) -> None:
+        """Free the graph; later calls are eager. Graphs that hold collectives have to go before their process group."""
+        if self.graph is not None:
+            torch.cuda.synchronize(self.device)
+            self.graph.reset()
+        self.graph, self._eager_calls_left = None, -1
+
     def _call_on_side_stream(self) -> None:
         """Warm-up outside the default stream, as capture requires."""
         stream = torch.cuda.Stream(self.device)

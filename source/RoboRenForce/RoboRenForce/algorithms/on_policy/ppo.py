@@ -31,7 +31,7 @@ from ...components.normalizer import RewardScaler, ValueNormalizer
 from ...components.optimizer import GradientStep
 from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
-from ...utils.cuda_graph import GraphMode, SideStream, graphed
+from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from ..actor_policy import ActorPolicy
 from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
@@ -335,6 +335,12 @@ class PPO(Algorithm):
     def eval(self) -> None:
         """Switch the networks to evaluation mode."""
         self.networks.eval()
+
+    def close(self) -> None:
+        """Free the captured graphs."""
+        for step in (self._act_step, self._record_step, self._learn_step):
+            if isinstance(step, GraphedStep):
+                step.release()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, normalizers, optimizer, schedules and where the next rollout begins."""
