@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-
 from RoboRenForce import components, networks
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.interop.rsl_rl_checkpoint import load_rsl_rl_checkpoint, rsl_rl_model_state, save_rsl_rl_checkpoint

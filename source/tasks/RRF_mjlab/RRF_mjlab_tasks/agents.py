@@ -1,7 +1,8 @@
 """mjlab's own training configurations as ours.
 
-mjlab keeps one rsl_rl configuration per task; reading it keeps every task, third-party ones included, trained with the numbers
-that its authors chose. Like rsl_rl, time-outs bootstrap with the value before the step, and one permutation serves all epochs.
+mjlab keeps one rsl_rl configuration per task; reading it keeps every task, third-party ones included, trained with
+the numbers that its authors chose. Like rsl_rl, time-outs bootstrap with the value before the step, and one
+permutation serves all epochs.
 """
 
 from __future__ import annotations

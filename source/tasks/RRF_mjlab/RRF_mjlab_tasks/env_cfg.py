@@ -16,7 +16,7 @@ from RoboRenForce.utils.errors import UserError, did_you_mean
 logger = logging.getLogger(__name__)
 
 BYTES_PER_ENV = {"Go1": 4.5e6, "G1": 9.0e6}
-"""GPU memory of one environment by robot, for the estimate in the out-of-memory message; measured at 4,096 environments."""
+"""GPU memory of one environment by robot, for the out-of-memory message; measured at 4,096 environments."""
 
 
 @configclass
@@ -33,11 +33,11 @@ class MJLabEnvCfg(Cfg):
     device: str = "cuda"
     """cpu, cuda or cuda:<number>."""
     env_graph: Literal["auto", "on", "off"] = "auto"
-    """The fast step: masked resets in CUDA graphs. `auto`: on CUDA where the task allows it; `on`: also on the CPU, or fail;
-    `off`: mjlab's own step."""
+    """The fast step: masked resets in CUDA graphs. `auto`: on CUDA where the task allows it; `on`: also on the CPU, or
+    fail; `off`: mjlab's own step."""
     final_observations: bool = True
-    """Provide the true last observation of every episode. The fast step then computes kinematics twice where episodes end, which
-    costs a tenth of its speed; the registered PPO tasks do without and bootstrap time-outs as rsl_rl does."""
+    """Provide the true last observation of every episode. The fast step then computes kinematics twice where episodes
+    end, which costs a tenth of its speed; the registered PPO tasks do without and bootstrap time-outs as rsl_rl does."""
     play: bool = False
     """The task's play variant: no noise, no pushes, endless episodes."""
     clip_actions: Annotated[float, Range(gt=0)] | None = None
@@ -120,7 +120,8 @@ def _set_field(target: Any, path: str, value: Any) -> None:
             value = tuple(value)
         else:
             raise UserError(
-                f"env.mjlab: {path} got {value!r} ({type(value).__name__}), expected {type(present).__name__} as in {present!r}."
+                f"env.mjlab: {path} got {value!r} ({type(value).__name__}), "
+                f"expected {type(present).__name__} as in {present!r}."
             )
     if isinstance(target, dict):
         target[last] = value
@@ -144,6 +145,6 @@ def _memory_sentence(cfg: MJLabEnvCfg) -> str:
     per_env = next((size for robot, size in BYTES_PER_ENV.items() if robot in cfg.task), max(BYTES_PER_ENV.values()))
     free = torch.cuda.mem_get_info(torch.device(cfg.device))[1] if torch.cuda.is_available() else 0
     return (
-        f"{cfg.num_envs} environments of {cfg.task} need about {cfg.num_envs * per_env / 1e9:.0f} GB, and {cfg.device} has "
-        f"{free / 1e9:.0f} GB in all: about {int(0.8 * free / per_env)} fit; use --num_envs."
+        f"{cfg.num_envs} environments of {cfg.task} need about {cfg.num_envs * per_env / 1e9:.0f} GB, "
+        f"and {cfg.device} has {free / 1e9:.0f} GB in all: about {int(0.8 * free / per_env)} fit; use --num_envs."
     )

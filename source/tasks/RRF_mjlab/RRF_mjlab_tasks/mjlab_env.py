@@ -1,7 +1,8 @@
 """mjlab's `ManagerBasedRlEnv` under our environment contract, on the fast step where it can be had.
 
-mjlab resets inside `step` and returns the first observation of the new episode; the last one of the old is lost. Here it is kept:
-the fast step computes it before the reset, the plain step lets mjlab stop at it (`auto_reset=False`) and resets afterwards.
+mjlab resets inside `step` and returns the first observation of the new episode; the last one of the old is lost. Here
+it is kept: the fast step computes it before the reset, the plain step lets mjlab stop at it (`auto_reset=False`) and
+resets afterwards.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ POLICY = "policy"
 class MJLabVecEnv(VecEnv):
     """Any mjlab task as a `VecEnv`.
 
-    Extras beyond the contract's: `final_observations` (an option), `reward_terms` (each weighted, per second, as mjlab logs them), `command`
-    (all command terms side by side) and, where a command term defines it, `success`.
+    Extras beyond the contract's: `final_observations` (an option), `reward_terms` (each weighted, per second, as
+    mjlab logs them), `command` (all command terms side by side) and, where a command term defines it, `success`.
 
     Args:
         cfg: What to build and how to step it.
@@ -84,10 +85,7 @@ class MJLabVecEnv(VecEnv):
         """See `VecEnv.step`."""
         if self.cfg.clip_actions is not None:
             actions = actions.clamp(-self.cfg.clip_actions, self.cfg.clip_actions)
-        if self._fast is not None:
-            final = self._step_fast(actions)
-        else:
-            final = self._step_plain(actions)
+        final = self._step_plain(actions) if self._fast is None else self._step_fast(actions)
         terminated, time_outs = self._ends()
         extras = {
             "terminated": terminated,

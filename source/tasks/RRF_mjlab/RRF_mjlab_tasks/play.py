@@ -18,7 +18,7 @@ TRACKING_STEPS = 500
 
 
 def measure_tracking(run: PlayRun, runner: Runner) -> dict[str, float]:
-    """Mean velocity error of all environments over ten seconds, printed and added to `eval.json`; {} without such a command."""
+    """Mean velocity error of all environments over ten seconds, printed and added to `eval.json`; {} without one."""
     errors = velocity_errors(runner.env, runner.policy(), TRACKING_STEPS)
     if errors:
         say(f"tracking      {errors['linear']:.3f} m/s linear, {errors['angular']:.3f} rad/s angular error")

@@ -1,7 +1,8 @@
 """The tasks of this package: mjlab's own ids, those of packages that extend mjlab, and four names of ours.
 
-mjlab registers tasks in a registry of its own, and third-party packages add to it through mjlab's entry-point group. Any id that
-is found there can be trained: its environment is mjlab's, its training configuration mjlab's translated into ours.
+mjlab registers tasks in a registry of its own, and third-party packages add to it through mjlab's entry-point group.
+Any id that is found there can be trained: its environment is mjlab's, its training configuration mjlab's translated
+into ours.
 """
 
 from __future__ import annotations
@@ -101,8 +102,8 @@ def agent_name(task_id: str) -> str:
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
     """Our ids name a task, that is an environment and how to train on it; Gymnasium can't make that."""
     raise UserError(
-        "gymnasium.make can't build a RoboRenForce task: train it with scripts/renforce/train_mjlab.py --task <id>, or build "
-        "its environments with load_task(<id>).env_cfg.build()."
+        "gymnasium.make can't build a RoboRenForce task: train it with scripts/renforce/train_mjlab.py --task <id>, "
+        "or build its environments with load_task(<id>).env_cfg.build()."
     )
 
 

@@ -34,8 +34,8 @@ class FrameRenderer:
             self._renderer = mujoco.Renderer(self._model, height, width)
         except (RuntimeError, AttributeError, ImportError, mujoco.FatalError) as error:
             raise RuntimeError(
-                f"MuJoCo found no off-screen OpenGL ({error}); install libegl1 and libgl1-mesa-dri and set MUJOCO_GL=egl, "
-                "or libosmesa6 and MUJOCO_GL=osmesa."
+                f"MuJoCo found no off-screen OpenGL ({error}); install libegl1 and libgl1-mesa-dri and set "
+                "MUJOCO_GL=egl, or libosmesa6 and MUJOCO_GL=osmesa."
             ) from error
 
     def frame(self) -> np.ndarray:
