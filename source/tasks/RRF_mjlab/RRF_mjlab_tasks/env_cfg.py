@@ -37,7 +37,7 @@ class MJLabEnvCfg(Cfg):
     fail; `off`: mjlab's own step."""
     final_observations: bool = True
     """Provide the true last observation of every episode. The fast step then computes kinematics twice where episodes
-    end, which costs a tenth of its speed; the registered PPO tasks do without and bootstrap time-outs as rsl_rl does."""
+    end, which costs a tenth of its speed; the registered PPO tasks do without it and bootstrap like rsl_rl."""
     play: bool = False
     """The task's play variant: no noise, no pushes, endless episodes."""
     clip_actions: Annotated[float, Range(gt=0)] | None = None
