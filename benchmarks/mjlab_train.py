@@ -1,14 +1,15 @@
-"""Train an MJLab task with mjlab + rsl_rl, with ours, and with only one half exchanged; one process for each, one after the other.
+"""Train an MJLab task with mjlab + rsl_rl, with ours, and with only one half exchanged; one process after the other.
 
-    python benchmarks/mjlab_train.py --task Mjlab-Velocity-Flat-Unitree-Go1 --num_envs 4096 --iterations 40 --warmup 10 \
-        --systems peer,learner,environment,ours --output benchmarks/results/mjlab_go1_4096.json
+    python benchmarks/mjlab_train.py --task Mjlab-Velocity-Flat-Unitree-Go1 --num_envs 4096 --iterations 40 \
+        --warmup 10 --systems peer,learner,environment,ours --output benchmarks/results/mjlab_go1_4096.json
     python benchmarks/mjlab_train.py --iterations 300 --warmup 10 --seeds 2 --systems peer,ours --curves \
         --output benchmarks/results/mjlab_go1_curves.json
 
 Systems: `peer` is mjlab's environment with rsl_rl's runner and PPO; `learner` puts our PPO into rsl_rl's runner by its
 `class_name`; `environment` runs rsl_rl's runner and PPO on our environment; `ours` is our runner, PPO and environment.
-Throughput is the median over the iterations after the warm-up; compilation and capture happen in the warm-up and are reported as
-`setup_s`. Without `--curves` rsl_rl runs without a log directory, which spares it its episode statistics; ours always keeps them.
+Throughput is the median over the iterations after the warm-up; compilation and capture happen in the warm-up and are
+reported as `setup_s`. Without `--curves` rsl_rl runs without a log directory, which spares it its episode statistics;
+ours always keeps them.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def summarize(result: dict[str, Any], warmup: int) -> dict[str, Any]:
     """Medians of the iterations after the warm-up."""
     kept = result["times"][warmup:]
     collect, learn = (statistics.median(t[i] for t in kept) for i in (0, 1))
-    wall = [c + l for c, l in result["times"]]
+    wall = [collect + learn for collect, learn in result["times"]]
     return {
         "collect_ms": round(1e3 * collect, 2),
         "learn_ms": round(1e3 * learn, 2),
