@@ -82,8 +82,9 @@ def test_captured_equals_eager_after_five_iterations(recurrent):
 
 
 def test_compiled_loss_equals_eager():
-    eager, _ = run(3, cuda_graph="off", precision="fp32", compile="off")
-    compiled, _ = run(3, cuda_graph="off", precision="fp32", compile="on")
+    # One update at a fixed learning rate: rounding at the edge of a KL threshold must not decide about the comparison.
+    eager, _ = run(1, cuda_graph="off", precision="fp32", compile="off", schedule="fixed")
+    compiled, _ = run(1, cuda_graph="off", precision="fp32", compile="on", schedule="fixed")
     for a, b in zip(eager, compiled, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
 

@@ -218,3 +218,11 @@ def test_symmetry_needs_a_feed_forward_policy():
     term = algorithms.SymmetryCfg(function=lambda obs, actions: (obs, actions))
     with pytest.raises(ValueError, match="recurrent"):
         make_ppo(recurrent=True, loss_terms=[term])
+
+
+def test_a_state_with_other_parts_is_refused():
+    with_parts, without = make_ppo(normalize_value=True, reward_terms=[algorithms.RNDCfg()]), make_ppo()
+    with pytest.raises(ValueError, match=r"has \['normalize_value', 'rnd'\] that this configuration lacks"):
+        without.load_state_dict(with_parts.state_dict())
+    with pytest.raises(ValueError, match=r"lacks \['normalize_value', 'rnd'\] that it has"):
+        with_parts.load_state_dict(without.state_dict())

@@ -1,5 +1,6 @@
 """What is minimized: algorithms, their regularizers and learned rewards."""
 
+from .actor_policy import ActorPolicy
 from .algorithm import ActOut, Algorithm, AlgorithmCfg, Policy, RunContext, StepOut
 from .loss_terms import SymmetryCfg
 from .on_policy import PPO, PPOCfg
@@ -8,6 +9,7 @@ from .reward_terms import RNDCfg
 __all__ = [
     "PPO",
     "ActOut",
+    "ActorPolicy",
     "Algorithm",
     "AlgorithmCfg",
     "PPOCfg",

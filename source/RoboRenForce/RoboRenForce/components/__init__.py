@@ -23,6 +23,7 @@ from .normalizer import (
     ValueNormalizer,
 )
 from .observation import Observations
+from .optimizer import GradientStep
 
 __all__ = [
     "Actor",
@@ -39,6 +40,7 @@ __all__ = [
     "Distribution",
     "EmpiricalNormalizer",
     "EmpiricalNormalizerCfg",
+    "GradientStep",
     "Normalizer",
     "NormalizerCfg",
     "Observations",

@@ -97,6 +97,8 @@ class Runner(ABC):
         self.cfg, self.env, self.eval_env, self.env_cfg = cfg, env, eval_env, env_cfg
         self.task = task or env.spec.task
         self.device = torch.device(device)
+        if self.device.type == "cpu":
+            torch.set_num_threads(cfg.cpu_threads)
         self.distributed = DistributedContext.from_environment(self.device)
         self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
         self.iteration = 0
@@ -353,6 +355,8 @@ class RunnerCfg(Cfg):
 
     seed: int = 42
     """Seed of everything; processes of one run use seed + rank."""
+    cpu_threads: Annotated[int, Range(ge=1)] = 1
+    """Threads of torch when learning on a CPU: networks of a few hundred units are fastest with one."""
     deterministic: bool = False
     """Ask torch for deterministic kernels: slower, and exact on the GPU too."""
     experiment_name: str = ""

@@ -358,7 +358,12 @@ class PPO(Algorithm):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`. A different number of environments is fine: recurrent states then start anew."""
+        """Restore `state_dict`. A different number of environments is fine: recurrent states then start anew.
+
+        Raises:
+            ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
+        """
+        self._require_same_parts(state)
         self.networks.load_state_dict(state["networks"])
         self.optimizer.load_state_dict(state["optimizer"])
         for term in self.reward_terms:
@@ -374,6 +379,17 @@ class PPO(Algorithm):
             for name, value in state["states"].items():
                 self._now.states[name].copy_(value)
                 self.buffer.states[name].copy_(value)
+
+    def _require_same_parts(self, state: Mapping[str, Any]) -> None:
+        here, there = {term.name for term in self.reward_terms}, set(state["reward_terms"])
+        for option, name in (("normalize_reward", "reward_scaler"), ("normalize_value", "value_normalizer")):
+            here |= {option} if getattr(self, name) is not None else set()
+            there |= {option} if state[name] is not None else set()
+        if here != there:
+            raise ValueError(
+                f"the checkpoint has {sorted(there - here) or 'nothing'} that this configuration lacks, and lacks "
+                f"{sorted(here - there) or 'nothing'} that it has"
+            )
 
 
 @configclass
@@ -448,6 +464,8 @@ class PPOCfg(AlgorithmCfg):
 
     def check(self) -> Iterable[str]:
         """Options that contradict each other."""
+        if self.parity != "none" and self.time_out_bootstrap == "none":
+            yield "time_out_bootstrap: got 'none', but parity='rsl_rl_5_4' bootstraps as rsl_rl does; drop one of the two"
         if self.min_lr > self.max_lr:
             yield f"min_lr: {self.min_lr} is above max_lr={self.max_lr}; swap them"
 
