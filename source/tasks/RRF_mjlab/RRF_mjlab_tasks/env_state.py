@@ -24,6 +24,7 @@ _PHYSICS = (
 )
 _COUNTERS = ("common_step_counter", "_sim_step_counter")
 _CACHES = ("_cache_valid",)
+_REWARD_TERMS = "reward/"
 
 
 class EnvState:
@@ -74,6 +75,15 @@ class EnvState:
         """Restore only how far the curricula are, which fits any number of environments."""
         for name, value in state["counters"].items():
             setattr(self._env, name, value)
+
+    def reward_memories(self) -> dict[str, torch.Tensor]:
+        """Copies of what reward terms remember, some of it (such as the peaks of a swing) beyond mjlab's reset."""
+        return {slot.path: slot.get().clone() for slot in self._tensors() if slot.path.startswith(_REWARD_TERMS)}
+
+    def load_reward_memories(self, memories: dict[str, torch.Tensor]) -> None:
+        """Restore what `reward_memories` returned."""
+        for slot in self._tensors():
+            _restore(slot, memories.get(slot.path))
 
     def _check(self, state: dict[str, Any], terms: list[Slot]) -> None:
         if state["num_envs"] != self._env.num_envs:

@@ -46,6 +46,7 @@ class MJLabVecEnv(VecEnv):
         self.cfg = cfg
         self.env: Any = make_mjlab_env(cfg) if env is None else env
         self.device = torch.device(self.env.device)
+        self._first_memories = EnvState(self.env).reward_memories()
         obs, _ = self.env.reset(seed=cfg.seed if env is None else None)
         self._success_terms = _success_terms(self.env)
         self.spec = _spec(self.env, cfg, obs, with_success=bool(self._success_terms))
@@ -69,10 +70,12 @@ class MJLabVecEnv(VecEnv):
 
     @episode_length_buf.setter
     def episode_length_buf(self, value: torch.Tensor) -> None:
-        self.env.episode_length_buf = value.to(self.device, torch.int64)
+        self.env.episode_length_buf = value.to(self.device, torch.int64, copy=True)
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
-        """Reset all environments; `seed` restarts mjlab's (and torch's) random numbers."""
+        """Reset all environments; `seed` restarts mjlab's (and torch's) random numbers and the reward terms' memory."""
+        if seed is not None:
+            EnvState(self.env).load_reward_memories(self._first_memories)
         obs, _ = self.env.reset(seed=seed)
         self._obs = self._tensor_dict(obs)
         return self._obs, self._state_extras()

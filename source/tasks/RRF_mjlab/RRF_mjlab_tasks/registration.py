@@ -11,7 +11,7 @@ import importlib.util
 from typing import Any
 
 import gymnasium as gym
-from RoboRenForce.utils.errors import MissingPackageError, UserError
+from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, UserError, did_you_mean
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
 
 from .env_cfg import MJLabEnvCfg
@@ -50,8 +50,17 @@ def mjlab_tasks() -> list[str]:
 
 
 def find_mjlab_task(task_id: str) -> Task | None:
-    """The task of an id of mjlab's, or None if mjlab does not know it."""
-    if importlib.util.find_spec("mjlab") is None or task_id not in mjlab_tasks():
+    """The task of an id of mjlab's, or None if mjlab does not know it.
+
+    Raises:
+        UnknownTaskError: the id looks like mjlab's and is not; its registry knows the nearest names.
+    """
+    if importlib.util.find_spec("mjlab") is None:
+        return None
+    known = mjlab_tasks()
+    if task_id not in known:
+        if task_id.lower().startswith("mjlab-"):
+            raise UnknownTaskError(f"mjlab has no task {task_id!r}: {did_you_mean(task_id, known, limit=3)}")
         return None
     return Task(task_id, env_cfg(task_id), runner_cfg(task_id))
 

@@ -1,0 +1,238 @@
+"""mjlab's tasks as a user meets them: the environment contract, the wrappers, every id, the scripts, wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# Compiled kernels are kept between runs of the tests; the first run compiles for some minutes.
+os.environ.setdefault("WARP_CACHE_PATH", str(Path.home() / ".cache" / "warp"))
+os.environ.setdefault("MJLAB_WARP_QUIET", "1")
+
+import pytest
+import torch
+
+pytest.importorskip("mjlab")
+
+import mjlab.tasks  # noqa: F401 - registers the tasks
+from mjlab.envs import ManagerBasedRlEnv
+from mjlab.tasks.registry import load_env_cfg
+from RoboRenForce.cli import main
+from RoboRenForce.envs.check_vec_env import check_vec_env
+from RoboRenForce.envs.vec_env import VecEnv
+from RoboRenForce.runners import launch
+from RoboRenForce.runners.play_run import PlayRun
+from RoboRenForce.utils.export import TOLERANCE
+from RoboRenForce.utils.registry import load_task
+from RoboRenForce.utils.run_dir import RunDir, newest_run
+from RRF_mjlab_tasks.env_cfg import MJLabEnvCfg
+from RRF_mjlab_tasks.mjlab_utils import MJLabDynamicEnvWrapper, MJLabGroupVecWrapper
+from RRF_mjlab_tasks.registration import OURS, mjlab_tasks
+
+pytestmark = [pytest.mark.sim_mjlab]
+
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "renforce"
+CARTPOLE, GO1 = "Mjlab-Cartpole-Balance", "Mjlab-Velocity-Flat-Unitree-Go1"
+GO1_PPO = "RoboRenForce-MJLab-Go1Flat-PPO"
+IDS_OF_MJLAB_1_6 = 12
+GO1_JOINTS = [f"{side}_{joint}_joint" for side in ("FR", "FL", "RR", "RL") for joint in ("hip", "thigh", "calf")]
+
+
+def mjlab_env(task: str, num_envs: int) -> ManagerBasedRlEnv:
+    cfg = load_env_cfg(task)
+    cfg.scene.num_envs = num_envs
+    return ManagerBasedRlEnv(cfg, device="cpu")
+
+
+# ----------------------------------------------------------------------------------------------------- the contract
+
+
+@pytest.mark.parametrize("env_graph", ["off", "on"])
+def test_an_environment_keeps_the_contract(env_graph: str) -> None:
+    env = MJLabEnvCfg(task=CARTPOLE, num_envs=4, device="cpu", env_graph=env_graph).build()
+    check_vec_env(env)
+    env.close()
+
+
+def test_a_robot_with_noise_commands_and_pushes_keeps_the_contract() -> None:
+    env = MJLabEnvCfg(task=GO1, num_envs=2, device="cpu", env_graph="off").build()
+    assert env.spec.obs_groups["policy"] == env.spec.obs_groups["actor"]
+    assert {"command", "final_observations", "reward_terms"} <= set(env.spec.extras)
+    check_vec_env(env, exact_final_observations=False)
+    env.close()
+
+
+# ----------------------------------------------------------------------------------------------------- the wrappers
+
+
+def test_the_wrapper_of_the_readme_steps_mjlabs_environment() -> None:
+    inner = mjlab_env(CARTPOLE, 5)
+    env = MJLabDynamicEnvWrapper(inner)
+    assert env.num_envs == 5 and env.unwrapped is inner
+    obs, _ = env.reset()
+    policy, critic = (inner.observation_manager.group_obs_dim[name][0] for name in ("actor", "critic"))
+    expected = {"policy_dim": policy, "critic_dim": critic, "action_dim": 1, "command_dim": 0}
+    assert expected.items() <= env.dim_params.items()
+    assert env.dim_params["rewards_dim"] == len(inner.cfg.rewards)
+    assert obs["actor"].shape == (5, policy)
+    actions = torch.zeros(5, inner.action_manager.total_action_dim)
+    obs, rewards, dones, extras = env.step(actions)
+    assert torch.equal(obs["policy"], obs["actor"])
+    torch.testing.assert_close(extras["reward_terms"].sum(1) * inner.step_dt, rewards)
+    assert not dones.any() and env.episode_length_buf.tolist() == [1] * 5
+    env.close()
+
+
+def test_the_group_wrapper_keeps_rows_for_evaluation() -> None:
+    env = MJLabGroupVecWrapper(mjlab_env(CARTPOLE, 5), num_eval_envs=2)
+    obs, _ = env.reset()
+    assert env.num_envs == len(obs["actor"]) == 3 and len(env.eval_observations["actor"]) == 2
+    env.close()
+    assert MJLabGroupVecWrapper(mjlab_env(CARTPOLE, 5)).num_envs == 4  # a fifth by default
+
+
+# ----------------------------------------------------------------------------------------------------------- the ids
+
+
+def test_every_id_of_mjlab_and_ours_is_a_task() -> None:
+    known = mjlab_tasks()
+    assert len([task_id for task_id in known if task_id.startswith("Mjlab-")]) == IDS_OF_MJLAB_1_6
+    assert len(OURS) == 4 and set(OURS.values()) <= set(known)
+    for task_id in (*known, *OURS):
+        task = load_task(task_id)
+        task.validate()
+        assert task.env_cfg.task == OURS.get(task_id, task_id)
+        for cfg in (task.env_cfg, task.runner_cfg):
+            again = type(cfg).from_dict(json.loads(json.dumps(cfg.to_dict())))
+            assert again.to_dict() == cfg.to_dict(), task_id
+
+
+# ------------------------------------------------------------------------------------------------------- the scripts
+
+
+def script(name: str, *args: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
+    done = subprocess.run(
+        [sys.executable, str(SCRIPTS / name), *args], capture_output=True, text=True, timeout=300, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_the_scripts_train_resume_play_and_export_go1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ["--task", GO1_PPO, "--log_root", "runs"]
+    script("train_mjlab.py", *given, "--num_envs", "4", "--max_iterations", "2", "--device", "cpu")
+    done = script("train_mjlab.py", *given, "--resume", "--max_iterations", "3")
+    assert "resumed from" in done.stderr
+    run = newest_run("runs", task=GO1_PPO)
+    lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
+    assert [line["iteration"] for line in lines] == [1, 2, 3]
+    exported = keep_policies(monkeypatch)
+    short = ["--episodes", "1", "--export", "env.mjlab={episode_length_s: 0.5}"]
+    monkeypatch.setattr(sys, "argv", ["play_mjlab.py", "--target", str(run.root), "--num_envs", "2", *short])
+    run_script("play_mjlab.py")
+    evaluation = json.loads(run.evaluation.read_text())
+    assert max(evaluation["deterministic"]["lengths"]) <= 25  # half a second at 50 Hz
+    assert set(evaluation["velocity_error"]) == {"linear", "angular", "num_envs", "steps"}
+    check_export(run, *exported)
+
+
+def run_script(name: str) -> None:
+    runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+
+
+def keep_policies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Filled with the policy and the environment that a play exports."""
+    kept: list[Any] = []
+    export = PlayRun.export
+
+    def keep(self: PlayRun, runner: Any, metadata: Any = None) -> None:
+        kept.extend([runner.policy(), runner.env])
+        export(self, runner, metadata)
+
+    monkeypatch.setattr(PlayRun, "export", keep)
+    return kept
+
+
+def check_export(run: RunDir, policy: Any, env: VecEnv) -> None:
+    """The ONNX file says what mjlab's says and computes what the play policy computes."""
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(run.exported / "policy.onnx"), providers=["CPUExecutionProvider"])
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert metadata["joint_names"].split(",") == GO1_JOINTS
+    for name in ("default_joint_pos", "joint_stiffness", "joint_damping", "action_scale"):
+        assert len([float(number) for number in metadata[name].split(",")]) == len(GO1_JOINTS), name
+    assert metadata["command_names"] == "twist"
+    assert {"base_lin_vel", "joint_pos", "actions", "command"} <= set(metadata["observation_names"].split(","))
+    obs = env.get_observations()
+    obs = obs.apply(lambda group: 3.0 * torch.randn_like(group))
+    (actions,) = session.run(["actions"], {"obs": obs["actor"].numpy()})
+    expected = policy(obs)
+    assert expected.shape == (env.num_envs, len(GO1_JOINTS)) and expected.std() > 1e-3
+    torch.testing.assert_close(torch.from_numpy(actions), expected, atol=TOLERANCE, rtol=0)
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """The one sentence with which a command ends."""
+    with pytest.raises(SystemExit) as left:
+        main(list(argv))
+    assert left.value.code == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" not in errors
+    (error,) = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["--task", "Mjlab-Velocity-Flat-Unitree-Go2"], f"Mjlab-Velocity-Flat-Unitree-Go2.*{GO1}"),
+        (["--task", "RoboRenForce-MJLab-Go1Flt-PPO"], f"RoboRenForce-MJLab-Go1Flt-PPO.*{GO1_PPO}"),
+        (["--task", "Mjlab-Tracking-Flat-Unitree-G1", "--device", "cpu"], r"does not exist.*env\.motion_file=PATH"),
+        (["--task", CARTPOLE, "--device", "cpu", "env.motion_file=absent.npz"], "motion_file.*absent.npz.*exist"),
+        (["--task", CARTPOLE, "--device", "cpu", "env.mjlab={sim.njmx: 3}"], r"no 'njmx' in sim\.njmx.*njmax"),
+        (["--task", CARTPOLE, "--device", "cpu", "env.mjlab={episode_length_s: long}"], "got 'long'.*expected float"),
+    ],
+)
+def test_wrong_input_is_one_sentence(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    argv: list[str],
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert re.search(sentence, refused(capsys, "train", "--num_envs", "2", *argv))
+
+
+def test_a_missing_gpu_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    error = refused(capsys, "train", "--task", GO1_PPO, "--device", "cuda")
+    assert "needs an NVIDIA GPU" in error and "use --device cpu" in error
+
+
+def test_the_checkpoint_of_another_robot_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["--num_envs", "4", "--device", "cpu", "--max_iterations", "1", "report=false", "logger=[]"]
+    main(["train", "--task", CARTPOLE, *small])
+    run = newest_run("logs/RFRL")
+    error = refused(capsys, "train", "--task", GO1_PPO, "--device", "cpu", "--resume", str(run.root))
+    assert f"belongs to task '{CARTPOLE}', not to '{GO1_PPO}'" in error
+    error = refused(capsys, "play", "--target", str(run.root), "--num_envs", "2", f"env.task={GO1}")
+    assert re.search(r"'actor'.*\(48,\) here and \(5,\) there", error)
