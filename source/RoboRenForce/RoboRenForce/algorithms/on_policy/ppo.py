@@ -465,7 +465,7 @@ class PPOCfg(AlgorithmCfg):
     def check(self) -> Iterable[str]:
         """Options that contradict each other."""
         if self.parity != "none" and self.time_out_bootstrap == "none":
-            yield "time_out_bootstrap: got 'none', but parity='rsl_rl_5_4' bootstraps as rsl_rl does; drop one of the two"
+            yield "time_out_bootstrap: got 'none', but parity='rsl_rl_5_4' bootstraps as rsl_rl does; drop one"
         if self.min_lr > self.max_lr:
             yield f"min_lr: {self.min_lr} is above max_lr={self.max_lr}; swap them"
 

@@ -73,12 +73,19 @@ def runner(
 def cartpole() -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 and, where velocities are hidden, what a policy without memory can do."""
     policy = feed_forward("discrete")
-    return runner(policy, 64, 100, {"learning_rate": 1.0e-3, "gamma": 0.98, "lam": 0.9}, save_interval=50)
+    learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.98, "lam": 0.9}
+    return runner(policy, 64, 100, learning, save_interval=50)
 
 
 def cartpole_recurrent() -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 without velocities: a memory has to estimate them."""
-    learning = {"learning_rate": 1.0e-3, "gamma": 0.98, "num_learning_epochs": 5, "num_mini_batches": 2}
+    learning = {
+        "learning_rate": 1.0e-3,
+        "schedule": "linear",
+        "gamma": 0.98,
+        "num_learning_epochs": 5,
+        "num_mini_batches": 2,
+    }
     return runner(recurrent(), 64, 100, learning, save_interval=50)
 
 
