@@ -27,7 +27,7 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 	  '.venv/bin/rrf doctor                                                   what this machine can do'
 
 test: ## set up and run every test that needs no GPU, learning suite included
-	@./setup_ext.sh --extras test,export,envpool RRF_gym
+	@./setup_ext.sh --extras test,export,envpool RRF_gym RRF_mjlab
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu"
 
 test-fast: ## the tests that take seconds each
