@@ -2,8 +2,8 @@
 
     python benchmarks/plot_mjlab_curves.py
 
-Reads benchmarks/results/mjlab_go1_curves.json and writes docs/images/go1_curves.png. The threshold is 90 % of the mean final
-reward of the peer's seeds; seconds are those of collecting and learning, compilation included.
+Reads benchmarks/results/mjlab_go1_curves.json and writes docs/images/go1_curves.png. The threshold is 90 % of the mean
+final reward of the peer's seeds; seconds are those of collecting and learning, compilation included.
 """
 
 from __future__ import annotations
