@@ -79,14 +79,8 @@ def cartpole() -> runners.OnPolicyRunnerCfg:
 
 def cartpole_recurrent() -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 without velocities: a memory has to estimate them."""
-    learning = {
-        "learning_rate": 1.0e-3,
-        "schedule": "linear",
-        "gamma": 0.98,
-        "num_learning_epochs": 5,
-        "num_mini_batches": 2,
-    }
-    return runner(recurrent(), 64, 100, learning, save_interval=50)
+    learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.98}
+    return runner(recurrent(), 64, 200, {**learning, "num_learning_epochs": 8, "num_mini_batches": 4}, save_interval=50)
 
 
 def pendulum() -> runners.OnPolicyRunnerCfg:
