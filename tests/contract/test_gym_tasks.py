@@ -27,7 +27,7 @@ NAMES = [
 ]
 
 
-def act_once(task, num_envs=2):
+def act_once(task, num_envs=4):
     """Build environment and learner of a task; returns the learner's action and the step that it leads to."""
     task.env_cfg.num_envs = num_envs
     task.validate()
