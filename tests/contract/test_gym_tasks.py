@@ -53,7 +53,7 @@ def test_the_promised_tasks_are_registered():
 @pytest.mark.parametrize("task_id", GYM_TASKS)
 def test_gym_task_acts(task_id):
     spec, action, (_, rewards, _, _) = act_once(load_task(task_id))
-    assert action.shape == (2, *spec.action.shape) and rewards.shape == (2,)
+    assert action.shape == (4, *spec.action.shape) and rewards.shape == (4,)
 
 
 @pytest.mark.sim_envpool
@@ -61,7 +61,7 @@ def test_gym_task_acts(task_id):
 def test_envpool_task_acts(task_id):
     pytest.importorskip("envpool")
     spec, action, (_, rewards, _, _) = act_once(load_task(task_id))
-    assert action.shape == (2, *spec.action.shape) and rewards.shape == (2,)
+    assert action.shape == (4, *spec.action.shape) and rewards.shape == (4,)
     if "Flat" in task_id or "Rough" in task_id:
         assert set(spec.obs_groups) == {"policy", "critic"}  # the critic sees more than the robot does
 
