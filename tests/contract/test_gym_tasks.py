@@ -27,7 +27,7 @@ NAMES = [
 ]
 
 
-def act_once(task, num_envs=4):
+def act_once(task, num_envs=2):
     """Build environment and learner of a task; returns the learner's action and the step that it leads to."""
     task.env_cfg.num_envs = num_envs
     task.validate()
@@ -52,7 +52,7 @@ def test_the_promised_tasks_are_registered():
 
 @pytest.mark.parametrize("task_id", GYM_TASKS)
 def test_gym_task_acts(task_id):
-    spec, action, (_, rewards, _, _) = act_once(load_task(task_id))
+    spec, action, (_, rewards, _, _) = act_once(load_task(task_id), num_envs=4)
     assert action.shape == (4, *spec.action.shape) and rewards.shape == (4,)
 
 
@@ -60,7 +60,7 @@ def test_gym_task_acts(task_id):
 @pytest.mark.parametrize("task_id", ENVPOOL_TASKS)
 def test_envpool_task_acts(task_id):
     pytest.importorskip("envpool")
-    spec, action, (_, rewards, _, _) = act_once(load_task(task_id))
+    spec, action, (_, rewards, _, _) = act_once(load_task(task_id), num_envs=4)
     assert action.shape == (4, *spec.action.shape) and rewards.shape == (4,)
     if "Flat" in task_id or "Rough" in task_id:
         assert set(spec.obs_groups) == {"policy", "critic"}  # the critic sees more than the robot does
