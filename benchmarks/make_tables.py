@@ -68,6 +68,8 @@ def section(path: Path) -> str:
     ):
         if facts:
             parts.append(f"{title}: {', '.join(facts)}.\n")
+    if note := data.get("note"):
+        parts.append(f"Conditions: {note}\n")
     if command:
         parts.append(f"```bash\n{command}\n```\n")
     parts.append(f"Raw numbers: [`{path.name}`](../benchmarks/results/{path.name}).\n")
