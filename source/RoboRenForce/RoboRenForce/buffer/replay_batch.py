@@ -1,0 +1,53 @@
+"""What a replay hands to a learner: transitions, or sequences of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from tensordict import TensorDict
+from torch import Tensor
+
+Observations: TypeAlias = TensorDict | Mapping[str, Tensor]
+
+
+@dataclass
+class ReplayBatch:
+    """Samples of a replay. Leading dimensions are `(B,)`, or `(T, B)` of sequences.
+
+    The target of a value is always `reward + discount * value(successor)`: how many steps the reward sums up, and
+    whether the last of them ended the episode, is in `discount` already.
+    """
+
+    obs: Observations
+    """Groups `(B, ...)`; of sequences `(T + 1, B, ...)`, where row `k + 1` is the true successor of row `k` wherever
+    step `k` counts."""
+    action: Tensor
+    """`(B, A)` or `(T, B, A)`, within [-1, 1]."""
+    reward: Tensor
+    """Discounted sum over the steps that a transition spans."""
+    discount: Tensor
+    """`gamma^m (1 - terminated)`: time-outs bootstrap, terminations don't."""
+    next_obs: Observations | None = None
+    """True successors `(B, ...)`; None for sequences, whose `obs` has them."""
+    weight: Tensor | None = None
+    """Weight of each loss: importance weights, or 0 where a sequence is padding or warms up a memory; None: all 1."""
+    start: Tensor | None = None
+    """bool `(T + 1, B)` of sequences: True where a memory begins empty."""
+    index: Tensor | None = None
+    """Where the samples came from, `(B,)`, for priorities."""
+    next_action: Tensor | None = None
+    """`(B, A)`: what a data set did in the successor state."""
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the leading dimensions are `(T, B)`."""
+        return self.next_obs is None
+
+    def mean(self, loss: Tensor) -> Tensor:
+        """Mean of a loss `(..., *leading)` over the leading dimensions with this batch's weights, 0-dim."""
+        if self.weight is None:
+            return loss.mean()
+        members = loss.numel() // self.weight.numel()
+        return (loss * self.weight).sum() / (self.weight.sum() * members).clamp(min=1.0)
