@@ -4,7 +4,16 @@ from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
 from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
+from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
 from .distributions import Beta, Categorical, DiagGaussian, Distribution, TanhGaussian
+from .exploration import (
+    Exploration,
+    ExplorationCfg,
+    GaussianNoiseCfg,
+    MixedNoiseCfg,
+    RepeatedNoiseCfg,
+    SampleCfg,
+)
 from .gaussian_actor import (
     StateDepStdActor,
     StateDepStdActorCfg,
@@ -24,30 +33,45 @@ from .normalizer import (
 )
 from .observation import Observations
 from .optimizer import GradientStep
+from .return_heads import Aggregate, ReturnHead, ReturnHeadCfg, ScalarHead, ScalarHeadCfg
 
 __all__ = [
     "Actor",
     "ActorCfg",
     "ActorCriticPack",
     "ActorCriticPackCfg",
+    "Aggregate",
     "Beta",
     "BetaActor",
     "BetaActorCfg",
     "Categorical",
     "CategoricalActor",
     "CategoricalActorCfg",
+    "Deterministic",
+    "DeterministicActor",
+    "DeterministicActorCfg",
     "DiagGaussian",
     "Distribution",
     "EmpiricalNormalizer",
     "EmpiricalNormalizerCfg",
+    "Exploration",
+    "ExplorationCfg",
+    "GaussianNoiseCfg",
     "GradientStep",
+    "MixedNoiseCfg",
     "Normalizer",
     "NormalizerCfg",
     "Observations",
     "QNetwork",
     "QNetworkCfg",
+    "RepeatedNoiseCfg",
+    "ReturnHead",
+    "ReturnHeadCfg",
     "RewardScaler",
     "RunningMoments",
+    "SampleCfg",
+    "ScalarHead",
+    "ScalarHeadCfg",
     "StateDepStdActor",
     "StateDepStdActorCfg",
     "StateIndStdActor",

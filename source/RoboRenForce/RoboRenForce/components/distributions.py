@@ -37,6 +37,14 @@ class Distribution(ABC):
         The noise comes from the default generator of the device.
         """
 
+    def from_noise(self, noise: Tensor) -> Tensor:
+        """The action `(..., A)` that the standard normal draw `noise` `(..., A)` leads to, where that is how to draw.
+
+        Raises:
+            TypeError: samples of this distribution are not a function of normal noise.
+        """
+        raise TypeError(f"{type(self).__name__} is not drawn from normal noise; use a Gaussian actor, or SampleCfg.")
+
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
         """Log-density of `action`, summed over action dimensions, `(...)`."""
@@ -81,6 +89,10 @@ class DiagGaussian(Distribution):
         # In this order, so that the result is bit-equal to torch.normal(mean, std) under the same generator state.
         with torch.no_grad():
             return torch.randn_like(self.mean) * self.std + self.mean
+
+    @override
+    def from_noise(self, noise: Tensor) -> Tensor:
+        return noise * self.std + self.mean
 
     def rsample(self) -> Tensor:
         """Draw a reparameterized sample, differentiable in mean and std."""
@@ -144,6 +156,10 @@ class TanhGaussian(Distribution):
     @override
     def sample(self) -> Tensor:
         return self.base.sample().tanh()
+
+    @override
+    def from_noise(self, noise: Tensor) -> Tensor:
+        return self.base.from_noise(noise).tanh()
 
     def rsample_with_log_prob(self) -> tuple[Tensor, Tensor]:
         """Draw a reparameterized action `(..., A)` with its log-probability `(...)`, exact also where it saturates."""
