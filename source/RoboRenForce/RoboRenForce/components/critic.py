@@ -14,9 +14,11 @@ from ..envs.spec import EnvSpec
 from ..networks.cnn import CNNCfg
 from ..networks.ensemble import EnsembleMLP
 from ..networks.mlp import MLP, MLPCfg
+from ..networks.network import NetworkCfg, RecurrentNetwork
 from ..utils.distributed import DistributedContext
 from .normalizer import EmpiricalNormalizerCfg, Normalizer, NormalizerCfg
 from .observation import ObservationEncoder, ObservationNetwork, ObservationNetworkCfg, Observations
+from .return_heads import ReturnHead, ReturnHeadCfg, ScalarHeadCfg
 
 
 class VNetwork(ObservationNetwork):
@@ -54,7 +56,11 @@ class QNetwork(nn.Module):
 
     Built by `QNetworkCfg.build(spec=..., groups=[...])`. The members are one batched network, so that an ensemble of
     ten costs as many kernels as a single one. Observations are normalized and images encoded once for all members;
-    the action `(B, A)` follows the observation's features.
+    the action `(B, A)` follows the observation's features. What the members emit is the business of `head`: a value,
+    or the distribution of the return.
+
+    With a history network the features are what it makes of the observations so far. Such a critic reads sequences
+    `(T, B, ...)`; compute `features` once and score actions on its rows.
     """
 
     def __init__(self, cfg: QNetworkCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
@@ -68,7 +74,19 @@ class QNetwork(nn.Module):
         self.spec = spec
         self.groups = tuple(groups)
         self.encoder = ObservationEncoder(spec, groups, cfg.normalizer_cfg, cfg.cnn_cfg)
-        self.ensemble = EnsembleMLP(cfg.backbone_cfg, cfg.num_q, self.encoder.out_features + spec.action.dim, 1)
+        self.history = _build_history(cfg, self.encoder.out_features)
+        self.head: ReturnHead = cfg.head_cfg.build(num_members=cfg.num_q)
+        size = self.encoder.out_features if self.history is None else self.history.out_features
+        self.ensemble = EnsembleMLP(cfg.backbone_cfg, cfg.num_q, size + spec.action.dim, self.head.out_features)
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether the features depend on a memory."""
+        return self.history is not None
+
+    def initial_state(self, num_envs: int) -> Tensor | None:
+        """The empty memory `(L, num_envs, S)`, None if there is no memory."""
+        return None if self.history is None else self.history.initial_state(num_envs)
 
     @property
     def normalizer(self) -> Normalizer | None:
@@ -79,10 +97,37 @@ class QNetwork(nn.Module):
         """Let the normalizer learn from observations of any batch shape; without effect in eval mode."""
         self.encoder.update_normalizer(obs, distributed)
 
-    def forward(self, obs: Observations, action: Tensor) -> Tensor:
-        """Values `(num_q, ...)` of `action` `(..., A)` in the states of `obs`."""
-        output = self.ensemble(torch.cat([self.encoder(obs), action], dim=-1)).squeeze(-1)
+    def features(
+        self, obs: Observations, start: Tensor | None = None, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What all members know about the states of `obs`.
+
+        Args:
+            obs: groups `(..., *group)`; with a history network `(B, ...)` for a step or `(T, B, ...)` for a sequence.
+            start: bool `(...)`, True where the memory begins empty; ignored without a history network, as is `state`.
+            state: the memory `(L, B, S)`; None for the empty one.
+
+        Returns:
+            Features `(..., F)`, and the next state (None without a history network).
+        """
+        encoded = self.encoder(obs)
+        if self.history is None:
+            return encoded, None
+        if state is None:
+            state = self.history.initial_state(encoded.shape[-2])
+        return self.history(encoded, state, start)
+
+    def outputs(self, features: Tensor, action: Tensor) -> Tensor:
+        """What the members emit, `(num_q, ..., O)`, for `features` `(..., F)` and `action` `(..., A)`; see `head`."""
+        output = self.ensemble(torch.cat([features, action], dim=-1))
+        # Returns stay in float32 under autocast.
         return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+    def forward(
+        self, obs: Observations, action: Tensor, start: Tensor | None = None, state: Tensor | None = None
+    ) -> Tensor:
+        """Values `(num_q, ...)` of `action` `(..., A)` in the states of `obs`: the means of the predicted returns."""
+        return self.head.mean(self.outputs(self.features(obs, start, state)[0], action))
 
 
 @configclass
@@ -92,9 +137,28 @@ class QNetworkCfg(Cfg):
     class_type: type = QNetwork
     backbone_cfg: MLPCfg = MLPCfg()
     """Every member's network."""
+    head_cfg: ReturnHeadCfg = ScalarHeadCfg()
+    """What the members predict: the mean of the return (`ScalarHeadCfg`) or its distribution."""
     num_q: Annotated[int, Range(ge=1)] = 2
     """Members of the ensemble."""
     normalizer_cfg: NormalizerCfg | None = EmpiricalNormalizerCfg()
     """Normalizes the flat observation groups; None for none."""
     cnn_cfg: CNNCfg | dict[str, CNNCfg] | None = None
     """Encoder of all image groups, or of each by name."""
+    history_cfg: NetworkCfg | None = None
+    """Recurrent network (`RNNCfg`, `TransformerCfg`) over the observations so far, shared by the members; None for
+    none."""
+    history_features: Annotated[int, Range(ge=1)] = 128
+    """Size of what the history network hands to the members."""
+
+
+def _build_history(cfg: QNetworkCfg, in_features: int) -> RecurrentNetwork | None:
+    if cfg.history_cfg is None:
+        return None
+    network = cfg.history_cfg.build(in_features, cfg.history_features)
+    if not isinstance(network, RecurrentNetwork):
+        raise ValueError(
+            f"history_cfg builds a {type(network).__name__}, which has no memory; expected a recurrent network: use "
+            f"RNNCfg or TransformerCfg, or None and a larger backbone_cfg."
+        )
+    return network
