@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 import torch
 from RoboRenForce.configclass import ConfigError
-from RoboRenForce.networks import MLPCfg, RNNCfg, TransformerCfg
+from RoboRenForce.networks import MLPCfg, RNNCfg, StackCfg, TransformerCfg
 from torch import nn
 
 T, N = 11, 5
 
 CFGS = {
+    "stack": StackCfg(window=3, head_cfg=MLPCfg(hidden_features=[8])),
+    "stack-long-window": StackCfg(window=20, head_cfg=MLPCfg(hidden_features=[8])),
     "gru": RNNCfg(hidden_size=8),
     "gru-2-layers-head": RNNCfg(hidden_size=8, num_layers=2, head_cfg=MLPCfg(hidden_features=[6])),
     "lstm": RNNCfg(cell="lstm", hidden_size=8),
@@ -154,13 +156,41 @@ def test_the_gru_equals_a_numpy_recurrence_with_resets():
     np.testing.assert_allclose(state[0].detach().numpy(), hidden, atol=1e-12)
 
 
-def test_one_transformer_layer_sees_exactly_its_window():
-    window = 4
-    net = TransformerCfg(dim=16, num_heads=2, num_layers=1, window=window).build(3, 2).double()
+def test_the_stack_equals_windows_put_together_by_hand():
+    net = StackCfg(window=3, head_cfg=MLPCfg(hidden_features=[])).build(1, 1).double()
+    a, b, c, d, e = x = torch.arange(1.0, 6.0, dtype=torch.float64)
+    starts = torch.tensor([False, False, True, False, False]).unsqueeze(1)
+    y, state = net(x.view(5, 1, 1), net.initial_state(1), starts)
+    windows = torch.tensor([[0, 0, a], [0, a, b], [0, 0, c], [0, c, d], [c, d, e]], dtype=torch.float64)
+    torch.testing.assert_close(y[:, 0], net.head(windows))
+    assert state.flatten().tolist() == [4.0, 5.0]
+
+
+SHORT_SIGHTED = {
+    "stack": (StackCfg(window=4), [5, 6, 7, 8]),
+    "transformer": (TransformerCfg(dim=16, num_heads=2, num_layers=1, window=4), [5, 6, 7, 8]),
+    # Every layer looks three steps back.
+    "transformer-2-layers": (TransformerCfg(dim=16, num_heads=2, num_layers=2, window=4), [2, 3, 4, 5, 6, 7, 8]),
+}
+
+
+@pytest.mark.parametrize(("cfg", "seen"), SHORT_SIGHTED.values(), ids=SHORT_SIGHTED.keys())
+def test_exactly_the_inputs_of_the_window_matter(cfg, seen):
+    net = cfg.build(3, 2).double()
     x = torch.randn(T, 1, 3, dtype=torch.float64, requires_grad=True)
     y, _ = net(x, net.initial_state(1))
     (gradient,) = torch.autograd.grad(y[8].sum(), x)
-    assert gradient.flatten(1).any(1).nonzero().flatten().tolist() == [5, 6, 7, 8]
+    assert gradient.flatten(1).any(1).nonzero().flatten().tolist() == seen
+
+
+@pytest.mark.parametrize("cfg", CFGS.values(), ids=CFGS.keys())
+def test_a_single_row_step_by_step_in_float32_equals_the_sequence_of_a_batch(cfg):
+    net = cfg.build(3, 2)
+    x = torch.randn(60, N, 3)
+    starts = torch.rand(60, N) < 0.05
+    y, _ = net(x, net.initial_state(N), starts)
+    alone, _ = _by_step(net, x[:, 2:3], net.initial_state(1), starts[:, 2:3])
+    torch.testing.assert_close(alone[:, 0], y[:, 2], rtol=1e-5, atol=1e-5)
 
 
 def test_transformer_positions_are_relative_but_the_order_counts():
@@ -184,5 +214,6 @@ def test_wrong_shapes_and_sizes_are_refused_in_words():
         net(torch.zeros(N, 3), state, torch.zeros(4, dtype=torch.bool))
     with pytest.raises(ConfigError, match="dim: 20 is not a multiple of 2"):
         TransformerCfg(dim=20, num_heads=4).validate()
-    with pytest.raises(ConfigError, match="window"):
-        TransformerCfg(window=1).validate()
+    for cfg in (TransformerCfg(window=1), StackCfg(window=1)):
+        with pytest.raises(ConfigError, match="window"):
+            cfg.validate()

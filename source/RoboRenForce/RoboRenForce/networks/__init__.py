@@ -6,6 +6,7 @@ from .ensemble import EnsembleMLP
 from .mlp import MLP, MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
 from .rnn import RNN, RNNCfg
+from .stack import Stack, StackCfg
 from .transformer import Transformer, TransformerCfg
 
 __all__ = [
@@ -19,6 +20,8 @@ __all__ = [
     "NetworkCfg",
     "RNNCfg",
     "RecurrentNetwork",
+    "Stack",
+    "StackCfg",
     "Transformer",
     "TransformerCfg",
     "build_activation",
