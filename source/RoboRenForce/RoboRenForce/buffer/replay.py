@@ -1,0 +1,262 @@
+"""A ring of the newest transitions of `N` environments, sampled uniformly, with n-step returns.
+
+Everything that moves lives in tensors on the device of the contents (cursor, counts), nothing is read back and no shape
+depends on data: `add` and `sample` can be part of a CUDA graph.
+
+n-step transitions are put together when sampled. A window begins anywhere and stops at the first of: n steps, the end
+of an episode (termination or truncation), the newest stored step. With n = 3, `|` an end of an episode and `^` the
+write pointer, in one environment's ring:
+
+    r0 r1 r2 r3 | r4 r5 ^      window of r1: r1 r2 r3       gamma^3, times 0 if r3 terminated
+                               window of r2: r2 r3          gamma^2, times 0 if r3 terminated
+                               window of r5: r5             gamma
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..configclass import Cfg, Range, configclass
+from ..envs.spec import EnvSpec
+from .records import Field, Records, bytes_per_slot, free_bytes
+from .replay_batch import Observations, ReplayBatch
+from .rollout import default_dtype
+
+logger = logging.getLogger(__name__)
+
+
+class ReplayBuffer:
+    """Uniform replay; transitions are drawn with replacement."""
+
+    step_fields: tuple[str, ...] = ("reward", "terminated", "done")
+    """Scalars that are stored with every step."""
+
+    def __init__(
+        self, cfg: ReplayBufferCfg, *, spec: EnvSpec, gamma: float, batch_size: int, device: torch.device
+    ) -> None:
+        self.cfg, self.gamma, self.batch_size, self.learner = cfg, gamma, batch_size, device
+        self.device = torch.device("cpu") if cfg.device == "cpu" else device
+        self.num_envs, self.rows = spec.num_envs, cfg.capacity // spec.num_envs
+        self.spec = self.stored_spec(spec)
+        fields = self._fields()
+        self._check_size(bytes_per_slot(fields) + self._extra_bytes_per_slot())
+        pinned = self.device != device and device.type == "cuda"
+        self.records = Records(fields, self.rows, self.num_envs, self.device, pinned=pinned)
+
+        self._rows_added = torch.zeros(1, dtype=torch.int64, device=self.device)
+        self._cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
+        """Row that is written next."""
+        self._stored = torch.zeros(1, dtype=torch.int64, device=self.device)
+        """Transitions that can be drawn: slots `0 ... stored - 1`."""
+        self._offset = torch.arange(self.window, device=self.device).unsqueeze(1)
+        exponent = torch.arange(cfg.n_step + 1, device=self.device, dtype=torch.float64)
+        self._gamma_power = (gamma**exponent).to(torch.get_default_dtype())
+        self._empty = True
+
+    @property
+    def window(self) -> int:
+        """Most steps that one sample spans."""
+        return self.cfg.n_step
+
+    @property
+    def captured(self) -> bool:
+        """Whether `sample` may be part of a CUDA graph: the contents are where the learner is."""
+        return self.device == self.learner
+
+    @property
+    def num_added(self) -> int:
+        """Transitions that were ever added. Reads the device, because `add` may be part of a CUDA graph."""
+        return int(self._rows_added) * self.num_envs
+
+    def __len__(self) -> int:
+        """Transitions that can be drawn; reads the device."""
+        return int(self._stored)
+
+    @classmethod
+    def stored_spec(cls, spec: EnvSpec) -> EnvSpec:
+        """The environment as the samples show it."""
+        return spec
+
+    # -- writing ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def add(
+        self,
+        obs: Observations,
+        action: Tensor,
+        reward: Tensor,
+        terminated: Tensor,
+        done: Tensor,
+        next_obs: Observations,
+    ) -> None:
+        """Store one step of every environment.
+
+        Args:
+            obs: groups `(N, ...)`; groups that the spec doesn't name are ignored.
+            action: `(N, *action.shape)`.
+            reward: `(N,)`.
+            terminated: `(N,)`, whether the successor is worth nothing.
+            done: `(N,)`, whether the episode ended here, terminated or truncated.
+            next_obs: true successors, final observations where done.
+        """
+        values = {"action": action, "reward": reward, "terminated": terminated, "done": done}
+        for name in self.spec.obs_groups:
+            values[f"obs/{name}"], values[f"next_obs/{name}"] = obs[name], next_obs[name]
+        self._write(values)
+
+    def _write(self, values: dict[str, Tensor]) -> None:
+        """Store the fields at the cursor and move it."""
+        self.records.write(self._cursor, values)
+        self._count(1)
+
+    def _count(self, rows: int) -> None:
+        self._rows_added.add_(rows)
+        torch.remainder(self._rows_added, self.rows, out=self._cursor)
+        torch.mul(self._rows_added.clamp(max=self.rows), self.num_envs, out=self._stored)
+        self._empty = False
+
+    # -- sampling -----------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def sample(self) -> ReplayBatch:
+        """Draw `batch_size` transitions, onto the learner's device."""
+        self._require_contents()
+        return self._transitions(self._draw())
+
+    def _require_contents(self) -> None:
+        if self._empty:
+            raise RuntimeError("The replay is empty: add transitions before sampling.")
+
+    def _draw(self) -> Tensor:
+        """Uniform slots `(B,)`. In float64, since float32 can't name every slot of a large replay."""
+        return torch.rand(self.batch_size, dtype=torch.float64, device=self.device).mul_(self._stored).long()
+
+    def _transitions(self, slot: Tensor) -> ReplayBatch:
+        """The transitions that begin at `slot` `(B,)`."""
+        if self.cfg.n_step == 1:
+            found = self.records.gather(slot)
+            reward, discount = found["reward"], found["terminated"].mul(-self.gamma).add_(self.gamma)
+        else:
+            steps, length = self._window(slot)
+            weights = self._gamma_power[:-1].unsqueeze(1) * (self._offset < length)
+            reward = (weights * steps["reward"]).sum(0)
+            end = (slot + (length - 1) * self.num_envs) % (self.rows * self.num_envs)
+            found = {**self.records.gather(slot, ("first",)), **self.records.gather(end, ("next",))}
+            terminated = steps["terminated"].gather(0, (length - 1).unsqueeze(0)).squeeze(0)
+            discount = self._gamma_power.index_select(0, length) * (1.0 - terminated)
+        return ReplayBatch(
+            obs=self._groups(found, "obs"),
+            action=self._send(found["action"]),
+            reward=self._send(reward),
+            discount=self._send(discount),
+            next_obs=self._groups(found, "next_obs"),
+            index=self._send(slot),
+        )
+
+    def _window(self, slot: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Scalars `(T, B)` of the steps from `slot` `(B,)` on, and how many of them belong together, `(B,)`."""
+        steps = self.records.gather((slot + self._offset * self.num_envs) % (self.rows * self.num_envs), ("step",))
+        ended = steps["done"] != 0
+        ended_before = ended.cumsum(0) - ended.long()
+        # The newest row ends every window: what comes after it in the ring are the oldest steps, or nothing yet.
+        newer_rows = (self._cursor - 1 - slot // self.num_envs) % self.rows
+        return steps, ((ended_before == 0) & (self._offset <= newer_rows)).sum(0)
+
+    def _groups(self, found: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
+        return {name: self._send(found[f"{kind}/{name}"]) for name in self.spec.obs_groups}
+
+    def _send(self, tensor: Tensor) -> Tensor:
+        """To the learner's device."""
+        return tensor if self.device == self.learner else tensor.to(self.learner, non_blocking=True)
+
+    def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
+        """Tell how surprising samples were; uniform replays don't care."""
+
+    # -- state --------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counters, and the contents if `cfg.store`."""
+        state: dict[str, Any] = {"rows_added": self._rows_added.clone(), "capacity": self.rows}
+        if self.cfg.store:
+            state["contents"] = self.records.state_dict(len(self) // self.num_envs)
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`; without contents the replay is empty afterwards.
+
+        The environments begin new episodes after a resume, so the newest stored step of each becomes a truncation.
+        """
+        self._rows_added.zero_()
+        if "contents" not in state:
+            if int(state["rows_added"]):
+                logger.warning(
+                    "The checkpoint has no replay contents (replay.store was off): the replay starts empty and "
+                    "learning waits until it is warm again."
+                )
+            self._count(0)
+            self._empty = True
+            return
+        if state["capacity"] != self.rows:
+            raise ValueError(
+                f"The checkpoint's replay has a capacity of {state['capacity'] * self.num_envs} transitions and this "
+                f"one of {self.rows * self.num_envs}: resume with the same replay.capacity."
+            )
+        self.records.load_state_dict(state["contents"])
+        self._count(int(state["rows_added"]))
+        self._empty = not len(self)
+        if not self._empty:
+            newest = (int(self._cursor) - 1) % self.rows
+            self.records.column("done").view(self.rows, self.num_envs)[newest] = 1
+
+    # -- construction -------------------------------------------------------------------------------------------------
+
+    def _fields(self) -> list[Field]:
+        spec, scalar = self.spec, torch.get_default_dtype()
+        groups = {name: (tuple(shape), default_dtype(spec.dtype_of(name))) for name, shape in spec.obs_groups.items()}
+        return [
+            *(Field(f"obs/{name}", "first", *kind) for name, kind in groups.items()),
+            Field("action", "first", spec.action.shape, default_dtype(spec.action.dtype)),
+            *(Field(name, "step", (), scalar) for name in self.step_fields),
+            *(Field(f"next_obs/{name}", "next", *kind) for name, kind in groups.items()),
+        ]
+
+    def _extra_bytes_per_slot(self) -> int:
+        """Memory per transition beside its fields."""
+        return 0
+
+    def _check_size(self, slot_bytes: int) -> None:
+        if self.rows < self.window:
+            raise ValueError(
+                f"replay.capacity={self.cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} "
+                f"environments, expected at least {self.window}: set it to {self.window * self.num_envs} or more."
+            )
+        free, needed = free_bytes(self.device), slot_bytes * self.rows * self.num_envs
+        if free is None or needed <= free:
+            return
+        # Some memory is left to the learner and to other processes.
+        fits = int(0.8 * free) // (slot_bytes * self.num_envs) * self.num_envs
+        elsewhere = "" if self.device.type == "cpu" else ", or keep it in host memory with replay.device=cpu"
+        raise ValueError(
+            f"A replay of {self.rows * self.num_envs:,} transitions needs {needed / 2**30:.1f} GiB on {self.device}, "
+            f"where {free / 2**30:.1f} GiB are free: set replay.capacity to {fits:,} or less{elsewhere}."
+        )
+
+
+@configclass
+class ReplayBufferCfg(Cfg):
+    """Configuration of the uniform replay and base of the others."""
+
+    class_type: type = ReplayBuffer
+    capacity: Annotated[int, Range(ge=1)] = 1_000_000
+    """Transitions that are kept, over all environments."""
+    n_step: Annotated[int, Range(ge=1)] = 1
+    """Rewards that a transition sums up before it bootstraps; fewer at the end of an episode."""
+    device: Literal["auto", "cpu", "learner"] = "auto"
+    """Where the contents are. auto: where the learner is. cpu: in host memory, for replays larger than the GPU's."""
+    store: bool = False
+    """Whether checkpoints hold the contents; a resumed run starts with an empty replay otherwise."""
