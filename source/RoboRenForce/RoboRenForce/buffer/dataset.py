@@ -1,0 +1,374 @@
+"""Recorded transitions that an offline learner draws its batches from.
+
+A `TransitionDataset` is made of whole episodes (Minari) or of rows in the order of recording (D4RL). With an episode of
+three steps that was cut, and one of two that terminated, `from_rows` sees
+
+    row              0    1    2    3    4
+    observations    a0   a1   a2   b0   b1
+    terminals        0    0    0    0    1
+    timeouts         0    0    1    0    0
+    successor       a1   a2   ?    b1   -        ? unknown without `next_observations`: the row is left out
+    next action     x1   x2   ?    y1   -        - never looked at, because a termination isn't bootstrapped
+
+What was done in the successor state is not known where an episode was cut; see `DatasetBuffer`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..configclass import Cfg, Range, configclass
+from ..envs.spec import ActionSpec, EnvSpec
+from .dataset_checks import (
+    DatasetError,
+    as_array,
+    fault,
+    flags,
+    require_finite,
+    require_horizon,
+    require_keys,
+    require_rows,
+    require_shape,
+    require_successors,
+    unit_actions,
+)
+from .rollout import default_dtype
+
+FLAT_GROUP = "policy"
+"""Observation group of data sets whose observations are one array."""
+ROW_KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
+"""What a file of rows must have; `next_observations` is optional."""
+
+RewardMode = Literal["none", "normalize_by_return_range", "shift"]
+
+
+@dataclass(frozen=True)
+class EpisodeArrays:
+    """One recorded episode of L steps."""
+
+    key: str
+    """How errors call it, such as `episode_3`."""
+    observations: Mapping[str, np.ndarray]
+    """Group -> `(L + 1, ...)`: the last row is the true final observation."""
+    actions: np.ndarray
+    """`(L, A)`, or indices `(L,)`."""
+    rewards: np.ndarray
+    terminations: np.ndarray
+    truncations: np.ndarray
+
+
+@dataclass(frozen=True)
+class TransitionDataset:
+    """M checked transitions in the order of recording, on the CPU."""
+
+    source: str
+    """Where they come from, for messages."""
+    obs: dict[str, Tensor]
+    """Group -> `(M, ...)`."""
+    action: Tensor
+    """`(M, A)` in [-1, 1], or indices `(M,)`."""
+    reward: Tensor
+    """`(M,)`."""
+    terminated: Tensor
+    """bool `(M,)`: nothing is bootstrapped."""
+    truncated: Tensor
+    """bool `(M,)`: the episode was cut after this step; never where it terminated."""
+    next_obs: dict[str, Tensor]
+    """Group -> `(M, ...)`: true successors, the final observation where an episode ends. Where a file of rows doesn't
+    record what follows a termination, it is the observation itself."""
+    next_action: Tensor
+    """`(M, A)` or `(M,)`: what was done in the successor state; 0 where there is none."""
+    next_action_known: Tensor
+    """bool `(M,)`: False where the episode was cut. True where it terminated, for no value depends on it there."""
+    episode_returns: Tensor
+    """`(E,)`: undiscounted returns of the complete episodes, as recorded."""
+
+    def __len__(self) -> int:
+        return self.reward.shape[0]
+
+    def __str__(self) -> str:
+        groups = ", ".join(f"{name}{list(rows.shape[1:])}" for name, rows in self.obs.items())
+        returns = self.episode_returns
+        played = f"return {returns.mean():,.1f} in {len(returns):,} episodes" if len(returns) else "no whole episode"
+        actions = list(self.action.shape[1:])
+        return f"{self.source}: {len(self):,} transitions | obs {groups} | actions {actions} | {played}"
+
+    @classmethod
+    def from_episodes(
+        cls,
+        episodes: Iterable[EpisodeArrays],
+        *,
+        source: str,
+        action: ActionSpec,
+        max_episode_length: int | None = None,
+    ) -> TransitionDataset:
+        """Check and join whole episodes.
+
+        Args:
+            episodes: in the order of recording.
+            source: file or data set, for messages.
+            action: the recorded action space; bounded actions are mapped to [-1, 1].
+            max_episode_length: longer episodes are an error.
+
+        Raises:
+            DatasetError: names source, key and row.
+        """
+        checked = [_checked_episode(episode, source, max_episode_length) for episode in episodes]
+        if not checked:
+            raise DatasetError(f"{source} has no episodes: record at least one.")
+        first = checked[0]
+        for episode in checked:
+            require_keys(
+                source,
+                [f"{episode.key}/observations/{name}" for name in first.observations],
+                [f"{episode.key}/observations/{name}" for name in episode.observations],
+            )
+            for name, rows in episode.observations.items():
+                require_shape(source, f"{episode.key}/observations/{name}", rows, first.observations[name].shape[1:])
+        actions = [unit_actions(source, f"{episode.key}/actions", episode.actions, action) for episode in checked]
+        joined = {name: [episode.observations[name] for episode in checked] for name in first.observations}
+        return cls._build(
+            source=source,
+            obs={name: np.concatenate([rows[:-1] for rows in parts]) for name, parts in joined.items()},
+            next_obs={name: np.concatenate([rows[1:] for rows in parts]) for name, parts in joined.items()},
+            action=np.concatenate(actions),
+            reward=np.concatenate([episode.rewards for episode in checked]),
+            terminated=np.concatenate([episode.terminations for episode in checked]),
+            truncated=np.concatenate([episode.truncations for episode in checked]),
+            returns=np.asarray([episode.rewards.sum(dtype=np.float64) for episode in checked]),
+        )
+
+    @classmethod
+    def from_rows(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        source: str,
+        action: ActionSpec | None = None,
+        group: str = FLAT_GROUP,
+        max_episode_length: int | None = None,
+    ) -> TransitionDataset:
+        """Check and take rows of D4RL's layout (`ROW_KEYS`).
+
+        Args:
+            arrays: key -> `(M, ...)`; other keys are ignored.
+            source: file, for messages.
+            action: the recorded action space; None: [-1, 1], as in D4RL.
+            group: observation group that `observations` become.
+            max_episode_length: longer episodes are an error: an end is not marked.
+
+        Raises:
+            DatasetError: names source, key and row.
+        """
+        require_keys(source, ROW_KEYS, arrays)
+        wanted = (*ROW_KEYS, *(["next_observations"] if "next_observations" in arrays else []))
+        rows = {key: as_array(source, key, arrays[key]) for key in wanted}
+        require_rows(source, rows, "observations")
+        for key in wanted:
+            require_finite(source, key, rows[key])
+        require_shape(source, "rewards", rows["rewards"], ())
+        obs, reward = rows["observations"], rows["rewards"]
+        terminated = flags(source, "terminals", rows["terminals"])
+        truncated = flags(source, "timeouts", rows["timeouts"]) & ~terminated
+        if action is None:
+            dim = int(np.prod(rows["actions"].shape[1:]))
+            action = ActionSpec("continuous", dim, (-1.0,) * dim, (1.0,) * dim)
+        unit = unit_actions(source, "actions", rows["actions"], action)
+        ends = terminated | truncated
+        returns = _returns(reward, ends, source, max_episode_length)
+        known = np.ones(len(obs), np.bool_)
+        if "next_observations" in rows:
+            next_obs = rows["next_observations"]
+            require_shape(source, "next_observations", next_obs, obs.shape[1:])
+            require_successors(source, "next_observations", obs, next_obs, ends)
+        else:
+            next_obs = np.concatenate([obs[1:], obs[-1:]])
+            next_obs[terminated] = obs[terminated]
+            known = ~truncated
+            known[-1] = terminated[-1]
+        truncated[-1] |= not terminated[-1]  # where recording stopped
+        dataset = cls._build(source, {group: obs}, {group: next_obs}, unit, reward, terminated, truncated, returns)
+        if not known.any():
+            raise fault(source, "next_observations", None, "it is missing, and no row has a successor without it")
+        return dataset if known.all() else dataset.select(torch.from_numpy(known))
+
+    @classmethod
+    def _build(
+        cls,
+        source: str,
+        obs: dict[str, np.ndarray],
+        next_obs: dict[str, np.ndarray],
+        action: np.ndarray,
+        reward: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+        returns: np.ndarray,
+    ) -> TransitionDataset:
+        ends = terminated | truncated
+        next_action = np.concatenate([action[1:], np.zeros_like(action[:1])])
+        next_action[ends] = 0
+        return cls(
+            source=source,
+            obs={name: _tensor(rows) for name, rows in obs.items()},
+            action=_tensor(action),
+            reward=_tensor(reward),
+            terminated=_tensor(terminated),
+            truncated=_tensor(truncated),
+            next_obs={name: _tensor(rows) for name, rows in next_obs.items()},
+            next_action=_tensor(next_action),
+            next_action_known=_tensor(~truncated),
+            episode_returns=_tensor(returns),
+        )
+
+    def select(self, rows: Tensor) -> TransitionDataset:
+        """The transitions of `rows`, bool `(M,)` or int64 `(K,)`; the returns stay those of all."""
+        picked = {
+            name: value[rows]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "episode_returns"
+        }
+        for name in ("obs", "next_obs"):
+            picked[name] = {group: tensor[rows] for group, tensor in vars(self)[name].items()}
+        return replace(self, **picked)
+
+    def with_rewards(self, mode: RewardMode, *, target_range: float = 1000.0, shift: float = -1.0) -> TransitionDataset:
+        """The same data with changed rewards; `episode_returns` stay as they were recorded.
+
+        Args:
+            mode: `none`; `normalize_by_return_range` scales so that best and worst episode are `target_range` apart, as
+                is usual for locomotion; `shift` adds `shift`, as is usual for AntMaze.
+            target_range: see `mode`.
+            shift: see `mode`.
+        """
+        if mode == "none":
+            return self
+        if mode == "shift":
+            return replace(self, reward=self.reward + shift)
+        returns = self.episode_returns
+        spread = float(returns.max() - returns.min()) if len(returns) else 0.0
+        if spread <= 0.0:
+            raise DatasetError(
+                f"{self.source} has {len(returns)} whole episodes, whose returns don't differ: "
+                "reward_mode=normalize_by_return_range has nothing to scale by, use reward_mode=none."
+            )
+        return replace(self, reward=self.reward * (target_range / spread))
+
+    def require_fit(self, spec: EnvSpec) -> None:
+        """The data is of such an environment.
+
+        Raises:
+            DatasetError: groups, shapes or actions differ.
+        """
+        found = []
+        groups = {name: tuple(rows.shape[1:]) for name, rows in self.obs.items()}
+        for name in sorted({*groups, *spec.obs_groups}):
+            here, there = groups.get(name), spec.obs_groups.get(name)
+            if here != (None if there is None else tuple(there)):
+                found.append(f"observation group '{name}' is {here} in the data and {there} in the environment")
+        if tuple(self.action.shape[1:]) != tuple(spec.action.shape) or self.action.is_floating_point() != (
+            spec.action.kind == "continuous"
+        ):
+            kind = "continuous" if self.action.is_floating_point() else "discrete"
+            found.append(
+                f"actions are {kind} {tuple(self.action.shape[1:])} in the data and {spec.action.kind} "
+                f"{tuple(spec.action.shape)} in the environment"
+            )
+        if found:
+            raise DatasetError(
+                f"{self.source} was not recorded in {spec.task}: {'; '.join(found)}. Choose other data, or the task of "
+                "this data."
+            )
+
+
+def _checked_episode(episode: EpisodeArrays, source: str, max_episode_length: int | None) -> EpisodeArrays:
+    """The episode with bool flags, after all checks that concern it alone."""
+    key = episode.key
+    steps = {"rewards": episode.rewards, "actions": episode.actions}
+    steps |= {"terminations": episode.terminations, "truncations": episode.truncations}
+    steps = {f"{key}/{name}": as_array(source, f"{key}/{name}", rows) for name, rows in steps.items()}
+    require_rows(source, steps, f"{key}/rewards")
+    length = len(episode.rewards)
+    for name, rows in episode.observations.items():
+        at = f"{key}/observations/{name}"
+        if len(rows) != length + 1:
+            expected = f"expected {length + 1:,}: one for each of {length:,} steps and the final one"
+            raise fault(source, at, min(len(rows), length + 1), f"it has {len(rows):,} rows, {expected}")
+        require_finite(source, at, rows)
+    require_shape(source, f"{key}/rewards", episode.rewards, ())
+    require_finite(source, f"{key}/rewards", episode.rewards)
+    terminated = flags(source, f"{key}/terminations", episode.terminations)
+    truncated = flags(source, f"{key}/truncations", episode.truncations) & ~terminated
+    for name, flag in (("terminations", terminated), ("truncations", truncated)):
+        if flag[:-1].any():
+            row = int(flag.argmax())
+            raise fault(source, f"{key}/{name}", row, f"the episode ends here, but goes on to row {length - 1:,}")
+    if not (terminated[-1] or truncated[-1]):
+        what = "the last step of the episode is marked neither here nor in 'truncations'; mark how it ended"
+        raise fault(source, f"{key}/terminations", length - 1, what)
+    require_horizon(source, f"{key}/truncations", np.array([length]), np.array([0]), max_episode_length)
+    return replace(episode, terminations=terminated, truncations=truncated)
+
+
+def _returns(reward: np.ndarray, ends: np.ndarray, source: str, max_episode_length: int | None) -> np.ndarray:
+    """Returns `(E,)` of the complete episodes; also checks the lengths of all."""
+    last = ends.nonzero()[0]
+    starts = np.concatenate([[0], last + 1])
+    lengths = np.diff(np.concatenate([starts, [len(reward)]]))
+    require_horizon(source, "timeouts", lengths, starts, max_episode_length)
+    sums = np.concatenate([[0.0], np.cumsum(reward, dtype=np.float64)])
+    return sums[last + 1] - sums[starts[: len(last)]]
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    """A copy; floats get torch's default type, images and indices keep theirs."""
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.to(default_dtype(torch.float32)) if tensor.is_floating_point() else tensor
+
+
+class DatasetLoader(ABC):
+    """Reads what its configuration names; made by `DatasetCfg.build`."""
+
+    def __init__(self, cfg: DatasetCfg) -> None:
+        self.cfg = cfg
+
+    @abstractmethod
+    def read(self) -> TransitionDataset:
+        """The data as recorded."""
+
+    def load(self) -> TransitionDataset:
+        """The data with the rewards that the configuration asks for."""
+        cfg = self.cfg
+        return self.read().with_rewards(cfg.reward_mode, target_range=cfg.return_range, shift=cfg.reward_shift)
+
+
+@configclass
+class DatasetCfg(Cfg):
+    """Base of what an offline run learns from; `class_type` reads it."""
+
+    class_type: type = DatasetLoader
+
+    reward_mode: RewardMode = "none"
+    """`normalize_by_return_range`: scale rewards so that best and worst episode are `return_range` apart; `shift`: add
+    `reward_shift`."""
+    return_range: Annotated[float, Range(gt=0)] = 1000.0
+    """Of `reward_mode=normalize_by_return_range`."""
+    reward_shift: float = -1.0
+    """Of `reward_mode=shift`."""
+    max_episode_length: Annotated[int, Range(ge=1)] | None = None
+    """Longer episodes in the data are an error: an end is not marked. None: any length."""
+
+    def build(self, *args: Any, **runtime: Any) -> TransitionDataset:
+        """Validate, read and check the data.
+
+        Raises:
+            DatasetError: names file, key and row.
+        """
+        loader: DatasetLoader = super().build(*args, **runtime)
+        return loader.load()

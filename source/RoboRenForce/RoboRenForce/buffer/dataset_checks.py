@@ -1,0 +1,158 @@
+"""What recorded data must satisfy before anything is learned from it; every error names file, key and row.
+
+Rows count from 0. Data of episodes has keys such as `episode_3/rewards`, and the row is one of that episode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..envs.spec import ActionSpec
+from ..utils.errors import UserError, did_you_mean
+
+ACTION_TOLERANCE = 1e-3
+"""How far beyond the bounds an action may lie, as a part of their distance, before it is an error: rounding."""
+_SAME_OBSERVATION = 1e-4
+
+
+class DatasetError(UserError, ValueError):
+    """A data set that can't be found, can't be read or contradicts itself."""
+
+
+def fault(source: str, key: str, row: int | None, what: str) -> DatasetError:
+    """The error for one place of a data set."""
+    where = f"key '{key}'" + ("" if row is None else f", row {row:,}")
+    return DatasetError(f"{source}, {where}: {what}")
+
+
+def require_keys(source: str, keys: Iterable[str], present: Iterable[str]) -> None:
+    """All of `keys` are there."""
+    present = list(present)
+    for key in keys:
+        if key not in present:
+            near = did_you_mean(key, present)
+            raise fault(source, key, None, f"it is missing; it needs {', '.join(keys)}, and {near}")
+
+
+def require_rows(source: str, arrays: Mapping[str, np.ndarray], reference: str) -> None:
+    """Every array has as many rows as `reference`, and at least one."""
+    rows = len(arrays[reference])
+    if not rows:
+        raise fault(source, reference, None, "it has no rows; record at least one episode")
+    for key, array in arrays.items():
+        if len(array) != rows:
+            raise fault(
+                source, key, min(len(array), rows), f"it has {len(array):,} rows and '{reference}' has {rows:,}"
+            )
+
+
+def require_shape(source: str, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
+    """Every row of `array` has `shape`."""
+    if array.shape[1:] != shape:
+        raise fault(source, key, None, f"its rows have the shape {array.shape[1:]}, expected {shape}")
+
+
+def require_finite(source: str, key: str, array: np.ndarray) -> None:
+    """No NaN and no infinity."""
+    if not np.issubdtype(array.dtype, np.number) and array.dtype != np.bool_:
+        raise fault(source, key, None, f"it holds {array.dtype}, expected numbers")
+    if not np.issubdtype(array.dtype, np.inexact):
+        return
+    bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    if bad.any():
+        row = int(bad.argmax())
+        value = array[row].reshape(-1)
+        value = value[~np.isfinite(value)][0]
+        rest = int(bad.sum()) - 1
+        more = f" (and {rest:,} more such rows)" if rest else ""
+        raise fault(source, key, row, f"it holds {value}{more}, expected finite numbers; record the data anew")
+
+
+def flags(source: str, key: str, array: np.ndarray) -> np.ndarray:
+    """bool `(M,)` from flags that may be stored as numbers."""
+    require_shape(source, key, array, ())
+    if array.dtype == np.bool_:
+        return array
+    wrong = (array != 0) & (array != 1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise fault(source, key, row, f"it is {array[row]}, expected 0 or 1")
+    return array.astype(np.bool_)
+
+
+def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -> np.ndarray:
+    """Actions as a learner sees them: `(M, A)` in [-1, 1] from those within the bounds, or indices `(M,)`.
+
+    Args:
+        source: for errors.
+        key: for errors.
+        array: recorded actions, in the range that `action` states.
+        action: the recorded action space.
+    """
+    require_shape(source, key, array, action.shape)
+    require_finite(source, key, array)
+    if action.kind == "discrete":
+        wrong = (array < 0) | (array >= action.dim) | (array != np.floor(array))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise fault(source, key, row, f"the action is {array[row]}, expected an integer from 0 to {action.dim - 1}")
+        return array.astype(np.int64)
+    if action.low is None or action.high is None:
+        raise fault(
+            source, key, None, "its action space has no finite bounds, and offline learners need actions in [-1, 1]"
+        )
+    low, high = np.asarray(action.low), np.asarray(action.high)
+    unit = (array - low) / (high - low) * 2.0 - 1.0
+    wrong = (np.abs(unit) > 1.0 + 2.0 * ACTION_TOLERANCE).any(axis=1)
+    if wrong.any():
+        row = int(wrong.argmax())
+        column = int(np.abs(unit[row]).argmax())
+        raise fault(
+            source,
+            key,
+            row,
+            f"action {column} is {array[row, column]:.6g}, expected {low[column]:.6g} to {high[column]:.6g} "
+            f"({int(wrong.sum()):,} rows of {len(array):,} lie outside); state the true bounds of the actions",
+        )
+    return unit.clip(-1.0, 1.0)
+
+
+def require_successors(source: str, key: str, obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray) -> None:
+    """Recorded successors are the observations of the next row wherever no episode ends; `ends` is bool `(M,)`."""
+    now, after = next_obs[:-1].reshape(len(obs) - 1, -1), obs[1:].reshape(len(obs) - 1, -1)
+    differs = ~np.isclose(now, after, rtol=_SAME_OBSERVATION, atol=_SAME_OBSERVATION).all(axis=1) & ~ends[:-1]
+    if differs.any():
+        row = int(differs.argmax())
+        raise fault(
+            source,
+            key,
+            row,
+            f"the successor is not the observation of row {row + 1:,}, and neither 'terminals' nor 'timeouts' marks "
+            f"the end of an episode in row {row:,}; mark it, or repair the successor",
+        )
+
+
+def require_horizon(source: str, key: str, lengths: np.ndarray, starts: np.ndarray, horizon: int | None) -> None:
+    """No episode is longer than `horizon`; `lengths` and first rows `starts` are int `(E,)`."""
+    if horizon is None or not (lengths > horizon).any():
+        return
+    episode = int((lengths > horizon).argmax())
+    row = int(starts[episode]) + horizon - 1
+    raise fault(
+        source,
+        key,
+        row,
+        f"the episode that begins in row {int(starts[episode]):,} has {int(lengths[episode]):,} steps, and at most "
+        f"{horizon:,} are possible: an end is not marked; mark time-outs in '{key}', or set max_episode_length to null",
+    )
+
+
+def as_array(source: str, key: str, value: Any) -> np.ndarray:
+    """An array with at least one dimension."""
+    array = np.asarray(value)
+    if array.ndim == 0:
+        raise fault(source, key, None, "it is a single value, expected one row per step")
+    return array
