@@ -2,6 +2,7 @@
 
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
+from .actor_q import ActorQPack, ActorQPackCfg
 from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
@@ -23,6 +24,7 @@ from .gaussian_actor import (
     TanhGaussianActorCfg,
 )
 from .normalizer import (
+    BoundedRewardScaler,
     EmpiricalNormalizer,
     EmpiricalNormalizerCfg,
     Normalizer,
@@ -33,6 +35,8 @@ from .normalizer import (
 )
 from .observation import Observations
 from .optimizer import GradientStep
+from .target import polyak_, target_of
+from .temperature import Temperature, TemperatureCfg
 from .return_heads import Aggregate, ReturnHead, ReturnHeadCfg, ScalarHead, ScalarHeadCfg
 
 __all__ = [
@@ -40,10 +44,13 @@ __all__ = [
     "ActorCfg",
     "ActorCriticPack",
     "ActorCriticPackCfg",
+    "ActorQPack",
+    "ActorQPackCfg",
     "Aggregate",
     "Beta",
     "BetaActor",
     "BetaActorCfg",
+    "BoundedRewardScaler",
     "Categorical",
     "CategoricalActor",
     "CategoricalActorCfg",
@@ -79,7 +86,11 @@ __all__ = [
     "TanhGaussian",
     "TanhGaussianActor",
     "TanhGaussianActorCfg",
+    "Temperature",
+    "TemperatureCfg",
     "VNetwork",
     "VNetworkCfg",
     "ValueNormalizer",
+    "polyak_",
+    "target_of",
 ]
