@@ -1,11 +1,19 @@
 """Storage and sampling; nothing learnable."""
 
+from .dataset import DatasetCfg, DatasetLoader, EpisodeArrays, TransitionDataset
+from .dataset_buffer import DatasetBuffer
+from .dataset_checks import DatasetError
 from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
 from .step_inputs import StepInputs, copy_observations
 
 __all__ = [
+    "DatasetBuffer",
+    "DatasetCfg",
+    "DatasetError",
+    "DatasetLoader",
+    "EpisodeArrays",
     "Observations",
     "ReplayBatch",
     "ReplayBuffer",
@@ -13,6 +21,7 @@ __all__ = [
     "RolloutBatch",
     "RolloutBuffer",
     "StepInputs",
+    "TransitionDataset",
     "copy_observations",
     "mini_batches",
 ]

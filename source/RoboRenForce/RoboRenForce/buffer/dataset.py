@@ -229,7 +229,7 @@ class TransitionDataset:
 
     def select(self, rows: Tensor) -> TransitionDataset:
         """The transitions of `rows`, bool `(M,)` or int64 `(K,)`; the returns stay those of all."""
-        picked = {
+        picked: dict[str, Any] = {
             name: value[rows]
             for name, value in vars(self).items()
             if isinstance(value, Tensor) and name != "episode_returns"

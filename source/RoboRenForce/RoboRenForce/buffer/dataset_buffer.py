@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .dataset import TransitionDataset
 from .dataset_checks import DatasetError
+from .records import Field, Part, Records, bytes_per_slot, free_bytes
 from .replay_batch import ReplayBatch
 
 
@@ -39,37 +40,40 @@ class DatasetBuffer:
         *,
         next_action: bool = True,
     ) -> None:
-        self.batch_size, self.device, self.source = batch_size, torch.device(device), dataset.source
+        self.gamma, self.batch_size, self.device, self.source = gamma, batch_size, torch.device(device), dataset.source
         if next_action and not bool(dataset.next_action_known.all()):
             if not bool(dataset.next_action_known.any()):
                 raise DatasetError(f"{dataset.source} has no row with a next action: record longer episodes.")
             dataset = dataset.select(dataset.next_action_known)
         self.num_added = len(dataset)
         """Transitions, as of a replay that has been filled."""
-        self._require_memory(dataset)
-        self.obs = {name: rows.to(self.device) for name, rows in dataset.obs.items()}
-        self.next_obs = {name: rows.to(self.device) for name, rows in dataset.next_obs.items()}
-        self.action, self.reward = dataset.action.to(self.device), dataset.reward.to(self.device)
-        self.discount = (gamma * (~dataset.terminated).to(dataset.reward.dtype)).to(self.device)
-        self.next_action = dataset.next_action.to(self.device) if next_action else None
+        values, fields = _packed(dataset, gamma, next_action=next_action)
+        self._groups = tuple(dataset.obs)
+        self._require_memory(bytes_per_slot(fields))
+        # One row of as many environments as there are transitions: the slot of a transition is its index.
+        self.records = Records(fields, 1, self.num_added, self.device)
+        self.records.write(torch.zeros(1, dtype=torch.int64, device=self.device), values)
+        self._reward_sum = dataset.reward.double().sum()
 
     def __len__(self) -> int:
         return self.num_added
 
+    @torch.no_grad()
     def sample(self) -> ReplayBatch:
         """`batch_size` transitions, uniformly and with replacement."""
         return self.gather(torch.randint(self.num_added, (self.batch_size,), device=self.device))
 
     def gather(self, index: Tensor) -> ReplayBatch:
         """The transitions `index`, int64 `(B,)`."""
+        found = self.records.gather(index)
         return ReplayBatch(
-            obs={name: rows.index_select(0, index) for name, rows in self.obs.items()},
-            action=self.action.index_select(0, index),
-            reward=self.reward.index_select(0, index),
-            discount=self.discount.index_select(0, index),
-            next_obs={name: rows.index_select(0, index) for name, rows in self.next_obs.items()},
+            obs={name: found[f"obs/{name}"] for name in self._groups},
+            action=found["action"],
+            reward=found["reward"],
+            discount=found["discount"],
+            next_obs={name: found[f"next_obs/{name}"] for name in self._groups},
             index=index,
-            next_action=None if self.next_action is None else self.next_action.index_select(0, index),
+            next_action=found.get("next_action"),
         )
 
     def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
@@ -77,7 +81,7 @@ class DatasetBuffer:
 
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run compares; the data itself stays in its file."""
-        return {"transitions": self.num_added, "reward_sum": self.reward.double().sum().cpu()}
+        return {"transitions": self.num_added, "reward_sum": self._reward_sum.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Check that this is the data that the checkpoint was learning from.
@@ -85,23 +89,37 @@ class DatasetBuffer:
         Raises:
             ValueError: it is other data.
         """
-        here = self.state_dict()
-        if state["transitions"] != here["transitions"] or not torch.isclose(state["reward_sum"], here["reward_sum"]):
+        there, rewards = state["transitions"], state["reward_sum"].cpu()
+        if there != self.num_added or not torch.isclose(rewards, self._reward_sum):
             raise ValueError(
-                f"the checkpoint learned from {state['transitions']:,} transitions with rewards of "
-                f"{float(state['reward_sum']):,.3f} in all, {self.source} has {here['transitions']:,} with "
-                f"{float(here['reward_sum']):,.3f}; resume with the same data"
+                f"the checkpoint learned from {there:,} transitions with rewards of {float(rewards):,.3f} in all, and "
+                f"{self.source} has {self.num_added:,} with {float(self._reward_sum):,.3f}; resume with the same data"
             )
 
-    def _require_memory(self, dataset: TransitionDataset) -> None:
-        if self.device.type != "cuda":
-            return
-        fields = [dataset.action, dataset.next_action, dataset.reward, dataset.reward]
-        needed = sum(rows.nbytes for rows in (*dataset.obs.values(), *dataset.next_obs.values(), *fields))
-        free = torch.cuda.mem_get_info(self.device)[0]
-        if needed > free:
-            fits = int(len(dataset) * free / needed)
+    def _require_memory(self, row_bytes: int) -> None:
+        # Twice, because the packed rows and the table are there at the same time while it is filled.
+        free, needed = free_bytes(self.device), 2 * row_bytes * self.num_added
+        if free is not None and needed > free:
             raise DatasetError(
-                f"{dataset.source} needs {needed / 1e9:.1f} GB and {self.device} has {free / 1e9:.1f} GB free: about "
-                f"{fits:,} of its {len(dataset):,} transitions fit. Use less data, a larger GPU, or --device cpu."
+                f"{self.source} needs {needed / 2**30:.1f} GiB on {self.device}, where {free / 2**30:.1f} GiB are "
+                f"free: about {free // (2 * row_bytes):,} of its {self.num_added:,} transitions fit. Use less data, or "
+                "another device."
             )
+
+
+def _packed(dataset: TransitionDataset, gamma: float, *, next_action: bool) -> tuple[dict[str, Tensor], list[Field]]:
+    """Every field of every transition, `(M, ...)`, and their layout."""
+    parts: dict[Part, dict[str, Tensor]] = {
+        "first": {**{f"obs/{name}": rows for name, rows in dataset.obs.items()}, "action": dataset.action},
+        "step": {"reward": dataset.reward, "discount": gamma * (~dataset.terminated).to(dataset.reward.dtype)},
+        "next": {f"next_obs/{name}": rows for name, rows in dataset.next_obs.items()},
+    }
+    if next_action:
+        parts["next"]["next_action"] = dataset.next_action
+    values = {name: rows for part in parts.values() for name, rows in part.items()}
+    fields = [
+        Field(name, part, tuple(rows.shape[1:]), rows.dtype)
+        for part, named in parts.items()
+        for name, rows in named.items()
+    ]
+    return values, fields
