@@ -60,13 +60,14 @@ class Records:
             dtype: torch.zeros(rows, num_envs, _width(order), dtype=dtype, device=device, pin_memory=pinned)
             for dtype, order in self._order.items()
         }
+        together: tuple[tuple[Part, ...], ...] = (("first",), ("step",), ("step", "next"), PARTS)
         self._columns = {
             parts: [
                 columns
                 for dtype, order in self._order.items()
                 if (columns := _columns(self.tables[dtype].flatten(0, 1), order, parts)).fields
             ]
-            for parts in (("first",), ("step",), ("next",), ("step", "next"), PARTS)
+            for parts in together
         }
 
     def write(self, row: Tensor, values: Mapping[str, Tensor]) -> None:
@@ -76,7 +77,7 @@ class Records:
             self.tables[dtype].index_copy_(0, row, step.to(self.device).unsqueeze(0))
 
     def gather(self, slot: Tensor, parts: tuple[Part, ...] = PARTS) -> dict[str, Tensor]:
-        """Fields `(*slot.shape, ...)` of some parts, as views of one new tensor per dtype."""
+        """Fields `(*slot.shape, ...)` of neighboring parts, as views of one new tensor per dtype."""
         found = {}
         for columns in self._columns[parts]:
             rows = self._select(columns.table, slot.flatten()).view(*slot.shape, -1)

@@ -145,10 +145,9 @@ class ReplayBuffer:
             steps, length = self._window(slot)
             weights = self._gamma_power[:-1].unsqueeze(1) * (self._offset < length)
             reward = (weights * steps["reward"]).sum(0)
-            end = (slot + (length - 1) * self.num_envs) % (self.rows * self.num_envs)
-            found = {**self.records.gather(slot, ("first",)), **self.records.gather(end, ("next",))}
-            terminated = steps["terminated"].gather(0, (length - 1).unsqueeze(0)).squeeze(0)
-            discount = self._gamma_power.index_select(0, length) * (1.0 - terminated)
+            end = self._later(slot, length - 1)
+            found = {**self.records.gather(slot, ("first",)), **self.records.gather(end, ("step", "next"))}
+            discount = self._gamma_power.index_select(0, length) * (1.0 - found["terminated"])
         return ReplayBatch(
             obs=self._groups(found, "obs"),
             action=self._send(found["action"]),
@@ -160,12 +159,15 @@ class ReplayBuffer:
 
     def _window(self, slot: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Scalars `(T, B)` of the steps from `slot` `(B,)` on, and how many of them belong together, `(B,)`."""
-        steps = self.records.gather((slot + self._offset * self.num_envs) % (self.rows * self.num_envs), ("step",))
-        ended = steps["done"] != 0
-        ended_before = ended.cumsum(0) - ended.long()
+        steps = self.records.gather(self._later(slot, self._offset), ("step",))
         # The newest row ends every window: what comes after it in the ring are the oldest steps, or nothing yet.
         newer_rows = (self._cursor - 1 - slot // self.num_envs) % self.rows
-        return steps, ((ended_before == 0) & (self._offset <= newer_rows)).sum(0)
+        last = (steps["done"] != 0) | (self._offset >= newer_rows)
+        return steps, torch.where(last, self._offset, self.window - 1).amin(0) + 1
+
+    def _later(self, slot: Tensor, steps: Tensor) -> Tensor:
+        """The slots that follow `slot` after `steps`, in the same environments."""
+        return (slot + steps * self.num_envs) % (self.rows * self.num_envs)
 
     def _groups(self, found: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
         return {name: self._send(found[f"{kind}/{name}"]) for name in self.spec.obs_groups}

@@ -1,0 +1,236 @@
+"""Uniform replay: what is drawn, how often, and what n-step windows add up to."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as tests
+from hypothesis import strategies as st
+from replay_tapes import CPU, Tape, groups, n_step, position, random_tape
+from RoboRenForce.buffer import ReplayBufferCfg, records
+from RoboRenForce.buffer import replay as replay_module
+from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+
+
+def build(tape: Tape, batch_size: int = 256, gamma: float = 0.9, **options):
+    return ReplayBufferCfg(**options).build(spec=tape.spec(), gamma=gamma, batch_size=batch_size, device=CPU)
+
+
+def three_rewards(done_at: int | None = None, *, terminated: bool = True) -> Tape:
+    tape = random_tape(3, 1, seed=0, end=0.0)
+    tape.reward[:, 0] = (1.0, 2.0, 3.0)
+    if done_at is not None:
+        tape.done[done_at], tape.terminated[done_at] = True, terminated
+    return tape
+
+
+@pytest.mark.parametrize(
+    ("tape", "reward", "discount", "successor"),
+    [
+        (three_rewards(), 1 + 0.9 * 2 + 0.81 * 3, 0.729, 2),  # 5.23 + 0.729 Q
+        (three_rewards(1), 2.8, 0.0, 1),
+        (three_rewards(1, terminated=False), 2.8, 0.81, 1),
+        (three_rewards(0), 1.0, 0.0, 0),
+        (three_rewards(2), 5.23, 0.0, 2),
+    ],
+)
+def test_three_step_return_by_hand(tape, reward, discount, successor):
+    buffer = build(tape, n_step=3, capacity=10)
+    tape.add_to(buffer)
+    batch = buffer.sample()
+    first = batch.obs["critic"][:, 0] == float(tape.obs[0, 0])
+    torch.testing.assert_close(batch.reward[first], torch.full_like(batch.reward[first], reward))
+    torch.testing.assert_close(batch.discount[first], torch.full_like(batch.discount[first], discount))
+    assert (batch.next_obs["critic"][first] == float(tape.next_obs[successor, 0])).all()
+
+
+@tests(max_examples=60)
+@given(
+    steps=st.integers(1, 40),
+    envs=st.integers(1, 4),
+    rows=st.integers(1, 24),
+    horizon=st.integers(1, 5),
+    seed=st.integers(0, 10_000),
+)
+def test_samples_are_the_n_step_transitions_of_the_newest_rows(steps, envs, rows, horizon, seed):
+    horizon = min(horizon, rows)
+    torch.manual_seed(seed)
+    tape = random_tape(steps, envs, seed)
+    # Capacity is rounded down to whole rows of environments.
+    buffer = build(tape, capacity=rows * envs + envs - 1, n_step=horizon, batch_size=2000)
+    tape.add_to(buffer)
+    assert buffer.num_added == steps * envs
+    assert len(buffer) == min(steps, rows) * envs
+
+    batch = buffer.sample()
+    starts = batch.obs["critic"][:, 0].tolist()
+    oldest = max(0, steps - rows)
+    assert set(starts) == set(tape.obs[oldest:].flatten().tolist())  # all of them: at most 96 slots, 2000 draws
+    for row, number in {number: row for row, number in enumerate(starts)}.items():
+        t, n = position(tape, row)
+        reward, discount, successor = n_step(tape, t, n, horizon, 0.9, newest=steps - 1)
+        assert batch.obs["policy"][number].tolist() == [row, -row]
+        assert batch.action[number].item() == tape.action[t, n]
+        assert batch.reward[number].item() == pytest.approx(reward, abs=1e-5)
+        assert batch.discount[number].item() == pytest.approx(discount, abs=1e-6)
+        assert batch.next_obs["critic"][number].item() == successor
+        assert batch.next_obs["policy"][number].tolist() == [successor, -successor]
+
+
+@pytest.mark.parametrize("steps", [10, 37])
+def test_every_stored_transition_is_equally_likely(steps):
+    tape = random_tape(steps, 4, seed=3)
+    buffer = build(tape, capacity=80, batch_size=40_000, n_step=3)
+    tape.add_to(buffer)
+    counts = Counter(buffer.sample().obs["critic"][:, 0].tolist())
+    cells = min(steps, 20) * 4
+    expected = 40_000 / cells
+    assert len(counts) == cells
+    chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+    # Mean cells - 1, variance 2 (cells - 1); four standard deviations.
+    assert abs(chi_square - (cells - 1)) < 4 * math.sqrt(2 * (cells - 1))
+
+
+def test_fields_keep_their_dtypes_and_shapes():
+    spec = EnvSpec(
+        "kinds",
+        3,
+        {"policy": (4,), "camera": (3, 2, 5), "height": ()},
+        ActionSpec("discrete", 7),
+        100,
+        obs_dtypes={"camera": "uint8"},
+    )
+    buffer = ReplayBufferCfg(capacity=30).build(spec=spec, gamma=0.9, batch_size=8, device=CPU)
+
+    def step():
+        return {
+            "policy": torch.randn(3, 4),
+            "camera": torch.randint(256, (3, 3, 2, 5), dtype=torch.uint8),
+            "height": torch.randn(3),
+            "not stored": torch.randn(3, 9),
+        }
+
+    obs, next_obs, action = step(), step(), torch.tensor([0, 3, 6])
+    flags = torch.tensor([True, False, False])
+    buffer.add(obs, action, torch.ones(3), flags, flags, next_obs)
+    batch = buffer.sample()
+    assert set(batch.obs) == set(batch.next_obs) == {"policy", "camera", "height"}
+    assert batch.action.dtype == torch.int64
+    assert batch.obs["camera"].dtype == torch.uint8
+    assert batch.weight is None
+    env = batch.index  # one row: the slot is the environment
+    for name in batch.obs:
+        assert torch.equal(batch.obs[name], obs[name][env])
+        assert torch.equal(batch.next_obs[name], next_obs[name][env])
+    assert torch.equal(batch.action, action[env])
+    torch.testing.assert_close(batch.discount, torch.where(env == 0, 0.0, 0.9))
+
+
+def test_float64_default_makes_float64_contents():
+    torch.set_default_dtype(torch.float64)
+    try:
+        tape = random_tape(4, 2, seed=0)
+        buffer = build(tape, capacity=8)
+        tape.add_to(buffer)
+        batch = buffer.sample()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert {batch.reward.dtype, batch.discount.dtype, batch.action.dtype, batch.obs["policy"].dtype} == {torch.float64}
+
+
+def test_equal_seeds_draw_equal_samples():
+    tape = random_tape(20, 2, seed=1)
+    buffer = build(tape, capacity=30)
+    tape.add_to(buffer)
+    torch.manual_seed(5)
+    first = buffer.sample()
+    torch.manual_seed(5)
+    assert torch.equal(first.index, buffer.sample().index)
+    assert not torch.equal(first.index, buffer.sample().index)
+
+
+def test_sampling_from_an_empty_replay_is_refused():
+    with pytest.raises(RuntimeError, match="empty"):
+        build(random_tape(1, 1, seed=0), capacity=10).sample()
+
+
+def test_capacity_below_one_window_is_refused():
+    with pytest.raises(ValueError, match=r"capacity=11.*2 steps for each of 4.*12 or more"):
+        build(random_tape(1, 4, seed=0), capacity=11, n_step=3)
+
+
+def test_too_large_a_replay_is_refused_with_what_fits(monkeypatch):
+    # A slot is 2 * (2 + 1) observations, an action, reward and two flags in float32: 40 bytes.
+    tape = random_tape(1, 2, seed=0)
+    monkeypatch.setattr(replay_module, "free_bytes", lambda device: 4000)
+    build(tape, capacity=100)
+    with pytest.raises(ValueError, match=r"102 transitions needs .* set replay.capacity to 80 or less"):
+        build(tape, capacity=102)
+
+
+def test_free_memory_of_this_machine_is_plausible():
+    free = records.free_bytes(CPU)
+    assert free is not None
+    assert 2**20 < free < 2**50
+
+
+@pytest.mark.parametrize("steps", [5, 33])
+def test_state_with_contents_continues_exactly(steps):
+    tape = random_tape(steps + 10, 2, seed=2)
+    here = build(tape, capacity=40, n_step=3, store=True)
+    there = build(tape, capacity=40, n_step=3, store=True)
+    tape.add_to(here, end=steps)
+    # The environment begins anew after a resume, also where the tape's episode would have gone on.
+    tape.done[steps - 1] = True
+    there.load_state_dict(here.state_dict())
+    assert (there.num_added, len(there)) == (here.num_added, len(here))
+    for buffer in (here, there):
+        torch.manual_seed(1)
+        buffer.batch = buffer.sample()
+    assert torch.equal(here.batch.reward, there.batch.reward)
+    assert torch.equal(here.batch.discount, there.batch.discount)
+    assert torch.equal(here.batch.next_obs["policy"], there.batch.next_obs["policy"])
+
+    tape.add_to(there, first=steps)
+    batch = there.sample()
+    for row, start in enumerate(batch.obs["critic"][:, 0].tolist()):
+        reward, discount, successor = n_step(tape, *position(tape, start), 3, 0.9, newest=tape.steps - 1)
+        assert batch.reward[row].item() == pytest.approx(reward, abs=1e-5)
+        assert batch.discount[row].item() == pytest.approx(discount, abs=1e-6)
+        assert batch.next_obs["critic"][row].item() == successor
+
+
+def test_state_without_contents_starts_empty_and_says_so(caplog):
+    tape = random_tape(12, 2, seed=2)
+    here, there = build(tape, capacity=40), build(tape, capacity=40)
+    tape.add_to(here)
+    assert "contents" not in here.state_dict()
+    tape.add_to(there)
+    there.load_state_dict(here.state_dict())
+    assert "starts empty" in caplog.text
+    assert (there.num_added, len(there)) == (0, 0)
+    with pytest.raises(RuntimeError, match="empty"):
+        there.sample()
+
+
+def test_contents_of_another_replay_are_refused():
+    tape, wider = random_tape(12, 2, seed=2), random_tape(12, 3, seed=2)
+    here = build(tape, capacity=42, store=True)
+    tape.add_to(here)
+    with pytest.raises(ValueError, match=r"capacity of 42 .* 60"):
+        build(tape, capacity=60).load_state_dict(here.state_dict())
+    with pytest.raises(ValueError, match="number of environments"):
+        build(wider, capacity=63).load_state_dict(here.state_dict())
+
+
+def test_values_may_be_integers_or_float64():
+    tape = random_tape(3, 2, seed=0)
+    buffer = build(tape, capacity=6)
+    done = torch.tensor([1, 0])
+    obs = groups(tape.obs[0])
+    buffer.add(obs, torch.zeros(2, 1), torch.ones(2, dtype=torch.float64), done.float(), done, obs)
+    batch = buffer.sample()
+    assert batch.reward.dtype == torch.float32
+    torch.testing.assert_close(batch.discount, torch.where(batch.index == 0, 0.0, 0.9))
