@@ -35,9 +35,21 @@ from .normalizer import (
 )
 from .observation import Observations
 from .optimizer import GradientStep
+from .return_heads import (
+    Aggregate,
+    CategoricalHead,
+    CategoricalHeadCfg,
+    GaussianHead,
+    GaussianHeadCfg,
+    QuantileHead,
+    QuantileHeadCfg,
+    ReturnHead,
+    ReturnHeadCfg,
+    ScalarHead,
+    ScalarHeadCfg,
+)
 from .target import polyak_, target_of
 from .temperature import Temperature, TemperatureCfg
-from .return_heads import Aggregate, ReturnHead, ReturnHeadCfg, ScalarHead, ScalarHeadCfg
 
 __all__ = [
     "Actor",
@@ -54,6 +66,8 @@ __all__ = [
     "Categorical",
     "CategoricalActor",
     "CategoricalActorCfg",
+    "CategoricalHead",
+    "CategoricalHeadCfg",
     "Deterministic",
     "DeterministicActor",
     "DeterministicActorCfg",
@@ -63,6 +77,8 @@ __all__ = [
     "EmpiricalNormalizerCfg",
     "Exploration",
     "ExplorationCfg",
+    "GaussianHead",
+    "GaussianHeadCfg",
     "GaussianNoiseCfg",
     "GradientStep",
     "MixedNoiseCfg",
@@ -71,6 +87,8 @@ __all__ = [
     "Observations",
     "QNetwork",
     "QNetworkCfg",
+    "QuantileHead",
+    "QuantileHeadCfg",
     "RepeatedNoiseCfg",
     "ReturnHead",
     "ReturnHeadCfg",

@@ -1,6 +1,23 @@
 """What an action-value network predicts about the return."""
 
+from .categorical import CategoricalHead, CategoricalHeadCfg, project
+from .gaussian import GaussianHead, GaussianHeadCfg
+from .quantile import QuantileHead, QuantileHeadCfg, quantile_huber
 from .return_head import Aggregate, ReturnHead, ReturnHeadCfg
 from .scalar import ScalarHead, ScalarHeadCfg
 
-__all__ = ["Aggregate", "ReturnHead", "ReturnHeadCfg", "ScalarHead", "ScalarHeadCfg"]
+__all__ = [
+    "Aggregate",
+    "CategoricalHead",
+    "CategoricalHeadCfg",
+    "GaussianHead",
+    "GaussianHeadCfg",
+    "QuantileHead",
+    "QuantileHeadCfg",
+    "ReturnHead",
+    "ReturnHeadCfg",
+    "ScalarHead",
+    "ScalarHeadCfg",
+    "project",
+    "quantile_huber",
+]

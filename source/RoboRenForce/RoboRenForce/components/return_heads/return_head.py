@@ -22,6 +22,7 @@ from ...configclass.errors import did_you_mean
 Aggregate: TypeAlias = Literal["min", "mean", "own"]
 """How the members' predictions for the successor become targets: per sample the one with the smallest mean as a whole
 (clipped double Q-learning), all of them mixed, or every member's own."""
+_AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 
 
 class ReturnHead(nn.Module, ABC):
@@ -65,10 +66,12 @@ class ReturnHead(nn.Module, ABC):
         Returns:
             `(..., *target)`, or `(E, ..., *target)` for `aggregate="own"`; without gradient.
         """
-        if aggregate not in get_args(Aggregate):
-            raise ValueError(f"Unknown aggregate '{aggregate}'; {did_you_mean(aggregate, get_args(Aggregate))}")
+        if aggregate not in _AGGREGATES:
+            raise ValueError(f"Unknown aggregate '{aggregate}'; {did_you_mean(aggregate, _AGGREGATES)}")
         batch = next_output.shape[1:-1]
-        tensors = {"reward": reward, "discount": discount} | ({"bonus": bonus} if isinstance(bonus, Tensor) else {})
+        tensors = {"reward": reward, "discount": discount}
+        if isinstance(bonus, Tensor):
+            tensors["bonus"] = bonus
         for name, tensor in tensors.items():
             if tensor.shape != batch:
                 raise ValueError(
@@ -126,3 +129,12 @@ def take_smallest(mean: Tensor, output: Tensor) -> Tensor:
         return output[0]
     index = mean.argmin(0, keepdim=True).unsqueeze(-1).expand(1, *output.shape[1:])
     return output.gather(0, index).squeeze(0)
+
+
+def batch_means(x: Tensor, weight: Tensor | None) -> Tensor:
+    """Means `(K,)` of `x` `(K, ..., *batch)` with weights `(*batch)`; 0 where all weights are."""
+    if weight is None:
+        return x.flatten(1).mean(1)
+    copies = x[0].numel() // weight.numel()
+    total = (weight.sum() * copies).clamp(min=torch.finfo(x.dtype).tiny)
+    return (x * weight).flatten(1).sum(1) / total
