@@ -1,0 +1,98 @@
+"""The policy that is played and exported where the actor reads the action before: it remembers its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from ..components.acting_memory import PREVIOUS_ACTION
+from ..components.actor import Actor
+from ..utils.export import Exportable
+from .actor_policy import ActorPolicy
+
+
+class HistoryPolicy(ActorPolicy):
+    """An `ActorPolicy` that adds the group `previous_action` to what it is given; zeros when an episode begins."""
+
+    def __init__(self, actor: Actor, *, deterministic: bool = True) -> None:
+        super().__init__(actor, deterministic=deterministic)
+        self._previous: Tensor | None = None
+
+    @torch.no_grad()
+    def forward(self, obs: TensorDict) -> Tensor:
+        """Actions `(N, A)` for observations `[N]`."""
+        num_envs = obs.batch_size[0]
+        if self._previous is None or self._previous.shape[0] != num_envs:
+            self.reset()
+            parameter = next(self.actor.parameters())
+            self._previous = parameter.new_zeros(num_envs, *self.actor.action_shape)
+        known = TensorDict({**dict(obs.items()), PREVIOUS_ACTION: self._previous}, obs.batch_size, obs.device)
+        self._previous = super().forward(known)
+        return self._previous
+
+    def reset(self, dones: Tensor | None = None) -> None:
+        """Begin new episodes where `dones` `(N,)` is set; everywhere if it is None."""
+        super().reset(dones)
+        if dones is None:
+            self._previous = None
+        elif self._previous is not None:
+            self._previous = self._previous.masked_fill((dones != 0).unsqueeze(-1), 0.0)
+
+    def exportable(self) -> Exportable:
+        """See `ActorPolicy.exportable`. The previous action is part of the state, so that nobody has to feed it."""
+        inner = super().exportable()
+        encoder, spec = self.actor.encoder, self.actor.spec
+        place = encoder.flat_groups.index(PREVIOUS_ACTION)
+        column = spec.obs_dim(encoder.flat_groups[:place])
+        groups = [group for group in encoder.flat_groups if group != PREVIOUS_ACTION]
+        inputs, size = dict(inner.inputs), spec.obs_dim([PREVIOUS_ACTION])
+        memory = inputs.pop("state_in", None)
+        if groups:
+            inputs["obs"] = torch.zeros(2, encoder.flat_features - size)
+        else:
+            del inputs["obs"]
+        width = 0 if memory is None else memory.shape[0] * memory.shape[2]
+        inputs["state_in"] = torch.zeros(1, 2, size + width)
+        module = _ExportedHistory(inner.module, column, size, bool(groups), memory)
+        metadata = {
+            **(inner.metadata or {}),
+            "obs_groups": groups,
+            "obs_sizes": [spec.obs_dim([group]) for group in groups],
+            "spec": _without_previous_action(spec.to_dict()),
+        }
+        return Exportable(module, inputs, ("actions", "state_out"), ("state_in", "state_out"), metadata)
+
+
+class _ExportedHistory(nn.Module):
+    """An exported actor whose state `(1, N, A + L S)` is the previous action, then the memory of the network."""
+
+    def __init__(self, inner: nn.Module, column: int, size: int, has_flat: bool, memory: Tensor | None) -> None:
+        super().__init__()
+        self.inner, self.column, self.size, self.has_flat = inner, column, size, has_flat
+        self.memory_shape = None if memory is None else (memory.shape[0], memory.shape[2])
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Deterministic actions and the next state; inputs are flat observations, images, state."""
+        *rest, state = inputs
+        previous, memory = state[0, :, : self.size], state[0, :, self.size :]
+        if self.has_flat:
+            flat, *rest = rest
+            flat = torch.cat([flat[:, : self.column], previous, flat[:, self.column :]], dim=-1)
+        else:
+            flat = previous
+        if self.memory_shape is None:
+            actions = self.inner(flat, *rest)
+            return actions, actions.unsqueeze(0)
+        memory = memory.unflatten(-1, self.memory_shape).transpose(0, 1)
+        actions, memory = self.inner(flat, *rest, memory)
+        return actions, torch.cat([actions, memory.transpose(0, 1).flatten(1)], dim=-1).unsqueeze(0)
+
+
+def _without_previous_action(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment's own spec: the previous action is the policy's business."""
+    groups = {name: shape for name, shape in spec["obs_groups"].items() if name != PREVIOUS_ACTION}
+    return {**spec, "obs_groups": groups}
