@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from ..configclass import Cfg, Range, configclass
 from ..envs.spec import EnvSpec
 from ..networks.cnn import CNNCfg
-from ..networks.ensemble import EnsembleMLP
 from ..networks.mlp import MLP, MLPCfg
 from ..networks.network import NetworkCfg, RecurrentNetwork
 from ..utils.distributed import DistributedContext
@@ -77,7 +76,7 @@ class QNetwork(nn.Module):
         self.history = _build_history(cfg, self.encoder.out_features)
         self.head: ReturnHead = cfg.head_cfg.build(num_members=cfg.num_q)
         size = self.encoder.out_features if self.history is None else self.history.out_features
-        self.ensemble = EnsembleMLP(cfg.backbone_cfg, cfg.num_q, size + spec.action.dim, self.head.out_features)
+        self.ensemble = cfg.backbone_cfg.build_ensemble(cfg.num_q, size + spec.action.dim, self.head.out_features)
 
     @property
     def is_recurrent(self) -> bool:
@@ -135,8 +134,8 @@ class QNetworkCfg(Cfg):
     """Configuration of a `QNetwork`."""
 
     class_type: type = QNetwork
-    backbone_cfg: MLPCfg = MLPCfg()
-    """Every member's network."""
+    backbone_cfg: NetworkCfg = MLPCfg()
+    """Every member's network (`MLPCfg`, `FlashNetCfg`)."""
     head_cfg: ReturnHeadCfg = ScalarHeadCfg()
     """What the members predict: the mean of the return (`ScalarHeadCfg`) or its distribution."""
     num_q: Annotated[int, Range(ge=1)] = 2

@@ -210,12 +210,49 @@ class RewardScaler(nn.Module):
             self.discounted.mul_(self.gamma).add_(reward)
             returns.append(self.discounted.clone())
             self.discounted.masked_fill_(done.bool(), 0.0)
-        self.moments.update(torch.stack(returns), distributed)
+        self._observe(torch.stack(returns), distributed)
+
+    def _observe(self, returns: Tensor, distributed: DistributedContext | None) -> None:
+        """Learn from discounted returns `(T, N)`."""
+        self.moments.update(returns, distributed)
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Scaled rewards, same shape; the statistics stay as they are."""
         scaled = rewards / (self.moments.var + self.eps).sqrt().to(rewards.dtype)
         return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
+
+
+class BoundedRewardScaler(RewardScaler):
+    """Divide rewards so that returns fit a critic with a bounded range (FlashSAC, arXiv 2604.04539).
+
+    The divisor is the standard deviation of the discounted return or, if that is larger, what makes the largest
+    return ever seen `max_return`. It hardly ever shrinks: one early outlier keeps rewards small for good.
+    """
+
+    largest: Tensor
+
+    def __init__(self, num_envs: int, gamma: float, max_return: float = 5.0, eps: float = 1e-8) -> None:
+        super().__init__(num_envs, gamma, eps, clip=None)
+        self.max_return = max_return
+        self.register_buffer("largest", torch.zeros(()))
+
+    @override
+    def _observe(self, returns: Tensor, distributed: DistributedContext | None) -> None:
+        super()._observe(returns, distributed)
+        largest = returns.abs().amax()
+        if distributed is not None and distributed.is_distributed:
+            # The only reduction at hand is the sum: it adds up one entry per process and zeros of the others.
+            entries = largest.new_zeros(distributed.world_size)
+            entries[distributed.rank] = largest
+            largest = distributed.sum_(entries).amax()
+        self.largest.copy_(torch.maximum(self.largest, largest))
+
+    @override
+    def forward(self, rewards: Tensor) -> Tensor:
+        std = (self.moments.var + self.eps).sqrt()
+        # Before the first return there is nothing to divide by; rewards then pass as they are.
+        divisor = torch.where(self.moments.count > 0, torch.maximum(std, self.largest / self.max_return), 1.0)
+        return rewards / divisor.to(rewards.dtype)
 
 
 class ValueNormalizer(nn.Module):

@@ -1,8 +1,11 @@
 """Networks: tensor in, tensor out."""
 
 from .activation import build_activation
+from .batch_norm import BatchNorm, batch_statistics, uses_batch_statistics
 from .cnn import CNN, CNNCfg
+from .constraints import Constrained, constrain_, has_constraints
 from .ensemble import EnsembleMLP
+from .flash_net import FlashNet, FlashNetCfg
 from .mlp import MLP, MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
 from .rnn import RNN, RNNCfg
@@ -13,8 +16,12 @@ __all__ = [
     "CNN",
     "MLP",
     "RNN",
+    "BatchNorm",
     "CNNCfg",
+    "Constrained",
     "EnsembleMLP",
+    "FlashNet",
+    "FlashNetCfg",
     "MLPCfg",
     "Network",
     "NetworkCfg",
@@ -24,5 +31,9 @@ __all__ = [
     "StackCfg",
     "Transformer",
     "TransformerCfg",
+    "batch_statistics",
     "build_activation",
+    "constrain_",
+    "has_constraints",
+    "uses_batch_statistics",
 ]

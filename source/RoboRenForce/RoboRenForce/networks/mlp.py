@@ -61,6 +61,13 @@ class MLPCfg(NetworkCfg):
     output_gain: float = 1.0
     """Gain of an orthogonal output layer; a factor on the output layer of the default initialization."""
 
+    @override
+    def build_ensemble(self, num_members: int, in_features: int, out_features: int) -> Network:
+        from .ensemble import EnsembleMLP  # it builds on this module
+
+        self.validate()
+        return EnsembleMLP(self.copy(), num_members, in_features, out_features)
+
     def check(self) -> Iterable[str]:
         """Sentences on sizes and activations that do not fit."""
         yield from (

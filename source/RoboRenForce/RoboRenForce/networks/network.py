@@ -68,3 +68,13 @@ class NetworkCfg(Cfg):
     """Base of every network's configuration."""
 
     class_type: type = Network
+
+    def build_ensemble(self, num_members: int, in_features: int, out_features: int) -> Network:
+        """Several networks of this kind that see the same input, as one: `(..., in) -> (num_members, ..., out)`.
+
+        Raises:
+            TypeError: there is no batched version of this network.
+        """
+        raise TypeError(
+            f"{type(self).__name__} has no batched version for an ensemble of {num_members}; use MLPCfg or FlashNetCfg."
+        )
