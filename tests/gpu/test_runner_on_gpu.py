@@ -108,7 +108,8 @@ def test_a_whole_iteration_does_not_wait_for_the_host(monkeypatch: pytest.Monkey
     obs = runner.env.get_observations()
     torch.cuda.synchronize()
     with no_syncs():
-        runner.collect(obs)
+        for _ in range(runner.rollout_steps):
+            obs = runner.step(obs)
         learned = runner.algorithm.update()
         means = runner.statistics.collect()
     assert float(learned["Loss/entropy"]) > 0 and float(means["Train/mean_episode_length"][1]) == 100

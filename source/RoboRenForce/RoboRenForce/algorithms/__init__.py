@@ -3,11 +3,13 @@
 from .actor_policy import ActorPolicy
 from .algorithm import ActOut, Algorithm, AlgorithmCfg, Policy, RunContext, StepOut
 from .loss_terms import SymmetryCfg
+from .off_policy import SAC, ReplayLearner, ReplayLearnerCfg, SACCfg
 from .on_policy import PPO, PPOCfg
 from .reward_terms import RNDCfg
 
 __all__ = [
     "PPO",
+    "SAC",
     "ActOut",
     "ActorPolicy",
     "Algorithm",
@@ -15,7 +17,10 @@ __all__ = [
     "PPOCfg",
     "Policy",
     "RNDCfg",
+    "ReplayLearner",
+    "ReplayLearnerCfg",
     "RunContext",
+    "SACCfg",
     "StepOut",
     "SymmetryCfg",
 ]

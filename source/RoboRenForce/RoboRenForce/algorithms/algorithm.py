@@ -16,6 +16,7 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
+from ..buffer.dataset import TransitionDataset
 from ..configclass import Cfg, configclass
 from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
@@ -36,6 +37,8 @@ class RunContext:
     obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Explicit observation set -> groups; sets that are missing are resolved from the spec."""
     distributed: DistributedContext = field(default_factory=DistributedContext)
+    data: TransitionDataset | None = None
+    """Recorded transitions to learn from, of an offline run."""
 
 
 @dataclass

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -44,6 +44,16 @@ class ReplayBatch:
     def is_sequence(self) -> bool:
         """Whether the leading dimensions are `(T, B)`."""
         return self.next_obs is None
+
+    def at_states(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
+        """`network(obs, start)` at the states, with the leading dimensions of the batch."""
+        return network(self.obs, self.start)[:-1] if self.is_sequence else network(self.obs, None)
+
+    def at_successors(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
+        """`network(obs, start)` at the successors; a memory sees the whole sequence, as it did when acting."""
+        if self.next_obs is None:
+            return network(self.obs, self.start)[1:]
+        return network(self.next_obs, None)
 
     def mean(self, loss: Tensor) -> Tensor:
         """Mean of a loss `(..., *leading)` over the leading dimensions with this batch's weights, 0-dim."""

@@ -29,6 +29,7 @@ class StepInputs:
         self.value = zeros()
         self.reward = zeros()
         self.done = zeros()
+        self.terminated = zeros(dtype=torch.bool)
         self.time_outs = zeros(dtype=torch.bool)
         self.start = torch.ones(spec.num_envs, dtype=torch.bool, device=device)
         """Whether `obs` is the first of an episode."""

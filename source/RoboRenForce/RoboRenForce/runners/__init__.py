@@ -1,14 +1,20 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
 from .callbacks import Callback, CallbackCfg
+from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate, record_video
+from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .runner import Runner, RunnerCfg
 
 __all__ = [
     "Callback",
     "CallbackCfg",
+    "EnvRunner",
+    "EnvRunnerCfg",
     "EvalResult",
+    "OffPolicyRunner",
+    "OffPolicyRunnerCfg",
     "OnPolicyRunner",
     "OnPolicyRunnerCfg",
     "Runner",

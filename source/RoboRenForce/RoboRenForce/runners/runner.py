@@ -137,6 +137,11 @@ class Runner(ABC):
         """Environment steps between two updates."""
         return 1
 
+    @property
+    def max_updates(self) -> int:
+        """Updates of the whole run, for schedules."""
+        return self.cfg.max_iterations
+
     def policy(self) -> Policy:
         """The current policy, for play, evaluation and export."""
         return self.algorithm.policy()
@@ -321,7 +326,7 @@ class Runner(ABC):
             spec=spec,
             device=self.device,
             rollout_steps=self.rollout_steps,
-            max_iterations=self.cfg.max_iterations,
+            max_iterations=self.max_updates,
             obs_groups=self.cfg.obs_groups,
             distributed=self.distributed,
         )

@@ -31,14 +31,17 @@ class PhaseTimer:
         self._mark()
 
     def durations(self) -> dict[str, float]:
-        """Seconds of every phase since `start`."""
+        """Seconds of every phase since `start`; a phase that came more than once counts in sum."""
         if self._events:
             self._events[-1].synchronize()
             pairs = zip(self._events[:-1], self._events[1:], strict=True)
             seconds = [begin.elapsed_time(end) / 1000.0 for begin, end in pairs]
         else:
             seconds = [end - begin for begin, end in zip(self._times[:-1], self._times[1:], strict=True)]
-        return dict(zip(self._names, seconds, strict=True))
+        total: dict[str, float] = {}
+        for name, duration in zip(self._names, seconds, strict=True):
+            total[name] = total.get(name, 0.0) + duration
+        return total
 
     def _mark(self) -> None:
         if self._uses_events:

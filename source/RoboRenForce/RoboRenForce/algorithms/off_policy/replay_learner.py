@@ -1,0 +1,289 @@
+"""What every learner from a replay shares: acting, storing, warming up, counting updates, and their CUDA graphs.
+
+A concrete algorithm is one gradient step, `learn(batch, policy_turn)`. It may come from a replay that fills while acting
+or from a data set that was recorded before (`RunContext.data`); the algorithm can't tell.
+
+Nothing here talks to the host: drawing the batch and all gradient steps of one `update` are one CUDA graph. Since the
+policy learns at every `policy_delay`-th step only, there is one graph for each way an update can begin.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, Literal, Protocol
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor, nn
+
+from ...buffer import StepInputs, copy_observations
+from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
+from ...buffer.replay_batch import ReplayBatch
+from ...components.actor_q import ActorQPackCfg
+from ...components.exploration import ExplorationCfg, SampleCfg
+from ...components.optimizer import GradientStep
+from ...configclass import Range, configclass
+from ...envs.obs_groups import resolve_obs_groups
+from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.precision import Precision, set_matmul_precision
+from ..actor_policy import ActorPolicy
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
+
+SMOOTHING = 0.01
+"""Weight of the newest update in the metrics, which are exponential means over about a hundred updates."""
+
+
+class Part(Protocol):
+    """Something that belongs into a checkpoint."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Tensors and plain data."""
+        ...
+
+    def load_state_dict(self, state: Any) -> Any:
+        """Restore `state_dict`."""
+        ...
+
+
+class ReplayLearner(Algorithm, ABC):
+    """Owns the networks, the replay and the exploration; a subclass owns its optimizers and targets.
+
+    A subclass sets what it needs in `__init__` after `super().__init__(...)`, and implements `learn` and `parts`.
+    """
+
+    cfg: ReplayLearnerCfg
+
+    def __init__(self, cfg: ReplayLearnerCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
+        self.cfg, self.context, self.device, self.distributed = cfg, context, context.device, context.distributed
+        spec = context.spec
+        if spec.action.kind != "continuous":
+            raise ValueError(
+                f"{type(self).__name__} needs continuous actions; '{spec.task}' has {spec.action.kind} actions "
+                f"[{spec.action.dim}]: use PPOCfg with a CategoricalActorCfg."
+            )
+        if "final_observations" not in spec.extras and context.data is None:
+            raise ValueError(
+                f"{type(self).__name__} needs final_observations, the true successors at the end of episodes, which "
+                f"'{spec.task}' lacks (it has: {', '.join(spec.extras) or 'no optional extras'}). "
+                "Let its adapter provide them, see docs/adding/environment.md."
+            )
+        set_matmul_precision(cfg.precision, self.device)
+        groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
+        self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
+        self.actor, self.critic = self.networks.actor, self.networks.critic
+        for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
+            self.distributed.broadcast_(tensor.data)
+        read = {*groups["actor"], *groups["critic"]}
+        stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
+        self.replay = self._build_replay(stored)
+        self.exploration = cfg.exploration.build(spec=spec, device=self.device)
+        self.num_stored = self.replay.num_added
+        """Transitions that were ever stored; kept here too, since asking the replay would wait for the device."""
+        self.num_updates = 0
+        """Gradient steps that were taken."""
+        self._now = StepInputs(stored, self.device)
+        self._metrics: dict[str, Tensor] = {}
+        self._compiles = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
+        self._act_step = graphed(self._act, self.device, cfg.cuda_graph, "policy step")
+        self._record_step = self._graphed(self._record, "storage step")
+        self._update_steps: dict[int, Callable[[], None]] = {}
+        self._apply: dict[GradientStep, Callable[[], dict[str, Tensor]]] = {}
+
+    # -- what a subclass says -----------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
+        """One gradient step of the critic and, if `policy_turn`, of the policy; returns 0-dim metrics, detached."""
+
+    @abstractmethod
+    def parts(self) -> dict[str, Part]:
+        """Optimizers, targets and whatever else the subclass owns, for the checkpoint."""
+
+    # -- collecting ---------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, obs: TensorDict) -> ActOut:
+        """An action per environment, `(N, A)`: uniform in the box while warming up, then the policy's exploration."""
+        copy_observations(self._now.obs, obs)
+        if self.num_stored < self.cfg.learning_starts:
+            self._now.action.uniform_(-1.0, 1.0)
+        else:
+            self._act_step()
+        return ActOut(self._now.action)
+
+    def _act(self) -> None:
+        distribution, _ = self.actor(self._now.obs)
+        self._now.action.copy_(self.exploration.explore(distribution))
+
+    @torch.no_grad()
+    def record(self, step: StepOut) -> None:
+        """Store the transition that the last action led to; its successor is the true one, also where it is done."""
+        now = self._now
+        copy_observations(now.final_obs, step.extras["final_observations"])
+        now.reward.copy_(step.reward)
+        now.terminated.copy_(step.extras["terminated"])
+        now.done.copy_(step.done)
+        self._record_step()
+        self.num_stored += self.context.spec.num_envs
+
+    def _record(self) -> None:
+        now = self._now
+        self.actor.update_normalizer(now.obs, self.distributed)
+        self.critic.update_normalizer(now.obs, self.distributed)
+        self.replay.add(
+            obs=now.obs,
+            action=now.action,
+            reward=now.reward,
+            terminated=now.terminated,
+            done=now.done != 0,
+            next_obs=now.final_obs,
+        )
+        self.exploration.on_done(now.done != 0)
+
+    # -- learning -----------------------------------------------------------------------------------------------------
+
+    def update(self) -> dict[str, Tensor]:
+        """Take `gradient_steps` steps; returns smoothed 0-dim metrics on the device, `{}` while warming up."""
+        if self.num_stored < max(self.cfg.learning_starts, 1):
+            return {}
+        self._update_step(self.num_updates % self.cfg.policy_delay)()
+        self.num_updates += self.cfg.gradient_steps
+        return dict(self._metrics)
+
+    def _update_step(self, phase: int) -> Callable[[], None]:
+        """The update that begins `phase` gradient steps after the policy's last turn."""
+        if phase not in self._update_steps:
+            self._update_steps[phase] = self._graphed(partial(self._learn, phase), f"update {phase}")
+        return self._update_steps[phase]
+
+    def _learn(self, phase: int) -> None:
+        delay = self.cfg.policy_delay
+        for step in range(phase, phase + self.cfg.gradient_steps):
+            metrics = self.learn(self.replay.sample(), policy_turn=step % delay == delay - 1)
+            for name in metrics.keys() - self._metrics.keys():
+                self._metrics[name] = metrics[name].clone()
+            torch._foreach_lerp_([self._metrics[name] for name in metrics], list(metrics.values()), SMOOTHING)
+
+    def gradient_step(self, parts: Mapping[str, Iterable[nn.Parameter]], learning_rate: float, **options: Any) -> Any:
+        """An optimizer for `take_step`; `options` are those of `GradientStep`."""
+        options = {"max_grad_norm": self.cfg.max_grad_norm, "distributed": self.distributed} | options
+        optimizer = GradientStep(parts, learning_rate=learning_rate, **options)
+        self._apply[optimizer] = self.compiled(optimizer.apply)
+        return optimizer
+
+    def take_step(self, optimizer: GradientStep, loss: Tensor) -> dict[str, Tensor]:
+        """One gradient step on `loss`, averaged over processes; returns the norm of each part's gradient."""
+        optimizer.backward(loss)
+        optimizer.reduce()
+        return {f"Policy/grad_norm_{part}": norm for part, norm in self._apply[optimizer]().items()}
+
+    def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, through torch.compile where the configuration asks for it."""
+        return torch.compile(function) if self._compiles else function
+
+    def _graphed(self, function: Callable[[], None], name: str) -> Callable[[], None]:
+        """A replay in host memory can be part of no graph, neither to write nor to read."""
+        return graphed(function, self.device, self.cfg.cuda_graph if self.replay.captured else "off", name)
+
+    # -- the rest of the Algorithm contract ---------------------------------------------------------------------------
+
+    def policy(self) -> ActorPolicy:
+        """The actor for play and export, sharing its parameters with the learner."""
+        return ActorPolicy(self.actor)
+
+    def train(self) -> None:
+        """Switch the networks to training mode."""
+        self.networks.train()
+
+    def eval(self) -> None:
+        """Switch the networks to evaluation mode."""
+        self.networks.eval()
+
+    def close(self) -> None:
+        """Free the captured graphs."""
+        for step in (self._act_step, self._record_step, *self._update_steps.values()):
+            if isinstance(step, GraphedStep):
+                step.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, normalizers, targets, optimizers, exploration and counters; the replay as far as it is stored."""
+        return {
+            "networks": self.networks.state_dict(),
+            "replay": self.replay.state_dict(),
+            "exploration": self.exploration.state_dict(),
+            "num_updates": self.num_updates,
+            "metrics": {name: value.clone() for name, value in self._metrics.items()},
+            "parts": {name: part.state_dict() for name, part in self.parts().items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`.
+
+        Raises:
+            ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
+        """
+        here, there = self.parts(), state["parts"]
+        if here.keys() != there.keys():
+            raise ValueError(
+                f"the checkpoint has {sorted(there.keys() - here.keys()) or 'nothing'} that this configuration lacks, "
+                f"and lacks {sorted(here.keys() - there.keys()) or 'nothing'} that it has"
+            )
+        self.networks.load_state_dict(state["networks"])
+        self.replay.load_state_dict(state["replay"])
+        self.num_stored = self.replay.num_added
+        self.exploration.load_state_dict(state["exploration"])
+        self.num_updates = state["num_updates"]
+        for name, value in state["metrics"].items():
+            self._metrics.setdefault(name, torch.zeros_like(value, device=self.device)).copy_(value)
+        for name, part in here.items():
+            part.load_state_dict(there[name])
+
+    def _build_replay(self, stored: Any) -> ReplayBuffer:
+        cfg = self.cfg
+        return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
+
+
+@configclass
+class ReplayLearnerCfg(AlgorithmCfg):
+    """What the configurations of all learners from a replay share."""
+
+    class_type: type = ReplayLearner
+
+    # experience
+    gamma: Annotated[float, Range(ge=0, le=1)] = 0.99
+    """Discount per environment step."""
+    replay: ReplayBufferCfg = ReplayBufferCfg()
+    """Where transitions are kept and how they are drawn."""
+    exploration: ExplorationCfg = SampleCfg()
+    """How actions are chosen while collecting."""
+    learning_starts: Annotated[int, Range(ge=0)] = 5000
+    """Transitions over all environments that are collected with random actions before anything is learned."""
+
+    # updates
+    batch_size: Annotated[int, Range(ge=1)] = 256
+    """Transitions (or sequences) per gradient step."""
+    gradient_steps: Annotated[int, Range(ge=1)] = 1
+    """Gradient steps per update; the runner's `train_freq` says how often there is one."""
+    policy_delay: Annotated[int, Range(ge=1)] = 1
+    """Gradient steps of the critic per turn of the policy."""
+    max_grad_norm: Annotated[float, Range(gt=0)] | None = None
+    """Gradients of actor and critic are each clipped to this norm; None: not at all."""
+
+    # speed
+    cuda_graph: GraphMode = "auto"
+    """Capture acting, recording and the update; `auto` falls back with the reason in the log."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile losses and optimizers; `auto` does it on CUDA."""
+    precision: Precision = "tf32"
+    """fp32, tf32 or bf16 for the networks in the update."""
+
+    def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
+        """The replay has to hold at least one step of every environment."""
+        if self.replay.capacity < num_envs:
+            yield (
+                f"replay.capacity: {self.replay.capacity} transitions can't hold one step of {num_envs} environments; "
+                f"use at least {num_envs}"
+            )

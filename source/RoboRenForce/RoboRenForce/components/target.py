@@ -1,0 +1,28 @@
+"""Slow copies of networks, which targets are computed with."""
+
+from __future__ import annotations
+
+import copy
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from .normalizer import Normalizer
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def target_of(online: Module) -> Module:
+    """A copy of `online` whose parameters need no gradients.
+
+    Normalizers are shared, not copied: both networks see an observation on the same scale.
+    """
+    shared = {id(module): module for module in online.modules() if isinstance(module, Normalizer)}
+    return copy.deepcopy(online, shared).requires_grad_(False)
+
+
+@torch.no_grad()
+def polyak_(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """`target <- (1 - tau) target + tau online` for all parameters (Lillicrap et al. 2016, arXiv 1509.02971)."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

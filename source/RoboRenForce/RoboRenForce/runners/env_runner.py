@@ -1,0 +1,105 @@
+"""What runners that step an environment share: one step and its bookkeeping, first observations, the NaN guard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from ..algorithms.algorithm import StepOut
+from ..configclass import Range, configclass
+from ..utils.checkpoint import as_plain, save_tensors
+from ..utils.errors import NonFiniteError
+from .nan_guard import NanGuard
+from .runner import Runner, RunnerCfg
+from .statistics import EnvLog, EpisodeStatistics
+
+
+class EnvRunner(Runner):
+    """A runner whose iterations take `num_steps_per_env` steps of every environment."""
+
+    cfg: EnvRunnerCfg
+
+    def __init__(self, cfg: EnvRunnerCfg, **runtime: Any) -> None:
+        super().__init__(cfg, **runtime)
+        spec, steps = self.env.spec, cfg.num_steps_per_env
+        self.statistics = EpisodeStatistics(spec.num_envs, steps, self.device, success="success" in spec.extras)
+        self.env_log = EnvLog()
+        self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
+        self.stateful["statistics"] = self.statistics
+
+    @torch.no_grad()
+    def step(self, obs: TensorDict) -> TensorDict:
+        """Act, step every environment, let the algorithm record it; returns the observations after the step."""
+        action = self.algorithm.act(obs).action
+        obs, reward, done, extras = self.env.step(action)
+        step = StepOut(obs, reward, done, extras)
+        self.algorithm.record(step)
+        self.statistics.record(step)
+        self.env_log.record(extras["log"])
+        if self.nan_guard is not None:
+            self.nan_guard.watch(action, step)
+        return obs
+
+    def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
+        """`end_iteration` with the statistics of this iteration's episodes."""
+        logged, numbers = self.env_log.collect()
+        self.end_iteration(
+            learned,
+            env_steps=self.cfg.num_steps_per_env * self.env.num_envs,
+            ratios=self.statistics.collect(),
+            local=logged,
+            numbers=numbers,
+        )
+
+    def first_observations(self) -> TensorDict:
+        """Where the run begins or continues."""
+        if not self.continues_episodes:
+            ages = None
+            if self.cfg.init_at_random_ep_len and self.env.max_episode_length:
+                ages = torch.randint_like(self.env.episode_length_buf, high=self.env.max_episode_length)
+                self.env.episode_length_buf = ages
+            self.statistics.restart(ages)
+            self.continues_episodes = True  # if `learn` is called again
+        return self.env.get_observations()
+
+    def stop_at_nan(self) -> None:
+        """If the steps of this iteration are bad, save what is needed to understand them and stop."""
+        if self.nan_guard is None or not self.nan_guard.tripped():
+            return
+        report = self.nan_guard.report()
+        bad = report["bad_environments"]
+        where = ""
+        if self.run_dir is not None:
+            path = self.run_dir.root / f"nan_dump_{self.iteration + 1}_rank{self.distributed.rank}.pt"
+            state = {
+                "env": self.env.state_dict(),
+                "algorithm": self.algorithm.state_dict(),
+                "spec": self.env.spec.to_dict(),
+            }
+            save_tensors(path, as_plain({**report, **state}, "nan_dump"))
+            where = f"; the rollout and all state are in '{path}'"
+        if report["action_is_bad"]:
+            raise NonFiniteError(
+                f"The policy chose NaN or infinite actions in iteration {self.iteration + 1} "
+                f"(environments {bad[:8]}){where}; lower the learning rate."
+            )
+        raise NonFiniteError(
+            f"{self.task} returned NaN or infinity in iteration {self.iteration + 1} "
+            f"(environments {bad[:8]}){where}; check its rewards and observations, or set check_for_nan=false to go on."
+        )
+
+
+@configclass
+class EnvRunnerCfg(RunnerCfg):
+    """What the configurations of runners that step an environment share."""
+
+    class_type: type = EnvRunner
+
+    num_steps_per_env: Annotated[int, Range(ge=1)] = 24
+    """Steps of each environment in an iteration."""
+    init_at_random_ep_len: bool = True
+    """Begin the first episodes at random ages, so that time-outs are spread over time."""
