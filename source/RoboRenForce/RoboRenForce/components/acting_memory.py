@@ -1,8 +1,7 @@
 """What an actor carries from one environment step to the next while it collects experience.
 
-o_t, a_{t-1} ---> actor(state_t) ---> a_t        finish_step(a_t, done): the next step begins with a_t,
-|                            or with nothing if the episode is over
-state_{t+1}
+At step t the actor reads o_t and a_{t-1} with the state that step t - 1 left, and chooses a_t. `finish_step(a_t, done)`
+makes a_t the previous action of step t + 1, or nothing, if the episode is over.
 """
 
 from __future__ import annotations
