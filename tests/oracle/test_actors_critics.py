@@ -426,3 +426,25 @@ def test_a_compiled_actor_equals_the_eager_one():
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(evaluate, fullgraph=True)(obs), evaluate(obs), rtol=1e-5, atol=1e-5)
     torch._dynamo.reset()
+
+
+def test_a_std_bounded_by_a_tanh_starts_as_init_std_and_never_leaves_its_range():
+    cfg = components.TanhGaussianActorCfg(
+        backbone_cfg=SMALL, normalizer_cfg=None, min_std=0.01, max_std=1.0, init_std=0.05, std_bounds="tanh"
+    )
+    actor = cfg.build(spec=BOX, groups=["policy"])
+    distribution, _ = actor({"policy": torch.randn(N, 4)})
+    np.testing.assert_allclose(distribution.std.detach().numpy(), 0.05, rtol=1e-5)
+    raw = torch.tensor([[0.0] * 2 + [-9.0, 9.0], [0.0] * 2 + [0.3, -0.2]], requires_grad=True)
+    std = actor.distribution(raw).std
+    low, high = math.log(0.01), math.log(1.0)
+    center = np.arctanh(2 * (math.log(0.05) - low) / (high - low) - 1)
+    expected = np.exp(low + (high - low) / 2 * (1 + np.tanh(raw.detach().double().numpy()[:, 2:] + center)))
+    np.testing.assert_allclose(std.detach().numpy(), expected, rtol=1e-4)
+    std.sum().backward()
+    assert (raw.grad[1, 2:] > 0).all() and std.min() >= 0.01 * (1 - 1e-5) and std.max() <= 1.0
+
+
+def test_an_init_std_at_the_end_of_a_tanh_is_refused_in_words():
+    with pytest.raises(ConfigError, match=r"init_std: 1.0 is a bound itself"):
+        components.TanhGaussianActorCfg(max_std=1.0, std_bounds="tanh").build(spec=BOX, groups=["policy"])

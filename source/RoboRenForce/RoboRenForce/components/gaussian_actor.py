@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,12 +39,18 @@ class StateIndependentStd(nn.Module):
 
 
 class StateDependentStd(nn.Module):
-    """The std from the second half of the backbone's output, `(..., 2 A) -> mean (..., A), std (..., A)`."""
+    """The std from the second half of the backbone's output, `(..., 2 A) -> mean (..., A), std (..., A)`.
+
+    Where that half is 0 the std is `init_std`. Its logarithm is a clamped sum, or with `std_bounds="tanh"` moves
+    between its bounds along a tanh, which keeps a gradient everywhere and holds networks of any output scale.
+    """
 
     def __init__(self, cfg: GaussianActorCfg, output_layer: nn.Linear | None) -> None:
         super().__init__()
-        self.init_log_std = math.log(cfg.init_std)
-        self.log_bounds = (math.log(cfg.min_std), math.log(cfg.max_std))
+        self.squash = cfg.std_bounds == "tanh"
+        self.log_bounds = low, high = math.log(cfg.min_std), math.log(cfg.max_std)
+        init = math.log(cfg.init_std)
+        self.center = math.atanh(2.0 * (init - low) / (high - low) - 1.0) if self.squash else init
         if output_layer is not None:
             # The std starts as init_std in every state; what it should depend on is learned.
             with torch.no_grad():
@@ -54,7 +60,10 @@ class StateDependentStd(nn.Module):
     @override
     def forward(self, output: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = output.chunk(2, dim=-1)
-        return mean, bounded(raw + self.init_log_std, *self.log_bounds).exp()
+        low, high = self.log_bounds
+        if self.squash:
+            return mean, (low + 0.5 * (high - low) * (1.0 + (raw + self.center).tanh())).exp()
+        return mean, bounded(raw + self.center, low, high).exp()
 
 
 @configclass
@@ -67,11 +76,15 @@ class GaussianActorCfg(ActorCfg):
     """Lower bound of the standard deviation."""
     max_std: Annotated[float, Range(gt=0)] = 1e6
     """Upper bound of the standard deviation."""
+    std_bounds: Literal["clamp", "tanh"] = "clamp"
+    """How a std that depends on the state stays within its bounds: its logarithm is clamped, or passes a tanh."""
 
     def check(self) -> Iterable[str]:
         """Sentences on bounds that contradict one another."""
         if not self.min_std <= self.init_std <= self.max_std:
             yield f"init_std: {self.init_std} is not between min_std={self.min_std} and max_std={self.max_std}"
+        elif self.std_bounds == "tanh" and not self.min_std < self.init_std < self.max_std:
+            yield f"init_std: {self.init_std} is a bound itself, which std_bounds=tanh never reaches; move it inside"
 
 
 class StateIndStdActor(Actor):
