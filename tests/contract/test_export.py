@@ -92,8 +92,9 @@ def test_recurrent_policies_carry_their_memory_through_inputs_and_outputs(
         torch.testing.assert_close(torch.from_numpy(actions), policy(obs), atol=1e-5, rtol=1e-5)
 
 
-def test_images_are_inputs_of_their_own(tmp_path: Path) -> None:
-    policy = ActorPolicy(actor(groups=("policy", "camera"), cnn_cfg=networks.CNNCfg()))
+@pytest.mark.parametrize("pooling", ["flatten", "spatial_softmax"])
+def test_images_are_inputs_of_their_own(tmp_path: Path, pooling: str) -> None:
+    policy = ActorPolicy(actor(groups=("policy", "camera"), cnn_cfg=networks.CNNCfg(pooling=pooling)))
     export_policy(policy.exportable(), tmp_path)
     session, obs = sessions(tmp_path), observations(2)
     (actions,) = session.run(None, {"obs": obs["policy"].numpy(), "camera": obs["camera"].numpy()})

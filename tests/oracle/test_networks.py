@@ -5,6 +5,7 @@ import pytest
 import torch
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks import CNNCfg, EnsembleMLP, MLPCfg, build_activation
+from RoboRenForce.networks.cnn import SpatialSoftmax
 from torch import nn
 
 
@@ -215,6 +216,34 @@ def test_pooling_leaves_one_value_per_channel(pooling, reduce):
     np.testing.assert_allclose(net(x).detach().numpy(), reduce(feature, axis=(2, 3)), atol=1e-6)
 
 
+def test_spatial_softmax_is_the_expected_position_of_each_channel():
+    features = torch.zeros(1, 2, 2, 3)
+    features[0, 0, 0, 2] = np.log(4.0)  # weights 4/9 at the upper right pixel, 1/9 at each of the five others
+    features[0, 1, 1, 0] = 100.0  # all weight at the lower left pixel
+    pool = SpatialSoftmax(2, 3, temperature=1.0)
+    # Rows are at -1 and 1: channel 0 has (3 - 6) / 9; columns at -1, 0 and 1: (4 + 1 - 2) / 9.
+    np.testing.assert_allclose(pool(features).numpy(), [[-3 / 9, 3 / 9, 1.0, -1.0]], atol=1e-6)
+    # Temperature 1/2 squares the weights: 16/21 and 1/21 each.
+    np.testing.assert_allclose(
+        SpatialSoftmax(2, 3, temperature=0.5)(features)[0, :2].numpy(), [-15 / 21, 15 / 21], atol=1e-6
+    )
+
+
+def test_a_network_with_spatial_softmax_gives_two_numbers_per_channel():
+    cfg = CNNCfg(channels=[4], kernel_sizes=3, strides=1, pooling="spatial_softmax", softmax_temperature=0.1)
+    net = cfg.build((1, 6, 5), None)
+    x = torch.rand(2, 1, 6, 5)
+    feature = net.layers[1](net.layers[0](x)).detach().double().numpy() / 0.1
+    weights = np.exp(feature - feature.max(axis=(2, 3), keepdims=True))
+    weights /= weights.sum(axis=(2, 3), keepdims=True)
+    columns, rows = np.linspace(-1, 1, 3), np.linspace(-1, 1, 4)
+    expected = np.stack([weights.sum(3) @ rows, weights.sum(2) @ columns], axis=-1).reshape(2, 8)
+    assert net.out_features == 8
+    np.testing.assert_allclose(net(x).detach().numpy(), expected, atol=1e-5)
+    net(x).square().sum().backward()
+    assert net.layers[0].weight.grad.abs().sum() > 0
+
+
 def test_without_an_output_size_the_feature_map_is_the_output():
     net = CNNCfg(channels=[4], kernel_sizes=3, strides=2).build((1, 9, 7), None)
     assert net.out_features == 4 * 4 * 3 and net(torch.rand(5, 1, 9, 7)).shape == (5, 48)
@@ -246,6 +275,7 @@ def test_images_that_do_not_fit_are_refused_in_words(shape, words):
         ({"paddings": -1}, ["paddings", "at least 0"]),
         ({"activation": "RELUU"}, ["activation", "ReLU"]),
         ({"pooling": "mean"}, ["pooling", "average"]),
+        ({"softmax_temperature": 0.0}, ["softmax_temperature", "0"]),
     ],
 )
 def test_wrong_cnn_configurations_are_refused_in_words(changes, words):

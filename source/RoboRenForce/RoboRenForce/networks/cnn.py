@@ -15,6 +15,30 @@ from .activation import activation_problem, build_activation
 from .network import Network, NetworkCfg
 
 
+class SpatialSoftmax(nn.Module):
+    """Where each feature map is active: its expected position under a softmax over its pixels (Finn et al. 2016).
+
+    `(B, C, H, W) -> (B, 2 C)`, row and column of each channel in turn; -1 is the upper or left edge, 1 the lower or
+    right one. Rows first, as in mjlab's layer of this kind.
+    """
+
+    row: Tensor
+    column: Tensor
+
+    def __init__(self, height: int, width: int, temperature: float) -> None:
+        super().__init__()
+        row, column = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
+        self.register_buffer("row", row.flatten(), persistent=False)
+        self.register_buffer("column", column.flatten(), persistent=False)
+        self.temperature = temperature
+
+    @override
+    def forward(self, features: Tensor) -> Tensor:
+        weights = torch.softmax(features.flatten(2) / self.temperature, dim=-1)
+        # Sums of products and no matrix product: positions are wanted at full precision where TF32 is on.
+        return torch.stack([(weights * self.row).sum(-1), (weights * self.column).sum(-1)], dim=-1).flatten(1)
+
+
 class CNN(Network):
     """Convolutions, pooling and a linear output, `(..., C, H, W) -> (..., out)`; uint8 images are scaled to [0, 1].
 
@@ -43,8 +67,10 @@ class CNN(Network):
             layers.append(nn.AdaptiveAvgPool2d(1))
         elif cfg.pooling == "max":
             layers.append(nn.AdaptiveMaxPool2d(1))
+        elif cfg.pooling == "spatial_softmax":
+            layers.append(SpatialSoftmax(height, width, cfg.softmax_temperature))
         layers.append(nn.Flatten())
-        flat = channels * (height * width if cfg.pooling == "flatten" else 1)
+        flat = channels * {"flatten": height * width, "spatial_softmax": 2}.get(cfg.pooling, 1)
         super().__init__(shape, flat if out_features is None else out_features)
         if out_features is not None:
             layers.append(nn.Linear(flat, out_features))
@@ -80,8 +106,11 @@ class CNNCfg(NetworkCfg):
     """Behind every convolution."""
     norm: Literal["none", "group"] = "none"
     """"group" normalizes groups of channels before the activation; it keeps no batch statistics."""
-    pooling: Literal["flatten", "average", "max"] = "flatten"
-    """What becomes of the last feature map: all of it, or one value per channel."""
+    pooling: Literal["flatten", "average", "max", "spatial_softmax"] = "flatten"
+    """What becomes of the last feature map: all of it, one value per channel, or with "spatial_softmax" the position
+    (row, column) at which each channel is active, which suits tasks about where things are."""
+    softmax_temperature: Annotated[float, Range(gt=0)] = 1.0
+    """Of the spatial softmax: the smaller, the more the position is that of the strongest pixel."""
     features: Annotated[int, Range(gt=0)] | None = 256
     """Size of the encoding when the network encodes an observation group; None for the pooled feature map itself."""
 

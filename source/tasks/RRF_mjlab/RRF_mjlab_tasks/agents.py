@@ -71,12 +71,49 @@ def _network(model: Any, task: str) -> dict[str, Any]:
     }
 
 
-def _cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg:
-    """rsl_rl's CNN options; where it pools by a spatial softmax, ours flattens."""
+_POOLINGS = {"none": "flatten", "avg": "average", "max": "max"}
+"""rsl_rl's `global_pool` -> ours."""
+
+
+def _cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg | dict[str, networks.CNNCfg]:
+    """rsl_rl's CNN options, or those of each image group; what comes out goes straight into the MLP.
+
+    Raises:
+        UserError: an option that our CNN does not have.
+    """
+    if all(isinstance(value, Mapping) for value in options.values()):
+        return {group: _one_cnn(value, task) for group, value in options.items()}
+    return _one_cnn(options, task)
+
+
+def _one_cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg:
+    channels = list(options["output_channels"])
+
+    def per_layer(name: str, default: Any) -> list[Any]:
+        value = options.get(name, default)
+        return list(value) if isinstance(value, (list, tuple)) else [value] * len(channels)
+
+    for name, plain in (("dilation", 1), ("norm", "none"), ("max_pool", False)):
+        if any(value != plain for value in per_layer(name, plain)):
+            raise UserError(
+                f"{task} has a CNN with {name}={options[name]}, which ours does not have; "
+                f"give it one of ours with --config (policy.actor_cfg.cnn_cfg, policy.critic_cfg.cnn_cfg)."
+            )
+    kernels, strides = per_layer("kernel_size", 3), per_layer("stride", 1)
+    padding = options.get("padding", "none")
+    if padding not in ("none", "zeros"):
+        raise UserError(f"{task} pads the images of its CNN with padding='{padding}'; ours pads with zeros or not.")
+    # rsl_rl pads so that the stride divides the size of the result; these are its numbers where it divides the image.
+    paddings = [
+        (kernel - stride + 1) // 2 if padding == "zeros" else 0 for kernel, stride in zip(kernels, strides, strict=True)
+    ]
     return networks.CNNCfg(
-        channels=list(options["output_channels"]),
-        kernel_sizes=list(options["kernel_size"]),
-        strides=list(options.get("stride", [1] * len(options["output_channels"]))),
+        channels=channels,
+        kernel_sizes=kernels,
+        strides=strides,
+        paddings=[max(size, 0) for size in paddings],
         activation=options.get("activation", "elu").upper(),
-        features=128,
+        pooling="spatial_softmax" if options.get("spatial_softmax") else _POOLINGS[options.get("global_pool", "none")],
+        softmax_temperature=options.get("spatial_softmax_temperature", 1.0),
+        features=None,
     )
