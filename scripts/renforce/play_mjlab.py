@@ -15,18 +15,17 @@ def main() -> None:
         parser.add_argument("--viewer", choices=["viser", "native"], help="watch it live: in a browser or a window")
         args = parser.parse()
         run = prepare_play(args)
-        from RRF_mjlab_tasks.play import measure_tracking, onnx_metadata, view  # only now is mjlab needed
-
         runner = run.build_runner(run.build_env())
         if args.viewer:
+            from RRF_mjlab_tasks.play import view  # needs mjlab's viewers
+
             view(runner.env, runner.policy(), args.viewer, args.steps)
         else:
             run.evaluate(runner)
-            measure_tracking(run, runner)
         if args.video:
             run.film(runner)
         if args.export:
-            run.export(runner, onnx_metadata(runner.env, run.task.id))
+            run.export(runner)
         run.report()
         runner.env.close()
 

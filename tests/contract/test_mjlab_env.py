@@ -26,11 +26,13 @@ from mjlab.tasks.registry import load_env_cfg
 from RoboRenForce.cli import main
 from RoboRenForce.envs.check_vec_env import check_vec_env
 from RoboRenForce.envs.vec_env import VecEnv
-from RoboRenForce.runners import launch
+from RoboRenForce.runners import launch, play_run
 from RoboRenForce.runners.play_run import PlayRun
+from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.export import TOLERANCE
 from RoboRenForce.utils.registry import load_task
 from RoboRenForce.utils.run_dir import RunDir, newest_run
+from RRF_mjlab_tasks.agents import runner_cfg_from_mjlab
 from RRF_mjlab_tasks.env_cfg import MJLabEnvCfg
 from RRF_mjlab_tasks.mjlab_utils import MJLabDynamicEnvWrapper, MJLabGroupVecWrapper
 from RRF_mjlab_tasks.registration import OURS, mjlab_tasks
@@ -126,7 +128,8 @@ def script(name: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_the_scripts_train_resume_play_and_export_go1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["play_mjlab.py", "rrf play"])
+def test_training_is_resumed_played_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     monkeypatch.chdir(tmp_path)
     given = ["--task", GO1_PPO, "--log_root", "runs"]
     script("train_mjlab.py", *given, "--num_envs", "4", "--max_iterations", "2", "--device", "cpu")
@@ -136,13 +139,73 @@ def test_the_scripts_train_resume_play_and_export_go1(tmp_path: Path, monkeypatc
     lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3]
     exported = keep_policies(monkeypatch)
+    monkeypatch.setattr(play_run, "MEASURED_STEPS", 30)
     short = ["--episodes", "1", "--export", "env.mjlab={episode_length_s: 0.5}"]
-    monkeypatch.setattr(sys, "argv", ["play_mjlab.py", "--target", str(run.root), "--num_envs", "2", *short])
-    run_script("play_mjlab.py")
+    options = ["--target", str(run.root), "--num_envs", "2", *short]
+    if command == "rrf play":
+        main(["play", *options])
+    else:
+        monkeypatch.setattr(sys, "argv", [command, *options])
+        run_script(command)
     evaluation = json.loads(run.evaluation.read_text())
     assert evaluation["deterministic"]["mean_length"] <= 25  # half a second at 50 Hz
-    assert set(evaluation["velocity_error"]) == {"linear", "angular", "num_envs", "steps"}
+    error = evaluation["velocity_error"]
+    assert set(error) == {"linear", "angular", "num_envs", "steps"} and (error["num_envs"], error["steps"]) == (2, 30)
     check_export(run, *exported)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["Rgb", "Depth"])
+def test_image_tasks_train(tmp_path: Path, kind: str) -> None:
+    """The camera is MuJoCo Warp's own, so this needs no renderer; two iterations change the weights of the CNN."""
+    task = load_task(f"Mjlab-Lift-Cube-Yam-{kind}")
+    task.env_cfg = task.env_cfg.replace(num_envs=2, device="cpu")
+    task.runner_cfg = task.runner_cfg.replace(num_steps_per_env=8, report=False, logger=[])
+    env = task.env_cfg.build()
+    channels = {"Rgb": 3, "Depth": 1}[kind]
+    assert env.spec.obs_groups["camera"] == (channels, 32, 32)
+    assert env.get_observations()["camera"].std() > 1e-3  # it sees something
+    runner = task.runner_cfg.build(env=env, log_dir=tmp_path, device="cpu", task=task.id, env_cfg=task.env_cfg)
+    encoders = [network.encoder.image_encoders[0] for network in (runner.policy().actor, runner.algorithm.critic)]
+    before = [encoder.layers[0].weight.detach().clone() for encoder in encoders]
+    assert [encoder.out_features for encoder in encoders] == [64, 64]  # row and column of 32 channels
+    runner.learn(2)
+    for encoder, weight in zip(encoders, before, strict=True):
+        assert (encoder.layers[0].weight - weight).abs().max() > 1e-6
+    env.close()
+
+
+def test_the_cnn_of_image_tasks_is_mjlabs() -> None:
+    from mjlab.rl.spatial_softmax import SpatialSoftmaxCNN
+    from mjlab.tasks.registry import load_rl_cfg
+
+    options = dict(load_rl_cfg("Mjlab-Lift-Cube-Yam-Rgb").actor.cnn_cfg)
+    temperature = options.pop("spatial_softmax_temperature")
+    options.pop("spatial_softmax")
+    theirs = SpatialSoftmaxCNN((32, 32), 3, temperature, **options)
+    cfg = load_task("Mjlab-Lift-Cube-Yam-Rgb").runner_cfg.policy.actor_cfg.cnn_cfg
+    ours = cfg.build((3, 32, 32), cfg.features)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        mine.data.copy_(other.data)
+    images = torch.rand(4, 3, 32, 32)
+    torch.testing.assert_close(ours(images), theirs(images))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_pool": True}, "max_pool=True"),
+        ({"norm": ["none", "batch"]}, "norm="),
+        ({"padding": "reflect"}, "padding='reflect'"),
+    ],
+)
+def test_options_that_our_cnn_lacks_are_refused(options: dict[str, Any], sentence: str) -> None:
+    from mjlab.tasks.registry import load_rl_cfg
+
+    cfg = load_rl_cfg("Mjlab-Lift-Cube-Yam-Rgb")
+    cfg.actor.cnn_cfg = dict(cfg.actor.cnn_cfg) | options
+    with pytest.raises(UserError, match=sentence):
+        runner_cfg_from_mjlab(cfg, "Mjlab-Lift-Cube-Yam-Rgb")
 
 
 def run_script(name: str) -> None:
@@ -154,9 +217,9 @@ def keep_policies(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     kept: list[Any] = []
     export = PlayRun.export
 
-    def keep(self: PlayRun, runner: Any, metadata: Any = None) -> None:
+    def keep(self: PlayRun, runner: Any) -> None:
         kept.extend([runner.policy(), runner.env])
-        export(self, runner, metadata)
+        export(self, runner)
 
     monkeypatch.setattr(PlayRun, "export", keep)
     return kept

@@ -170,5 +170,17 @@ class VecEnv(ABC):
             f"{type(self).__name__} can't render. Build the environment with render=True if it supports it."
         )
 
+    def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
+        """How well the task is done at this moment, in its own units: subject -> part -> float `(num_envs,)`.
+
+        For example the velocity error of a walking robot. An evaluation averages this over steps and environments;
+        most environments have nothing to say beyond rewards and success.
+        """
+        return {}
+
+    def export_metadata(self, run: str) -> dict[str, str]:
+        """What the simulator writes into exported policies, such as joint names and gains; `run` is the run's name."""
+        return {}
+
     def close(self) -> None:  # noqa: B027 - closing is optional
         """Free the simulator; safe to call twice."""

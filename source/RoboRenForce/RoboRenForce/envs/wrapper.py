@@ -70,6 +70,14 @@ class VecEnvWrapper(VecEnv):
         """See `VecEnv.render`."""
         return self.env.render()
 
+    def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
+        """See `VecEnv.measurements`; rows are those of the inner environment."""
+        return self.env.measurements()
+
+    def export_metadata(self, run: str) -> dict[str, str]:
+        """See `VecEnv.export_metadata`."""
+        return self.env.export_metadata(run)
+
     def close(self) -> None:
         """See `VecEnv.close`."""
         self.env.close()

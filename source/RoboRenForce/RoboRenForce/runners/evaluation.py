@@ -102,6 +102,37 @@ def evaluate(
     )
 
 
+@torch.no_grad()
+def measure(env: VecEnv, policy: Policy, steps: int, *, seed: int | None = None) -> dict[str, dict[str, float]]:
+    """Means of `env.measurements()` over `steps` steps and all environments, with their number; {} if it has none.
+
+    Unlike `evaluate` this weighs every moment alike, however often episodes end.
+
+    Args:
+        env: Reset by this function; its running episodes are lost.
+        policy: Plays its mode.
+        steps: Length of the measurement.
+        seed: Makes the episodes reproducible.
+    """
+    if not env.measurements():
+        return {}
+    sums: dict[str, dict[str, torch.Tensor]] = {}
+    with _playing(policy, deterministic=True):
+        obs, _ = env.reset(seed=seed)
+        for _ in range(steps):
+            obs, _, done, _ = env.step(policy(obs))
+            policy.reset(done)
+            for subject, parts in env.measurements().items():
+                found = sums.setdefault(subject, {})
+                for part, values in parts.items():
+                    found[part] = found.get(part, torch.zeros((), device=env.device)) + values.mean()
+    return {
+        subject: {part: float(total / steps) for part, total in parts.items()}
+        | {"num_envs": env.num_envs, "steps": steps}
+        for subject, parts in sums.items()
+    }
+
+
 def record_video(
     env: VecEnv, policy: Policy, path: Path, *, steps: int, deterministic: bool = True, seed: int | None = None
 ) -> int:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +25,12 @@ from ..utils.export import export_policy
 from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
-from .evaluation import EvalResult, evaluate
+from .evaluation import EvalResult, evaluate, measure
 from .launch import MOST_PLAY_ENVS, build, film, find_device, task_of_checkpoint
 from .runner import Runner
+
+MEASURED_STEPS = 500
+"""Steps over which what an environment measures is averaged: ten seconds at 50 Hz."""
 
 
 @dataclass
@@ -55,7 +57,10 @@ class PlayRun:
         return runner
 
     def evaluate(self, runner: Runner) -> dict[str, EvalResult]:
-        """Evaluate the mode and samples of the policy, print both and write `eval.json`."""
+        """Evaluate the mode and samples of the policy, print both and write `eval.json`.
+
+        What the environment measures beside returns, such as tracking errors, is averaged and written too.
+        """
         results = {}
         modes = ("sampled",) if self.args.stochastic else ("deterministic", "sampled")
         for mode in modes:
@@ -69,6 +74,11 @@ class PlayRun:
             say(f"{mode:13s} {results[mode]}")
         content = {"checkpoint": self.checkpoint.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
         content |= {mode: result.to_dict() for mode, result in results.items()}
+        measured = measure(runner.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
+        for subject, parts in measured.items():
+            numbers = ", ".join(f"{part} {value:.4g}" for part, value in parts.items())
+            say(f"{subject.replace('_', ' '):13s} {numbers}")
+        content |= measured
         write_text_atomically(self.run_dir.evaluation, json.dumps(content, indent=1) + "\n")
         say(f"written to    {self.run_dir.evaluation}")
         return results
@@ -78,9 +88,9 @@ class PlayRun:
         path = self.run_dir.videos / f"play_{self.checkpoint.stem}.mp4"
         return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
 
-    def export(self, runner: Runner, metadata: Mapping[str, str] | None = None) -> None:
-        """Write ONNX and TorchScript files to `exported/`, with what a simulator adds to the ONNX metadata."""
-        known = {"checkpoint": self.checkpoint.name} | dict(metadata or {})
+    def export(self, runner: Runner) -> None:
+        """Write ONNX and TorchScript files to `exported/`, with what the simulator adds to their metadata."""
+        known = {"checkpoint": self.checkpoint.name} | runner.env.export_metadata(self.run_dir.root.name)
         exported = export_policy(runner.policy().exportable(), self.run_dir.exported, known)
         for path in exported.paths:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")

@@ -23,6 +23,7 @@ from .env_state import EnvState
 from .fast_step.errors import CannotCaptureError
 from .fast_step.known_mjlab import refusal
 from .fast_step.step import FastStep
+from .play import onnx_metadata, velocity_errors
 from .rendering import FrameRenderer
 
 logger = logging.getLogger(__name__)
@@ -122,6 +123,14 @@ class MJLabVecEnv(VecEnv):
         if self._renderer is None:
             self._renderer = FrameRenderer(self.env, self.cfg.render_width, self.cfg.render_height)
         return self._renderer.frame()
+
+    def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
+        """See `VecEnv.measurements`: how far the velocity is from the command, in tasks that command one."""
+        return velocity_errors(self.env)
+
+    def export_metadata(self, run: str) -> dict[str, str]:
+        """See `VecEnv.export_metadata`: what mjlab writes into its own ONNX files."""
+        return onnx_metadata(self.env, run)
 
     def close(self) -> None:
         """Free the renderer and mjlab's environment."""
