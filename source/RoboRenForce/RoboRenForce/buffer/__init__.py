@@ -3,6 +3,7 @@
 from .dataset import DatasetCfg, DatasetLoader, EpisodeArrays, TransitionDataset
 from .dataset_buffer import DatasetBuffer
 from .dataset_checks import DatasetError
+from .prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferCfg
 from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
@@ -15,6 +16,8 @@ __all__ = [
     "DatasetLoader",
     "EpisodeArrays",
     "Observations",
+    "PrioritizedReplayBuffer",
+    "PrioritizedReplayBufferCfg",
     "ReplayBatch",
     "ReplayBuffer",
     "ReplayBufferCfg",
