@@ -17,6 +17,7 @@ CFGS = {
     "lstm": RNNCfg(cell="lstm", hidden_size=8),
     "lstm-2-layers": RNNCfg(cell="lstm", hidden_size=8, num_layers=2),
     "transformer": TransformerCfg(dim=16, num_heads=2, num_layers=2, window=4),
+    "transformer-head": TransformerCfg(dim=8, num_heads=2, window=3, head_cfg=MLPCfg(hidden_features=[6])),
     "transformer-long-window": TransformerCfg(dim=16, num_heads=4, num_layers=1, window=32),
 }
 every_network = pytest.mark.parametrize("cfg", CFGS.values(), ids=CFGS.keys())

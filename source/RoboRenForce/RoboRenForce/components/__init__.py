@@ -1,5 +1,6 @@
 """Modules with a meaning in reinforcement learning."""
 
+from .acting_memory import PREVIOUS_ACTION, ActingMemory, with_previous_action
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
 from .actor_q import ActorQPack, ActorQPackCfg
@@ -23,6 +24,7 @@ from .gaussian_actor import (
     TanhGaussianActor,
     TanhGaussianActorCfg,
 )
+from .history_actor_q import HistoryActorQPack, HistoryActorQPackCfg
 from .normalizer import (
     BoundedRewardScaler,
     EmpiricalNormalizer,
@@ -52,6 +54,8 @@ from .target import polyak_, target_of
 from .temperature import Temperature, TemperatureCfg
 
 __all__ = [
+    "PREVIOUS_ACTION",
+    "ActingMemory",
     "Actor",
     "ActorCfg",
     "ActorCriticPack",
@@ -81,6 +85,8 @@ __all__ = [
     "GaussianHeadCfg",
     "GaussianNoiseCfg",
     "GradientStep",
+    "HistoryActorQPack",
+    "HistoryActorQPackCfg",
     "MixedNoiseCfg",
     "Normalizer",
     "NormalizerCfg",
@@ -111,4 +117,5 @@ __all__ = [
     "ValueNormalizer",
     "polyak_",
     "target_of",
+    "with_previous_action",
 ]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import Range, configclass
-from .network import NetworkCfg, RecurrentNetwork
+from .mlp import MLPCfg
+from .network import Network, NetworkCfg, RecurrentNetwork
 
 
 class Block(nn.Module):
@@ -78,12 +79,13 @@ class Transformer(RecurrentNetwork):
         self.embedding = nn.Linear(in_features, cfg.dim)
         self.blocks = nn.ModuleList(Block(cfg) for _ in range(cfg.num_layers))
         self.norm = nn.LayerNorm(cfg.dim)
-        self.head = nn.Linear(cfg.dim, out_features)
+        head_cfg = MLPCfg(hidden_features=[]) if cfg.head_cfg is None else cfg.head_cfg
+        self.head: Network = head_cfg.build(cfg.dim, out_features)
 
     @property
     @override
     def output_layer(self) -> nn.Linear | None:
-        return self.head
+        return self.head.output_layer
 
     @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
@@ -136,6 +138,8 @@ class TransformerCfg(NetworkCfg):
     """Width of a block's perceptron as a multiple of `dim`."""
     window: Annotated[int, Range(ge=2)] = 16
     """Steps that a layer sees, the current one included; the whole network reaches `num_layers` times as far."""
+    head_cfg: MLPCfg | None = None
+    """Network from the last block to the output; None for a linear layer."""
 
     def check(self) -> Iterable[str]:
         """Sentences on sizes that do not divide."""

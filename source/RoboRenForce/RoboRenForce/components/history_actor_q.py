@@ -1,0 +1,73 @@
+"""An actor and action values that know the past: a history encoder in front of each, of one kind, chosen by name.
+
+Ni, Eysenbach, Salakhutdinov 2022 (arXiv 2110.05038): a recurrent actor-critic is a strong baseline for hidden states if
+actor and critics have encoders of their own. One that both losses train is pulled in two directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+from ..configclass import Range, configclass
+from ..envs.spec import EnvSpec
+from ..networks.mlp import MLPCfg
+from ..networks.network import NetworkCfg
+from ..networks.rnn import RNNCfg
+from ..networks.stack import StackCfg
+from ..networks.transformer import TransformerCfg
+from .actor_q import ActorQPack, ActorQPackCfg
+
+HistoryEncoder = Literal["none", "stack", "gru", "lstm", "transformer"]
+
+
+class HistoryActorQPack(ActorQPack):
+    """An `ActorQPack` whose perceptrons stand behind history encoders."""
+
+    def __init__(self, cfg: HistoryActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(cfg.with_encoders(), spec, obs_groups)
+
+
+@configclass
+class HistoryActorQPackCfg(ActorQPackCfg):
+    """Configuration of a `HistoryActorQPack`: what stands before the perceptrons of `actor_cfg` and `critic_cfg`."""
+
+    class_type: type = HistoryActorQPack
+    history_encoder: HistoryEncoder = "gru"
+    """Memory: none, the last inputs side by side, a recurrent network, or attention to the last inputs."""
+    history_size: Annotated[int, Range(ge=1)] = 128
+    """Width of the memory (tokens of a transformer), and of what the critics get to know of it."""
+    history_layers: Annotated[int, Range(ge=1)] = 1
+    """Layers of recurrent networks and transformers."""
+    history_heads: Annotated[int, Range(ge=1)] = 4
+    """Attention heads of transformers."""
+    history_window: Annotated[int, Range(ge=2)] = 16
+    """Inputs that a stack, or each layer of a transformer, sees."""
+
+    def with_encoders(self) -> ActorQPackCfg:
+        """The plain configuration that this one stands for."""
+        actor, critic = self.actor_cfg, self.critic_cfg
+        features = self._encoder(None)
+        if features is not None:
+            if not isinstance(actor.backbone_cfg, MLPCfg):
+                raise ValueError(
+                    f"history_encoder='{self.history_encoder}' is put before a perceptron, and actor_cfg.backbone_cfg "
+                    f"is a {type(actor.backbone_cfg).__name__}: use MLPCfg there, or ActorQPackCfg with your networks."
+                )
+            actor = actor.replace(backbone_cfg=self._encoder(actor.backbone_cfg))
+            critic = critic.replace(history_cfg=features, history_features=self.history_size)
+        return ActorQPackCfg(actor_cfg=actor, critic_cfg=critic)
+
+    def _encoder(self, head: MLPCfg | None) -> NetworkCfg | None:
+        """The memory with `head` behind it, by default a linear layer; None for no memory."""
+        size, layers, window = self.history_size, self.history_layers, self.history_window
+        match self.history_encoder:
+            case "none":
+                return None
+            case "stack":
+                return StackCfg(window=window, head_cfg=head or MLPCfg(hidden_features=[]))
+            case "transformer":
+                heads = self.history_heads
+                return TransformerCfg(dim=size, num_layers=layers, num_heads=heads, window=window, head_cfg=head)
+            case cell:
+                return RNNCfg(cell=cell, hidden_size=size, num_layers=layers, head_cfg=head)
