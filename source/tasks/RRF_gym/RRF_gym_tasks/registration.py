@@ -1,4 +1,4 @@
-"""The tasks of this package: `RoboRenForce-Gym-<Env>-PPO` and `RoboRenForce-EnvPool-<Env>-PPO`.
+"""The tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-PPO`.
 
 Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits the actions.
 """
@@ -19,7 +19,7 @@ from .gym_env import GymEnvCfg
 from .make_gym import find_spec, make_env
 from .spaces import FLAT_GROUP, ObsLayout
 
-_AGENTS = "RRF_gym_tasks.agents.ppo"
+_PPO = "RRF_gym_tasks.agents.ppo"
 
 _GYM = {
     "CartPole": ("CartPole-v1", "cartpole"),
@@ -50,18 +50,39 @@ _ENVPOOL = {
     "T1Flat": ("T1JoystickFlatTerrain-v1", "joystick"),
 }
 
+_OFF_POLICY = {
+    "SAC": "RRF_gym_tasks.agents.sac:{}_sac",
+    "DSAC": "RRF_gym_tasks.agents.sac:{}_dsac",
+    "DSACT": "RRF_gym_tasks.agents.sac:{}_dsact",
+}
+"""Algorithm in the task id -> its agents, `{}` being a kind of `_CONTINUOUS`."""
+
+_CONTINUOUS = {
+    "classic": ("Pendulum", "MountainCarContinuous", "InvertedPendulum", "InvertedDoublePendulum"),
+    "mujoco": ("HalfCheetah", "Walker2d", "Hopper", "Swimmer", "Ant", "Humanoid", "Reacher", "Pusher"),
+}
+"""Kind -> the tasks with continuous actions that are learned with settings of that kind."""
+
+_NUM_ENVS = {"classic": 4, "mujoco": 1}
+"""Environments for off-policy learning."""
+
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 
 
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
     for name, (env_id, agent) in _GYM.items():
-        _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), agent)
+        _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), f"{_PPO}:{agent}")
     for name, (env_id, agent) in _ENVPOOL.items():
-        _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), agent)
+        _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), f"{_PPO}:{agent}")
+    for algorithm, agents in _OFF_POLICY.items():
+        for kind, names in _CONTINUOUS.items():
+            for name in names:
+                env_cfg = GymEnvCfg(env_id=_GYM[name][0], num_envs=_NUM_ENVS[kind])
+                _register(f"RoboRenForce-Gym-{name}-{algorithm}", env_cfg, agents.format(kind))
     for suffix, agent in (("PPO", "cartpole"), ("PPORNN", "cartpole_recurrent")):
         masked = GymEnvCfg(env_id="CartPole-v1", obs_mask=_VELOCITIES_OF_CARTPOLE)
-        _register(f"RoboRenForce-Gym-CartPoleMasked-{suffix}", masked, agent)
+        _register(f"RoboRenForce-Gym-CartPoleMasked-{suffix}", masked, f"{_PPO}:{agent}")
     add_task_finder(find_task)
 
 
@@ -86,7 +107,7 @@ def task_from_gym_id(env_id: str) -> Task:
             f"{env_id} observes images only, and the default policy has no network for them: write a task with a "
             f"CNN policy, see docs/adding/environment.md."
         )
-    agents = {name: resolve(f"{_AGENTS}:{name}") for name in ("runner", "feed_forward")}
+    agents = {name: resolve(f"{_PPO}:{name}") for name in ("runner", "feed_forward")}
     wide = sum(math.prod(layout.shapes[name]) for name in flat) > 50
     policy = agents["feed_forward"](kind, (256, 256) if wide else (128, 128))
     runner_cfg = agents["runner"](policy, 128, 500, {"entropy_coef": 0.005})
@@ -119,5 +140,5 @@ def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None
             id=task_id,
             entry_point="RRF_gym_tasks.registration:refuse_gym_make",
             disable_env_checker=True,
-            kwargs={ENV_KEY: env_cfg, RUNNER_KEY: f"{_AGENTS}:{agent}"},
+            kwargs={ENV_KEY: env_cfg, RUNNER_KEY: agent},
         )

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ...buffer.replay_batch import Observations, ReplayBatch
+from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
 from ...components.target import polyak_, target_of
 from ...components.temperature import TemperatureCfg
@@ -27,6 +27,7 @@ from ...configclass import Range, configclass
 from ...utils.precision import autocast
 from ..algorithm import RunContext
 from ..loss_terms import LossTermCfg
+from .passes import actor_at_states, actor_at_successors, critic_at_states, critic_at_successors, features_of
 from .replay_learner import Part, ReplayLearner, ReplayLearnerCfg
 
 
@@ -39,11 +40,14 @@ class SAC(ReplayLearner):
         super().__init__(cfg, policy=policy, context=context)
         self.temperature = cfg.temperature.build(context.spec.action.dim).to(self.device)
         self.loss_terms = [term.build() for term in cfg.loss_terms]
-        self.critic_optimizer = self.gradient_step({"critic": self.critic.parameters()}, cfg.critic_learning_rate)
-        self.actor_optimizer = self.gradient_step({"actor": self.actor.parameters()}, cfg.actor_learning_rate)
+        self.critic_optimizer = self.gradient_step({"critic": self.critic}, cfg.critic_learning_rate)
+        self.actor_optimizer = self.gradient_step({"actor": self.actor}, cfg.actor_learning_rate)
         if cfg.temperature.learned:
             self.temperature_optimizer = self.gradient_step(
-                {"temperature": self.temperature.parameters()}, cfg.temperature.learning_rate, max_grad_norm=None
+                {"temperature": self.temperature},
+                cfg.temperature.learning_rate,
+                max_grad_norm=None,
+                weight_decay=0.0,
             )
         self.target_critic = target_of(self.critic)
         self.target_actor = target_of(self.actor) if cfg.target_actor else self.actor
@@ -61,9 +65,10 @@ class SAC(ReplayLearner):
         if policy_turn:
             for _ in range(self.cfg.policy_updates):
                 metrics |= self.learn_policy(batch)
+        if policy_turn or not self.cfg.delay_targets:
+            polyak_(self.target_critic, self.critic, self.cfg.tau)
             if self.cfg.target_actor:
                 polyak_(self.target_actor, self.actor, self.cfg.tau)
-        polyak_(self.target_critic, self.critic, self.cfg.tau)
         return metrics
 
     def learn_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
@@ -79,25 +84,23 @@ class SAC(ReplayLearner):
         head, cfg = self.critic.head, self.cfg
         with autocast(cfg.precision, self.device):
             with torch.no_grad():
-                next_action, next_log_prob = self._sample_next(batch)
-                next_features = batch.at_successors(self._features_of(self.target_critic))
-                next_output = self.target_critic.outputs(next_features, next_action)
+                next_action, next_log_prob = self._sample(actor_at_successors(self.target_actor, batch))
+                next_output = critic_at_successors(self.target_critic, batch, next_action)
                 bonus = -self.temperature() * next_log_prob if cfg.backup_entropy else torch.zeros_like(next_log_prob)
                 target = head.target(next_output, bonus, batch.reward, batch.discount, cfg.aggregate)
-            features = batch.at_states(self._features_of(self.critic))
-            output = self.critic.outputs(features, batch.action)
+            output = critic_at_states(self.critic, batch, next_action)
         errors = head.loss(output, target)
         loss = batch.mean(errors.sum(0))
         value = head.mean(output.detach())
         metrics = {"Loss/critic": loss.detach(), "Policy/q_value": batch.mean(value), **head.metrics()}
-        return loss, errors.detach().mean(0).sqrt(), metrics
+        return loss, errors.detach().mean(0).abs().sqrt(), metrics
 
     def policy_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_pi; log pi of the actions drawn, without gradient; 0-dim metrics without gradient."""
         with autocast(self.cfg.precision, self.device):
-            action, log_prob = self._sample(batch.at_states(self._output_of(self.actor)))
+            action, log_prob = self._sample(actor_at_states(self.actor, batch))
             with torch.no_grad():
-                features = batch.at_states(self._features_of(self.critic))
+                features = batch.at_states(features_of(self.critic))
             values = self.critic.head.mean(self.critic.outputs(features, action))
         value = values.min(0).values if self.cfg.aggregate == "min" else values.mean(0)
         loss = batch.mean(self.temperature() * log_prob - value)
@@ -110,25 +113,9 @@ class SAC(ReplayLearner):
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
-    def _sample_next(self, batch: ReplayBatch) -> tuple[Tensor, Tensor]:
-        """a' of the current policy (or of its target) in the successors, with log pi(a'|s')."""
-        return self._sample(batch.at_successors(self._output_of(self.target_actor)))
-
     def _sample(self, output: Tensor) -> tuple[Tensor, Tensor]:
         distribution: Any = self.actor.distribution(output)
         return distribution.rsample_with_log_prob()
-
-    def _output_of(self, actor: Any) -> Any:
-        def output(obs: Observations, start: Tensor | None) -> Tensor:
-            return actor.evaluate(obs, None, start)[0]
-
-        return output
-
-    def _features_of(self, critic: Any) -> Any:
-        def features(obs: Observations, start: Tensor | None) -> Tensor:
-            return critic.features(obs, start)[0]
-
-        return features
 
     def parts(self) -> dict[str, Part]:
         """Targets, temperature and optimizers."""
@@ -166,6 +153,8 @@ class SACCfg(ReplayLearnerCfg):
     policy climbs the smallest value with `min` and the mean of all otherwise."""
     target_actor: bool = False
     """Let a slow copy of the policy choose a' (DSAC)."""
+    delay_targets: bool = False
+    """Let the targets follow at the policy's turn only (TD3, DSAC)."""
     policy_updates: Annotated[int, Range(ge=1)] = 1
     """Steps of the policy at its turn; CleanRL takes `policy_delay` of them."""
     loss_terms: list[LossTermCfg] = []

@@ -1,0 +1,113 @@
+"""SAC, DSAC and DSAC-T for Gymnasium tasks with continuous actions.
+
+Each function returns the configuration of one task. One environment and one gradient step per environment step is what
+the published curves count in; classic control learns from fewer.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from RoboRenForce import algorithms, components, networks, runners
+
+
+def pack(
+    hidden: tuple[int, ...] = (256, 256), head: Any = None, num_q: int = 2, activations: str = "ReLU"
+) -> components.ActorQPackCfg:
+    """A squashed Gaussian policy and an ensemble of critics, on observations as they are.
+
+    Args:
+        hidden: widths of the hidden layers of both.
+        head: what the critics predict; None: the mean of the return.
+        num_q: critics.
+        activations: of the hidden layers.
+    """
+
+    def backbone() -> networks.MLPCfg:
+        return networks.MLPCfg(hidden_features=list(hidden), activations=activations)
+
+    # A log-std between -5 and 2 along a tanh, from the middle on, as CleanRL and others have it.
+    actor = components.TanhGaussianActorCfg(
+        backbone_cfg=backbone(), normalizer_cfg=None, std_bounds="tanh", init_std=math.exp(-1.5)
+    )
+    critic = components.QNetworkCfg(
+        backbone_cfg=backbone(), normalizer_cfg=None, num_q=num_q, head_cfg=head or components.ScalarHeadCfg()
+    )
+    return components.ActorQPackCfg(actor_cfg=actor, critic_cfg=critic)
+
+
+def runner(policy: Any, algorithm: Any, steps: int, num_envs: int = 1, **options: Any) -> runners.OffPolicyRunnerCfg:
+    """An off-policy run that logs every 1,000 transitions.
+
+    Args:
+        policy: actor and critics.
+        algorithm: how they learn.
+        steps: transitions of the whole run.
+        num_envs: environments that the task has.
+        options: fields of `OffPolicyRunnerCfg`.
+    """
+    return runners.OffPolicyRunnerCfg(
+        num_steps_per_env=1000 // num_envs,
+        max_iterations=steps // 1000,
+        policy=policy,
+        algorithm=algorithm,
+        **options,
+    )
+
+
+# --- classic control: four environments, two gradient steps for their four transitions -------------------------------
+
+CLASSIC: dict[str, Any] = {
+    "learning_starts": 1000,
+    "gradient_steps": 2,
+    "actor_learning_rate": 1.0e-3,
+    "critic_learning_rate": 1.0e-3,
+    "temperature": components.TemperatureCfg(learning_rate=1.0e-3),
+}
+
+
+def classic_sac(steps: int = 20_000) -> runners.OffPolicyRunnerCfg:
+    """Pendulum and other small tasks."""
+    return runner(pack((64, 64)), algorithms.SACCfg(**CLASSIC), steps, num_envs=4)
+
+
+def classic_dsac(steps: int = 30_000) -> runners.OffPolicyRunnerCfg:
+    """The same with DSAC."""
+    head = components.GaussianHeadCfg(version="v1")
+    algorithm = algorithms.DSACCfg(**CLASSIC)
+    return runner(pack((64, 64), head, num_q=1, activations="GELU"), algorithm, steps, num_envs=4)
+
+
+def classic_dsact(steps: int = 30_000) -> runners.OffPolicyRunnerCfg:
+    """The same with DSAC-T."""
+    head = components.GaussianHeadCfg(version="T")
+    algorithm = algorithms.DSACTCfg(**CLASSIC)
+    return runner(pack((64, 64), head, activations="GELU"), algorithm, steps, num_envs=4)
+
+
+# --- MuJoCo ----------------------------------------------------------------------------------------------------------
+
+
+def mujoco_sac(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
+    """CleanRL's settings: a fast critic, two policy steps at every second gradient step."""
+    algorithm = algorithms.SACCfg(
+        critic_learning_rate=1.0e-3,
+        policy_delay=2,
+        policy_updates=2,
+        temperature=components.TemperatureCfg(learning_rate=1.0e-3, objective="alpha"),
+    )
+    return runner(pack(), algorithm, steps)
+
+
+def mujoco_dsac(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
+    """DSAC with its three layers of 256 GELUs."""
+    head = components.GaussianHeadCfg(version="v1")
+    algorithm = algorithms.DSACCfg(learning_starts=10_000)
+    return runner(pack((256, 256, 256), head, num_q=1, activations="GELU"), algorithm, steps)
+
+
+def mujoco_dsact(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
+    """DSAC-T with its three layers of 256 GELUs."""
+    algorithm = algorithms.DSACTCfg(learning_starts=10_000)
+    return runner(pack((256, 256, 256), components.GaussianHeadCfg(), activations="GELU"), algorithm, steps)
