@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,10 @@ def linear_(value: Tensor, start: float, end: float, iteration: Tensor, total: i
     """Set `value` to the point between `start` and `end` that `iteration` of `total` has reached, in place."""
     progress = (iteration / max(total, 1)).clamp(0.0, 1.0)
     value.copy_(start + (end - start) * progress)
+
+
+@torch.no_grad()
+def cosine_(value: Tensor, start: float, end: float, step: Tensor, total: int) -> None:
+    """Set `value` to where a half cosine from `start` to `end` is at `step` of `total`, in place."""
+    progress = (step / max(total, 1)).clamp(0.0, 1.0)
+    value.copy_(end + (start - end) * 0.5 * (1.0 + (math.pi * progress).cos()))

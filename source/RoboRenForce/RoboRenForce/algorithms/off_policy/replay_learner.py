@@ -1,7 +1,7 @@
 """What every learner from a replay shares: acting, storing, warming up, counting updates, and their CUDA graphs.
 
-A concrete algorithm is one gradient step, `learn(batch, policy_turn)`. It may come from a replay that fills while acting
-or from a data set that was recorded before (`RunContext.data`); the algorithm can't tell.
+A concrete algorithm is one gradient step, `learn(batch, policy_turn)`. The batch may come from a replay that fills
+while acting or from a data set that was recorded before (`RunContext.data`); the algorithm can't tell.
 
 Nothing here talks to the host: drawing the batch and all gradient steps of one `update` are one CUDA graph. Since the
 policy learns at every `policy_delay`-th step only, there is one graph for each way an update can begin.
@@ -22,15 +22,20 @@ from torch import Tensor, nn
 from ...buffer import StepInputs, copy_observations
 from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
 from ...buffer.replay_batch import ReplayBatch
+from ...components.acting_memory import PREVIOUS_ACTION, ActingMemory
 from ...components.actor_q import ActorQPackCfg
 from ...components.exploration import ExplorationCfg, SampleCfg
+from ...components.lr_schedule import cosine_
+from ...components.normalizer import BoundedRewardScaler
 from ...components.optimizer import GradientStep
 from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
+from ...networks.constraints import constrain_
 from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.precision import Precision, set_matmul_precision
 from ..actor_policy import ActorPolicy
 from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
+from ..history_policy import HistoryPolicy
 
 SMOOTHING = 0.01
 """Weight of the newest update in the metrics, which are exponential means over about a hundred updates."""
@@ -72,18 +77,32 @@ class ReplayLearner(Algorithm, ABC):
             )
         set_matmul_precision(cfg.precision, self.device)
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
-        self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
-        self.actor, self.critic = self.networks.actor, self.networks.critic
-        for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
-            self.distributed.broadcast_(tensor.data)
         read = {*groups["actor"], *groups["critic"]}
         stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
         self.replay = self._build_replay(stored)
+        # A replay may show more than the environment does: the previous action.
+        shown = cfg.replay.class_type.stored_spec(stored).obs_groups
+        added = [name for name in shown if name not in read]
+        self.networks = policy.build(
+            spec=replace(spec, obs_groups={**spec.obs_groups, **shown}),
+            obs_groups={name: [*groups[name], *added] for name in ("actor", "critic")},
+        ).to(self.device)
+        self.actor, self.critic = self.networks.actor, self.networks.critic
+        for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
+            self.distributed.broadcast_(tensor.data)
+        self.memory = ActingMemory(
+            self.actor, spec.num_envs, self.device, previous_action=PREVIOUS_ACTION in self.actor.groups
+        )
         self.exploration = cfg.exploration.build(spec=spec, device=self.device)
         self.num_stored = self.replay.num_added
         """Transitions that were ever stored; kept here too, since asking the replay would wait for the device."""
         self.num_updates = 0
         """Gradient steps that were taken."""
+        self.reward_scaler: BoundedRewardScaler | None = None
+        if cfg.max_return is not None:
+            self.reward_scaler = BoundedRewardScaler(spec.num_envs, cfg.gamma, cfg.max_return).to(self.device)
+        self._step = torch.zeros((), device=self.device)
+        """`num_updates` where a captured update can count it."""
         self._now = StepInputs(stored, self.device)
         self._metrics: dict[str, Tensor] = {}
         self._compiles = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
@@ -110,12 +129,13 @@ class ReplayLearner(Algorithm, ABC):
         copy_observations(self._now.obs, obs)
         if self.num_stored < self.cfg.learning_starts:
             self._now.action.uniform_(-1.0, 1.0)
+            self.memory.forget_state()
         else:
             self._act_step()
         return ActOut(self._now.action)
 
     def _act(self) -> None:
-        distribution, _ = self.actor(self._now.obs)
+        distribution = self.memory.distribution(self.actor, self._now.obs)
         self._now.action.copy_(self.exploration.explore(distribution))
 
     @torch.no_grad()
@@ -130,18 +150,22 @@ class ReplayLearner(Algorithm, ABC):
         self.num_stored += self.context.spec.num_envs
 
     def _record(self) -> None:
-        now = self._now
-        self.actor.update_normalizer(now.obs, self.distributed)
-        self.critic.update_normalizer(now.obs, self.distributed)
+        now, done = self._now, self._now.done != 0
+        seen = self.memory.complete(now.obs)
+        self.actor.update_normalizer(seen, self.distributed)
+        self.critic.update_normalizer(seen, self.distributed)
         self.replay.add(
             obs=now.obs,
             action=now.action,
             reward=now.reward,
             terminated=now.terminated,
-            done=now.done != 0,
+            done=done,
             next_obs=now.final_obs,
         )
-        self.exploration.on_done(now.done != 0)
+        self.exploration.on_done(done)
+        self.memory.finish_step(now.action, done)
+        if self.reward_scaler is not None:
+            self.reward_scaler.update(now.reward, now.done, self.distributed)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -162,16 +186,36 @@ class ReplayLearner(Algorithm, ABC):
     def _learn(self, phase: int) -> None:
         delay = self.cfg.policy_delay
         for step in range(phase, phase + self.cfg.gradient_steps):
-            metrics = self.learn(self.replay.sample(), policy_turn=step % delay == delay - 1)
+            batch = self.replay.sample()
+            if self.reward_scaler is not None:  # by the statistics of now, whenever the transition was stored
+                batch.reward = self.reward_scaler(batch.reward)
+            metrics = self.learn(batch, policy_turn=step % delay == delay - 1)
+            self._step.add_(1.0)
             for name in metrics.keys() - self._metrics.keys():
                 self._metrics[name] = metrics[name].clone()
             torch._foreach_lerp_([self._metrics[name] for name in metrics], list(metrics.values()), SMOOTHING)
 
-    def gradient_step(self, parts: Mapping[str, Iterable[nn.Parameter]], learning_rate: float, **options: Any) -> Any:
-        """An optimizer for `take_step`; `options` are those of `GradientStep`."""
-        options = {"max_grad_norm": self.cfg.max_grad_norm, "distributed": self.distributed} | options
-        optimizer = GradientStep(parts, learning_rate=learning_rate, **options)
-        self._apply[optimizer] = self.compiled(optimizer.apply)
+    def gradient_step(self, parts: Mapping[str, nn.Module], learning_rate: float, **options: Any) -> GradientStep:
+        """An optimizer of `parts` for `take_step`; `options` are those of `GradientStep` that differ from `cfg`'s."""
+        cfg = self.cfg
+        options = {"max_grad_norm": cfg.max_grad_norm, "weight_decay": cfg.weight_decay} | options
+        optimizer = GradientStep(
+            {name: part.parameters() for name, part in parts.items()},
+            learning_rate=learning_rate,
+            betas=(0.9, cfg.beta2),
+            distributed=self.distributed,
+            **options,
+        )
+        total = self.context.max_iterations * cfg.gradient_steps
+
+        def apply() -> dict[str, Tensor]:
+            if cfg.final_learning_rate != 1.0:
+                cosine_(optimizer.lr, learning_rate, learning_rate * cfg.final_learning_rate, self._step, total)
+            norms = optimizer.apply()
+            constrain_(*parts.values())
+            return norms
+
+        self._apply[optimizer] = self.compiled(apply)
         return optimizer
 
     def take_step(self, optimizer: GradientStep, loss: Tensor) -> dict[str, Tensor]:
@@ -192,7 +236,7 @@ class ReplayLearner(Algorithm, ABC):
 
     def policy(self) -> ActorPolicy:
         """The actor for play and export, sharing its parameters with the learner."""
-        return ActorPolicy(self.actor)
+        return (ActorPolicy if self.memory.previous_action is None else HistoryPolicy)(self.actor)
 
     def train(self) -> None:
         """Switch the networks to training mode."""
@@ -214,7 +258,9 @@ class ReplayLearner(Algorithm, ABC):
             "networks": self.networks.state_dict(),
             "replay": self.replay.state_dict(),
             "exploration": self.exploration.state_dict(),
+            "memory": self.memory.state_dict(),
             "num_updates": self.num_updates,
+            "reward_scaler": None if self.reward_scaler is None else self.reward_scaler.state_dict(),
             "metrics": {name: value.clone() for name, value in self._metrics.items()},
             "parts": {name: part.state_dict() for name, part in self.parts().items()},
         }
@@ -235,11 +281,26 @@ class ReplayLearner(Algorithm, ABC):
         self.replay.load_state_dict(state["replay"])
         self.num_stored = self.replay.num_added
         self.exploration.load_state_dict(state["exploration"])
+        self.memory.load_state_dict(state["memory"])
         self.num_updates = state["num_updates"]
+        self._step.fill_(float(self.num_updates))
+        self._load_reward_scaler(state["reward_scaler"])
         for name, value in state["metrics"].items():
             self._metrics.setdefault(name, torch.zeros_like(value, device=self.device)).copy_(value)
         for name, part in here.items():
             part.load_state_dict(there[name])
+
+    def _load_reward_scaler(self, state: Mapping[str, Any] | None) -> None:
+        if (state is None) != (self.reward_scaler is None):
+            raise ValueError(
+                f"the checkpoint was trained {'without' if state is None else 'with'} max_return, this configuration "
+                f"{'with' if state is None else 'without'} it"
+            )
+        if state is not None and self.reward_scaler is not None:
+            running = self.reward_scaler.discounted
+            if state["discounted"].shape != running.shape:  # other environments begin new returns
+                state = {**state, "discounted": torch.zeros_like(running)}
+            self.reward_scaler.load_state_dict(state)
 
     def _build_replay(self, stored: Any) -> ReplayBuffer:
         cfg = self.cfg
@@ -259,6 +320,8 @@ class ReplayLearnerCfg(AlgorithmCfg):
     """Where transitions are kept and how they are drawn."""
     exploration: ExplorationCfg = SampleCfg()
     """How actions are chosen while collecting."""
+    max_return: Annotated[float, Range(gt=0)] | None = None
+    """Scale rewards as they are drawn so that discounted returns stay within plus and minus this; None: not at all."""
     learning_starts: Annotated[int, Range(ge=0)] = 5000
     """Transitions over all environments that are collected with random actions before anything is learned."""
 
@@ -271,6 +334,12 @@ class ReplayLearnerCfg(AlgorithmCfg):
     """Gradient steps of the critic per turn of the policy."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = None
     """Gradients of actor and critic are each clipped to this norm; None: not at all."""
+    weight_decay: Annotated[float, Range(ge=0)] = 0.0
+    """Decoupled weight decay (AdamW) of actor and critic."""
+    beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999
+    """Decay of Adam's second moment."""
+    final_learning_rate: Annotated[float, Range(ge=0, le=1)] = 1.0
+    """Share of all learning rates that is left at the end of the run, on a half cosine; 1: they are constant."""
 
     # speed
     cuda_graph: GraphMode = "auto"

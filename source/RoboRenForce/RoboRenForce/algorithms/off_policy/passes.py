@@ -1,0 +1,68 @@
+"""What actors and critics say at the two ends of a batch's transitions.
+
+Networks with batch normalization are evaluated at states and successors jointly, as one batch that both ends are
+normalized by (CrossQ, Bhatt et al. 2024, arXiv 1902.05605; FlashSAC, arXiv 2604.04539): the actions of the replay and
+those of the policy are distributed differently, and statistics of the one are wrong for the other. Other networks are
+evaluated only where their output is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ...buffer.replay_batch import Observations, ReplayBatch
+from ...components.actor import Actor
+from ...components.critic import QNetwork
+from ...networks.batch_norm import batch_statistics, uses_batch_statistics
+
+Pass = Callable[[Observations, Tensor | None], Tensor]
+"""`network(obs, start)`, as `ReplayBatch.at_states` takes it."""
+
+
+def output_of(actor: Actor) -> Pass:
+    """The actor's output `(..., O)`, which `actor.distribution` reads, as a function of observations."""
+    return lambda obs, start: actor.evaluate(obs, None, start)[0]
+
+
+def features_of(critic: QNetwork) -> Pass:
+    """The critic's features `(..., F)` as a function of observations."""
+    return lambda obs, start: critic.features(obs, start)[0]
+
+
+def actor_at_states(actor: Actor, batch: ReplayBatch) -> Tensor:
+    """The actor's output at the states, where it learns; batch statistics follow."""
+    if not uses_batch_statistics(actor) or batch.next_obs is None:
+        return batch.at_states(output_of(actor))
+    obs, successors = batch.obs, batch.next_obs
+    both = {group: torch.cat([obs[group], successors[group]]) for group in actor.groups}
+    with batch_statistics(actor):
+        return output_of(actor)(both, None).chunk(2)[0]
+
+
+def actor_at_successors(actor: Actor, batch: ReplayBatch) -> Tensor:
+    """The actor's output at the successors, where it chooses a'; by running statistics, as when it acts."""
+    return batch.at_successors(output_of(actor))
+
+
+def critic_at_states(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+    """The critic's output `(E, ..., O)` for the actions of the batch, where it learns; batch statistics follow."""
+    if uses_batch_statistics(critic):
+        return _jointly(critic, batch, next_action).chunk(2, dim=1)[0]
+    return critic.outputs(batch.at_states(features_of(critic)), batch.action)
+
+
+def critic_at_successors(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+    """The (target) critic's output `(E, ..., O)` for `next_action` `(..., A)` at the successors."""
+    if uses_batch_statistics(critic):
+        return _jointly(critic, batch, next_action).chunk(2, dim=1)[1]
+    return critic.outputs(batch.at_successors(features_of(critic)), next_action)
+
+
+def _jointly(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+    """Output `(E, 2 B, O)`: the states with their actions, then the successors with `next_action`."""
+    features = torch.cat([batch.at_states(features_of(critic)), batch.at_successors(features_of(critic))])
+    with batch_statistics(critic):
+        return critic.outputs(features, torch.cat([batch.action, next_action]))
