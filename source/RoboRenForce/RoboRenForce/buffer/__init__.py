@@ -7,6 +7,7 @@ from .prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferCfg
 from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
+from .sequence import SequenceReplayBuffer, SequenceReplayBufferCfg
 from .step_inputs import StepInputs, copy_observations
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "ReplayBufferCfg",
     "RolloutBatch",
     "RolloutBuffer",
+    "SequenceReplayBuffer",
+    "SequenceReplayBufferCfg",
     "StepInputs",
     "TransitionDataset",
     "copy_observations",

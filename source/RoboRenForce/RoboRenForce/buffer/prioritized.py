@@ -69,9 +69,10 @@ class SumTree:
             values = level.index_select(0, node)
             sums = values.cumsum(1)
             target = (share * sums[:, -1]).unsqueeze(1)
-            # The first child whose running sum is above; a GPU adds in any order, so an empty one might seem to be.
-            child = ((sums > target) & (values > 0)).view(torch.uint8).argmax(1, keepdim=True)
+            child = torch.searchsorted(sums, target, right=True).clamp_(max=FAN_OUT - 1)
             value = values.gather(1, child)
+            # A GPU adds up in any order, and rounding may then point to an empty child; the first one never is.
+            child *= value > 0
             # What is left of the share is passed on relative to the child: rounding can't lead out of the tree.
             share = ((target - sums.gather(1, child) + value) / value).nan_to_num_(0.0).clamp_(0.0, _BELOW_ONE)
             share, node = share.squeeze(1), node * FAN_OUT + child.squeeze(1)
@@ -98,7 +99,6 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """Largest `|TD error| + epsilon` so far, and that of new transitions."""
         self._samples = torch.zeros(1, dtype=torch.float64, device=self.device)
         """Calls of `sample`, on which beta depends."""
-        self._envs = torch.arange(self.num_envs, device=self.device)
         self._strata = torch.arange(batch_size, dtype=torch.float64, device=self.device)
 
     @property

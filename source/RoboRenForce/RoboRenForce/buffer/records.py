@@ -88,12 +88,18 @@ class Records:
                 found[name] = field
         return found
 
-    def column(self, name: str) -> Tensor:
-        """A scalar field of every slot as a view `(C * N,)`."""
-        for columns in self._columns[PARTS]:
-            if name in columns.fields:
-                return columns.table[:, columns.fields[name][0]]
-        raise KeyError(f"No field '{name}' is recorded.")
+    def at(self, name: str, slot: Tensor) -> Tensor:
+        """One field `(*slot.shape, ...)`."""
+        columns, (first, end, shape) = self._find(name)
+        return self._select(columns.table[:, first:end], slot.flatten()).view(*slot.shape, *shape)
+
+    def put(self, name: str, slot: Tensor, value: Tensor) -> None:
+        """Replace a field at `slot` `(B,)` by `value` `(B, ...)`."""
+        columns, (first, end, _) = self._find(name)
+        columns.table[:, first:end].index_copy_(0, slot, value.to(columns.table.dtype).reshape(len(slot), -1))
+
+    def _find(self, name: str) -> tuple[_Columns, tuple[int, int, tuple[int, ...]]]:
+        return next((columns, columns.fields[name]) for columns in self._columns[PARTS] if name in columns.fields)
 
     def _select(self, table: Tensor, slot: Tensor) -> Tensor:
         if not self.pinned:
@@ -108,16 +114,19 @@ class Records:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore `state_dict` into the first rows."""
-        tables = {str(dtype): table for dtype, table in self.tables.items()}
-        here = {name: tuple(table.shape[1:]) for name, table in tables.items()}
-        there = {name: tuple(table.shape[1:]) for name, table in state.items()}
+        for dtype, table in self.tables.items():
+            rows = state[str(dtype)]
+            table[: len(rows)].copy_(rows)
+
+    def check_state(self, state: Mapping[str, Tensor]) -> None:
+        """Refuse contents of other observations, actions or numbers of environments."""
+        here = {str(dtype): tuple(table.shape[1:]) for dtype, table in self.tables.items()}
+        there = {name: tuple(rows.shape[1:]) for name, rows in state.items()}
         if here != there:
             raise ValueError(
                 f"The checkpoint's replay has tables {there} (environments, columns) and this one {here}: "
                 "resume with the same observation groups, actions and number of environments."
             )
-        for name, table in tables.items():
-            table[: len(state[name])].copy_(state[name])
 
 
 def bytes_per_slot(fields: Sequence[Field]) -> int:

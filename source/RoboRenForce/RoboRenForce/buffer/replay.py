@@ -42,7 +42,9 @@ class ReplayBuffer:
         self.cfg, self.gamma, self.batch_size, self.learner = cfg, gamma, batch_size, device
         self.device = torch.device("cpu") if cfg.device == "cpu" else device
         self.num_envs, self.rows = spec.num_envs, cfg.capacity // spec.num_envs
-        self.spec = self.stored_spec(spec)
+        self._env_groups = tuple(spec.obs_groups)
+        self.spec = cfg.stored_spec(spec)
+        """The environment as the samples show it."""
         fields = self._fields()
         self._check_size(bytes_per_slot(fields) + self._extra_bytes_per_slot())
         pinned = self.device != device and device.type == "cuda"
@@ -56,7 +58,8 @@ class ReplayBuffer:
         self._offset = torch.arange(self.window, device=self.device).unsqueeze(1)
         exponent = torch.arange(cfg.n_step + 1, device=self.device, dtype=torch.float64)
         self._gamma_power = (gamma**exponent).to(torch.get_default_dtype())
-        self._empty = True
+        self._envs = torch.arange(self.num_envs, device=self.device)
+        self._empty, self._resumed = True, False
 
     @property
     def window(self) -> int:
@@ -76,11 +79,6 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Transitions that can be drawn; reads the device."""
         return int(self._stored)
-
-    @classmethod
-    def stored_spec(cls, spec: EnvSpec) -> EnvSpec:
-        """The environment as the samples show it."""
-        return spec
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -105,8 +103,10 @@ class ReplayBuffer:
             next_obs: true successors, final observations where done.
         """
         values = {"action": action, "reward": reward, "terminated": terminated, "done": done}
-        for name in self.spec.obs_groups:
+        for name in self._env_groups:
             values[f"obs/{name}"], values[f"next_obs/{name}"] = obs[name], next_obs[name]
+        if self._resumed:
+            self._end_interrupted(values)
         self._write(values)
 
     def _write(self, values: dict[str, Tensor]) -> None:
@@ -119,6 +119,20 @@ class ReplayBuffer:
         torch.remainder(self._rows_added, self.rows, out=self._cursor)
         torch.mul(self._rows_added.clamp(max=self.rows), self.num_envs, out=self._stored)
         self._empty = False
+
+    def _newest(self) -> Tensor:
+        """Slots `(N,)` of the newest row."""
+        return (self._cursor - 1) % self.rows * self.num_envs + self._envs
+
+    def _end_interrupted(self, values: Mapping[str, Tensor]) -> None:
+        """After a resume: truncate the episodes that don't go on where their newest stored step led."""
+        newest, goes_on = self._newest(), torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        for name in self._env_groups:
+            reached = self.records.at(f"next_obs/{name}", newest)
+            now = values[f"obs/{name}"].to(reached.device, reached.dtype)
+            goes_on &= (reached == now).reshape(self.num_envs, -1).all(1)
+        self.records.put("done", newest, (self.records.at("done", newest) != 0) | ~goes_on)
+        self._resumed = False
 
     # -- sampling -----------------------------------------------------------------------------------------------------
 
@@ -191,29 +205,28 @@ class ReplayBuffer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; without contents the replay is empty afterwards.
 
-        The environments begin new episodes after a resume, so the newest stored step of each becomes a truncation.
+        Contents are continued by the next `add`: where an environment begins a new episode after the resume, the
+        newest stored step becomes a truncation.
         """
         self._rows_added.zero_()
-        if "contents" not in state:
+        if "contents" in state:
+            self.records.check_state(state["contents"])
+            if state["capacity"] != self.rows:
+                raise ValueError(
+                    f"The checkpoint's replay has a capacity of {state['capacity']} steps per environment and this one "
+                    f"of {self.rows}: resume with the same replay.capacity."
+                )
+            self.records.load_state_dict(state["contents"])
+            self._count(int(state["rows_added"]))
+        else:
             if int(state["rows_added"]):
                 logger.warning(
                     "The checkpoint has no replay contents (replay.store was off): the replay starts empty and "
                     "learning waits until it is warm again."
                 )
             self._count(0)
-            self._empty = True
-            return
-        if state["capacity"] != self.rows:
-            raise ValueError(
-                f"The checkpoint's replay has a capacity of {state['capacity'] * self.num_envs} transitions and this "
-                f"one of {self.rows * self.num_envs}: resume with the same replay.capacity."
-            )
-        self.records.load_state_dict(state["contents"])
-        self._count(int(state["rows_added"]))
         self._empty = not len(self)
-        if not self._empty:
-            newest = (int(self._cursor) - 1) % self.rows
-            self.records.column("done").view(self.rows, self.num_envs)[newest] = 1
+        self._resumed = not self._empty
 
     # -- construction -------------------------------------------------------------------------------------------------
 
@@ -262,3 +275,7 @@ class ReplayBufferCfg(Cfg):
     """Where the contents are. auto: where the learner is. cpu: in host memory, for replays larger than the GPU's."""
     store: bool = False
     """Whether checkpoints hold the contents; a resumed run starts with an empty replay otherwise."""
+
+    def stored_spec(self, spec: EnvSpec) -> EnvSpec:
+        """An environment as the samples show it."""
+        return spec
