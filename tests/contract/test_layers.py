@@ -15,9 +15,21 @@ PACKAGES = {
     "RoboRenForce": ROOT / "source/RoboRenForce/RoboRenForce",
     "RRF_gym_tasks": ROOT / "source/tasks/RRF_gym/RRF_gym_tasks",
     "RRF_mjlab_tasks": ROOT / "source/tasks/RRF_mjlab/RRF_mjlab_tasks",
+    "RRF_d4rl_tasks": ROOT / "source/tasks/RRF_d4rl/RRF_d4rl_tasks",
 }
-SIMULATORS = ["mujoco", "mjlab", "warp", "envpool", "isaaclab", "RRF_gym_tasks", "RRF_mjlab_tasks"]
-EXTRAS = ["transformers", "stable_baselines3", "rsl_rl", "onnx", "onnxruntime", "onnxscript", "wandb", "swanlab"]
+SIMULATORS = ["mujoco", "mjlab", "warp", "envpool", "isaaclab", *(name for name in PACKAGES if name != "RoboRenForce")]
+EXTRAS = [
+    "transformers",
+    "minari",
+    "h5py",
+    "stable_baselines3",
+    "rsl_rl",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "wandb",
+    "swanlab",
+]
 
 
 def run_linter(path: list[Path]) -> subprocess.CompletedProcess[str]:
@@ -56,6 +68,8 @@ VIOLATIONS = [
     ("RoboRenForce/networks", "transformers"),
     ("RRF_gym_tasks", "RRF_mjlab_tasks"),
     ("RRF_mjlab_tasks", "RRF_gym_tasks"),
+    ("RRF_d4rl_tasks", "RRF_gym_tasks"),
+    ("RoboRenForce/buffer", "h5py"),
 ]
 
 

@@ -42,6 +42,14 @@ _NEEDS = (
         "RoboRenForce-MJLab-* and Mjlab-* tasks",
         {"RRF_mjlab_tasks": "pip install -e source/tasks/RRF_mjlab", "mjlab": "pip install -e source/tasks/RRF_mjlab"},
     ),
+    Need(
+        "RoboRenForce-D4RL-* tasks",
+        {
+            "RRF_d4rl_tasks": "pip install -e source/tasks/RRF_d4rl",
+            "minari": "pip install -e source/tasks/RRF_d4rl",
+            "RRF_gym_tasks": "pip install -e source/tasks/RRF_gym",
+        },
+    ),
     Need("ONNX export", dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "pip install 'RoboRenForce[export]'")),
     Need("Weights & Biases", {"wandb": "pip install 'RoboRenForce[wandb]'"}),
     Need("SwanLab", {"swanlab": "pip install 'RoboRenForce[swanlab]'"}),

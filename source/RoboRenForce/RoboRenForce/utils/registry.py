@@ -44,6 +44,7 @@ _OWN_PACKAGES = {
     "gym": ("RRF_gym_tasks", "RRF_gym"),
     "envpool": ("RRF_gym_tasks", "RRF_gym"),
     "mjlab": ("RRF_mjlab_tasks", "RRF_mjlab"),
+    "d4rl": ("RRF_d4rl_tasks", "RRF_d4rl"),
 }
 """Second word of a task id -> (module that registers it, folder below `source/tasks` that installs it)."""
 

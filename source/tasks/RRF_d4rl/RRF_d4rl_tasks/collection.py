@@ -1,0 +1,233 @@
+"""Recording a data set from a random policy, from checkpoints of a run, or from a mixture of them.
+
+The levels are those of D4RL: `random` is uniform, `expert` the best checkpoint of a run (the newest if none was
+judged), `medium` the first of its checkpoints that comes a given part of the way from the random to the expert return.
+They play in the same environments, one after another.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from RoboRenForce.buffer import EpisodeArrays
+from RoboRenForce.envs.spec import EnvSpec
+from RoboRenForce.envs.vec_env import VecEnv
+from RoboRenForce.runners import Runner, evaluate
+from RoboRenForce.runners.arguments import Parser
+from RoboRenForce.runners.launch import build, find_device, task_of_checkpoint
+from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
+from RoboRenForce.utils.checkpoint import load_checkpoint
+from RoboRenForce.utils.console import say, setup_logging
+from RoboRenForce.utils.errors import UserError, did_you_mean
+from RoboRenForce.utils.registry import Task, load_task
+from RoboRenForce.utils.run_dir import resolve_checkpoint, run_of
+from RoboRenForce.utils.seeding import seed_everything
+
+from .hdf5_rows import SUFFIXES, write_rows
+from .recorded_space import spaces_to_record
+
+LEVELS = ("random", "medium", "expert")
+_JUDGED_EPISODES = 5
+
+
+def collect_parser(description: str | None) -> Parser:
+    """The options of recording."""
+    parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--task", help="task id to act in at random, without a checkpoint")
+    parser.add_argument("--target", metavar="PATH", help="run directory or checkpoint whose policy acts")
+    parser.add_argument(
+        "--checkpoint", help="latest, best or an iteration, instead of the one that --policy would choose"
+    )
+    parser.add_argument(
+        "--policy", choices=(*LEVELS, "mixed"), help="who acts (default: expert, random without --target)"
+    )
+    parser.add_argument(
+        "--shares", type=_shares, default={}, help="of --policy mixed (default: random=1,medium=1,expert=1)"
+    )
+    parser.add_argument(
+        "--medium", type=float, default=1 / 3, metavar="PART", help="of the way to the expert's return (default: 1/3)"
+    )
+    parser.add_argument("--medium_return", type=float, help="return from which a checkpoint counts as medium")
+    parser.add_argument("--steps", type=int, default=100_000, help="transitions, at least (default: 100000)")
+    parser.add_argument("--output", required=True, help="file.hdf5, or a Minari id such as pendulum/mixed-v0")
+    parser.add_argument("--deterministic", action="store_true", help="the mode of the policy instead of samples")
+    parser.add_argument("--noise", type=float, default=0.0, help="std of noise on actions in [-1, 1] (default: 0)")
+    parser.add_argument("--epsilon", type=float, default=0.0, help="share of uniformly random actions (default: 0)")
+    parser.add_argument("--num_envs", type=int, default=8, help="environments side by side (default: 8)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    return parser
+
+
+@dataclass
+class Collection:
+    """Environments, and what is needed to act in them."""
+
+    args: Namespace
+    task: Task
+    env: VecEnv
+    checkpoint: Path | None
+    _runner: Runner | None = None
+
+    def record(self) -> list[EpisodeArrays]:
+        """The episodes of all levels."""
+        shares = self._shares()
+        total = sum(shares.values())
+        episodes: list[EpisodeArrays] = []
+        for number, (level, share) in enumerate(shares.items()):
+            steps = max(1, round(self.args.steps * share / total))
+            found = record_episodes(self.env, self._behavior(level), steps, seed=self.args.seed + 1000 * number)
+            say(f"{level:13s} {_described(found)}")
+            episodes += found
+        return [replace(episode, key=f"episode_{number}") for number, episode in enumerate(episodes)]
+
+    def write(self, episodes: list[EpisodeArrays]) -> str:
+        """Write the data set; returns where it is."""
+        spec, output = self.env.spec, self.args.output
+        recorded = spaces_to_record(spec)
+        notes = {"description": f"{self.args.policy or self._default_level} of {self.task.id}", "env_id": spec.task}
+        if self.checkpoint is not None:
+            notes["algorithm_name"] = type(self.task.runner_cfg.algorithm).__name__.removesuffix("Cfg")
+        if output.endswith(SUFFIXES):
+            write_rows(Path(output), episodes, recorded, notes)
+            return output
+        from .minari_data import write_minari
+
+        return str(write_minari(output, episodes, recorded, notes))
+
+    @property
+    def _default_level(self) -> str:
+        return "random" if self.checkpoint is None else "expert"
+
+    def _shares(self) -> dict[str, float]:
+        level = self.args.policy or self._default_level
+        shares = (self.args.shares or dict.fromkeys(LEVELS, 1.0)) if level == "mixed" else {level: 1.0}
+        if self.checkpoint is None and set(shares) != {"random"}:
+            raise UserError(f"--policy {level} needs a trained policy: name its run or checkpoint with --target.")
+        return shares
+
+    def _behavior(self, level: str) -> Behavior:
+        action, args = self.env.spec.action, self.args
+        if level == "random":
+            return RandomBehavior(action)
+        if args.noise and action.kind == "discrete":
+            raise UserError("--noise can't be added to discrete actions: use --epsilon.")
+        runner = self._loaded(self._checkpoint_of(level))
+        return PolicyBehavior(
+            runner.policy(), action, deterministic=args.deterministic, noise=args.noise, epsilon=args.epsilon
+        )
+
+    def _checkpoint_of(self, level: str) -> Path:
+        """The checkpoint that acts as `level`."""
+        if self.checkpoint is None:
+            raise UserError(f"--policy {level} needs a trained policy: name its run or checkpoint with --target.")
+        named = Path(self.args.target).is_file()
+        if self.args.checkpoint is not None or (named and level == "expert"):
+            return self.checkpoint
+        if named:
+            raise UserError(
+                f"--policy {level} chooses among the checkpoints of a run: give the run directory as --target, or the "
+                f"iteration as --checkpoint."
+            )
+        run = run_of(self.checkpoint)
+        expert = run.pointed("best") or self.checkpoint
+        return expert if level == "expert" else self._medium(list(run.checkpoints().values()), expert)
+
+    def _medium(self, candidates: list[Path], expert: Path) -> Path:
+        """The first of the candidates whose return is large enough."""
+        wanted = self.args.medium_return
+        if wanted is None:
+            low = _mean_return(record_episodes(self.env, RandomBehavior(self.env.spec.action), 1, seed=self.args.seed))
+            wanted = low + self.args.medium * (self._judge(expert) - low)
+        judged = {}
+        for path in candidates:
+            judged[path.name] = self._judge(path)
+            if judged[path.name] >= wanted:
+                say(f"medium        {path.name} with a return of {judged[path.name]:,.1f} (at least {wanted:,.1f})")
+                return path
+        listed = ", ".join(f"{name} {value:,.1f}" for name, value in judged.items())
+        raise UserError(
+            f"No checkpoint reaches a return of {wanted:,.1f} ({listed}): lower --medium_return, or train longer with "
+            "keep_checkpoints=null."
+        )
+
+    def _judge(self, path: Path) -> float:
+        episodes = max(_JUDGED_EPISODES, self.env.num_envs)
+        return evaluate(self.env, self._loaded(path).policy(), episodes, seed=self.args.seed).mean
+
+    def _loaded(self, path: Path) -> Runner:
+        """The runner with the learner of a checkpoint."""
+        if self._runner is None:
+            spec = EnvSpec.from_dict(load_checkpoint(path)["spec"])
+            self._runner = build(self.task.runner_cfg, env=self.env, device=self.env.device, spec=spec)
+        runner: Any = self._runner
+        runner.load(path, resume=False)
+        runner.algorithm.eval()
+        return runner
+
+
+def prepare_collection(args: Namespace) -> Collection:
+    """Everything that can go wrong before the first step: options, checkpoint, configuration, output."""
+    setup_logging()
+    for name, least in (("steps", 1), ("num_envs", 1), ("noise", 0), ("epsilon", 0), ("seed", 0)):
+        if vars(args)[name] < least:
+            raise UserError(f"--{name} is {vars(args)[name]}, expected at least {least}.")
+    _require_free(args.output)
+    checkpoint = None
+    if args.target is not None:
+        checkpoint = resolve_checkpoint(args.target, args.checkpoint or "latest")
+        task = task_of_checkpoint(load_checkpoint(checkpoint))
+    elif args.task is not None:
+        task = load_task(args.task)
+    else:
+        raise UserError("Nothing to record: name a --task to act in at random, or a trained policy with --target.")
+    task.env_cfg.num_envs, task.env_cfg.seed = args.num_envs, args.seed
+    task.env_cfg.device = str(find_device(args.device))
+    task.apply_overrides(args.overrides)
+    task.validate()
+    seed_everything(args.seed)
+    return Collection(args, task, build(task.env_cfg), checkpoint)
+
+
+def _require_free(output: str) -> None:
+    if output.endswith(SUFFIXES):
+        if Path(output).exists():
+            raise UserError(f"'{output}' exists already: choose another --output, or remove it.")
+        return
+    from .minari_data import check_new_id
+
+    check_new_id(output)
+
+
+def _described(episodes: list[EpisodeArrays]) -> str:
+    returns = np.asarray([episode.rewards.sum(dtype=np.float64) for episode in episodes])
+    steps = sum(len(episode.rewards) for episode in episodes)
+    ended = sum(bool(episode.terminations[-1]) for episode in episodes)
+    return (
+        f"{steps:,} transitions in {len(episodes):,} episodes ({ended:,} terminated), "
+        f"return {returns.mean():,.1f} +- {returns.std():,.1f}"
+    )
+
+
+def _mean_return(episodes: list[EpisodeArrays]) -> float:
+    return float(np.mean([episode.rewards.sum(dtype=np.float64) for episode in episodes]))
+
+
+def _shares(text: str) -> dict[str, float]:
+    """`random=0.2,expert=0.8` as a dictionary."""
+    shares = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        if name not in LEVELS:
+            raise ArgumentTypeError(f"there is no level '{name}': {did_you_mean(name, LEVELS)}")
+        try:
+            shares[name] = float(value)
+        except ValueError:
+            shares[name] = 0.0
+        if shares[name] <= 0:
+            raise ArgumentTypeError(f"the share of {name} is '{value}', expected a number above 0")
+    return shares

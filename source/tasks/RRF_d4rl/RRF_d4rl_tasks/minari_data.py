@@ -1,0 +1,212 @@
+"""Minari data sets by id: from the local cache, from the hub, or from a folder; and recording new ones.
+
+The cache is `~/.minari/datasets`, or what the environment variable MINARI_DATASETS_PATH names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import minari
+from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import MinariDataset, parse_dataset_id
+from minari.storage import get_dataset_path
+from RoboRenForce.buffer import DatasetError, EpisodeArrays, TransitionDataset
+from RoboRenForce.buffer.dataset_checks import require_keys
+from RoboRenForce.utils.errors import UserError, did_you_mean
+from RoboRenForce.utils.optional import is_installed
+
+from .recorded_space import RecordedSpaces, action_spec, as_recorded, observation_groups, recorded_actions
+
+_EPISODE_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
+_MAIN_FILE = "main_data.hdf5"
+
+
+def read_minari(
+    source: str, *, group: str, download: bool = True, max_episode_length: int | None = None
+) -> TransitionDataset:
+    """Read and check a data set.
+
+    Args:
+        source: its id, such as `mujoco/hopper/medium-v0`, or its folder.
+        group: observation group that observations become which are one array.
+        download: fetch it from the hub if it isn't there.
+        max_episode_length: longer episodes are an error; None: what the data set says about its environment.
+
+    Raises:
+        DatasetError: it can't be had, or contradicts itself; then file, key and row are named.
+    """
+    folder = find_minari(source, download=download)
+    try:
+        dataset = MinariDataset(folder / "data")
+    except (ValueError, KeyError, OSError, AssertionError) as error:
+        raise DatasetError(f"'{folder}' is not a readable Minari data set: {error}") from error
+    _require_episode_keys(folder / "data" / _MAIN_FILE)
+    named = str(folder / "data" / _MAIN_FILE) if (folder / "data" / _MAIN_FILE).is_file() else str(folder)
+    limit = max_episode_length or (dataset.env_spec.max_episode_steps if dataset.env_spec is not None else None)
+    return TransitionDataset.from_episodes(
+        _episodes(dataset, group, named),
+        source=named,
+        action=action_spec(dataset.action_space, named),
+        max_episode_length=limit,
+    )
+
+
+def find_minari(source: str, *, download: bool) -> Path:
+    """The folder of a data set, after downloading it if that is needed and allowed.
+
+    Raises:
+        DatasetError: there is none; the message has the nearest id of the cache and says how to get one.
+    """
+    if (Path(source) / "data").is_dir():
+        return Path(source)
+    try:
+        parse_dataset_id(source)
+    except ValueError:
+        raise DatasetError(
+            f"'{source}' is neither a file, nor a Minari folder, nor a Minari id: ids look like "
+            f"mujoco/hopper/medium-v0, files end in .hdf5 or .h5."
+        ) from None
+    folder = Path(get_dataset_path(source))
+    if not (folder / "data").is_dir():
+        if not download:
+            raise DatasetError(f"There is no data set '{source}' in {_cache()}, and download is off: {_ways(source)}")
+        _download(source)
+    return folder
+
+
+def write_minari(
+    dataset_id: str, episodes: Sequence[EpisodeArrays], recorded: RecordedSpaces, notes: dict[str, str]
+) -> Path:
+    """Record episodes as a new data set of the local cache.
+
+    Args:
+        dataset_id: such as `pendulum/mixed-v0`.
+        episodes: with actions in [-1, 1].
+        recorded: spaces to state.
+        notes: `algorithm_name`, `description` and others of Minari's metadata.
+
+    Raises:
+        UserError: it exists, or the id is malformed.
+    """
+    folder = check_new_id(dataset_id)
+    buffers = [
+        EpisodeBuffer(
+            observations=as_recorded(episode.observations, recorded.observation),
+            actions=recorded_actions(recorded.action, episode.actions),  # pyright: ignore[reportArgumentType]
+            rewards=episode.rewards,  # pyright: ignore[reportArgumentType]
+            terminations=episode.terminations,  # pyright: ignore[reportArgumentType]
+            truncations=episode.truncations,  # pyright: ignore[reportArgumentType]
+        )
+        for episode in episodes
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # author and links are for data that is published
+        minari.create_dataset_from_buffers(
+            dataset_id,
+            buffers,
+            env=recorded.env_spec,
+            observation_space=recorded.observation,
+            action_space=recorded.action,
+            data_format="hdf5",
+            jpeg_encoding=False,
+            algorithm_name=notes.get("algorithm_name"),
+            description=notes.get("description"),
+        )
+    return folder
+
+
+def check_new_id(dataset_id: str) -> Path:
+    """The folder that a new data set will have.
+
+    Raises:
+        UserError: it exists, or the id is malformed.
+    """
+    try:
+        parse_dataset_id(dataset_id)
+    except ValueError:
+        raise UserError(
+            f"'{dataset_id}' is no place for a data set: name a file that ends in .hdf5 or .h5, or a Minari id such as "
+            f"pendulum/mixed-v0."
+        ) from None
+    folder = Path(get_dataset_path(dataset_id))
+    if folder.exists():
+        raise UserError(f"The data set '{dataset_id}' exists already in '{folder}': choose another id, or remove it.")
+    return folder
+
+
+def _episodes(dataset: MinariDataset, group: str, source: str) -> Iterator[EpisodeArrays]:
+    start = int(getattr(dataset.action_space, "start", 0))
+    for episode in dataset.iterate_episodes():
+        actions: Any = episode.actions
+        yield EpisodeArrays(
+            key=f"episode_{episode.id}",
+            observations=observation_groups(dataset.observation_space, episode.observations, group, source),
+            actions=actions - start if start else actions.reshape(len(actions), *_flat(dataset.action_space)),
+            rewards=episode.rewards,
+            terminations=episode.terminations,
+            truncations=episode.truncations,
+        )
+
+
+def _flat(space: Any) -> tuple[int, ...]:
+    """Shape of a learner's action: a Box is flat, a Discrete a number."""
+    return (-1,) if space.shape else ()
+
+
+def _require_episode_keys(file: Path) -> None:
+    """Every episode of an HDF5 data set has all parts; the other formats can't lack one."""
+    if not file.is_file():
+        return
+    try:
+        with h5py.File(file, "r") as opened:
+            for name, episode in opened.items():
+                require_keys(
+                    str(file), [f"{name}/{key}" for key in _EPISODE_KEYS], [f"{name}/{key}" for key in episode]
+                )
+    except OSError as error:
+        raise DatasetError(f"'{file}' can't be read as HDF5: {error}; record or download it anew.") from error
+
+
+def _download(dataset_id: str) -> None:
+    if not is_installed("huggingface_hub"):
+        raise DatasetError(
+            f"There is no data set '{dataset_id}' in {_cache()}, and downloading it needs huggingface_hub: run "
+            f'`pip install "RRF_d4rl[hub]"`. {_ways(dataset_id)}'
+        )
+    try:
+        minari.download_dataset(dataset_id)
+    except ValueError as error:
+        raise DatasetError(
+            f"There is no data set '{dataset_id}' in {_cache()}, and the hub answers: {error} {_ways(dataset_id)}"
+        ) from error
+    except _connection_errors() as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise DatasetError(
+            f"There is no data set '{dataset_id}' in {_cache()}, and Minari's hub can't be reached ({reason}). "
+            f"{_ways(dataset_id)}"
+        ) from error
+
+
+def _connection_errors() -> tuple[type[Exception], ...]:
+    """What a failing download raises, depending on the client library of the hub's own client."""
+    clients = [importlib.import_module(name) for name in ("httpx", "httpx2") if is_installed(name)]
+    return (OSError, RuntimeError, *(client.HTTPError for client in clients))
+
+
+def _cache() -> str:
+    return f"the cache '{get_dataset_path()}'"
+
+
+def _ways(dataset_id: str) -> str:
+    known = sorted(minari.list_local_datasets())
+    near = did_you_mean(dataset_id, known) if known else "the cache is empty"
+    return (
+        f"In the cache, {near}; record one with scripts/data/collect_dataset.py --output {dataset_id}, copy one there "
+        f"from another machine, or set MINARI_DATASETS_PATH to where it is."
+    )

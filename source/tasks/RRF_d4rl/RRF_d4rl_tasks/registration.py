@@ -1,0 +1,54 @@
+"""The tasks of this package: `RoboRenForce-D4RL-<Env>-<Algorithm>`."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import gymnasium as gym
+from RoboRenForce.configclass import resolve
+from RoboRenForce.utils.errors import UserError
+from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
+
+from .offline_dataset import OfflineDatasetCfg
+
+ALGORITHMS = {"BC": "bc", "IQL": "iql", "CQL": "cql", "TD3BC": "td3_bc", "ReBRAC": "rebrac"}
+"""Last word of the task id -> end of the name of its function in `agents`."""
+ENVIRONMENTS = {
+    "HalfCheetah": ("half_cheetah", "mujoco", "mujoco/halfcheetah/medium-v0"),
+    "Hopper": ("hopper", "mujoco", "mujoco/hopper/medium-v0"),
+    "Walker2d": ("walker2d", "mujoco", "mujoco/walker2d/medium-v0"),
+    "Pendulum": ("pendulum", "classic", "pendulum/mixed-v0"),
+}
+"""Name in the task id -> (function in `environments`, beginning of the name in `agents`, data)."""
+
+
+def register_tasks() -> None:
+    """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
+    for name, (env, family, source) in ENVIRONMENTS.items():
+        for algorithm, agent in ALGORITHMS.items():
+            task_id = f"RoboRenForce-D4RL-{name}-{algorithm}"
+            if task_id in gym.registry:
+                continue
+            gym.register(
+                id=task_id,
+                entry_point="RRF_d4rl_tasks.registration:refuse_gym_make",
+                disable_env_checker=True,
+                kwargs={
+                    ENV_KEY: f"RRF_d4rl_tasks.environments:{env}",
+                    RUNNER_KEY: partial(runner_cfg, f"RRF_d4rl_tasks.agents:{family}_{agent}", source),
+                },
+            )
+
+
+def runner_cfg(agent: str, source: str) -> Any:
+    """The runner's configuration that the function `agent` returns, with its data; `dataset.source` names others."""
+    return resolve(agent)().replace(dataset=OfflineDatasetCfg(source=source))
+
+
+def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
+    """Our ids name a task; Gymnasium can't make that."""
+    raise UserError(
+        "gymnasium.make can't build a RoboRenForce task: train it with `rrf train --task <id>`, or build the "
+        "environment that it is judged in with load_task(<id>).env_cfg.build()."
+    )
