@@ -1,7 +1,25 @@
 """Algorithms that learn from a replay of past experience."""
 
 from .dsac import DSAC, DSACCfg, DSACTCfg
+from .fast import FastSACCfg, FastTD3Cfg, FlashSACCfg, fast_sac_policy, fast_td3_policy, flash_sac_policy
 from .replay_learner import ReplayLearner, ReplayLearnerCfg
 from .sac import SAC, SACCfg
+from .td3 import TD3, TD3Cfg
 
-__all__ = ["DSAC", "SAC", "DSACCfg", "DSACTCfg", "ReplayLearner", "ReplayLearnerCfg", "SACCfg"]
+__all__ = [
+    "DSAC",
+    "SAC",
+    "TD3",
+    "DSACCfg",
+    "DSACTCfg",
+    "FastSACCfg",
+    "FastTD3Cfg",
+    "FlashSACCfg",
+    "ReplayLearner",
+    "ReplayLearnerCfg",
+    "SACCfg",
+    "TD3Cfg",
+    "fast_sac_policy",
+    "fast_td3_policy",
+    "flash_sac_policy",
+]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...buffer.replay_batch import Observations, ReplayBatch
 from ...components.actor import Actor
 from ...components.critic import QNetwork
+from ...components.return_heads import Aggregate
 from ...networks.batch_norm import batch_statistics, uses_batch_statistics
 
 Pass = Callable[[Observations, Tensor | None], Tensor]
@@ -59,6 +60,39 @@ def critic_at_successors(critic: QNetwork, batch: ReplayBatch, next_action: Tens
     if uses_batch_statistics(critic):
         return _jointly(critic, batch, next_action).chunk(2, dim=1)[1]
     return critic.outputs(batch.at_successors(features_of(critic)), next_action)
+
+
+def td_loss(
+    critic: QNetwork,
+    target_critic: QNetwork,
+    batch: ReplayBatch,
+    next_action: Tensor,
+    bonus: Tensor,
+    aggregate: Aggregate,
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """L_Q = sum_j loss(Q_j(s, a), r + discount (Qbar(s', a') + bonus)), with the loss of the critics' return head.
+
+    Args:
+        critic: learns.
+        target_critic: judges the successors.
+        batch: transitions or sequences.
+        next_action: a', `(..., A)`.
+        bonus: what a' is worth besides, `(...)`.
+        aggregate: which target critic counts.
+
+    Returns:
+        The loss; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient.
+    """
+    head = critic.head
+    with torch.no_grad():
+        next_output = critic_at_successors(target_critic, batch, next_action)
+        target = head.target(next_output, bonus, batch.reward, batch.discount, aggregate)
+    output = critic_at_states(critic, batch, next_action)
+    errors = head.loss(output, target, batch.weight)
+    loss = batch.mean(errors.sum(0))
+    value = head.mean(output.detach())
+    metrics = {"Loss/critic": loss.detach(), "Policy/q_value": batch.mean(value), **head.metrics()}
+    return loss, errors.detach().mean(0).abs().sqrt(), metrics
 
 
 def _jointly(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
+from ...components.critic import QNetwork
 from ...components.target import polyak_, target_of
 from ...components.temperature import TemperatureCfg
 from ...configclass import Range, configclass
 from ...utils.precision import autocast
 from ..algorithm import RunContext
 from ..loss_terms import LossTermCfg
-from .passes import actor_at_states, actor_at_successors, critic_at_states, critic_at_successors, features_of
+from .passes import actor_at_states, actor_at_successors, features_of, td_loss
 from .replay_learner import Part, ReplayLearner, ReplayLearnerCfg
 
 
@@ -38,6 +39,7 @@ class SAC(ReplayLearner):
 
     def __init__(self, cfg: SACCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
+        self.critic: QNetwork = self.networks.critic
         self.temperature = cfg.temperature.build(context.spec.action.dim).to(self.device)
         self.loss_terms = [term.build() for term in cfg.loss_terms]
         self.critic_optimizer = self.gradient_step({"critic": self.critic}, cfg.critic_learning_rate)
@@ -81,19 +83,12 @@ class SAC(ReplayLearner):
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
-        head, cfg = self.critic.head, self.cfg
+        cfg = self.cfg
         with autocast(cfg.precision, self.device):
             with torch.no_grad():
                 next_action, next_log_prob = self._sample(actor_at_successors(self.target_actor, batch))
-                next_output = critic_at_successors(self.target_critic, batch, next_action)
                 bonus = -self.temperature() * next_log_prob if cfg.backup_entropy else torch.zeros_like(next_log_prob)
-                target = head.target(next_output, bonus, batch.reward, batch.discount, cfg.aggregate)
-            output = critic_at_states(self.critic, batch, next_action)
-        errors = head.loss(output, target)
-        loss = batch.mean(errors.sum(0))
-        value = head.mean(output.detach())
-        metrics = {"Loss/critic": loss.detach(), "Policy/q_value": batch.mean(value), **head.metrics()}
-        return loss, errors.detach().mean(0).abs().sqrt(), metrics
+            return td_loss(self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate)
 
     def policy_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_pi; log pi of the actions drawn, without gradient; 0-dim metrics without gradient."""
