@@ -21,7 +21,8 @@ def project(probability: Tensor, shift: Tensor, discount: Tensor, v_min: float, 
     """Distribution of `shift + discount * Z` on the atoms of `Z`.
 
     Every moved atom shares its probability among its two neighbors in proportion to nearness, which keeps the mean;
-    what leaves the support ends up at the outermost atom.
+    what leaves the support ends up at the outermost atom. A GPU adds the shares in any order, so that the last digit
+    varies between runs unless torch.use_deterministic_algorithms(True) is set.
 
     Args:
         probability: `(..., n)` over `n` equidistant atoms from `v_min` to `v_max`, with any leading dimensions.

@@ -71,7 +71,8 @@ class GaussianHead(ReturnHead):
 
     @override
     def _loss(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        mean, std = output[..., 0], self.std(output)
+        mean, raw = output.unbind(-1)
+        std = F.softplus(raw)
         average = self._running_std(std.detach(), weight)
         target_mean, sample = target.unbind(-1)
         if self.cfg.version == "v1":
