@@ -1,0 +1,150 @@
+"""Off-policy runs: order of calls, exact resume, played and exported policies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from RoboRenForce import algorithms, components, networks, runners
+from RoboRenForce.algorithms import StepOut
+from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg
+from RoboRenForce.configclass import ConfigError
+from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
+from RoboRenForce.utils.checkpoint import load_checkpoint
+from RoboRenForce.utils.export import export_policy
+from small_runs import CountingCfg, NoPolicyCfg, scripted
+from test_resume import check_resume, trained
+
+
+def sac_cfg(algorithm: Any = None, policy: Any = None, **changes: Any) -> runners.OffPolicyRunnerCfg:
+    """A real SAC with tiny networks, in environments that normalizers matter in."""
+    mlp = networks.MLPCfg(hidden_features=[8])
+    pack = components.ActorQPackCfg(
+        actor_cfg=components.TanhGaussianActorCfg(backbone_cfg=mlp), critic_cfg=components.QNetworkCfg(backbone_cfg=mlp)
+    )
+    options: dict[str, Any] = {
+        "num_steps_per_env": 4,
+        "max_iterations": 4,
+        "logger": [],
+        "report": False,
+        "policy": policy or pack,
+        "algorithm": algorithm or algorithms.SACCfg(**SMALL),
+    }
+    return runners.OffPolicyRunnerCfg(**(options | changes))
+
+
+SMALL: dict[str, Any] = {
+    "replay": ReplayBufferCfg(capacity=64, store=True),
+    "batch_size": 16,
+    "learning_starts": 20,
+    "policy_delay": 2,
+}
+
+
+def dsact() -> runners.OffPolicyRunnerCfg:
+    critic = components.QNetworkCfg(
+        backbone_cfg=networks.MLPCfg(hidden_features=[8]), head_cfg=components.GaussianHeadCfg()
+    )
+    return sac_cfg(algorithms.DSACTCfg(**SMALL), components.ActorQPackCfg(critic_cfg=critic))
+
+
+RUNS = {
+    "sac": sac_cfg,
+    "dsact": dsact,
+    "prioritized": lambda: sac_cfg(
+        algorithms.SACCfg(**{**SMALL, "replay": PrioritizedReplayBufferCfg(capacity=64, store=True)})
+    ),
+}
+
+
+def test_updates_come_after_every_train_freq_steps() -> None:
+    cfg = runners.OffPolicyRunnerCfg(
+        num_steps_per_env=4, train_freq=2, max_iterations=1, logger=[], policy=NoPolicyCfg(), algorithm=CountingCfg()
+    )
+    runner = cfg.build(env=scripted())
+    runner.learn()
+    assert runner.algorithm.calls == ["act", "record", "act", "record", "update"] * 2
+    assert runner.algorithm.context.rollout_steps == 2 and runner.algorithm.context.max_iterations == 2
+
+
+def test_an_iteration_is_a_whole_number_of_updates() -> None:
+    with pytest.raises(ConfigError, match="num_steps_per_env: 10 is not a multiple of train_freq=4"):
+        sac_cfg(num_steps_per_env=10, train_freq=4).validate()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_resume_is_exact(tmp_path: Path, name: str) -> None:
+    check_resume(RUNS[name](), ScriptedEnvCfg(num_envs=4), tmp_path, stop=10, end=20)
+    assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)
+
+
+def test_resume_is_exact_on_a_real_simulator(tmp_path: Path) -> None:
+    package = pytest.importorskip("RRF_gym_tasks")
+    check_resume(sac_cfg(), package.GymEnvCfg(env_id="Pendulum-v1", num_envs=4), tmp_path, stop=10, end=20)
+
+
+def test_without_its_replay_a_resumed_run_warms_up_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    algorithm = algorithms.SACCfg(**{**SMALL, "replay": ReplayBufferCfg(capacity=64)})
+    first = sac_cfg(algorithm).build(env=scripted(), log_dir=tmp_path)
+    first.learn()
+    again = sac_cfg(algorithm, max_iterations=8).build(env=scripted(), log_dir=tmp_path)
+    again.load(tmp_path / "model_4.pt")
+    assert "starts empty" in caplog.text
+    assert again.algorithm.num_updates == first.algorithm.num_updates > 0
+    assert again.algorithm.num_stored == 0 and again.algorithm.update() == {}
+    again.learn()
+    assert again.algorithm.num_updates > first.algorithm.num_updates
+
+
+def test_the_stored_successor_is_the_final_observation_and_a_time_out_bootstraps() -> None:
+    """A scripted environment that ends by time-out at step 3: what is drawn has the true successor and discount."""
+    env = scripted(num_envs=1, seed=7, script=[["time_out@3"]])
+    runner = sac_cfg(algorithms.SACCfg(**{**SMALL, "learning_starts": 1000}), num_steps_per_env=6).build(env=env)
+    seen: list[Any] = []
+    record = runner.algorithm.record
+
+    def spy(step: StepOut) -> None:
+        seen.append((step.extras["final_observations"]["policy"].clone(), step.extras["terminated"].clone()))
+        record(step)
+
+    runner.algorithm.record = spy
+    runner.learn(1)
+    batch = runner.algorithm.replay.sample()
+    for row, index in enumerate(batch.index.tolist()):
+        final, terminated = seen[index]
+        torch.testing.assert_close(batch.next_obs["policy"][row], final[0])
+        assert float(batch.discount[row]) == pytest.approx(0.0 if bool(terminated[0]) else 0.99)
+    assert not any(bool(terminated.any()) for _, terminated in seen)
+
+
+def test_a_loaded_policy_acts_as_it_did_in_training_normalizer_included(tmp_path: Path) -> None:
+    runner = sac_cfg().build(env=scripted(), log_dir=tmp_path)
+    runner.learn()
+    loaded = sac_cfg().build(env=scripted())
+    loaded.load(tmp_path / "model_4.pt", resume=False)
+    obs = runner.env.get_observations()
+    assert float(runner.algorithm.actor.normalizer.moments.count) == 4 * 4 * runner.env.num_envs
+    torch.testing.assert_close(loaded.policy()(obs), runner.policy()(obs), rtol=0, atol=0)
+
+
+def test_the_exported_policy_acts_the_same(tmp_path: Path) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    runner = sac_cfg().build(env=scripted())
+    runner.learn()
+    export_policy(runner.policy().exportable(), tmp_path)
+    obs = runner.env.get_observations()
+    flat = torch.cat([obs[group] for group in runner.algorithm.actor.groups], dim=-1)
+    session = onnxruntime.InferenceSession(str(tmp_path / "policy.onnx"), providers=["CPUExecutionProvider"])
+    (actions,) = session.run(None, {"obs": flat.numpy()})
+    torch.testing.assert_close(torch.from_numpy(actions), runner.policy()(obs), rtol=1e-5, atol=1e-5)
+
+
+def test_checkpoints_with_other_parts_are_refused(tmp_path: Path) -> None:
+    runner = sac_cfg().build(env=scripted(), log_dir=tmp_path)
+    runner.learn(1)
+    fixed = algorithms.SACCfg(**SMALL, temperature=components.TemperatureCfg(learned=False))
+    with pytest.raises(Exception, match="temperature_optimizer"):
+        sac_cfg(fixed).build(env=scripted()).load(tmp_path / "model_1.pt")
