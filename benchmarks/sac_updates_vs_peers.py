@@ -1,0 +1,258 @@
+"""SAC gradient updates a second: ours against CleanRL's and LeanRL's, on the same random transitions, no simulator.
+
+    python benchmarks/sac_updates_vs_peers.py --cleanrl cleanrl/sac_continuous_action.py \
+        --leanrl leanrl/sac_continuous_action_torchcompile.py --output benchmarks/results/sac_updates.json
+
+One update is what each does between two environment steps: draw 256 transitions, update two critics of two layers of
+256, the policy as often on average, the temperature and the target critics. Sizes are those of HalfCheetah (17
+observations, 6 actions). Each variant runs in a process of its own with one CPU thread; the number is the median over
+the repeats, after a warm-up in which compilation and capture happen. The peers' update code runs unchanged, cut out of
+their training loop (see peer_scripts.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+from peer_scripts import leanrl_environment
+
+OBS, ACTIONS, BATCH = 17, 6, 256
+TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
+"""Ours takes its networks and settings from this task; they are CleanRL's."""
+VARIANTS = (
+    "cleanrl",
+    "leanrl_eager",
+    "leanrl_compile",
+    "leanrl_compile_graphs",
+    "leanrl_compile_graphs_fixed_batch",
+    "ours_fp32",
+    "ours_tf32",
+)
+Update = Callable[[int], None]
+"""Do that many updates."""
+
+
+def random_transitions(size: int) -> dict[str, torch.Tensor]:
+    """The same data for everybody, on the CPU."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    return {
+        "observations": normal(size, OBS),
+        "next_observations": normal(size, OBS),
+        "actions": normal(size, ACTIONS).tanh(),
+        "rewards": normal(size),
+        "terminations": torch.rand(size, generator=generator) < 0.001,
+    }
+
+
+def make_cleanrl(args: argparse.Namespace) -> Update:
+    """CleanRL's script up to its loop, its replay filled, and the learning part of its loop."""
+    script, run = prepare_peer(args.cleanrl, {}, "data = rb.sample(args.batch_size)")
+    replay = script.namespace["rb"]
+    data = {name: values.numpy() for name, values in random_transitions(args.transitions).items()}
+    for i in range(args.transitions):
+        rows = {name: values[i : i + 1] for name, values in data.items()}
+        replay.add(
+            rows["observations"],
+            rows["next_observations"],
+            rows["actions"],
+            rows["rewards"],
+            rows["terminations"],
+            [{}],
+        )
+    return run
+
+
+def make_leanrl(args: argparse.Namespace, **options: bool) -> Update:
+    """LeanRL's script up to its loop, its replay filled, and the learning part of its loop."""
+    fixed = options.pop("fixed_batch", False)
+    script, run = prepare_peer(args.leanrl, options, "pass" if fixed else "data = rb.sample(args.batch_size)")
+    names, device = script.namespace, script.namespace["device"]
+    from tensordict import TensorDict
+
+    data = random_transitions(args.transitions)
+    data["dones"] = data["terminations"]
+    replay = names["rb"]
+    replay.extend(TensorDict(data, batch_size=[args.transitions]).to(device))
+    names["start_time"] = None  # the loop logs from the moment this is set
+    names["data"] = replay.sample(BATCH)
+    return run
+
+
+def prepare_peer(path: str, options: dict[str, Any], before: str) -> tuple[Any, Update]:
+    """A peer's script up to its loop, and a function that continues to count its steps."""
+    from peer_scripts import PeerScript, infos_of_old_gymnasium, record_wandb
+
+    record_wandb(lambda values: None)
+    infos_of_old_gymnasium(lambda rewards, episodes: None)
+    script = PeerScript(path, {"env_id": "HalfCheetah-v5", **options})
+    os.chdir(tempfile.mkdtemp())
+    script.run_until_loop()
+    loop, step = script.updates(before), 10_000
+
+    def run(count: int) -> None:
+        nonlocal step
+        with contextlib.redirect_stdout(open(os.devnull, "w")):
+            loop(range(step, step + count))
+        step += count
+
+    return script, run
+
+
+def make_ours(args: argparse.Namespace, **options: Any) -> Update:
+    """Our algorithm, built as a runner builds it, its replay filled through `act` and `record`."""
+    from RoboRenForce.algorithms import RunContext, StepOut
+    from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+    from RoboRenForce.utils.registry import load_task
+    from tensordict import TensorDict
+
+    envs, device = 1000, torch.device(args.device if torch.cuda.is_available() else "cpu")
+    spec = EnvSpec(
+        "synthetic", envs, {"policy": (OBS,)}, ActionSpec("continuous", ACTIONS), 1000, ("final_observations",)
+    )
+    task = load_task(TASK)
+    task.apply_overrides(args.overrides)
+    cfg = task.runner_cfg.algorithm.replace(learning_starts=args.transitions, batch_size=BATCH, **options)
+    sac = cfg.build(policy=task.runner_cfg.policy, context=RunContext(spec=spec, device=device))
+    data = {name: values.to(device) for name, values in random_transitions(args.transitions).items()}
+    for start in range(0, args.transitions, envs):
+        rows = {name: values[start : start + envs] for name, values in data.items()}
+        obs, successors = (
+            TensorDict({"policy": rows[name]}, batch_size=[envs]) for name in ("observations", "next_observations")
+        )
+        sac.act(obs)
+        extras = {"terminated": rows["terminations"], "final_observations": successors}
+        sac.record(StepOut(successors, rows["rewards"], rows["terminations"].long(), extras))
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            sac.update()
+
+    return run
+
+
+def measure(run: Update, args: argparse.Namespace) -> dict[str, Any]:
+    """Updates a second of every repeat, and their median."""
+
+    def synchronize() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    start = time.perf_counter()
+    run(args.warmup)
+    synchronize()
+    rates, warmup_s = [], time.perf_counter() - start
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        run(args.updates)
+        synchronize()
+        rates.append(round(args.updates / (time.perf_counter() - start), 1))
+    rate = median(rates)
+    return {
+        "updates_per_s": rate,
+        "ms_per_update": round(1e3 / rate, 4),
+        "warmup_s": round(warmup_s, 1),
+        "updates_per_s_all": rates,
+    }
+
+
+def run_variant(args: argparse.Namespace) -> dict[str, Any]:
+    """One variant in this process."""
+    torch.manual_seed(0)
+    name = args.variant
+    if name == "cleanrl":
+        return measure(make_cleanrl(args), args)
+    if name.startswith("leanrl"):
+        options = {"compile": "compile" in name, "cudagraphs": "graphs" in name, "fixed_batch": "fixed" in name}
+        return measure(make_leanrl(args, **options), args)
+    return measure(make_ours(args, precision=name.removeprefix("ours_")), args)
+
+
+def run_in_process(args: argparse.Namespace, name: str) -> dict[str, Any]:
+    """One variant in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        command = [sys.executable, str(Path(__file__).resolve()), "--child", str(path), "--variant", name]
+        for key in ("cleanrl", "leanrl"):
+            command += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
+        for key in ("updates", "repeats", "warmup", "transitions", "device"):
+            command += [f"--{key}", str(getattr(args, key))]
+        command += args.overrides
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        if name.startswith("leanrl"):
+            environment |= leanrl_environment(args.leanrl_site)
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+        if done.returncode or not path.exists():
+            return {"error": done.stdout[-3000:]}
+        return json.loads(path.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cleanrl", default="", help="path of CleanRL's sac_continuous_action.py")
+    parser.add_argument("--leanrl", default="", help="path of LeanRL's sac_continuous_action_torchcompile.py")
+    parser.add_argument("--leanrl_site", default="", help="folder with TorchRL and its TensorDict, for LeanRL only")
+    parser.add_argument("--variants", default=",".join(VARIANTS), help="those of a peer without a path are left out")
+    parser.add_argument("--updates", type=int, default=1000, help="updates in one repeat")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--transitions", type=int, default=100_000)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--note", default="")
+    parser.add_argument("--output", default="benchmarks/results/sac_updates.json")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
+    args, args.overrides = parser.parse_known_args()
+    if args.child:
+        result = run_variant(args)
+        Path(args.child).write_text(json.dumps(result))
+        return
+
+    from report import environment_report, write_json
+
+    results: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    for name in args.variants.split(","):
+        peer = name.partition("_")[0]
+        if peer != "ours" and not getattr(args, peer):
+            continue
+        result = run_in_process(args, name)
+        if "error" in result:
+            failed[name] = result["error"]
+            print(name, "failed:", result["error"], flush=True)
+            continue
+        results[name] = result
+        print(name, result, flush=True)
+    data = {"benchmark": "sac_updates", "arguments": {key: value for key, value in vars(args).items() if value}}
+    data |= {"results": results, **environment_report()}
+    fastest = [found["updates_per_s"] for name, found in results.items() if name.startswith("leanrl")]
+    for column, base in (
+        ("times_cleanrl", [results["cleanrl"]["updates_per_s"]] if "cleanrl" in results else []),
+        ("times_fastest_leanrl", fastest),
+    ):
+        if base:
+            data[column] = {name: round(found["updates_per_s"] / max(base), 2) for name, found in results.items()}
+    if args.note:
+        data["note"] = args.note
+    if failed:
+        data["failed"] = failed
+    write_json(args.output, data)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,287 @@
+"""SAC on HalfCheetah-v5 against CleanRL's `sac_continuous_action.py` (and LeanRL's), all seeds of all systems at once.
+
+    python benchmarks/sac_vs_peers.py start --cleanrl cleanrl/sac_continuous_action.py --folder /tmp/sac
+    python benchmarks/sac_vs_peers.py collect --folder /tmp/sac --output benchmarks/results/sac_halfcheetah.json
+
+Every run is a process of its own with one CPU thread; they start together and outlive the command that started them,
+so `collect` may be asked at any time. The peers' scripts run unchanged (see peer_scripts.py). The deterministic policy
+plays `--episodes` episodes every `--eval_every` steps; the clock stands still meanwhile. Seconds count from the first
+step of the environment, compilation included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
+
+
+class Record:
+    """One line of JSON for every evaluation and every finished training episode, and a clock that can be stopped."""
+
+    def __init__(self, path: str, args: argparse.Namespace) -> None:
+        self._file, self._next, self._every = open(path, "a", buffering=1), args.eval_every, args.eval_every  # noqa: SIM115
+        self._start, self._paused = 0.0, 0.0
+
+    def start(self) -> None:
+        """Let the clock run."""
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Training time."""
+        return round(time.perf_counter() - self._start - self._paused, 3)
+
+    def episode(self, step: int, value: float) -> None:
+        """A finished training episode."""
+        self._write(kind="train", step=step, seconds=self.seconds(), value=round(value, 2))
+
+    def evaluation(self, step: int, evaluate: Callable[[], float]) -> None:
+        """Evaluate if it is time."""
+        if step < self._next:
+            return
+        self._next += self._every
+        seconds, before = self.seconds(), time.perf_counter()
+        value = evaluate()
+        self._paused += time.perf_counter() - before
+        self._write(kind="eval", step=step, seconds=seconds, value=round(value, 2))
+
+    def end(self, **facts: Any) -> None:
+        """The run is complete."""
+        self._write(kind="end", **facts)
+
+    def _write(self, **row: Any) -> None:
+        self._file.write(json.dumps(row) + "\n")
+
+
+# ------------------------------------------------------------------------------------------------ one run of one system
+
+
+def run_peer(args: argparse.Namespace, record: Record) -> None:
+    """CleanRL's or LeanRL's script, unchanged; its environment reports steps and calls for evaluations."""
+    import torch
+    from peer_scripts import PeerScript, infos_of_old_gymnasium, modules_of_old_tensordict, record_wandb
+
+    values = {"seed": args.seed, "env_id": args.env, "total_timesteps": args.steps}
+    if args.system == "leanrl":
+        values |= {"compile": True, "cudagraphs": torch.cuda.is_available()}
+        modules_of_old_tensordict()
+    record_wandb(lambda values: None)
+    script = PeerScript(args.script, values)
+    steps = 0
+
+    def on_step(rewards: Any, episodes: list[dict[str, float]]) -> None:
+        nonlocal steps
+        if not steps:
+            record.start()
+        steps += len(rewards)
+        for episode in episodes:
+            record.episode(steps, episode["r"])
+        record.evaluation(steps, lambda: play_peer(script.namespace, args))
+
+    infos_of_old_gymnasium(on_step)
+    os.chdir(tempfile.mkdtemp())
+    script.run()
+    record.end(steps=steps, train_s=record.seconds())
+
+
+def play_peer(namespace: dict[str, Any], args: argparse.Namespace) -> float:
+    """Mean return of whole episodes with the mean of a peer's policy."""
+    import gymnasium
+    import numpy as np
+    import torch
+
+    actor, device = namespace["actor"], namespace["device"]
+    envs = [gymnasium.make(args.env) for _ in range(args.episodes)]
+    obs = np.stack([env.reset(seed=args.seed + 1000 + i)[0] for i, env in enumerate(envs)])
+    returns, running = np.zeros(len(envs)), np.ones(len(envs), bool)
+    while running.any():
+        with torch.no_grad():
+            center = torch.tanh(actor(torch.as_tensor(obs, dtype=torch.float32, device=device))[0])
+            actions = (center * actor.action_scale + actor.action_bias).cpu().numpy().reshape(len(envs), -1)
+        for i in np.flatnonzero(running):
+            obs[i], reward, terminated, truncated, _ = envs[i].step(actions[i])
+            returns[i] += reward
+            running[i] = not (terminated or truncated)
+    return float(returns.mean())
+
+
+def run_ours(args: argparse.Namespace, record: Record) -> None:
+    """Our registered task through the public interface, as `train_gym.py` runs it."""
+    import torch
+    from RoboRenForce.runners.callbacks import Callback
+    from RoboRenForce.runners.evaluation import evaluate
+    from RoboRenForce.utils.registry import load_task
+    from RoboRenForce.utils.seeding import preserved_rng
+
+    task = load_task(args.task)
+    task.apply_overrides(args.overrides)
+    task.env_cfg = task.env_cfg.replace(env_id=args.env, seed=args.seed)
+    per_iteration = task.runner_cfg.num_steps_per_env * task.env_cfg.num_envs
+    task.runner_cfg = task.runner_cfg.replace(
+        seed=args.seed, max_iterations=-(-args.steps // per_iteration), logger=[], report=False
+    )
+    eval_env = task.env_cfg.replace(num_envs=args.episodes, seed=args.seed + 1000).build()
+
+    class RecordCallback(Callback):
+        def on_start(self, runner: Any) -> None:
+            record.start()
+
+        def after_iteration(self, runner: Any, metrics: dict[str, float]) -> None:
+            if "Train/mean_reward" in metrics:
+                record.episode(runner.steps, metrics["Train/mean_reward"])
+            record.evaluation(runner.steps, lambda: self.play(runner))
+
+        def play(self, runner: Any) -> float:
+            runner.algorithm.eval()
+            with preserved_rng():
+                result = evaluate(eval_env, runner.policy(), args.episodes, seed=args.seed + 1000)
+            runner.algorithm.train()
+            return result.mean
+
+    device = args.device if torch.cuda.is_available() else "cpu"
+    runner = task.runner_cfg.build(env=task.env_cfg.build(), device=device, task=task.id, env_cfg=task.env_cfg)
+    runner.callbacks.append(RecordCallback())
+    with contextlib.redirect_stdout(open(os.devnull, "w")):
+        runner.learn()
+    record.end(steps=runner.steps, train_s=record.seconds())
+
+
+# ------------------------------------------------------------------------------------------------ all runs
+
+
+def start(args: argparse.Namespace) -> None:
+    """Start every run in a session of its own and return."""
+    from peer_scripts import leanrl_environment
+
+    folder = Path(args.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    scripts = {"ours": "", "cleanrl": args.cleanrl, "leanrl": args.leanrl}
+    options = {name: getattr(args, name) for name in ("env", "steps", "eval_every", "episodes", "device", "task")}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    for system in args.systems.split(","):
+        if system != "ours" and not scripts[system]:
+            continue
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            name = f"{system}_{seed}"
+            command = [
+                sys.executable,
+                str(Path(__file__).resolve()),
+                "child",
+                "--record",
+                str(folder / f"{name}.jsonl"),
+            ]
+            command += ["--system", system, "--seed", str(seed)]
+            command += ["--script", str(Path(scripts[system]).resolve())] * (system != "ours")
+            command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+            command += args.overrides if system == "ours" else []
+            extra = leanrl_environment(args.leanrl_site) if system == "leanrl" else {}
+            with open(folder / f"{name}.log", "w") as log:
+                subprocess.Popen(command, stdout=log, stderr=log, env=environment | extra, start_new_session=True)
+            print("started", name, flush=True)
+    facts = options | {"seeds": args.seeds, "overrides": args.overrides, "command": " ".join(["python", *sys.argv])}
+    (folder / "start.json").write_text(json.dumps(facts))
+
+
+def collect(args: argparse.Namespace) -> None:
+    """What is there so far, on the screen and as a result file."""
+    from report import environment_report, write_json
+
+    folder = Path(args.folder)
+    facts = json.loads((folder / "start.json").read_text())
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for path in sorted(folder.glob("*.log")):
+        system, seed = path.stem.rsplit("_", 1)
+        runs.setdefault(system, []).append({"seed": int(seed)} | read_run(path))
+    common = min(run["steps"] for found in runs.values() for run in found)
+    medians = {}
+    for system, found in runs.items():
+        for run in found:
+            run |= at_steps(run, common)
+        keys = ("return_at_common_steps", "seconds_to_common_steps", "env_steps_per_s", "steps")
+        medians[system] = {key: median(run[key] for run in found) for key in keys if all(key in r for r in found)}
+        print(system, medians[system], [run.get("error", "")[-300:] for run in found], flush=True)
+    data = {"benchmark": "sac_halfcheetah", "arguments": facts, "common_steps": common}
+    data |= {"medians": medians, "runs": runs, **environment_report()}
+    if args.note:
+        data["note"] = args.note
+    data["command"] = facts.pop("command")
+    peer, ours = medians.get("cleanrl", {}), medians.get("ours", {})
+    if len(peer) == len(ours) == 4:
+        data["return_ratio"] = round(ours["return_at_common_steps"] / peer["return_at_common_steps"], 3)
+        data["speedup"] = round(peer["seconds_to_common_steps"] / ours["seconds_to_common_steps"], 2)
+        print("return ratio", data["return_ratio"], "speedup", data["speedup"], flush=True)
+    write_json(args.output, data)
+
+
+def read_run(log: Path, points: int = 60) -> dict[str, Any]:
+    """Curves of a run as `[step, seconds, return]`; evaluations whole, training episodes averaged to `points`."""
+    path = log.with_suffix(".jsonl")
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    curves = {
+        kind: [[row["step"], row["seconds"], row["value"]] for row in rows if row["kind"] == kind]
+        for kind in ("eval", "train")
+    }
+    width = max(1, -(-len(curves["train"]) // points))
+    blocks = [curves["train"][i : i + width] for i in range(0, len(curves["train"]), width)]
+    curves["train"] = [[*block[-1][:2], round(mean(value for _, _, value in block), 1)] for block in blocks]
+    end = next((row for row in rows if row["kind"] == "end"), None)
+    steps = max([row.get("step", 0) for row in rows] + [end["steps"] if end else 0])
+    found: dict[str, Any] = {"steps": steps, "complete": end is not None, **curves}
+    if end is not None:
+        found["train_s"] = end["train_s"]
+    elif "Traceback" in (text := log.read_text()):
+        found["error"] = text[-3000:]
+    return found
+
+
+def at_steps(run: dict[str, Any], steps: int) -> dict[str, float]:
+    """Return and seconds of a run's last evaluation within `steps`, and its steps a second after half of them."""
+    known = [point for point in run["eval"] if point[0] <= steps]
+    if not known:
+        return {}
+    (middle, middle_s, _), (last, last_s, value) = known[(len(known) - 1) // 2], known[-1]
+    rate = (last - middle) / (last_s - middle_s) if last > middle else last / last_s
+    return {"return_at_common_steps": value, "seconds_to_common_steps": last_s, "env_steps_per_s": round(rate, 1)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("mode", choices=("start", "collect", "child"))
+    parser.add_argument("--folder", default="logs/sac_vs_peers")
+    parser.add_argument("--systems", default="ours,cleanrl,leanrl", help="a peer without a path is left out")
+    parser.add_argument("--cleanrl", default="", help="path of CleanRL's sac_continuous_action.py")
+    parser.add_argument("--leanrl", default="", help="path of LeanRL's sac_continuous_action_torchcompile.py")
+    parser.add_argument("--leanrl_site", default="", help="folder with TorchRL and its TensorDict, for LeanRL only")
+    parser.add_argument("--task", default=TASK)
+    parser.add_argument("--env", default="HalfCheetah-v5")
+    parser.add_argument("--steps", type=int, default=300_000)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--first_seed", type=int, default=1)
+    parser.add_argument("--eval_every", type=int, default=10_000)
+    parser.add_argument("--episodes", type=int, default=10)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--note", default="")
+    parser.add_argument("--output", default="benchmarks/results/sac_halfcheetah.json")
+    for name in ("--record", "--system", "--script"):
+        parser.add_argument(name, help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, help=argparse.SUPPRESS)
+    args, args.overrides = parser.parse_known_args()
+    if args.mode != "child":
+        (start if args.mode == "start" else collect)(args)
+        return
+    (run_ours if args.system == "ours" else run_peer)(args, Record(args.record, args))
+
+
+if __name__ == "__main__":
+    main()
