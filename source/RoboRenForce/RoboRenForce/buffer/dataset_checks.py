@@ -61,7 +61,7 @@ def require_finite(source: str, key: str, array: np.ndarray) -> None:
         raise fault(source, key, None, f"it holds {array.dtype}, expected numbers")
     if not np.issubdtype(array.dtype, np.inexact):
         return
-    bad = ~np.isfinite(array).reshape(len(array), -1).all(axis=1)
+    bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
     if bad.any():
         row = int(bad.argmax())
         value = array[row].reshape(-1)
@@ -122,8 +122,8 @@ def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -
 
 def require_successors(source: str, key: str, obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray) -> None:
     """Recorded successors are the observations of the next row wherever no episode ends; `ends` is bool `(M,)`."""
-    now, after = next_obs[:-1].reshape(len(obs) - 1, -1), obs[1:].reshape(len(obs) - 1, -1)
-    differs = ~np.isclose(now, after, rtol=_SAME_OBSERVATION, atol=_SAME_OBSERVATION).all(axis=1) & ~ends[:-1]
+    same = np.isclose(next_obs[:-1], obs[1:], rtol=_SAME_OBSERVATION, atol=_SAME_OBSERVATION)
+    differs = ~same.all(axis=tuple(range(1, obs.ndim))) & ~ends[:-1]
     if differs.any():
         row = int(differs.argmax())
         raise fault(

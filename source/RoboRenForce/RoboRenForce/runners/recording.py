@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -161,7 +162,7 @@ class _Tape:
 
 def _rows(obs: TensorDict) -> list[dict[str, np.ndarray]]:
     """The observations of each environment, copied."""
-    groups: dict[str, np.ndarray] = {str(name): group.cpu().numpy().copy() for name, group in obs.items()}
+    groups: dict[str, Any] = {str(name): group.cpu().numpy().copy() for name, group in obs.items()}
     return [{name: group[i] for name, group in groups.items()} for i in range(obs.batch_size[0])]
 
 
