@@ -94,7 +94,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         self, cfg: PrioritizedReplayBufferCfg, *, spec: EnvSpec, gamma: float, batch_size: int, device: torch.device
     ) -> None:
         super().__init__(cfg, spec=spec, gamma=gamma, batch_size=batch_size, device=device)
-        self.tree = SumTree(self.rows * self.num_envs, self.device)
+        self.tree = SumTree(self.num_slots, self.device)
         self.max_priority = torch.ones(1, dtype=torch.float64, device=self.device)
         """Largest `|TD error| + epsilon` so far, and that of new transitions."""
         self._samples = torch.zeros(1, dtype=torch.float64, device=self.device)

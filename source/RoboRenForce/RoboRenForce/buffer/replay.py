@@ -42,6 +42,7 @@ class ReplayBuffer:
         self.cfg, self.gamma, self.batch_size, self.learner = cfg, gamma, batch_size, device
         self.device = torch.device("cpu") if cfg.device == "cpu" else device
         self.num_envs, self.rows = spec.num_envs, cfg.capacity // spec.num_envs
+        self.num_slots = self.rows * self.num_envs
         self._env_groups = tuple(spec.obs_groups)
         self.spec = cfg.stored_spec(spec)
         """The environment as the samples show it."""
@@ -55,7 +56,10 @@ class ReplayBuffer:
         """Row that is written next."""
         self._stored = torch.zeros(1, dtype=torch.int64, device=self.device)
         """Transitions that can be drawn: slots `0 ... stored - 1`."""
+        self._newest_slot = torch.zeros(1, dtype=torch.int64, device=self.device)
+        """Last slot of the row that was written last."""
         self._offset = torch.arange(self.window, device=self.device).unsqueeze(1)
+        self._stride = self._offset * self.num_envs
         exponent = torch.arange(cfg.n_step + 1, device=self.device, dtype=torch.float64)
         self._gamma_power = (gamma**exponent).to(torch.get_default_dtype())
         self._envs = torch.arange(self.num_envs, device=self.device)
@@ -117,12 +121,13 @@ class ReplayBuffer:
     def _count(self, rows: int) -> None:
         self._rows_added.add_(rows)
         torch.remainder(self._rows_added, self.rows, out=self._cursor)
+        torch.sub(self._cursor * self.num_envs, 1, out=self._newest_slot)
         torch.mul(self._rows_added.clamp(max=self.rows), self.num_envs, out=self._stored)
         self._empty = False
 
     def _newest(self) -> Tensor:
-        """Slots `(N,)` of the newest row."""
-        return (self._cursor - 1) % self.rows * self.num_envs + self._envs
+        """Slots `(N,)` of the newest row, in the order of the environments."""
+        return (self._newest_slot - (self.num_envs - 1) + self._envs) % self.num_slots
 
     def _end_interrupted(self, values: Mapping[str, Tensor]) -> None:
         """After a resume: truncate the episodes that don't go on where their newest stored step led."""
@@ -156,12 +161,12 @@ class ReplayBuffer:
             found = self.records.gather(slot)
             reward, discount = found["reward"], found["terminated"].mul(-self.gamma).add_(self.gamma)
         else:
-            steps, length = self._window(slot)
-            weights = self._gamma_power[:-1].unsqueeze(1) * (self._offset < length)
-            reward = (weights * steps["reward"]).sum(0)
-            end = self._later(slot, length - 1)
+            slots, steps, last = self._window(slot)
+            reward = (steps["reward"] * self._gamma_power[:-1].unsqueeze(1) * (self._offset <= last)).sum(0)
+            end = slots.gather(0, last.unsqueeze(0)).squeeze(0)
             found = {**self.records.gather(slot, ("first",)), **self.records.gather(end, ("step", "next"))}
-            discount = self._gamma_power.index_select(0, length) * (1.0 - found["terminated"])
+            discount = self._gamma_power[1:].index_select(0, last)
+            discount = discount.addcmul_(discount, found["terminated"], value=-1.0)
         return ReplayBatch(
             obs=self._groups(found, "obs"),
             action=self._send(found["action"]),
@@ -171,17 +176,14 @@ class ReplayBuffer:
             index=self._send(slot),
         )
 
-    def _window(self, slot: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Scalars `(T, B)` of the steps from `slot` `(B,)` on, and how many of them belong together, `(B,)`."""
-        steps = self.records.gather(self._later(slot, self._offset), ("step",))
+    def _window(self, slot: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """The steps from `slot` `(B,)` on: slots `(T, B)`, their scalars `(T, B)`, and the last that counts `(B,)`."""
+        slots = (slot + self._stride) % self.num_slots
+        steps = self.records.gather(slots, ("step",))
         # The newest row ends every window: what comes after it in the ring are the oldest steps, or nothing yet.
-        newer_rows = (self._cursor - 1 - slot // self.num_envs) % self.rows
-        last = (steps["done"] != 0) | (self._offset >= newer_rows)
-        return steps, torch.where(last, self._offset, self.window - 1).amin(0) + 1
-
-    def _later(self, slot: Tensor, steps: Tensor) -> Tensor:
-        """The slots that follow `slot` after `steps`, in the same environments."""
-        return (slot + steps * self.num_envs) % (self.rows * self.num_envs)
+        to_newest = (self._newest_slot - slot) % self.num_slots
+        ends = torch.logical_or(steps["done"], self._stride + self.num_envs > to_newest)
+        return slots, steps, torch.where(ends, self._offset, self.window - 1).amin(0)
 
     def _groups(self, found: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
         return {name: self._send(found[f"{kind}/{name}"]) for name in self.spec.obs_groups}
@@ -250,14 +252,14 @@ class ReplayBuffer:
                 f"replay.capacity={self.cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} "
                 f"environments, expected at least {self.window}: set it to {self.window * self.num_envs} or more."
             )
-        free, needed = free_bytes(self.device), slot_bytes * self.rows * self.num_envs
+        free, needed = free_bytes(self.device), slot_bytes * self.num_slots
         if free is None or needed <= free:
             return
         # Some memory is left to the learner and to other processes.
         fits = int(0.8 * free) // (slot_bytes * self.num_envs) * self.num_envs
         elsewhere = "" if self.device.type == "cpu" else ", or keep it in host memory with replay.device=cpu"
         raise ValueError(
-            f"A replay of {self.rows * self.num_envs:,} transitions needs {needed / 2**30:.1f} GiB on {self.device}, "
+            f"A replay of {self.num_slots:,} transitions needs {needed / 2**30:.1f} GiB on {self.device}, "
             f"where {free / 2**30:.1f} GiB are free: set replay.capacity to {fits:,} or less{elsewhere}."
         )
 

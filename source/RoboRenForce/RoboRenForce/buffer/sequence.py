@@ -59,12 +59,13 @@ class SequenceReplayBuffer(ReplayBuffer):
     @override
     def _write(self, values: dict[str, Tensor]) -> None:
         # What came before is what the newest row holds, so a resumed replay goes on like one that never stopped.
-        newest = self._newest()
-        values["begins"] = begins = (self.records.at("done", newest) != 0) | (self._rows_added == 0)
+        newest, device = self._newest(), values["action"].device
+        begins = (self.records.at("done", newest) != 0) | (self._rows_added == 0)
+        values["begins"] = begins.to(device)
         if self.cfg.previous_action:
             before = self.records.at("action", newest)
-            forget = begins.view(-1, *[1] * (before.dim() - 1))
-            values[f"obs/{PREVIOUS_ACTION}"] = before.masked_fill(forget, 0.0)
+            before = before.masked_fill(begins.view(-1, *[1] * (before.dim() - 1)), 0.0)
+            values[f"obs/{PREVIOUS_ACTION}"] = before.to(device)
             values[f"next_obs/{PREVIOUS_ACTION}"] = values["action"]
         super()._write(values)
 
@@ -77,9 +78,9 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     def _sequences(self, slot: Tensor) -> ReplayBatch:
         """The windows that begin at `slot` `(B,)`."""
-        steps, length = self._window(slot)
-        inside = self._offset < length  # (T, B)
-        slots = self._later(slot, torch.minimum(self._offset, length - 1))
+        slots, steps, last = self._window(slot)
+        inside = self._offset <= last  # (T, B)
+        slots = slots.gather(0, torch.minimum(self._offset, last))
         first, rest = self.records.gather(slot, ("first",)), self.records.gather(slots, ("step", "next"))
         obs = {
             name: self._send(torch.cat([first[f"obs/{name}"].unsqueeze(0), rest[f"next_obs/{name}"]]))
