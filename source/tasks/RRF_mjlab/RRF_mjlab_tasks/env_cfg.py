@@ -42,6 +42,9 @@ class MJLabEnvCfg(Cfg):
     """The task's play variant: no noise, no pushes, endless episodes."""
     clip_actions: Annotated[float, Range(gt=0)] | None = None
     """Clip actions to plus and minus this."""
+    action_bound: Annotated[float, Range(gt=0)] | Literal["joint_limits"] | None = None
+    """Take actions in [-1, 1] and multiply them by this: a number for all, or "joint_limits" for what brings each
+    joint to the farther of its limits. Policies that act in a box need it (SAC, TD3); None: actions are mjlab's own."""
     nan_guard: bool = False
     """mjlab's NaN guard: dumps the states before a NaN appears (mjlab's `viz-nan` shows them)."""
     motion_file: str | None = None
@@ -62,9 +65,14 @@ class MJLabEnvCfg(Cfg):
         return resolve(self.class_type)(self.copy(), *args, **runtime)
 
     def check(self) -> Iterable[str]:
-        """A motion file has to exist."""
+        """A motion file has to exist; there is one way to bound actions."""
         if self.motion_file is not None and not Path(self.motion_file).is_file():
             yield f"motion_file: '{self.motion_file}' does not exist"
+        if self.action_bound is not None and self.clip_actions is not None:
+            yield (
+                f"clip_actions: {self.clip_actions} has no meaning beside action_bound={self.action_bound}, which "
+                f"bounds actions already; leave one of them out"
+            )
 
 
 def make_mjlab_env(cfg: MJLabEnvCfg) -> Any:

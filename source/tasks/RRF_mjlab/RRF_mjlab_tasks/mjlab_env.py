@@ -18,6 +18,7 @@ from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn, VecEnv
 from tensordict import TensorDict
 
+from .action_bounds import action_bounds
 from .env_cfg import MJLabEnvCfg, make_mjlab_env
 from .env_state import EnvState
 from .fast_step.errors import CannotCaptureError
@@ -50,6 +51,7 @@ class MJLabVecEnv(VecEnv):
         self._first_memories = EnvState(self.env).reward_memories()
         obs, _ = self.env.reset(seed=cfg.seed if env is None else None)
         self._success_terms = _success_terms(self.env)
+        self._action_bounds = None if cfg.action_bound is None else action_bounds(self.env, cfg.action_bound)
         self.spec = _spec(self.env, cfg, obs, with_success=bool(self._success_terms))
         self._obs = self._tensor_dict(obs)
         self._extras: dict[str, Any] = {}
@@ -89,6 +91,8 @@ class MJLabVecEnv(VecEnv):
         """See `VecEnv.step`."""
         if self.cfg.clip_actions is not None:
             actions = actions.clamp(-self.cfg.clip_actions, self.cfg.clip_actions)
+        if self._action_bounds is not None:
+            actions = actions.clamp(-1.0, 1.0) * self._action_bounds
         final = self._step_plain(actions) if self._fast is None else self._step_fast(actions)
         terminated, time_outs = self._ends()
         extras = {
@@ -130,7 +134,7 @@ class MJLabVecEnv(VecEnv):
 
     def export_metadata(self, run: str) -> dict[str, str]:
         """See `VecEnv.export_metadata`: what mjlab writes into its own ONNX files."""
-        return onnx_metadata(self.env, run)
+        return onnx_metadata(self.env, run, self._action_bounds)
 
     def close(self) -> None:
         """Free the renderer and mjlab's environment."""
@@ -219,7 +223,7 @@ def _spec(env: Any, cfg: MJLabEnvCfg, obs: Mapping[str, Any], *, with_success: b
     if POLICY not in shapes and "actor" in shapes:
         shapes[POLICY] = shapes["actor"]
     command = _commands(env)
-    bound = cfg.clip_actions
+    bound = cfg.clip_actions if cfg.action_bound is None else 1.0
     dim = env.action_manager.total_action_dim
     limits = (None, None) if bound is None else ((-bound,) * dim, (bound,) * dim)
     extras = ["final_observations"] if cfg.final_observations else []

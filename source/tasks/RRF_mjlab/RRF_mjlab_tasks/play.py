@@ -24,8 +24,11 @@ def velocity_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
     return {"velocity_error": {"linear": linear, "angular": angular}}
 
 
-def onnx_metadata(simulator: Any, run: str) -> dict[str, str]:
+def onnx_metadata(simulator: Any, run: str, action_bounds: torch.Tensor | None = None) -> dict[str, str]:
     """The metadata that mjlab writes into its ONNX files, as text: joints, gains, default positions, scales, names.
+
+    Of a policy that acts in [-1, 1] the scales include `action_bounds` `(A,)`, so that what mjlab's tools compute from
+    its output is right.
 
     Tasks whose actions are not joint positions have no such description and get an empty one.
     """
@@ -36,6 +39,9 @@ def onnx_metadata(simulator: Any, run: str) -> dict[str, str]:
     if "joint_pos" not in actions.active_terms or not isinstance(actions.get_term("joint_pos"), JointPositionAction):
         return {}
     metadata = get_base_metadata(simulator, run)
+    if action_bounds is not None:
+        scale = torch.as_tensor(metadata["action_scale"], device=action_bounds.device)
+        metadata["action_scale"] = (scale * action_bounds).tolist()
     return {key: list_to_csv_str(value) if isinstance(value, list) else str(value) for key, value in metadata.items()}
 
 

@@ -1,4 +1,4 @@
-"""The tasks of this package: mjlab's own ids, those of packages that extend mjlab, and four names of ours.
+"""The tasks of this package: mjlab's own ids, those of packages that extend mjlab, and names of ours.
 
 mjlab registers tasks in a registry of its own, and third-party packages add to it through mjlab's entry-point group.
 Any id that is found there can be trained: its environment is mjlab's, its training configuration mjlab's translated
@@ -16,12 +16,27 @@ from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_find
 
 from .env_cfg import MJLabEnvCfg
 
+_AGENTS = {
+    "PPO": "RRF_mjlab_tasks.registration:{}_ppo",
+    "SAC": "RRF_mjlab_tasks.off_policy_agents:sac",
+    "FastSAC": "RRF_mjlab_tasks.off_policy_agents:fast_sac",
+    "FlashSAC": "RRF_mjlab_tasks.off_policy_agents:flash_sac",
+}
+"""Algorithm in our ids -> its agent, `{}` being robot and ground."""
+
 OURS = {
-    f"RoboRenForce-MJLab-{robot}{ground}-PPO": f"Mjlab-Velocity-{ground}-Unitree-{robot}"
+    f"RoboRenForce-MJLab-{robot}{ground}-{algorithm}": f"Mjlab-Velocity-{ground}-Unitree-{robot}"
     for robot in ("Go1", "G1")
     for ground in ("Flat", "Rough")
+    for algorithm in _AGENTS
 }
 """Our id -> mjlab's."""
+
+NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 1024}
+"""Environments of off-policy learning, by algorithm."""
+
+ACTION_BOUND = 2.0
+"""What an action of 1 means off-policy in mjlab's units, in which PPO starts with a standard deviation of 1."""
 
 
 def register_tasks() -> None:
@@ -32,10 +47,7 @@ def register_tasks() -> None:
                 id=task_id,
                 entry_point="RRF_mjlab_tasks.registration:refuse_gym_make",
                 disable_env_checker=True,
-                kwargs={
-                    ENV_KEY: env_cfg(mjlab_id),
-                    RUNNER_KEY: f"RRF_mjlab_tasks.registration:{agent_name(task_id)}",
-                },
+                kwargs={ENV_KEY: _env_cfg(mjlab_id, task_id), RUNNER_KEY: agent_name(task_id)},
             )
     add_task_finder(find_mjlab_task)
 
@@ -70,6 +82,11 @@ def env_cfg(mjlab_id: str) -> MJLabEnvCfg:
     return MJLabEnvCfg(task=mjlab_id, final_observations=False)
 
 
+def bounded_env_cfg(mjlab_id: str, algorithm: str) -> MJLabEnvCfg:
+    """The environment of an off-policy task: bounded actions, and the true last observations of episodes."""
+    return MJLabEnvCfg(task=mjlab_id, num_envs=NUM_ENVS[algorithm], action_bound=ACTION_BOUND)
+
+
 def runner_cfg(mjlab_id: str) -> Any:
     """Our training configuration for one of mjlab's tasks."""
     _require_mjlab()
@@ -102,10 +119,15 @@ def g1_rough_ppo() -> Any:
 
 
 def agent_name(task_id: str) -> str:
-    """`go1_flat_ppo` for `RoboRenForce-MJLab-Go1Flat-PPO`."""
-    robot_and_ground = task_id.split("-")[2]
+    """The agent of one of our ids, for example `...registration:go1_flat_ppo` for `RoboRenForce-MJLab-Go1Flat-PPO`."""
+    robot_and_ground, algorithm = task_id.split("-")[2:]
     ground = "Flat" if robot_and_ground.endswith("Flat") else "Rough"
-    return f"{robot_and_ground.removesuffix(ground)}_{ground}_ppo".lower()
+    return _AGENTS[algorithm].format(f"{robot_and_ground.removesuffix(ground)}_{ground}".lower())
+
+
+def _env_cfg(mjlab_id: str, task_id: str) -> MJLabEnvCfg:
+    algorithm = task_id.rpartition("-")[2]
+    return env_cfg(mjlab_id) if algorithm == "PPO" else bounded_env_cfg(mjlab_id, algorithm)
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
