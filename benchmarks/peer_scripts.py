@@ -79,6 +79,17 @@ class PeerScript:
         exec(compile(ast.Module(statements, []), str(self.path), "exec", dont_inherit=True), self.namespace)
 
 
+def without_folders(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """A benchmark's report without the folders of the machine that measured, in its command and arguments."""
+
+    def short(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) and "/" in value else value
+
+    script, *words = str(facts["command"]).removeprefix("python ").split(" ")
+    arguments = {key: short(value) for key, value in facts["arguments"].items()}
+    return {**facts, "command": " ".join(["python", script, *map(short, words)]), "arguments": arguments}
+
+
 def stand_in(name: str, **members: Any) -> ModuleType:
     """A module with these members, under that name in `sys.modules`."""
     module = ModuleType(name)

@@ -26,7 +26,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from peer_scripts import leanrl_environment
+from peer_scripts import leanrl_environment, without_folders
 
 OBS, ACTIONS, BATCH = 17, 6, 256
 TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
@@ -233,7 +233,7 @@ def main() -> None:
             continue
         result = run_in_process(args, name)
         if "error" in result:
-            failed[name] = result["error"]
+            failed[name] = result["error"].strip().splitlines()[-1]
             print(name, "failed:", result["error"], flush=True)
             continue
         results[name] = result
@@ -251,7 +251,7 @@ def main() -> None:
         data["note"] = args.note
     if failed:
         data["failed"] = failed
-    write_json(args.output, data)
+    write_json(args.output, without_folders(data))
 
 
 if __name__ == "__main__":

@@ -195,6 +195,7 @@ def start(args: argparse.Namespace) -> None:
 
 def collect(args: argparse.Namespace) -> None:
     """What is there so far, on the screen and as a result file."""
+    from peer_scripts import without_folders
     from report import environment_report, write_json
 
     folder = Path(args.folder)
@@ -203,25 +204,27 @@ def collect(args: argparse.Namespace) -> None:
     for path in sorted(folder.glob("*.log")):
         system, seed = path.stem.rsplit("_", 1)
         runs.setdefault(system, []).append({"seed": int(seed)} | read_run(path))
-    common = min(run["steps"] for found in runs.values() for run in found)
+    common = min(run["steps"] for found in runs.values() for run in found if "error" not in run)
     medians = {}
     for system, found in runs.items():
-        for run in found:
-            run |= at_steps(run, common)
-        keys = ("return_at_common_steps", "seconds_to_common_steps", "env_steps_per_s", "steps")
-        medians[system] = {key: median(run[key] for run in found) for key in keys if all(key in r for r in found)}
-        print(system, medians[system], [run.get("error", "")[-300:] for run in found], flush=True)
-    data = {"benchmark": "sac_halfcheetah", "arguments": facts, "common_steps": common}
-    data |= {"medians": medians, "runs": runs, **environment_report()}
-    if args.note:
-        data["note"] = args.note
-    data["command"] = facts.pop("command")
+        good = [run | at_steps(run, common) for run in found if "error" not in run]
+        runs[system] = good + [run for run in found if "error" in run]
+        numbers = [key for key, value in good[0].items() if type(value) in (int, float)] if good else []
+        medians[system] = {
+            key: median(run[key] for run in good)
+            for key in numbers
+            if key != "seed" and all(key in run for run in good)
+        }
+        print(system, [run["steps"] for run in found], medians[system], flush=True)
+    command = facts.pop("command")
+    data = {"benchmark": "sac_halfcheetah", "arguments": facts, "common_steps": common, "medians": medians}
+    data |= {"runs": runs, **environment_report(), "command": command} | ({"note": args.note} if args.note else {})
     peer, ours = medians.get("cleanrl", {}), medians.get("ours", {})
-    if len(peer) == len(ours) == 4:
+    if "return_at_common_steps" in peer.keys() & ours.keys():
         data["return_ratio"] = round(ours["return_at_common_steps"] / peer["return_at_common_steps"], 3)
         data["speedup"] = round(peer["seconds_to_common_steps"] / ours["seconds_to_common_steps"], 2)
         print("return ratio", data["return_ratio"], "speedup", data["speedup"], flush=True)
-    write_json(args.output, data)
+    write_json(args.output, without_folders(data))
 
 
 def read_run(log: Path, points: int = 60) -> dict[str, Any]:
@@ -240,19 +243,25 @@ def read_run(log: Path, points: int = 60) -> dict[str, Any]:
     found: dict[str, Any] = {"steps": steps, "complete": end is not None, **curves}
     if end is not None:
         found["train_s"] = end["train_s"]
-    elif "Traceback" in (text := log.read_text()):
-        found["error"] = text[-3000:]
+    elif "Traceback" in (text := log.read_text()[-4000:]):
+        print(log.stem, "failed:", text, flush=True)
+        found["error"] = text.strip().splitlines()[-1]
     return found
 
 
 def at_steps(run: dict[str, Any], steps: int) -> dict[str, float]:
-    """Return and seconds of a run's last evaluation within `steps`, and its steps a second after half of them."""
+    """Return and seconds of a run's last evaluation within `steps`, and its steps a second over the second half."""
     known = [point for point in run["eval"] if point[0] <= steps]
     if not known:
         return {}
     (middle, middle_s, _), (last, last_s, value) = known[(len(known) - 1) // 2], known[-1]
     rate = (last - middle) / (last_s - middle_s) if last > middle else last / last_s
-    return {"return_at_common_steps": value, "seconds_to_common_steps": last_s, "env_steps_per_s": round(rate, 1)}
+    return {
+        "return_at_common_steps": value,
+        "return_of_last_5_evaluations": round(mean(point[2] for point in known[-5:]), 2),
+        "seconds_to_common_steps": last_s,
+        "env_steps_per_s": round(rate, 1),
+    }
 
 
 def main() -> None:
