@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import signal
 from pathlib import Path
@@ -279,6 +280,23 @@ def test_callbacks_of_the_configuration_are_called(tmp_path: Path) -> None:
     Diary.entries = []
     counting_cfg(callbacks=[DiaryCfg()]).build(env=scripted()).learn()
     assert Diary.entries == ["start", (1, 1.0), (2, 1.0), (3, 1.0), "end"]
+
+
+class AddTwice(runners.Callback):
+    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+        metrics["Eval/twice"] = 2.0 * metrics["Eval/mean_reward"]
+
+
+@configclass
+class AddTwiceCfg(runners.CallbackCfg):
+    class_type: type = AddTwice
+
+
+def test_what_a_callback_makes_of_the_evaluation_is_logged(tmp_path: Path) -> None:
+    cfg = counting_cfg(callbacks=[AddTwiceCfg()], eval_interval=1, max_iterations=1)
+    cfg.build(env=scripted(), eval_env=scripted(), log_dir=tmp_path).learn()
+    (line,) = [json.loads(text) for text in RunDir(tmp_path).metrics.read_text().splitlines()]
+    assert line["Eval/twice"] == 2.0 * line["Eval/mean_reward"] != 0.0
 
 
 def test_checkpoints_are_written_at_the_interval_and_at_the_end(tmp_path: Path) -> None:

@@ -332,9 +332,9 @@ class Runner(ABC):
         )
 
     def _build_callbacks(self) -> list[Callback]:
-        """Evaluation first, so that its result is logged and decides about the best checkpoint; the report last."""
-        own = [EvaluateCallback(), VideoCallback(), LogCallback(), CheckpointCallback()]
-        return [*own, *(callback.build() for callback in self.cfg.callbacks), ReportCallback()]
+        """Evaluation first: its result, and what further callbacks add to it, is logged and decides about the best."""
+        further = [callback.build() for callback in self.cfg.callbacks]
+        return [EvaluateCallback(), *further, VideoCallback(), LogCallback(), CheckpointCallback(), ReportCallback()]
 
     def _require_finite(self, metrics: Mapping[str, float], tags: set[str]) -> None:
         bad = {tag: value for tag, value in metrics.items() if tag in tags and not math.isfinite(value)}
