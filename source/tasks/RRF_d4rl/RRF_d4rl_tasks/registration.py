@@ -10,8 +10,6 @@ from RoboRenForce.configclass import resolve
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
-from .offline_dataset import OfflineDatasetCfg
-
 ALGORITHMS = {"BC": "bc", "IQL": "iql", "CQL": "cql", "TD3BC": "td3_bc", "ReBRAC": "rebrac"}
 """Last word of the task id -> end of the name of its function in `agents`."""
 ENVIRONMENTS = {
@@ -43,7 +41,9 @@ def register_tasks() -> None:
 
 def runner_cfg(agent: str, source: str) -> Any:
     """The runner's configuration that the function `agent` returns, with its data; `dataset.source` names others."""
-    return resolve(agent)().replace(dataset=OfflineDatasetCfg(source=source))
+    cfg = resolve(agent)()
+    cfg.dataset.source = source
+    return cfg
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

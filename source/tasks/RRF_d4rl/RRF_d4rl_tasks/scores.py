@@ -7,7 +7,11 @@ only roughly with published ones.
 
 from __future__ import annotations
 
+import math
 import re
+
+from RoboRenForce.configclass import configclass
+from RoboRenForce.runners import Callback, CallbackCfg, Runner
 
 REFERENCE_RETURNS = {
     "halfcheetah": (-280.178953, 12135.0),
@@ -40,3 +44,20 @@ def normalized_score(name: str, mean_return: float) -> float | None:
         return None
     low, high = references
     return 100.0 * (mean_return - low) / (high - low)
+
+
+class NormalizedScore(Callback):
+    """Logs `Eval/normalized_score` beside the return of every evaluation."""
+
+    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+        """See `Callback.after_iteration`."""
+        score = normalized_score(runner.env.spec.task, metrics.get("Eval/mean_reward", math.nan))
+        if score is not None and math.isfinite(score):
+            metrics["Eval/normalized_score"] = score
+
+
+@configclass
+class NormalizedScoreCfg(CallbackCfg):
+    """Configuration of `NormalizedScore`."""
+
+    class_type: type = NormalizedScore

@@ -1,0 +1,150 @@
+"""Offline algorithms for recorded tasks.
+
+Each function returns the configuration of one algorithm for one family of tasks, without the data: the task names that.
+Networks and numbers for MuJoCo robots are those of CORL; those of classic control are smaller and learn on a CPU within
+minutes. Where observations are normalized, the statistics are those of the data.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from RoboRenForce import algorithms, components, networks, runners
+
+from .offline_dataset import OfflineDatasetCfg
+from .scores import NormalizedScoreCfg
+
+
+def runner(policy: Any, algorithm: Any, iterations: int, reward_mode: Any = "none") -> runners.OfflineRunnerCfg:
+    """An offline run of `iterations` thousand updates, evaluated at every hundredth part of it.
+
+    Args:
+        policy: the modules that act and judge.
+        algorithm: how they learn.
+        iterations: thousands of updates.
+        reward_mode: of the data, see `DatasetCfg`.
+    """
+    return runners.OfflineRunnerCfg(
+        updates_per_iteration=1000,
+        max_iterations=iterations,
+        eval_interval=max(1, iterations // 100),
+        dataset=OfflineDatasetCfg(reward_mode=reward_mode),
+        policy=policy,
+        algorithm=algorithm,
+        callbacks=[NormalizedScoreCfg()],
+    )
+
+
+def backbone(*hidden: int, layer_norm: bool = False, init: Any = "default") -> networks.MLPCfg:
+    """Hidden layers with ReLUs."""
+    return networks.MLPCfg(hidden_features=list(hidden), activations="ReLU", layer_norm=layer_norm, init=init)
+
+
+def bounded_normal(*hidden: int) -> components.ActorCfg:
+    """IQL's policy: a normal distribution around the tanh of a network, not squashed, whose std is one vector."""
+    layers: Any = [*([("ReLU", {})] for _ in hidden), [("Tanh", {})]]
+    network = networks.MLPCfg(hidden_features=list(hidden), activations=layers)
+    return components.StateIndStdActorCfg(backbone_cfg=network, use_log_std=True)
+
+
+def critics(network: networks.MLPCfg, *, normalize: bool = True) -> components.QNetworkCfg:
+    """Two of them."""
+    options: dict[str, Any] = {} if normalize else {"normalizer_cfg": None}
+    return components.QNetworkCfg(backbone_cfg=network, num_q=2, **options)
+
+
+# --- MuJoCo robots ---------------------------------------------------------------------------------------------------
+
+
+def mujoco_bc() -> runners.OfflineRunnerCfg:
+    """Behavior cloning."""
+    policy = components.ActorPackCfg(actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(256, 256)))
+    return runner(policy, algorithms.BCCfg(), 1000)
+
+
+def mujoco_iql() -> runners.OfflineRunnerCfg:
+    """IQL; rewards in units of the range of returns."""
+    policy = components.ActorQVPackCfg(
+        actor_cfg=bounded_normal(256, 256),
+        critic_cfg=critics(backbone(256, 256)),
+        value_cfg=components.VNetworkCfg(backbone_cfg=backbone(256, 256)),
+    )
+    return runner(policy, algorithms.IQLCfg(), 1000, reward_mode="normalize_by_return_range")
+
+
+def mujoco_cql() -> runners.OfflineRunnerCfg:
+    """CQL with three layers and orthogonal initial weights."""
+    network = backbone(256, 256, 256, init="orthogonal")
+    policy = components.ActorQPackCfg(
+        actor_cfg=components.TanhGaussianActorCfg(backbone_cfg=network), critic_cfg=critics(network)
+    )
+    return runner(policy, algorithms.CQLCfg(), 1000)
+
+
+def mujoco_td3_bc() -> runners.OfflineRunnerCfg:
+    """TD3+BC."""
+    policy = components.ActorQPackCfg(
+        actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(256, 256)),
+        critic_cfg=critics(backbone(256, 256)),
+    )
+    return runner(policy, algorithms.TD3BCCfg(), 1000)
+
+
+def mujoco_rebrac() -> runners.OfflineRunnerCfg:
+    """ReBRAC: three layers, layer normalization in the critics, observations as they are."""
+    policy = components.ActorQPackCfg(
+        actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(256, 256, 256), normalizer_cfg=None),
+        critic_cfg=critics(backbone(256, 256, 256, layer_norm=True), normalize=False),
+    )
+    return runner(policy, algorithms.ReBRACCfg(), 1000)
+
+
+# --- classic control -------------------------------------------------------------------------------------------------
+
+
+def classic_bc() -> runners.OfflineRunnerCfg:
+    """Behavior cloning."""
+    policy = components.ActorPackCfg(actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)))
+    return runner(policy, algorithms.BCCfg(learning_rate=1.0e-3), 20)
+
+
+def classic_iql() -> runners.OfflineRunnerCfg:
+    """IQL that trusts the better half of the data more than it does for robots."""
+    policy = components.ActorQVPackCfg(
+        actor_cfg=bounded_normal(64, 64),
+        critic_cfg=critics(backbone(64, 64)),
+        value_cfg=components.VNetworkCfg(backbone_cfg=backbone(64, 64)),
+    )
+    algorithm = algorithms.IQLCfg(expectile=0.9, actor_learning_rate=1.0e-3, critic_learning_rate=1.0e-3)
+    return runner(policy, algorithm, 20, reward_mode="normalize_by_return_range")
+
+
+def classic_cql() -> runners.OfflineRunnerCfg:
+    """CQL with a weaker conservative term."""
+    policy = components.ActorQPackCfg(
+        actor_cfg=components.TanhGaussianActorCfg(backbone_cfg=backbone(64, 64)), critic_cfg=critics(backbone(64, 64))
+    )
+    algorithm = algorithms.CQLCfg(
+        conservative_weight=1.0, actor_learning_rate=3.0e-4, critic_learning_rate=1.0e-3, num_actions=4
+    )
+    return runner(policy, algorithm, 20)
+
+
+def classic_td3_bc() -> runners.OfflineRunnerCfg:
+    """TD3+BC."""
+    policy = components.ActorQPackCfg(
+        actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
+        critic_cfg=critics(backbone(64, 64)),
+    )
+    algorithm = algorithms.TD3BCCfg(actor_learning_rate=1.0e-3, critic_learning_rate=1.0e-3)
+    return runner(policy, algorithm, 20)
+
+
+def classic_rebrac() -> runners.OfflineRunnerCfg:
+    """ReBRAC."""
+    policy = components.ActorQPackCfg(
+        actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
+        critic_cfg=critics(backbone(64, 64, layer_norm=True)),
+    )
+    algorithm = algorithms.ReBRACCfg(batch_size=256, actor_penalty=0.1, critic_penalty=0.01)
+    return runner(policy, algorithm, 20)
