@@ -32,7 +32,10 @@ class SumTree:
 
     def __init__(self, size: int, device: torch.device) -> None:
         self.size = size
-        self._child = torch.arange(FAN_OUT, device=device)
+        # On a GPU, running sums of many short rows are much faster as a product; on a CPU they are not.
+        self._summing = None
+        if device.type == "cuda":
+            self._summing = torch.ones(FAN_OUT, FAN_OUT, dtype=torch.float64, device=device).triu()
         self._levels: list[Tensor] = []
         """From the leaves to the root; level k is `(nodes, 32)`, a row for the children of each node above."""
         nodes = size
@@ -67,7 +70,7 @@ class SumTree:
         node = torch.zeros_like(share, dtype=torch.int64)
         for level in reversed(self._levels):
             values = level.index_select(0, node)
-            sums = values.cumsum(1)
+            sums = values.cumsum(1) if self._summing is None else values @ self._summing
             target = (share * sums[:, -1]).unsqueeze(1)
             child = torch.searchsorted(sums, target, right=True).clamp_(max=FAN_OUT - 1)
             value = values.gather(1, child)
