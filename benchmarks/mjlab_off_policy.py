@@ -1,0 +1,227 @@
+"""Reward of PPO, FastSAC and FlashSAC on an MJLab task, against environment steps and against seconds.
+
+    python benchmarks/mjlab_off_policy.py --task Go1Flat --run PPO --run FlashSAC --run FastSAC --gpus 4 \
+        --output benchmarks/results/mjlab_off_policy_go1.json --plot docs/images/mjlab_off_policy_go1.png
+
+Each `--run` is an algorithm of the registered tasks, then any overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are
+processes of their own, one on each GPU at a time. The reward is that of `mjlab_train.py`: the mean return of the last
+100 episodes that ended while training, exploration included; `evaluation` is the mean return of the deterministic
+policy afterwards. Seconds are those of stepping, learning, compilation and capture, without building the environment.
+The summary gives for each run the first point at which it reaches `--share` of the reference, the final reward of the
+run named by `--reference` or a number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+TAGS = {
+    "steps": "Train/total_steps",
+    "seconds": "Perf/total_time",
+    "reward": "Train/mean_reward",
+    "length": "Train/mean_episode_length",
+    "linear_error": "Metrics/twist/error_vel_xy",
+    "entropy": "Policy/entropy",
+    "alpha": "Policy/alpha",
+    "q_value": "Policy/q_value",
+    "edge_mass_low": "Loss/edge_mass_low",
+    "edge_mass_high": "Loss/edge_mass_high",
+    "collection": "Perf/collection_time",
+    "learning": "Perf/learning_time",
+}
+POLL = 0.2
+
+
+def train(args: argparse.Namespace) -> dict[str, Any]:
+    """One run: its curves, one value per iteration, and the evaluation of the final policy."""
+    from RoboRenForce.runners.evaluation import evaluate
+    from RoboRenForce.utils.registry import load_task
+
+    algorithm, *overrides = args.child_run.split()
+    task = load_task(f"RoboRenForce-MJLab-{args.task}-{algorithm}")
+    task.env_cfg = task.env_cfg.replace(seed=args.seed, device="cuda:0")
+    task.runner_cfg = task.runner_cfg.replace(seed=args.seed, report=False, logger=[], save_interval=100_000)
+    if args.iterations:
+        task.runner_cfg.max_iterations = args.iterations
+    task.apply_overrides(overrides)
+    begin = time.perf_counter()
+    env = task.env_cfg.build()
+    log_dir = tempfile.mkdtemp()
+    runner = task.runner_cfg.build(env=env, log_dir=log_dir, device="cuda:0", task=task.id, env_cfg=task.env_cfg)
+    built = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        runner.learn()
+    learned = time.perf_counter()
+    rows = [json.loads(line) for line in (Path(log_dir) / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if TAGS["steps"] in row]
+    result = {
+        "run": args.child_run,
+        "seed": args.seed,
+        "num_envs": env.num_envs,
+        "build_s": round(built - begin, 1),
+        "learn_s": round(learned - built, 1),
+        "curves": {name: [row.get(tag) for row in rows] for name, tag in TAGS.items()},
+    }
+    if args.episodes:
+        result["evaluation"] = evaluate(env, runner.policy(), args.episodes, seed=args.seed).mean
+    runner.algorithm.close()
+    return result
+
+
+def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every configuration with every seed, `args.gpus` at a time."""
+    waiting = [(run, seed) for seed in range(1, args.seeds + 1) for run in args.run]
+    busy: dict[int, tuple[subprocess.Popen[str], Path, float, str]] = {}
+    results = []
+    with tempfile.TemporaryDirectory() as folder:
+        while waiting or busy:
+            for gpu in sorted(set(range(args.gpus)) - busy.keys()):
+                if waiting:
+                    run, seed = waiting.pop(0)
+                    path = Path(folder) / f"{gpu}_{len(waiting)}.json"
+                    busy[gpu] = start(args, run, seed, gpu, path), path, time.perf_counter(), run
+            time.sleep(POLL)
+            for gpu, (process, path, begin, run) in list(busy.items()):
+                if process.poll() is None:
+                    if args.seconds and time.perf_counter() - begin > args.seconds:
+                        process.send_signal(signal.SIGTERM)  # it finishes its iteration and reports
+                        busy[gpu] = process, path, float("inf"), run
+                    continue
+                del busy[gpu]
+                log = path.with_suffix(".log").read_text()
+                result = json.loads(path.read_text()) if path.exists() else {"run": run, "error": log[-4000:]}
+                results.append(result)
+                slow = [line for line in log.splitlines() if "without a CUDA graph" in line or "steps as mjlab" in line]
+                print(describe(result), *slow, sep="\n", flush=True)
+    return results
+
+
+def start(args: argparse.Namespace, run: str, seed: int, gpu: int, path: Path) -> subprocess.Popen[str]:
+    """A process that trains one configuration on one GPU."""
+    command = [sys.executable, __file__, "--child", str(path), "--child_run", run, "--seed", str(seed)]
+    command += ["--task", args.task, "--iterations", str(args.iterations), "--episodes", str(args.episodes)]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    device = visible.split(",")[gpu] if visible else str(gpu)
+    with path.with_suffix(".log").open("w") as log:
+        return subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, text=True, env=os.environ | {"CUDA_VISIBLE_DEVICES": device}
+        )
+
+
+def describe(result: dict[str, Any]) -> str:
+    """A few lines on a run, for the terminal."""
+    if "error" in result:
+        return f"{result['run']} failed: {result['error']}"
+    curves, rows = result["curves"], len(result["curves"]["steps"])
+    lines = [f"{result['run']} seed {result['seed']}: {result['num_envs']} envs, build {result['build_s']} s, "]
+    lines[0] += f"learn {result['learn_s']} s, evaluation {result.get('evaluation')}"
+    for index in sorted({*range(0, rows, max(rows // 12, 1)), rows - 1}):
+        values = {name: values[index] for name, values in curves.items() if values[index] is not None}
+        lines.append("  " + ", ".join(f"{name} {value:.4g}" for name, value in values.items()))
+    return "\n".join(lines)
+
+
+def summarize(results: list[dict[str, Any]], reference: float, share: float) -> list[dict[str, Any]]:
+    """Where each run first reaches `share` of the reference."""
+    summary = []
+    for result in results:
+        curves = result["curves"]
+        reached = [i for i, reward in enumerate(curves["reward"]) if reward is not None and reward >= share * reference]
+        summary.append(
+            {
+                "run": result["run"],
+                "seed": result["seed"],
+                "final_reward": curves["reward"][-1],
+                "evaluation": result.get("evaluation"),
+                "total_steps": curves["steps"][-1],
+                "total_seconds": curves["seconds"][-1],
+                "steps_to_share": curves["steps"][reached[0]] if reached else None,
+                "seconds_to_share": curves["seconds"][reached[0]] if reached else None,
+            }
+        )
+    return summary
+
+
+def plot(data: dict[str, Any], path: Path) -> None:
+    """Reward against steps and against seconds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    runs = list(dict.fromkeys(result["run"] for result in data["runs"]))
+    for result in data["runs"]:
+        color, curves = f"C{runs.index(result['run'])}", result["curves"]
+        label = result["run"] if result["seed"] == 1 else None
+        axes[0].plot([x / 1e6 for x in curves["steps"]], curves["reward"], color=color, label=label)
+        axes[1].plot(curves["seconds"], curves["reward"], color=color)
+    for axis, words in zip(axes, ("million environment steps", "seconds of training on one GPU"), strict=True):
+        axis.axhline(data["threshold"], color="gray", linestyle="--", linewidth=0.8)
+        axis.set_xlabel(words)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mean episode reward")
+    axes[0].legend(fontsize=8)
+    figure.suptitle(f"{data['arguments']['task']}; dashed: {100 * data['arguments']['share']:.0f} % of the reference")
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=90)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", default="Go1Flat", help="Go1Flat, G1Flat, Go1Rough or G1Rough")
+    parser.add_argument("--run", action="append", default=[], help="algorithm and overrides; may be given repeatedly")
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--iterations", type=int, default=0, help="length of every run; 0: that of its configuration")
+    parser.add_argument("--seconds", type=float, default=0.0, help="stop runs so long after their start; 0: never")
+    parser.add_argument("--episodes", type=int, default=512, help="of the evaluation; 0: none")
+    parser.add_argument("--gpus", type=int, default=1)
+    parser.add_argument("--reference", default="PPO", help="a run, or a reward")
+    parser.add_argument("--share", type=float, default=0.95)
+    parser.add_argument("--output", default="benchmarks/results/mjlab_off_policy.json")
+    parser.add_argument("--plot", help="picture to write")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--child_run", help=argparse.SUPPRESS)
+    parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        Path(args.child).write_text(json.dumps(train(args)))
+        return
+
+    from report import environment_report, write_json
+
+    args.run = args.run or ["PPO", "FastSAC", "FlashSAC"]
+    results = run_all(args)
+    runs = [result for result in results if "error" not in result]
+    finals = [result["curves"]["reward"][-1] for result in runs if result["run"] == args.reference]
+    reference = sum(finals) / len(finals) if finals else float(args.reference)
+    data = {
+        "benchmark": "mjlab_off_policy",
+        "arguments": vars(args),
+        "threshold": args.share * reference,
+        "summary": summarize(runs, reference, args.share),
+        "runs": runs,
+        "failed": [result for result in results if "error" in result],
+        **environment_report(),
+    }
+    for row in data["summary"]:
+        print(row, flush=True)
+    write_json(args.output, data)
+    if args.plot and runs:
+        plot(data, Path(args.plot))
+
+
+if __name__ == "__main__":
+    main()
