@@ -1,9 +1,9 @@
 """Modules with a meaning in reinforcement learning."""
 
-from .acting_memory import PREVIOUS_ACTION, ActingMemory, with_previous_action
+from .acting_memory import ActingMemory
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
-from .actor_q import ActorQPack, ActorQPackCfg
+from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg
 from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
@@ -54,14 +54,17 @@ from .target import polyak_, target_of
 from .temperature import Temperature, TemperatureCfg
 
 __all__ = [
-    "PREVIOUS_ACTION",
     "ActingMemory",
     "Actor",
     "ActorCfg",
     "ActorCriticPack",
     "ActorCriticPackCfg",
+    "ActorPack",
+    "ActorPackCfg",
     "ActorQPack",
     "ActorQPackCfg",
+    "ActorQVPack",
+    "ActorQVPackCfg",
     "Aggregate",
     "Beta",
     "BetaActor",
@@ -117,5 +120,4 @@ __all__ = [
     "ValueNormalizer",
     "polyak_",
     "target_of",
-    "with_previous_action",
 ]

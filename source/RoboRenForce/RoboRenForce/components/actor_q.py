@@ -1,4 +1,4 @@
-"""An actor and an ensemble of action values, side by side."""
+"""The modules of off-policy and offline learners side by side: an actor, action values, a state value."""
 
 from __future__ import annotations
 
@@ -9,32 +9,63 @@ from torch import nn
 from ..configclass import Cfg, configclass
 from ..envs.spec import EnvSpec
 from .actor import Actor, ActorCfg
-from .critic import QNetwork, QNetworkCfg
+from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .gaussian_actor import TanhGaussianActorCfg
 
 
-class ActorQPack(nn.Module):
-    """The modules of an off-policy actor-critic, built by `ActorQPackCfg.build(spec=..., obs_groups=...)`.
+class ActorPack(nn.Module):
+    """An actor alone, built by `ActorPackCfg.build(spec=..., obs_groups=...)`.
 
     Args:
         cfg: the configuration.
         spec: what the environment provides.
-        obs_groups: the groups that each reads: `{"actor": [...], "critic": [...]}`.
+        obs_groups: the groups that each module reads: `{"actor": [...], "critic": [...]}`.
     """
 
-    def __init__(self, cfg: ActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, cfg: ActorPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
         self.cfg = cfg
         self.actor: Actor = cfg.actor_cfg.build(spec=spec, groups=obs_groups["actor"])
+
+
+class ActorQPack(ActorPack):
+    """An actor and an ensemble of action values, built by `ActorQPackCfg.build(spec=..., obs_groups=...)`."""
+
+    def __init__(self, cfg: ActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(cfg, spec, obs_groups)
         self.critic: QNetwork = cfg.critic_cfg.build(spec=spec, groups=obs_groups["critic"])
 
 
+class ActorQVPack(ActorQPack):
+    """These and a state value, built by `ActorQVPackCfg.build(spec=..., obs_groups=...)`; it reads what critics do."""
+
+    def __init__(self, cfg: ActorQVPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
+        super().__init__(cfg, spec, obs_groups)
+        self.value: VNetwork = cfg.value_cfg.build(spec=spec, groups=obs_groups["critic"])
+
+
 @configclass
-class ActorQPackCfg(Cfg):
+class ActorPackCfg(Cfg):
+    """Configuration of an `ActorPack`."""
+
+    class_type: type = ActorPack
+    actor_cfg: ActorCfg = TanhGaussianActorCfg()
+    """The policy; it has to act within [-1, 1]."""
+
+
+@configclass
+class ActorQPackCfg(ActorPackCfg):
     """Configuration of an `ActorQPack`."""
 
     class_type: type = ActorQPack
-    actor_cfg: ActorCfg = TanhGaussianActorCfg()
-    """The policy; it has to act within [-1, 1]."""
     critic_cfg: QNetworkCfg = QNetworkCfg()
     """The action values."""
+
+
+@configclass
+class ActorQVPackCfg(ActorQPackCfg):
+    """Configuration of an `ActorQVPack`."""
+
+    class_type: type = ActorQVPack
+    value_cfg: VNetworkCfg = VNetworkCfg()
+    """The state value."""

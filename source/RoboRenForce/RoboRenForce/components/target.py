@@ -25,4 +25,5 @@ def target_of(online: Module) -> Module:
 @torch.no_grad()
 def polyak_(target: nn.Module, online: nn.Module, tau: float) -> None:
     """`target <- (1 - tau) target + tau online` for all parameters (Lillicrap et al. 2016, arXiv 1509.02971)."""
-    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)
+    lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage] - one kernel for all of them
+    lerp(list(target.parameters()), list(online.parameters()), tau)

@@ -4,6 +4,7 @@ from .callbacks import Callback, CallbackCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate, record_video
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
+from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .runner import Runner, RunnerCfg
 
@@ -15,6 +16,8 @@ __all__ = [
     "EvalResult",
     "OffPolicyRunner",
     "OffPolicyRunnerCfg",
+    "OfflineRunner",
+    "OfflineRunnerCfg",
     "OnPolicyRunner",
     "OnPolicyRunnerCfg",
     "Runner",

@@ -20,18 +20,24 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ...buffer import StepInputs, copy_observations
+from ...buffer.dataset_buffer import DatasetBuffer
 from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
 from ...buffer.replay_batch import ReplayBatch
-from ...components.acting_memory import PREVIOUS_ACTION, ActingMemory
-from ...components.actor_q import ActorQPackCfg
+from ...buffer.sequence import SequenceReplayBuffer
+from ...components.acting_memory import ActingMemory
+from ...components.actor import Actor
+from ...components.actor_q import ActorPackCfg
 from ...components.exploration import ExplorationCfg, SampleCfg
 from ...components.lr_schedule import cosine_
 from ...components.normalizer import BoundedRewardScaler
+from ...components.observation import Observations
 from ...components.optimizer import GradientStep
 from ...configclass import Range, configclass
-from ...envs.obs_groups import resolve_obs_groups
+from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
+from ...envs.spec import EnvSpec
 from ...networks.constraints import constrain_
 from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.distributed import DistributedContext
 from ...utils.precision import Precision, set_matmul_precision
 from ..actor_policy import ActorPolicy
 from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
@@ -48,7 +54,7 @@ class Part(Protocol):
         """Tensors and plain data."""
         ...
 
-    def load_state_dict(self, state: Any) -> Any:
+    def load_state_dict(self, state: Any, /) -> Any:
         """Restore `state_dict`."""
         ...
 
@@ -60,8 +66,10 @@ class ReplayLearner(Algorithm, ABC):
     """
 
     cfg: ReplayLearnerCfg
+    needs_next_action: bool = False
+    """Whether the data has to say what was done in the successor state."""
 
-    def __init__(self, cfg: ReplayLearnerCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
+    def __init__(self, cfg: ReplayLearnerCfg, *, policy: ActorPackCfg, context: RunContext) -> None:
         self.cfg, self.context, self.device, self.distributed = cfg, context, context.device, context.distributed
         spec = context.spec
         if spec.action.kind != "continuous":
@@ -69,7 +77,11 @@ class ReplayLearner(Algorithm, ABC):
                 f"{type(self).__name__} needs continuous actions; '{spec.task}' has {spec.action.kind} actions "
                 f"[{spec.action.dim}]: use PPOCfg with a CategoricalActorCfg."
             )
-        if "final_observations" not in spec.extras and context.data is None:
+        if context.data is not None:
+            context.data.require_fit(spec)
+            if cfg.max_return is not None:
+                raise ValueError("max_return follows rewards as they come; use dataset.reward_mode for recorded ones.")
+        elif "final_observations" not in spec.extras:
             raise ValueError(
                 f"{type(self).__name__} needs final_observations, the true successors at the end of episodes, which "
                 f"'{spec.task}' lacks (it has: {', '.join(spec.extras) or 'no optional extras'}). "
@@ -79,17 +91,21 @@ class ReplayLearner(Algorithm, ABC):
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         read = {*groups["actor"], *groups["critic"]}
         stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
-        self.replay = self._build_replay(stored)
+        self.replay: Any = self._build_replay(stored)
+        """Where batches come from: a `ReplayBuffer`, or the `DatasetBuffer` of recorded data."""
         # A replay may show more than the environment does: the previous action.
-        shown = cfg.replay.class_type.stored_spec(stored).obs_groups
+        shown = self.replay.spec.obs_groups if isinstance(self.replay, ReplayBuffer) else stored.obs_groups
         added = [name for name in shown if name not in read]
-        self.networks = policy.build(
+        self.networks: Any = policy.build(
             spec=replace(spec, obs_groups={**spec.obs_groups, **shown}),
             obs_groups={name: [*groups[name], *added] for name in ("actor", "critic")},
         ).to(self.device)
-        self.actor, self.critic = self.networks.actor, self.networks.critic
+        self.actor: Actor = self.networks.actor
+        if context.data is not None:  # there is nothing else to see; processes all see the same
+            self._update_normalizers({name: rows.to(self.device) for name, rows in context.data.obs.items()})
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
+        self._check_memory()
         self.memory = ActingMemory(
             self.actor, spec.num_envs, self.device, previous_action=PREVIOUS_ACTION in self.actor.groups
         )
@@ -151,9 +167,7 @@ class ReplayLearner(Algorithm, ABC):
 
     def _record(self) -> None:
         now, done = self._now, self._now.done != 0
-        seen = self.memory.complete(now.obs)
-        self.actor.update_normalizer(seen, self.distributed)
-        self.critic.update_normalizer(seen, self.distributed)
+        self._update_normalizers(self.memory.complete(now.obs), self.distributed)
         self.replay.add(
             obs=now.obs,
             action=now.action,
@@ -166,6 +180,10 @@ class ReplayLearner(Algorithm, ABC):
         self.memory.finish_step(now.action, done)
         if self.reward_scaler is not None:
             self.reward_scaler.update(now.reward, now.done, self.distributed)
+
+    def _update_normalizers(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
+        for network in self.networks.children():
+            network.update_normalizer(obs, distributed)
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
@@ -193,11 +211,22 @@ class ReplayLearner(Algorithm, ABC):
             self._step.add_(1.0)
             for name in metrics.keys() - self._metrics.keys():
                 self._metrics[name] = metrics[name].clone()
-            torch._foreach_lerp_([self._metrics[name] for name in metrics], list(metrics.values()), SMOOTHING)
+            lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
+            lerp([self._metrics[name] for name in metrics], list(metrics.values()), SMOOTHING)
 
-    def gradient_step(self, parts: Mapping[str, nn.Module], learning_rate: float, **options: Any) -> GradientStep:
-        """An optimizer of `parts` for `take_step`; `options` are those of `GradientStep` that differ from `cfg`'s."""
+    def gradient_step(
+        self, parts: Mapping[str, nn.Module], learning_rate: float, *, final: float | None = None, **options: Any
+    ) -> GradientStep:
+        """An optimizer for `take_step`.
+
+        Args:
+            parts: what it moves, by the names that their gradients have in the metrics.
+            learning_rate: at the start.
+            final: share of it that is left at the end of the run; None: as configured.
+            options: those of `GradientStep` that differ from the configuration's.
+        """
         cfg = self.cfg
+        final = cfg.final_learning_rate if final is None else final
         options = {"max_grad_norm": cfg.max_grad_norm, "weight_decay": cfg.weight_decay} | options
         optimizer = GradientStep(
             {name: part.parameters() for name, part in parts.items()},
@@ -209,8 +238,8 @@ class ReplayLearner(Algorithm, ABC):
         total = self.context.max_iterations * cfg.gradient_steps
 
         def apply() -> dict[str, Tensor]:
-            if cfg.final_learning_rate != 1.0:
-                cosine_(optimizer.lr, learning_rate, learning_rate * cfg.final_learning_rate, self._step, total)
+            if final != 1.0:
+                cosine_(optimizer.lr, learning_rate, learning_rate * final, self._step, total)
             norms = optimizer.apply()
             constrain_(*parts.values())
             return norms
@@ -257,6 +286,7 @@ class ReplayLearner(Algorithm, ABC):
         return {
             "networks": self.networks.state_dict(),
             "replay": self.replay.state_dict(),
+            "offline": self.context.data is not None,
             "exploration": self.exploration.state_dict(),
             "memory": self.memory.state_dict(),
             "num_updates": self.num_updates,
@@ -278,7 +308,8 @@ class ReplayLearner(Algorithm, ABC):
                 f"and lacks {sorted(here.keys() - there.keys()) or 'nothing'} that it has"
             )
         self.networks.load_state_dict(state["networks"])
-        self.replay.load_state_dict(state["replay"])
+        if state["offline"] == (self.context.data is not None):  # otherwise the run goes on from other experience
+            self.replay.load_state_dict(state["replay"])
         self.num_stored = self.replay.num_added
         self.exploration.load_state_dict(state["exploration"])
         self.memory.load_state_dict(state["memory"])
@@ -302,8 +333,24 @@ class ReplayLearner(Algorithm, ABC):
                 state = {**state, "discounted": torch.zeros_like(running)}
             self.reward_scaler.load_state_dict(state)
 
-    def _build_replay(self, stored: Any) -> ReplayBuffer:
-        cfg = self.cfg
+    def _check_memory(self) -> None:
+        """Refuse networks with a memory where batches are single transitions: it would always be empty."""
+        recurrent = [name for name, network in self.networks.named_children() if network.is_recurrent]
+        if recurrent and not isinstance(self.replay, SequenceReplayBuffer):
+            raise ValueError(
+                f"{' and '.join(recurrent)} have a memory and learn from sequences, but batches come from a "
+                f"{type(self.replay).__name__}: use replay=SequenceReplayBufferCfg(...), or networks without memory."
+            )
+
+    def _build_replay(self, stored: EnvSpec) -> ReplayBuffer | DatasetBuffer:
+        cfg, data = self.cfg, self.context.data
+        if data is not None:
+            read: dict[str, Any] = {
+                name: {group: rows[group] for group in stored.obs_groups}
+                for name, rows in {"obs": data.obs, "next_obs": data.next_obs}.items()
+            }
+            data = replace(data, **read)
+            return DatasetBuffer(data, cfg.gamma, cfg.batch_size, self.device, next_action=self.needs_next_action)
         return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
 
 

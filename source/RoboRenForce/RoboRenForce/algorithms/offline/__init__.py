@@ -1,0 +1,9 @@
+"""Algorithms that learn from recorded data alone."""
+
+from .bc import BC, BCCfg
+from .cql import CQL, CQLCfg
+from .iql import IQL, IQLCfg
+from .rebrac import ReBRAC, ReBRACCfg
+from .td3_bc import TD3BC, TD3BCCfg
+
+__all__ = ["BC", "CQL", "IQL", "TD3BC", "BCCfg", "CQLCfg", "IQLCfg", "ReBRAC", "ReBRACCfg", "TD3BCCfg"]

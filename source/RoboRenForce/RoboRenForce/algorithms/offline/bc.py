@@ -1,0 +1,66 @@
+"""Behavior cloning: supervised learning of what was done in the data.
+
+    L_pi = -log pi(a|s),   or |pi(s) - a|^2 of a policy without randomness
+
+It knows neither rewards nor successors, and is what every other offline algorithm has to beat.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from torch import Tensor
+
+from ...buffer.replay_batch import ReplayBatch
+from ...components.actor_q import ActorPackCfg
+from ...components.deterministic_actor import Deterministic
+from ...components.distributions import Distribution
+from ...configclass import Range, configclass
+from ...utils.precision import autocast
+from ..algorithm import RunContext
+from ..off_policy.passes import actor_at_states
+from ..off_policy.replay_learner import Part, ReplayLearner, ReplayLearnerCfg
+
+
+def imitation_loss(distribution: Distribution, action: Tensor) -> Tensor:
+    """How badly `distribution` explains `action` `(..., A)`, summed over action dimensions, `(...)`."""
+    if isinstance(distribution, Deterministic):
+        return (distribution.action - action).square().sum(-1)
+    return -distribution.log_prob(action)
+
+
+class BC(ReplayLearner):
+    """An actor, and one gradient step of it."""
+
+    cfg: BCCfg
+
+    def __init__(self, cfg: BCCfg, *, policy: ActorPackCfg, context: RunContext) -> None:
+        super().__init__(cfg, policy=policy, context=context)
+        self.actor_optimizer = self.gradient_step({"actor": self.actor}, cfg.learning_rate)
+        self._policy_loss = self.compiled(self.policy_loss)
+
+    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
+        """The policy learns."""
+        loss = self._policy_loss(batch)
+        return {"Loss/actor": loss.detach(), **self.take_step(self.actor_optimizer, loss)}
+
+    def policy_loss(self, batch: ReplayBatch) -> Tensor:
+        """L_pi, 0-dim."""
+        with autocast(self.cfg.precision, self.device):
+            output = actor_at_states(self.actor, batch)
+        return batch.mean(imitation_loss(self.actor.distribution(output), batch.action))
+
+    def parts(self) -> dict[str, Part]:
+        """The optimizer."""
+        return {"actor_optimizer": self.actor_optimizer}
+
+
+@configclass
+class BCCfg(ReplayLearnerCfg):
+    """Behavior cloning. Its policy is `ActorPackCfg`: there is no critic."""
+
+    class_type: type = BC
+
+    learning_starts = 0
+    learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
+    """Learning rate of the actor."""

@@ -1,0 +1,135 @@
+"""Conservative Q-learning: SAC whose critics are lowered where the data says nothing.
+
+Kumar et al. 2020 (arXiv 2006.04779), CQL(H) with sampled actions:
+
+    L_Q += sum_j alpha_c ( T log sum_a exp[ (Q_j(s, a) - log q(a)) / T ] - Q_j(s, a_data) )
+
+The sum runs over actions of three sources, uniform ones, those of pi(.|s) and those of pi(.|s'), which are all scored
+in s. Each is corrected by the density q of its source, so that the sum estimates an integral over all actions.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor, nn
+
+from ...buffer.replay_batch import ReplayBatch
+from ...components.actor_q import ActorQPackCfg
+from ...configclass import Range, configclass
+from ...utils.precision import autocast
+from ..algorithm import RunContext
+from ..off_policy.passes import features_of, output_of
+from ..off_policy.replay_learner import Part
+from ..off_policy.sac import SAC, SACCfg
+
+
+class CQL(SAC):
+    """SAC with the conservative term and, if asked for, the multiplier that keeps it at a target."""
+
+    cfg: CQLCfg
+
+    def __init__(self, cfg: CQLCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
+        super().__init__(cfg, policy=policy, context=context)
+        if cfg.target_gap is not None:
+            self.multiplier = Multiplier(cfg.target_gap).to(self.device)
+            self.multiplier_optimizer = self.gradient_step(
+                {"multiplier": self.multiplier}, cfg.multiplier_learning_rate, max_grad_norm=None, weight_decay=0.0
+            )
+
+    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
+        """A step of SAC; then the multiplier learns from the conservative term that the critics' step found."""
+        metrics = super().learn(batch, policy_turn)
+        if self.cfg.target_gap is not None:
+            self.take_step(self.multiplier_optimizer, self.multiplier.loss(metrics["Loss/conservative"]))
+        return metrics
+
+    def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """SAC's, with the conservative term."""
+        loss, errors, metrics = super().critic_loss(batch)
+        term, more = self.conservative_term(batch)
+        return loss + self.weight() * term.sum(), errors, metrics | more
+
+    def conservative_term(self, batch: ReplayBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns `T log sum exp - Q` of each critic, a mean over the batch `(E,)`, and 0-dim metrics."""
+        count, temperature = self.cfg.num_actions, self.cfg.conservative_temperature
+        with autocast(self.cfg.precision, self.device):
+            actions, log_density = self.sample_actions(batch)
+            features = batch.at_states(features_of(self.critic))
+            actions = torch.cat([batch.action.unsqueeze(0), actions])
+            output = self.critic.outputs(features.expand(len(actions), *features.shape), actions)
+        values = self.critic.head.mean(output)
+        data, sampled = values[:, 0], values[:, 1:]  # (E, B), (E, 3 count, B)
+        soft_maximum = temperature * ((sampled - log_density) / temperature).logsumexp(1)
+        term = torch.stack([batch.mean(member) for member in soft_maximum - data])
+        metrics = {
+            "Loss/conservative": term.mean().detach(),
+            "Policy/q_gap": batch.mean((data - sampled[:, count : 2 * count].mean(1)).detach()),
+        }
+        return term, metrics
+
+    @torch.no_grad()
+    def sample_actions(self, batch: ReplayBatch) -> tuple[Tensor, Tensor]:
+        """Actions `(3 num_actions, B, A)`, uniform, of pi(.|s) and of pi(.|s'), and their log-densities."""
+        count = self.cfg.num_actions
+        uniform = torch.empty(count, *batch.action.shape, device=self.device).uniform_(-1.0, 1.0)
+        actions, log_density = [uniform], [uniform.new_full(uniform.shape[:-1], uniform.shape[-1] * math.log(0.5))]
+        said = output_of(self.actor)
+        for output in (batch.at_states(said), batch.at_successors(said)):
+            distribution: Any = self.actor.distribution(output.expand(count, *output.shape))
+            action, log_prob = distribution.rsample_with_log_prob()
+            actions.append(action)
+            log_density.append(log_prob)
+        return torch.cat(actions), torch.cat(log_density)
+
+    def weight(self) -> Tensor | float:
+        """alpha_c, times the multiplier if there is one; without gradient."""
+        weight = self.cfg.conservative_weight
+        return weight if self.cfg.target_gap is None else weight * self.multiplier().detach()
+
+    def parts(self) -> dict[str, Part]:
+        """Those of SAC and the multiplier."""
+        parts = super().parts()
+        if self.cfg.target_gap is not None:
+            parts.update(multiplier=self.multiplier, multiplier_optimizer=self.multiplier_optimizer)
+        return parts
+
+
+class Multiplier(nn.Module):
+    """A Lagrange multiplier, kept as its logarithm, that grows while the conservative term is above `target_gap`."""
+
+    def __init__(self, target_gap: float) -> None:
+        super().__init__()
+        self.target_gap = target_gap
+        self.log_value = nn.Parameter(torch.zeros(()))
+
+    def forward(self) -> Tensor:
+        """The multiplier, 0-dim and at most a million."""
+        return self.log_value.exp().clamp(max=1.0e6)
+
+    def loss(self, term: Tensor) -> Tensor:
+        """What is minimized over the multiplier for a `term` of the current critics, 0-dim."""
+        return -self() * (term.detach() - self.target_gap)
+
+
+@configclass
+class CQLCfg(SACCfg):
+    """CQL(H). Defaults are those of CORL for locomotion."""
+
+    class_type: type = CQL
+
+    learning_starts = 0
+    actor_learning_rate = 3.0e-5
+    backup_entropy = False
+    conservative_weight: Annotated[float, Range(ge=0)] = 10.0
+    """alpha_c, the weight of the conservative term; the paper's code has 5."""
+    num_actions: Annotated[int, Range(ge=1)] = 10
+    """Sampled actions from each of the three sources."""
+    conservative_temperature: Annotated[float, Range(gt=0)] = 1.0
+    """T: towards 0 the soft maximum becomes a maximum."""
+    target_gap: float | None = None
+    """Learn a factor of `conservative_weight` that keeps the conservative term at this value; None: no factor."""
+    multiplier_learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
+    """Learning rate of the logarithm of that factor."""

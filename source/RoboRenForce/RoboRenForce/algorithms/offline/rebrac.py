@@ -1,0 +1,64 @@
+"""ReBRAC: TD3+BC with the distance to the data as a penalty of policy and target, and with larger, normalized critics.
+
+Tarasov et al. 2023 (arXiv 2305.09836), behavior-regularized actor-critic revisited:
+
+    y    = r + gamma (1 - terminated) [ min_j Qbar_j(s', a') - beta_Q |a' - a'_data|^2 ]
+    L_mu = beta_mu |mu(s) - a|^2 - lambda min_j Q_j(s, mu(s)),   lambda = 1 / mean |min_j Q_j(s, mu(s))|
+
+a' is TD3's, with its noise; a'_data is what the data did next, so transitions at which an episode was cut are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from torch import Tensor
+
+from ...buffer.replay_batch import ReplayBatch
+from ...configclass import Range, configclass
+from ...utils.precision import autocast
+from ..off_policy.passes import td_loss
+from ..off_policy.td3 import TD3, TD3Cfg
+from .td3_bc import relative
+
+
+class ReBRAC(TD3):
+    """TD3 with both penalties."""
+
+    cfg: ReBRACCfg
+    needs_next_action = True
+
+    def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """TD3's, with the distance of a' to the data in the target."""
+        if batch.next_action is None:
+            raise ValueError("ReBRAC needs the data's next actions, which a replay doesn't know: use TD3Cfg online.")
+        with autocast(self.cfg.precision, self.device):
+            next_action = self.next_action(batch)
+            penalty = self.cfg.critic_penalty * (next_action - batch.next_action).square().sum(-1)
+            return td_loss(self.critic, self.target_critic, batch, next_action, -penalty, self.cfg.aggregate)
+
+    def objective(self, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
+        """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
+        distance = (action - batch.action).square().sum(-1)
+        return self.cfg.actor_penalty * batch.mean(distance) - relative(batch, value)
+
+
+@configclass
+class ReBRACCfg(TD3Cfg):
+    """ReBRAC. Defaults are those of CORL, penalties those of HalfCheetah's medium data: they differ for every data set.
+
+    The published networks are `MLPCfg(hidden_features=[256, 256, 256], layer_norm=True)` for the critics and the same
+    without normalization for the actor.
+    """
+
+    class_type: type = ReBRAC
+
+    learning_starts = 0
+    batch_size = 1024
+    actor_learning_rate = 1.0e-3
+    critic_learning_rate = 1.0e-3
+    policy_value: Literal["first", "min", "mean"] = "min"
+    actor_penalty: Annotated[float, Range(ge=0)] = 0.001
+    """beta_mu: weight of the squared distance to the data's action, summed over action dimensions."""
+    critic_penalty: Annotated[float, Range(ge=0)] = 0.01
+    """beta_Q: weight of the squared distance to the data's next action, in units of the reward."""
