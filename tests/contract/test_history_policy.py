@@ -8,7 +8,8 @@ import pytest
 import torch
 from RoboRenForce import components, networks
 from RoboRenForce.algorithms.history_policy import HistoryPolicy
-from RoboRenForce.components.acting_memory import PREVIOUS_ACTION, ActingMemory, with_previous_action
+from RoboRenForce.components.acting_memory import ActingMemory
+from RoboRenForce.envs.obs_groups import PREVIOUS_ACTION, with_previous_action
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.export import export_policy
 from tensordict import TensorDict

@@ -9,8 +9,8 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ..components.acting_memory import PREVIOUS_ACTION
 from ..components.actor import Actor
+from ..envs.obs_groups import PREVIOUS_ACTION
 from ..utils.export import Exportable
 from .actor_policy import ActorPolicy
 

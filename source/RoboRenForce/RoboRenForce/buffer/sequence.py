@@ -17,7 +17,6 @@ beginning of an episode.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -25,11 +24,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from ..configclass import Range, configclass
+from ..envs.obs_groups import PREVIOUS_ACTION, with_previous_action
 from ..envs.spec import EnvSpec
 from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import ReplayBatch
-
-PREVIOUS_ACTION = "previous_action"
 
 
 class SequenceReplayBuffer(ReplayBuffer):
@@ -116,9 +114,7 @@ class SequenceReplayBufferCfg(ReplayBufferCfg):
     @override
     def stored_spec(self, spec: EnvSpec) -> EnvSpec:
         """`spec`, with the group `previous_action` if that is an observation."""
-        if not self.previous_action:
-            return spec
-        return replace(spec, obs_groups={**spec.obs_groups, PREVIOUS_ACTION: spec.action.shape})
+        return with_previous_action(spec) if self.previous_action else spec
 
     @override
     def check(self) -> Iterable[str]:

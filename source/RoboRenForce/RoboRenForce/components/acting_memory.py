@@ -7,19 +7,15 @@ makes a_t the previous action of step t + 1, or nothing, if the episode is over.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..envs.spec import EnvSpec
+from ..envs.obs_groups import PREVIOUS_ACTION
 from .actor import Actor
 from .distributions import Distribution
 from .observation import Observations
-
-PREVIOUS_ACTION = "previous_action"
-"""Observation group `(A,)`: the action that was executed before, zeros at the first step of an episode."""
 
 
 class ActingMemory:
@@ -77,8 +73,3 @@ class ActingMemory:
     def _kept(self) -> dict[str, Tensor]:
         values = {"start": self.start, "state": self.state, "previous_action": self.previous_action}
         return {name: value for name, value in values.items() if value is not None}
-
-
-def with_previous_action(spec: EnvSpec) -> EnvSpec:
-    """`spec` with the group `previous_action`."""
-    return replace(spec, obs_groups={**spec.obs_groups, PREVIOUS_ACTION: spec.action.shape})

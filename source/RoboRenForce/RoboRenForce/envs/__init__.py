@@ -5,7 +5,7 @@ from .check_vec_env import check_vec_env
 from .dynamic_env import DynamicEnv, DynamicEnvCfg, DynamicSource
 from .group_vec import GroupVec, GroupVecCfg
 from .multi_modal import MultiModal, MultiModalCfg
-from .obs_groups import resolve_obs_groups
+from .obs_groups import PREVIOUS_ACTION, resolve_obs_groups, with_previous_action
 from .scripted_env import ScriptedEnv, ScriptedEnvCfg
 from .spec import ActionSpec, EnvSpec
 from .vec_env import ALWAYS_IN_EXTRAS, StepReturn, VecEnv
@@ -13,6 +13,7 @@ from .wrapper import VecEnvWrapper
 
 __all__ = [
     "ALWAYS_IN_EXTRAS",
+    "PREVIOUS_ACTION",
     "ActionSpec",
     "DynamicEnv",
     "DynamicEnvCfg",
@@ -30,4 +31,5 @@ __all__ = [
     "VecEnvWrapper",
     "check_vec_env",
     "resolve_obs_groups",
+    "with_previous_action",
 ]

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from .spec import EnvSpec
+
+PREVIOUS_ACTION = "previous_action"
+"""Group that learners with a memory add: the action that was executed before, zeros where an episode begins."""
 
 _SYNONYMS = {"actor": "policy", "policy": "actor"}
 
@@ -40,6 +44,20 @@ def resolve_obs_groups(
         if name not in resolved:
             resolved[name] = _default(spec, name, overrides)
     return {name: resolved[name] for name in [*sets, *(name for name in resolved if name not in sets)]}
+
+
+def with_previous_action(spec: EnvSpec) -> EnvSpec:
+    """`spec` with the group `previous_action`.
+
+    Raises:
+        ValueError: the environment has a group of that name.
+    """
+    if PREVIOUS_ACTION in spec.obs_groups:
+        raise ValueError(
+            f"'{spec.task}' has an observation group '{PREVIOUS_ACTION}' of its own: set "
+            f"replay.previous_action=false and read that one, or give it another name."
+        )
+    return replace(spec, obs_groups={**spec.obs_groups, PREVIOUS_ACTION: spec.action.shape})
 
 
 def _default(spec: EnvSpec, name: str, overrides: Mapping[str, Sequence[str]]) -> list[str]:

@@ -4,6 +4,7 @@ from .dsac import DSAC, DSACCfg, DSACTCfg
 from .fast import FastSACCfg, FastTD3Cfg, FlashSACCfg, fast_sac_policy, fast_td3_policy, flash_sac_policy
 from .replay_learner import ReplayLearner, ReplayLearnerCfg
 from .sac import SAC, SACCfg
+from .sac_seq import SACSeqCfg, SACTransCfg, sac_seq_policy, sac_trans_policy
 from .td3 import TD3, TD3Cfg
 
 __all__ = [
@@ -18,8 +19,12 @@ __all__ = [
     "ReplayLearner",
     "ReplayLearnerCfg",
     "SACCfg",
+    "SACSeqCfg",
+    "SACTransCfg",
     "TD3Cfg",
     "fast_sac_policy",
     "fast_td3_policy",
     "flash_sac_policy",
+    "sac_seq_policy",
+    "sac_trans_policy",
 ]

@@ -32,6 +32,7 @@ from ...components.lr_schedule import cosine_
 from ...components.normalizer import BoundedRewardScaler
 from ...components.observation import Observations
 from ...components.optimizer import GradientStep
+from ...components.return_heads import ReturnHead
 from ...configclass import Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
@@ -121,6 +122,7 @@ class ReplayLearner(Algorithm, ABC):
         """`num_updates` where a captured update can count it."""
         self._now = StepInputs(stored, self.device)
         self._metrics: dict[str, Tensor] = {}
+        self._warned: set[ReturnHead] = set()
         self._compiles = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._act_step = graphed(self._act, self.device, cfg.cuda_graph, "policy step")
         self._record_step = self._graphed(self._record, "storage step")
@@ -194,6 +196,15 @@ class ReplayLearner(Algorithm, ABC):
         self._update_step(self.num_updates % self.cfg.policy_delay)()
         self.num_updates += self.cfg.gradient_steps
         return dict(self._metrics)
+
+    def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
+        """What the critics' return heads say about their settings, each once."""
+        heads = [module for module in self.networks.modules() if isinstance(module, ReturnHead)] if metrics else []
+        for head in heads:
+            sentence = head.warning(metrics)
+            if sentence is not None and head not in self._warned:
+                self._warned.add(head)
+                yield sentence
 
     def _update_step(self, phase: int) -> Callable[[], None]:
         """The update that begins `phase` gradient steps after the policy's last turn."""

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ...buffer.replay_batch import ReplayBatch
+from ...buffer.sequence import SequenceReplayBufferCfg
 from ...components.actor_q import ActorQPackCfg
 from ...components.critic import QNetwork
 from ...components.target import polyak_, target_of
@@ -42,6 +43,8 @@ class SAC(ReplayLearner):
         self.critic: QNetwork = self.networks.critic
         self.temperature = cfg.temperature.build(context.spec.action.dim).to(self.device)
         self.loss_terms = [term.build() for term in cfg.loss_terms]
+        if self.loss_terms and isinstance(cfg.replay, SequenceReplayBufferCfg):
+            raise ValueError("loss_terms are not available for sequences, got a SequenceReplayBufferCfg: drop one.")
         self.critic_optimizer = self.gradient_step({"critic": self.critic}, cfg.critic_learning_rate)
         self.actor_optimizer = self.gradient_step({"actor": self.actor}, cfg.actor_learning_rate)
         if cfg.temperature.learned:
