@@ -148,3 +148,15 @@ def test_checkpoints_with_other_parts_are_refused(tmp_path: Path) -> None:
     fixed = algorithms.SACCfg(**SMALL, temperature=components.TemperatureCfg(learned=False))
     with pytest.raises(Exception, match="temperature_optimizer"):
         sac_cfg(fixed).build(env=scripted()).load(tmp_path / "model_1.pt")
+
+
+def test_a_support_too_small_for_the_rewards_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    critic = components.QNetworkCfg(
+        backbone_cfg=networks.MLPCfg(hidden_features=[8]),
+        head_cfg=components.CategoricalHeadCfg(num_atoms=11, v_min=-0.1, v_max=0.1),
+    )
+    runner = sac_cfg(policy=components.ActorQPackCfg(critic_cfg=critic), max_iterations=10).build(env=scripted())
+    runner.learn()
+    said = [record.getMessage() for record in caplog.records if "CategoricalHead" in record.getMessage()]
+    assert len(said) == 1
+    assert "of the probability at v_max=0.1" in said[0] and "Widen v_min and v_max" in said[0]

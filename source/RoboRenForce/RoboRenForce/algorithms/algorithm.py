@@ -102,6 +102,14 @@ class Algorithm(ABC):
     def update(self) -> dict[str, torch.Tensor]:
         """Learn from what was recorded; returns 0-dim tensors on the device, or `{}` if it is too early to learn."""
 
+    def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
+        """Sentences that the user should read, asked after every iteration.
+
+        Args:
+            metrics: What `update` returned last, on the host.
+        """
+        return ()
+
     @abstractmethod
     def policy(self) -> Policy:
         """The current policy for play, evaluation and export; it shares parameters with the learner."""

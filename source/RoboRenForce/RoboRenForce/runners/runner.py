@@ -191,6 +191,8 @@ class Runner(ABC):
             learned, ratios, local, self.distributed, self.device, flag=self.stop.signal is not None
         )
         self.stop.agreed = stop_all
+        for sentence in self.algorithm.warnings({name: found[name] for name in learned}) if self.is_main else ():
+            logger.warning("Iteration %d: %s", self.iteration + 1, sentence)
         phases = self.timer.durations()
         self.iteration += 1
         self.steps += env_steps * self.distributed.world_size
