@@ -27,7 +27,8 @@ from RoboRenForce.utils.registry import Task, load_task
 from RoboRenForce.utils.run_dir import resolve_checkpoint, run_of
 from RoboRenForce.utils.seeding import seed_everything
 
-from .hdf5_rows import SUFFIXES, write_rows
+from .hdf5_rows import write_rows
+from .offline_dataset import SUFFIXES
 from .recorded_space import spaces_to_record
 
 LEVELS = ("random", "medium", "expert")

@@ -21,8 +21,6 @@ from RoboRenForce.utils.errors import UserError
 
 from .recorded_space import RecordedSpaces, action_spec, recorded_actions
 
-SUFFIXES = (".hdf5", ".h5")
-
 
 def read_rows(path: Path, *, group: str, max_episode_length: int | None = None) -> TransitionDataset:
     """Read and check a file.

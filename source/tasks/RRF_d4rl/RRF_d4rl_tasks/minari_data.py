@@ -65,13 +65,11 @@ def find_minari(source: str, *, download: bool) -> Path:
     """
     if (Path(source) / "data").is_dir():
         return Path(source)
-    try:
-        parse_dataset_id(source)
-    except ValueError:
+    if not _is_id(source):
         raise DatasetError(
             f"'{source}' is neither a file, nor a Minari folder, nor a Minari id: ids look like "
             f"mujoco/hopper/medium-v0, files end in .hdf5 or .h5."
-        ) from None
+        )
     folder = Path(get_dataset_path(source))
     if not (folder / "data").is_dir():
         if not download:
@@ -127,17 +125,23 @@ def check_new_id(dataset_id: str) -> Path:
     Raises:
         UserError: it exists, or the id is malformed.
     """
-    try:
-        parse_dataset_id(dataset_id)
-    except ValueError:
+    if not _is_id(dataset_id):
         raise UserError(
             f"'{dataset_id}' is no place for a data set: name a file that ends in .hdf5 or .h5, or a Minari id such as "
             f"pendulum/mixed-v0."
-        ) from None
+        )
     folder = Path(get_dataset_path(dataset_id))
     if folder.exists():
         raise UserError(f"The data set '{dataset_id}' exists already in '{folder}': choose another id, or remove it.")
     return folder
+
+
+def _is_id(text: str) -> bool:
+    try:
+        parse_dataset_id(text)
+    except (ValueError, TypeError):  # the second where the version is missing
+        return False
+    return True
 
 
 def _episodes(dataset: MinariDataset, group: str, source: str) -> Iterator[EpisodeArrays]:

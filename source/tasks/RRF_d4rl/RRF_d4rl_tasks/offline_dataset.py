@@ -7,8 +7,10 @@ from pathlib import Path
 from RoboRenForce.buffer import DatasetCfg, DatasetLoader, TransitionDataset
 from RoboRenForce.buffer.dataset import FLAT_GROUP
 from RoboRenForce.configclass import MISSING, configclass
+from RoboRenForce.utils.optional import require_package
 
-from .hdf5_rows import SUFFIXES, read_rows
+SUFFIXES = (".hdf5", ".h5")
+"""Of files of rows; everything else is a Minari data set."""
 
 
 class OfflineDataset(DatasetLoader):
@@ -19,9 +21,14 @@ class OfflineDataset(DatasetLoader):
     def read(self) -> TransitionDataset:
         """See `DatasetLoader.read`."""
         cfg = self.cfg
+        # Both packages import slowly, and tasks can be listed without them.
+        require_package("h5py", purpose="recorded data")
         if cfg.source.endswith(SUFFIXES):
+            from .hdf5_rows import read_rows
+
             return read_rows(Path(cfg.source), group=cfg.group, max_episode_length=cfg.max_episode_length)
-        from .minari_data import read_minari  # Minari imports slowly, and files don't need it
+        require_package("minari", purpose="Minari data sets")
+        from .minari_data import read_minari
 
         return read_minari(
             cfg.source, group=cfg.group, download=cfg.download, max_episode_length=cfg.max_episode_length
