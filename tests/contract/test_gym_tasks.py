@@ -45,6 +45,8 @@ def act_once(task, num_envs=2):
 def test_the_promised_tasks_are_registered():
     assert {f"RoboRenForce-Gym-{name}-PPO" for name in NAMES} <= set(GYM_TASKS)
     assert "RoboRenForce-Gym-CartPoleMasked-PPORNN" in GYM_TASKS
+    for suffix in ("SAC", "SACSeq", "SACTrans"):
+        assert {f"RoboRenForce-Gym-{name}-{suffix}" for name in ("PendulumMasked", "Pendulum", "Ant")} <= set(GYM_TASKS)
     assert {f"RoboRenForce-EnvPool-{name}-PPO" for name in ("Go1Flat", "Go1Rough", "G1Flat", "HalfCheetah")} <= set(
         ENVPOOL_TASKS
     )
@@ -68,6 +70,11 @@ def test_envpool_task_acts(task_id):
 
 def test_masked_cartpole_sees_positions_only():
     assert act_once(load_task("RoboRenForce-Gym-CartPoleMasked-PPO"))[0].obs_groups == {"policy": (2,)}
+
+
+@pytest.mark.parametrize("suffix", ["SAC", "SACSeq", "SACTrans"])
+def test_masked_pendulum_sees_its_direction_only(suffix):
+    assert act_once(load_task(f"RoboRenForce-Gym-PendulumMasked-{suffix}"))[0].obs_groups == {"policy": (2,)}
 
 
 @pytest.mark.parametrize(("env_id", "kind"), [("MountainCar-v0", "discrete"), ("Hopper-v5", "continuous")])

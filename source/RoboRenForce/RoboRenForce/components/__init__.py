@@ -24,7 +24,7 @@ from .gaussian_actor import (
     TanhGaussianActor,
     TanhGaussianActorCfg,
 )
-from .history_actor_q import HistoryActorQPack, HistoryActorQPackCfg
+from .history_actor_q import HistoryActorQPack, HistoryActorQPackCfg, HistoryEncoder
 from .normalizer import (
     BoundedRewardScaler,
     EmpiricalNormalizer,
@@ -90,6 +90,7 @@ __all__ = [
     "GradientStep",
     "HistoryActorQPack",
     "HistoryActorQPackCfg",
+    "HistoryEncoder",
     "MixedNoiseCfg",
     "Normalizer",
     "NormalizerCfg",

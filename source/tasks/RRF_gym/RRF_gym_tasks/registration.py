@@ -52,8 +52,11 @@ _ENVPOOL = {
 
 _OFF_POLICY = {
     "SAC": "RRF_gym_tasks.agents.sac:{}_sac",
+    "SACSeq": "RRF_gym_tasks.agents.sac_history:{}_sac_seq",
+    "SACTrans": "RRF_gym_tasks.agents.sac_history:{}_sac_trans",
     "DSAC": "RRF_gym_tasks.agents.sac:{}_dsac",
     "DSACT": "RRF_gym_tasks.agents.sac:{}_dsact",
+    "TD3": "RRF_gym_tasks.agents.td3:{}_td3",
 }
 """Algorithm in the task id -> its agents, `{}` being a kind of `_CONTINUOUS`."""
 
@@ -67,6 +70,7 @@ _NUM_ENVS = {"classic": 4, "mujoco": 1}
 """Environments for off-policy learning."""
 
 _VELOCITIES_OF_CARTPOLE = [1, 3]
+_VELOCITY_OF_PENDULUM = [2]
 
 
 def register_tasks() -> None:
@@ -83,6 +87,9 @@ def register_tasks() -> None:
     for suffix, agent in (("PPO", "cartpole"), ("PPORNN", "cartpole_recurrent")):
         masked = GymEnvCfg(env_id="CartPole-v1", obs_mask=_VELOCITIES_OF_CARTPOLE)
         _register(f"RoboRenForce-Gym-CartPoleMasked-{suffix}", masked, f"{_PPO}:{agent}")
+    for suffix, agent in (("SAC", "masked_sac"), ("SACSeq", "masked_sac_seq"), ("SACTrans", "masked_sac_trans")):
+        masked = GymEnvCfg(env_id="Pendulum-v1", obs_mask=_VELOCITY_OF_PENDULUM, num_envs=8)
+        _register(f"RoboRenForce-Gym-PendulumMasked-{suffix}", masked, f"RRF_gym_tasks.agents.sac_history:{agent}")
     add_task_finder(find_task)
 
 

@@ -1,0 +1,90 @@
+"""SAC-Seq and SAC-Trans for Gymnasium tasks with continuous actions, and SAC as the control where velocities hide."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from RoboRenForce import algorithms, buffer, components, runners
+
+from .sac import pack, runner
+
+
+def history_pack(
+    encoder: components.HistoryEncoder = "gru", size: int = 128, hidden: tuple[int, ...] = (256, 256), **options: Any
+) -> components.HistoryActorQPackCfg:
+    """Networks with a memory, on observations as they are.
+
+    Args:
+        encoder: kind of memory.
+        size: of the memory.
+        hidden: widths of the perceptrons behind it.
+        options: further fields of `HistoryActorQPackCfg`, without their `history_`.
+    """
+    plain = pack(hidden)
+    return components.HistoryActorQPackCfg(
+        actor_cfg=plain.actor_cfg,
+        critic_cfg=plain.critic_cfg,
+        history_encoder=encoder,
+        history_size=size,
+        **{f"history_{name}": value for name, value in options.items()},
+    )
+
+
+# --- classic control: short windows, small memories ------------------------------------------------------------------
+
+
+def classic_learning(**options: Any) -> dict[str, Any]:
+    """Settings for small tasks on one CPU core: 8 steps tell a velocity, rewards in units that critics reach soon."""
+    return {
+        "replay": buffer.SequenceReplayBufferCfg(capacity=100_000, length=8, burn_in=1),
+        "batch_size": 32,
+        "learning_starts": 1000,
+        "gamma": 0.97,
+        "tau": 0.01,
+        "actor_learning_rate": 2.0e-3,
+        "critic_learning_rate": 2.0e-3,
+        "temperature": components.TemperatureCfg(initial=0.1, learning_rate=2.0e-3),
+        "max_return": 10.0,
+        **options,
+    }
+
+
+def classic_sac_seq(steps: int = 40_000, num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
+    """A GRU of 32."""
+    policy = history_pack("gru", 32, (64, 64))
+    return runner(policy, algorithms.SACSeqCfg(**classic_learning()), steps, num_envs=num_envs)
+
+
+def classic_sac_trans(steps: int = 40_000, num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
+    """One block of width 32 that sees 8 steps."""
+    policy = history_pack("transformer", 32, (64, 64), heads=2, window=8)
+    return runner(policy, algorithms.SACTransCfg(**classic_learning()), steps, num_envs=num_envs)
+
+
+def masked_sac() -> runners.OffPolicyRunnerCfg:
+    """What SAC can do without velocities, with as many updates as those with a memory."""
+    learning = {**classic_learning(), "replay": buffer.ReplayBufferCfg(capacity=100_000), "batch_size": 256}
+    return runner(pack((64, 64)), algorithms.SACCfg(**learning), 40_000, num_envs=8)
+
+
+def masked_sac_seq() -> runners.OffPolicyRunnerCfg:
+    """Pendulum without velocities, a GRU."""
+    return classic_sac_seq(num_envs=8)
+
+
+def masked_sac_trans() -> runners.OffPolicyRunnerCfg:
+    """Pendulum without velocities, a transformer."""
+    return classic_sac_trans(num_envs=8)
+
+
+# --- MuJoCo ----------------------------------------------------------------------------------------------------------
+
+
+def mujoco_sac_seq(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
+    """The sizes of Ni et al. 2022: a GRU of 128, 32 windows of 64 steps."""
+    return runner(history_pack(), algorithms.SACSeqCfg(), steps)
+
+
+def mujoco_sac_trans(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
+    """Two blocks of width 128."""
+    return runner(history_pack("transformer", layers=2), algorithms.SACTransCfg(), steps)
