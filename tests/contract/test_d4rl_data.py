@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from doc_pages import ROOT, Workplace, snippets_of
 from RoboRenForce.buffer import DatasetError, EpisodeArrays, TransitionDataset
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.runners.recording import Behavior, RandomBehavior, record_episodes
@@ -32,6 +33,7 @@ from RRF_d4rl_tasks.recorded_space import spaces_to_record
 from RRF_gym_tasks import GymEnvCfg
 
 SEED = 5
+PAGE = ROOT / "docs/offline_data.md"
 
 
 @pytest.fixture(autouse=True)
@@ -377,3 +379,17 @@ def test_what_the_hub_has_is_fetched_once(good: Path, cache: Path, monkeypatch: 
     for _ in range(2):
         assert len(OfflineDatasetCfg(source="pendulum/test-v0").build()) == 800
     assert asked == ["pendulum/test-v0"]
+
+
+# ---------------------------------------------------------------------------------------------------- documentation
+
+
+def test_the_loader_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = Workplace(tmp_path, PAGE, monkeypatch)
+    names = place.import_text("archive_of_the_page", snippets_of(PAGE))
+    episodes, _ = recorded()
+    count = np.concatenate([episode.observations["policy"][:-1] for episode in episodes])
+    arrays = {"observations": count, "actions": count[:, :1] / 2, "rewards": count[:, 0]}
+    np.savez("data.npz", **arrays, terminals=np.zeros(800, bool), timeouts=np.arange(800) % 200 == 199)
+    data = names["ArchiveCfg"]().build()
+    assert len(data) == 796 and data.source == "data.npz"
