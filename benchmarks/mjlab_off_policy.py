@@ -3,8 +3,8 @@
     python benchmarks/mjlab_off_policy.py --task Go1Flat --run PPO --run FlashSAC --run FastSAC --gpus 4 \
         --output benchmarks/results/mjlab_off_policy_go1.json --plot docs/images/mjlab_off_policy_go1.png
 
-Each `--run` is an algorithm of the registered tasks, then any overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are
-processes of their own, one on each GPU at a time. The reward is that of `mjlab_train.py`: the mean return of the last
+Each `--run` is an algorithm of the registered tasks, or another task and an algorithm (`G1Flat-FastSAC`), then any
+overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are processes of their own, one on each GPU at a time. The reward is that of `mjlab_train.py`: the mean return of the last
 100 episodes that ended while training, exploration included; `evaluation` is the mean return of the deterministic
 policy afterwards. Seconds are those of stepping, learning, compilation and capture, without building the environment.
 The summary gives for each run the first point at which it reaches `--share` of the reference, the final reward of the
@@ -48,8 +48,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     from RoboRenForce.runners.evaluation import evaluate
     from RoboRenForce.utils.registry import load_task
 
-    algorithm, *overrides = args.child_run.split()
-    task = load_task(f"RoboRenForce-MJLab-{args.task}-{algorithm}")
+    name, *overrides = args.child_run.split()
+    task = load_task(f"RoboRenForce-MJLab-{name if '-' in name else f'{args.task}-{name}'}")
     task.env_cfg = task.env_cfg.replace(seed=args.seed, device="cuda:0")
     task.runner_cfg = task.runner_cfg.replace(seed=args.seed, report=False, logger=[], save_interval=100_000)
     if args.iterations:
