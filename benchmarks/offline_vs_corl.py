@@ -16,15 +16,14 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import numpy as np
+from peer_scripts import run_child, write_rates
 
 ALGORITHMS = {"iql": "IQL", "td3_bc": "TD3BC", "cql": "CQL", "rebrac": "ReBRAC"}
 """Name of CORL's script -> last word of our task's id."""
@@ -76,7 +75,7 @@ class Clock:
         """Updates a second of every block, and their median."""
         pairs = zip(self.times, self.times[1:], strict=False)
         rates = [round(self.updates / (after - before), 1) for before, after in pairs]
-        rate = median(rates)
+        rate = round(median(rates), 1)
         return {"updates_per_s": rate, "ms_per_update": round(1e3 / rate, 4), "updates_per_s_all": rates}
 
 
@@ -155,21 +154,21 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
 
 def run_in_process(args: argparse.Namespace, system: str, algorithm: str) -> dict[str, Any]:
     """One variant in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.json"
-        command = [args.jax_python if (system, algorithm) == ("corl", "rebrac") else sys.executable]
-        command += [str(Path(__file__).resolve()), "--child", str(path), "--system", system, "--algorithm", algorithm]
-        for key in ("corl", "data"):
-            command += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
-        for key in ("updates", "repeats", "warmup", "transitions", "device", "precision"):
-            command += [f"--{key}", str(getattr(args, key))]
-        command += args.overrides if system == "ours" else []
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        environment |= {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        if done.returncode or not path.exists():
-            return {"error": done.stdout[-3000:]}
-        return json.loads(path.read_text())
+    words = ["--system", system, "--algorithm", algorithm, *(args.overrides if system == "ours" else [])]
+    for key in ("corl", "data"):
+        words += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
+    for key in ("updates", "repeats", "warmup", "transitions", "device", "precision"):
+        words += [f"--{key}", str(getattr(args, key))]
+    python = args.jax_python if (system, algorithm) == ("corl", "rebrac") else ""
+    return run_child(__file__, words, {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}, python)
+
+
+def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How many times as fast each variant is as CORL's script of the same algorithm."""
+    rates = {name: result["updates_per_s"] for name, result in results.items() if "error" not in result}
+    bases = {name: rates.get(f"{name.rpartition('_')[0]}_corl") for name in rates}
+    columns = {name: round(rate / base, 2) for name, rate in rates.items() if (base := bases[name])}
+    return {"times_corl": columns} if columns else {}
 
 
 def main() -> None:
@@ -183,7 +182,7 @@ def main() -> None:
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--precision", default="fp32", help="of ours: fp32 as the peers, or tf32")
-    parser.add_argument("--jax_python", default=sys.executable, help="the Python that has JAX and Flax, for ReBRAC")
+    parser.add_argument("--jax_python", default="", help="the Python that has JAX and Flax, for ReBRAC")
     parser.add_argument("--note", default="")
     parser.add_argument("--output", default="benchmarks/results/offline_updates.json")
     for name in ("--child", "--system", "--algorithm"):
@@ -194,29 +193,13 @@ def main() -> None:
         Path(args.child).write_text(json.dumps(result))
         return
 
-    from peer_scripts import without_folders
-    from report import environment_report, write_json
-
     results: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
     for algorithm in args.algorithms.split(","):
         for system in ("corl", "ours") if args.corl else ("ours",):
-            name, result = f"{algorithm}_{system}", run_in_process(args, system, algorithm)
-            print(name, result.get("error", result), flush=True)
-            if "error" in result:
-                failed[name] = result["error"].strip().splitlines()[-1]
-            else:
-                results[name] = result
-    data: dict[str, Any] = {"benchmark": "offline_updates"}
-    data |= {"arguments": {key: value for key, value in vars(args).items() if value}, "results": results}
-    data["times_corl"] = {
-        name: round(found["updates_per_s"] / results[f"{name.rpartition('_')[0]}_corl"]["updates_per_s"], 2)
-        for name, found in results.items()
-        if f"{name.rpartition('_')[0]}_corl" in results
-    }
-    data |= environment_report()
-    data |= {key: value for key, value in (("note", args.note), ("failed", failed)) if value}
-    write_json(args.output, without_folders(data))
+            name = f"{algorithm}_{system}"
+            results[name] = run_in_process(args, system, algorithm)
+            print(name, results[name].get("error", results[name]), flush=True)
+            write_rates(args, "offline_updates", results, ratios(results))
 
 
 if __name__ == "__main__":

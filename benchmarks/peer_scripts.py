@@ -9,14 +9,21 @@ script's own.
 from __future__ import annotations
 
 import ast
+import json
 import os
+import shlex
+import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+"""Environment variables of every process that is measured; networks this small gain nothing from more threads."""
 
 
 class PeerScript:
@@ -79,17 +86,6 @@ class PeerScript:
         exec(compile(ast.Module(statements, []), str(self.path), "exec", dont_inherit=True), self.namespace)
 
 
-def without_folders(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A benchmark's report without the folders of the machine that measured, in its command and arguments."""
-
-    def short(value: Any) -> Any:
-        return Path(value).name if isinstance(value, str) and "/" in value else value
-
-    script, *words = str(facts["command"]).removeprefix("python ").split(" ")
-    arguments = {key: short(value) for key, value in facts["arguments"].items()}
-    return {**facts, "command": " ".join(["python", script, *map(short, words)]), "arguments": arguments}
-
-
 def stand_in(name: str, **members: Any) -> ModuleType:
     """A module with these members, under that name in `sys.modules`."""
     module = ModuleType(name)
@@ -125,6 +121,68 @@ def record_wandb(on_log: Callable[[dict[str, Any]], None]) -> None:
         run=SimpleNamespace(save=nothing),
         log=lambda values, *args, **kwargs: on_log(values),
     )
+
+
+# ------------------------------------------------------------------------------------------------ processes and files
+
+
+def run_child(script: str, words: Sequence[str], environment: Mapping[str, str], python: str = "") -> dict[str, Any]:
+    """What `python script --child FILE words` writes to the file; one process a variant, so that none sees another.
+
+    Returns:
+        Its JSON, or `{"error": the end of its output}`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "result.json"
+        command = [python or sys.executable, str(Path(script).resolve()), "--child", str(path), *words]
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | ONE_THREAD | dict(environment),
+        )
+        if done.returncode or not path.exists():
+            return {"error": done.stdout[-3000:]}
+        return json.loads(path.read_text())
+
+
+def write_rates(args: Any, name: str, found: Mapping[str, dict[str, Any]], columns: Mapping[str, Any]) -> None:
+    """A result file of updates a second: `found` are the variants so far, `columns` further columns of the table."""
+    from report import environment_report, write_json
+
+    data = {"benchmark": name, "arguments": shown_arguments(vars(args))}
+    data["results"] = {variant: result for variant, result in found.items() if "error" not in result}
+    data |= {**columns, **environment_report(), "command": shown_command(sys.argv)}
+    data["hardware"]["torch_threads"] = 1  # of every variant
+    if args.note:
+        data["note"] = args.note
+    failed = {
+        variant: result["error"].strip().splitlines()[-1] for variant, result in found.items() if "error" in result
+    }
+    write_json(args.output, data | ({"failed": failed} if failed else {}))
+
+
+def shown_command(argv: Sequence[str]) -> str:
+    """The command of a benchmark without the folders of the machine that measured and without the note."""
+    script, *words = argv
+    if "--note" in words:
+        at = words.index("--note")
+        del words[at : at + 2]
+    return shlex.join(["python", f"benchmarks/{Path(script).name}", *map(_without_folder, words)])
+
+
+def shown_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments but paths, the note and what is empty."""
+
+    def is_shown(key: str, value: Any) -> bool:
+        return bool(value) and key != "note" and not (isinstance(value, str) and "/" in value)
+
+    return {key: value for key, value in arguments.items() if is_shown(key, value)}
+
+
+def _without_folder(value: Any) -> Any:
+    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 # ------------------------------------------------------------------------------------------------ online: Gymnasium

@@ -16,17 +16,16 @@ import argparse
 import contextlib
 import json
 import os
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-from peer_scripts import leanrl_environment, without_folders
+from peer_scripts import leanrl_environment, run_child, write_rates
 
 OBS, ACTIONS, BATCH = 17, 6, 256
 TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
@@ -162,7 +161,7 @@ def measure(run: Update, args: argparse.Namespace) -> dict[str, Any]:
         run(args.updates)
         synchronize()
         rates.append(round(args.updates / (time.perf_counter() - start), 1))
-    rate = median(rates)
+    rate = round(median(rates), 1)
     return {
         "updates_per_s": rate,
         "ms_per_update": round(1e3 / rate, 4),
@@ -179,27 +178,31 @@ def run_variant(args: argparse.Namespace) -> dict[str, Any]:
         return measure(make_cleanrl(args), args)
     if name.startswith("leanrl"):
         options = {"compile": "compile" in name, "cudagraphs": "graphs" in name, "fixed_batch": "fixed" in name}
-        return measure(make_leanrl(args, **options), args)
+        packages = ", ".join(f"{package} {version(package)}" for package in ("torchrl", "tensordict"))
+        return measure(make_leanrl(args, **options), args) | {"packages": packages}
     return measure(make_ours(args, precision=name.removeprefix("ours_")), args)
 
 
 def run_in_process(args: argparse.Namespace, name: str) -> dict[str, Any]:
     """One variant in a process of its own."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "result.json"
-        command = [sys.executable, str(Path(__file__).resolve()), "--child", str(path), "--variant", name]
-        for key in ("cleanrl", "leanrl"):
-            command += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
-        for key in ("updates", "repeats", "warmup", "transitions", "device"):
-            command += [f"--{key}", str(getattr(args, key))]
-        command += args.overrides
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-        if name.startswith("leanrl"):
-            environment |= leanrl_environment(args.leanrl_site)
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-        if done.returncode or not path.exists():
-            return {"error": done.stdout[-3000:]}
-        return json.loads(path.read_text())
+    words = ["--variant", name]
+    for key in ("cleanrl", "leanrl"):
+        words += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
+    for key in ("updates", "repeats", "warmup", "transitions", "device"):
+        words += [f"--{key}", str(getattr(args, key))]
+    environment = leanrl_environment(args.leanrl_site) if name.startswith("leanrl") else {}
+    return run_child(__file__, [*words, *args.overrides], environment)
+
+
+def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """How many times as fast each variant is as CleanRL, and as the fastest variant of LeanRL that draws batches."""
+    rates = {name: result["updates_per_s"] for name, result in results.items() if "error" not in result}
+    columns = {}
+    for column, peer in (("times_cleanrl", "cleanrl"), ("times_leanrl", "leanrl")):
+        base = [rate for name, rate in rates.items() if name.startswith(peer) and "fixed" not in name]
+        if base:
+            columns[column] = {name: round(rate / max(base), 2) for name, rate in rates.items()}
+    return columns
 
 
 def main() -> None:
@@ -223,35 +226,14 @@ def main() -> None:
         Path(args.child).write_text(json.dumps(result))
         return
 
-    from report import environment_report, write_json
-
     results: dict[str, dict[str, Any]] = {}
-    failed: dict[str, str] = {}
     for name in args.variants.split(","):
         peer = name.partition("_")[0]
         if peer != "ours" and not getattr(args, peer):
             continue
-        result = run_in_process(args, name)
-        if "error" in result:
-            failed[name] = result["error"].strip().splitlines()[-1]
-            print(name, "failed:", result["error"], flush=True)
-            continue
-        results[name] = result
-        print(name, result, flush=True)
-    data = {"benchmark": "sac_updates", "arguments": {key: value for key, value in vars(args).items() if value}}
-    data |= {"results": results, **environment_report()}
-    fastest = [found["updates_per_s"] for name, found in results.items() if name.startswith("leanrl")]
-    for column, base in (
-        ("times_cleanrl", [results["cleanrl"]["updates_per_s"]] if "cleanrl" in results else []),
-        ("times_fastest_leanrl", fastest),
-    ):
-        if base:
-            data[column] = {name: round(found["updates_per_s"] / max(base), 2) for name, found in results.items()}
-    if args.note:
-        data["note"] = args.note
-    if failed:
-        data["failed"] = failed
-    write_json(args.output, without_folders(data))
+        results[name] = run_in_process(args, name)
+        print(name, results[name].get("error", results[name]), flush=True)
+        write_rates(args, "sac_updates", results, ratios(results))
 
 
 if __name__ == "__main__":

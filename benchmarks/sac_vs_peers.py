@@ -162,40 +162,35 @@ def run_ours(args: argparse.Namespace, record: Record) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Start every run in a session of its own and return."""
-    from peer_scripts import leanrl_environment
+    from peer_scripts import ONE_THREAD, leanrl_environment, shown_command
 
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scripts = {"ours": "", "cleanrl": args.cleanrl, "leanrl": args.leanrl}
-    options = {name: getattr(args, name) for name in ("env", "steps", "eval_every", "episodes", "device", "task")}
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "WANDB_MODE": "disabled"}
+    scripts = {"cleanrl": args.cleanrl, "leanrl": args.leanrl}
+    options = {name: getattr(args, name) for name in ("env", "steps", "eval_every", "episodes", "device")}
     for system in args.systems.split(","):
-        if system != "ours" and not scripts[system]:
-            continue
-        for seed in range(args.first_seed, args.first_seed + args.seeds):
-            name = f"{system}_{seed}"
-            command = [
-                sys.executable,
-                str(Path(__file__).resolve()),
-                "child",
-                "--record",
-                str(folder / f"{name}.jsonl"),
-            ]
-            command += ["--system", system, "--seed", str(seed)]
-            command += ["--script", str(Path(scripts[system]).resolve())] * (system != "ours")
-            command += [word for key, value in options.items() for word in (f"--{key}", str(value))]
-            command += args.overrides if system == "ours" else []
-            extra = leanrl_environment(args.leanrl_site) if system == "leanrl" else {}
-            with open(folder / f"{name}.log", "w") as log:
-                subprocess.Popen(command, stdout=log, stderr=log, env=environment | extra, start_new_session=True)
-            print("started", name, flush=True)
-    facts = options | {"seeds": args.seeds, "overrides": args.overrides, "command": " ".join(["python", *sys.argv])}
-    (folder / "start.json").write_text(json.dumps(facts))
+        task = args.task if system == "ours" else system
+        name = f"ours_{task.rpartition('-')[2].lower()}" if system.startswith("RoboRenForce-") else system
+        for seed in range(args.first_seed, args.first_seed + args.seeds) if scripts.get(system, True) else ():
+            path = folder / f"{name}_{seed}.jsonl"
+            words = ["--record", str(path), "--system", system, "--seed", str(seed)]
+            words += [word for key, value in options.items() for word in (f"--{key}", str(value))]
+            if system in scripts:
+                words += ["--script", str(Path(scripts[system]).resolve())]
+            else:
+                words += ["--task", task, *args.overrides]
+            environment = os.environ | ONE_THREAD | (leanrl_environment(args.leanrl_site) if system == "leanrl" else {})
+            command = [sys.executable, str(Path(__file__).resolve()), "child", *words]
+            with open(path.with_suffix(".log"), "w") as log:
+                subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+            print("started", path.stem, flush=True)
+    facts = options | {"task": args.task, "seeds": args.seeds, "overrides": args.overrides}
+    (folder / "start.json").write_text(json.dumps(facts | {"command": shown_command(sys.argv)}))
 
 
 def collect(args: argparse.Namespace) -> None:
     """What is there so far, on the screen and as a result file."""
-    from peer_scripts import without_folders
+    from peer_scripts import shown_arguments
     from report import environment_report, write_json
 
     folder = Path(args.folder)
@@ -217,14 +212,20 @@ def collect(args: argparse.Namespace) -> None:
         }
         print(system, [run["steps"] for run in found], medians[system], flush=True)
     command = facts.pop("command")
-    data = {"benchmark": "sac_halfcheetah", "arguments": facts, "common_steps": common, "medians": medians}
+    data = {
+        "benchmark": "sac_halfcheetah",
+        "arguments": shown_arguments(facts),
+        "common_steps": common,
+        "medians": medians,
+    }
     data |= {"runs": runs, **environment_report(), "command": command} | ({"note": args.note} if args.note else {})
     peer, ours = medians.get("cleanrl", {}), medians.get("ours", {})
     if "return_at_common_steps" in peer.keys() & ours.keys():
         data["return_ratio"] = round(ours["return_at_common_steps"] / peer["return_at_common_steps"], 3)
         data["speedup"] = round(peer["seconds_to_common_steps"] / ours["seconds_to_common_steps"], 2)
         print("return ratio", data["return_ratio"], "speedup", data["speedup"], flush=True)
-    write_json(args.output, without_folders(data))
+    data["hardware"]["torch_threads"] = 1  # of every run
+    write_json(args.output, data)
 
 
 def read_run(log: Path, points: int = 60) -> dict[str, Any]:
@@ -268,7 +269,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("mode", choices=("start", "collect", "child"))
     parser.add_argument("--folder", default="logs/sac_vs_peers")
-    parser.add_argument("--systems", default="ours,cleanrl,leanrl", help="a peer without a path is left out")
+    parser.add_argument(
+        "--systems",
+        default="ours,cleanrl,leanrl",
+        help="ours is --task, further ones of our task ids are allowed; a peer without a path is left out",
+    )
     parser.add_argument("--cleanrl", default="", help="path of CleanRL's sac_continuous_action.py")
     parser.add_argument("--leanrl", default="", help="path of LeanRL's sac_continuous_action_torchcompile.py")
     parser.add_argument("--leanrl_site", default="", help="folder with TorchRL and its TensorDict, for LeanRL only")
@@ -289,7 +294,7 @@ def main() -> None:
     if args.mode != "child":
         (start if args.mode == "start" else collect)(args)
         return
-    (run_ours if args.system == "ours" else run_peer)(args, Record(args.record, args))
+    (run_peer if args.script else run_ours)(args, Record(args.record, args))
 
 
 if __name__ == "__main__":

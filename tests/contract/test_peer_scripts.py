@@ -144,7 +144,7 @@ def test_runs_are_compared_at_the_steps_that_all_reached(peers: Any, tmp_path: P
     write_run(tmp_path, "ours_1", 0.01, [100, 200, 300, 400])
     write_run(tmp_path, "ours_2", 0.01, [], "Traceback (most recent call last):\nMemoryError: too large\n")
     write_run(tmp_path, "cleanrl_1", 0.04, [100, 200, 300])
-    facts = {"env": "X", "task": "T", "command": "python benchmarks/sac_vs_peers.py start --folder /some/where"}
+    facts = {"env": "X", "task": "T", "command": "python benchmarks/sac_vs_peers.py start"}
     (tmp_path / "start.json").write_text(json.dumps(facts))
     output = tmp_path / "out.json"
     benchmark = __import__("sac_vs_peers")
@@ -153,4 +153,10 @@ def test_runs_are_compared_at_the_steps_that_all_reached(peers: Any, tmp_path: P
     assert data["common_steps"] == 300 and data["return_ratio"] == 1.0 and data["speedup"] == 4.0
     assert data["medians"]["ours"]["env_steps_per_s"] == 100.0 and data["medians"]["cleanrl"]["steps"] == 300
     assert data["runs"]["ours"][1]["error"] == "MemoryError: too large"
-    assert data["command"] == "python benchmarks/sac_vs_peers.py start --folder where"
+    assert data["command"] == facts["command"] and data["hardware"]["torch_threads"] == 1
+
+
+def test_a_command_is_shown_without_folders_and_note(peers: Any):
+    argv = ["/here/benchmarks/x.py", "start", "--peer", "/some/where/peer.py", "--note", "it's slow", "--steps", "3"]
+    assert peers.shown_command(argv) == "python benchmarks/x.py start --peer peer.py --steps 3"
+    assert peers.shown_arguments({"data": "/a/b.npz", "steps": 3, "note": "n", "cleanrl": ""}) == {"steps": 3}
