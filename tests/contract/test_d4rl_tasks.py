@@ -253,7 +253,7 @@ def test_the_policy_of_the_checkpoint_acts_with_the_noise_that_was_asked_for(
         (["--output", "x.hdf5"], "Nothing to record: name a --task"),
         (
             ["--task", GYM_TASK, "--policy", "expert", "--output", "x.hdf5"],
-            "name its run or chec",
+            "name its run or ",
         ),
         (
             ["--task", GYM_TASK, "--steps", "0", "--output", "x.hdf5"],

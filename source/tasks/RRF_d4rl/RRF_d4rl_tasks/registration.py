@@ -13,17 +13,17 @@ from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 ALGORITHMS = {"BC": "bc", "IQL": "iql", "CQL": "cql", "TD3BC": "td3_bc", "ReBRAC": "rebrac"}
 """Last word of the task id -> end of the name of its function in `agents`."""
 ENVIRONMENTS = {
-    "HalfCheetah": ("half_cheetah", "mujoco", "mujoco/halfcheetah/medium-v0"),
-    "Hopper": ("hopper", "mujoco", "mujoco/hopper/medium-v0"),
-    "Walker2d": ("walker2d", "mujoco", "mujoco/walker2d/medium-v0"),
-    "Pendulum": ("pendulum", "classic", "pendulum/mixed-v0"),
+    "HalfCheetah": ("half_cheetah", "mujoco", "mujoco/halfcheetah/medium-v0", 1000),
+    "Hopper": ("hopper", "mujoco", "mujoco/hopper/medium-v0", 1000),
+    "Walker2d": ("walker2d", "mujoco", "mujoco/walker2d/medium-v0", 1000),
+    "Pendulum": ("pendulum", "classic", "pendulum/mixed-v0", 200),
 }
-"""Name in the task id -> (function in `environments`, beginning of the name in `agents`, data)."""
+"""Name in the task id -> (function in `environments`, beginning of the name in `agents`, data, longest episode)."""
 
 
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
-    for name, (env, family, source) in ENVIRONMENTS.items():
+    for name, (env, family, source, horizon) in ENVIRONMENTS.items():
         for algorithm, agent in ALGORITHMS.items():
             task_id = f"RoboRenForce-D4RL-{name}-{algorithm}"
             if task_id in gym.registry:
@@ -34,15 +34,15 @@ def register_tasks() -> None:
                 disable_env_checker=True,
                 kwargs={
                     ENV_KEY: f"RRF_d4rl_tasks.environments:{env}",
-                    RUNNER_KEY: partial(runner_cfg, f"RRF_d4rl_tasks.agents:{family}_{agent}", source),
+                    RUNNER_KEY: partial(runner_cfg, f"RRF_d4rl_tasks.agents:{family}_{agent}", source, horizon),
                 },
             )
 
 
-def runner_cfg(agent: str, source: str) -> Any:
+def runner_cfg(agent: str, source: str, horizon: int) -> Any:
     """The runner's configuration that the function `agent` returns, with its data; `dataset.source` names others."""
     cfg = resolve(agent)()
-    cfg.dataset.source = source
+    cfg.dataset.source, cfg.dataset.max_episode_length = source, horizon
     return cfg
 
 
