@@ -21,6 +21,7 @@ PACKAGES = (
     "mujoco-warp",
     "warp-lang",
     "rsl-rl-lib",
+    "jax",
     "stable-baselines3",
 )
 

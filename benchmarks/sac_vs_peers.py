@@ -185,7 +185,9 @@ def start(args: argparse.Namespace) -> None:
                 subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
             print("started", path.stem, flush=True)
     facts = options | {"task": args.task, "seeds": args.seeds, "overrides": args.overrides}
-    (folder / "start.json").write_text(json.dumps(facts | {"command": shown_command(sys.argv)}))
+    file = folder / "start.json"
+    earlier = [json.loads(file.read_text())["command"]] if file.is_file() else []
+    file.write_text(json.dumps(facts | {"command": "\n".join([*earlier, shown_command(sys.argv)])}))
 
 
 def collect(args: argparse.Namespace) -> None:
