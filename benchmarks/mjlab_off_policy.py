@@ -4,11 +4,11 @@
         --output benchmarks/results/mjlab_off_policy_go1.json --plot docs/images/mjlab_off_policy_go1.png
 
 Each `--run` is an algorithm of the registered tasks, or another task and an algorithm (`G1Flat-FastSAC`), then any
-overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are processes of their own, one on each GPU at a time. The reward is that of `mjlab_train.py`: the mean return of the last
-100 episodes that ended while training, exploration included; `evaluation` is the mean return of the deterministic
-policy afterwards. Seconds are those of stepping, learning, compilation and capture, without building the environment.
-The summary gives for each run the first point at which it reaches `--share` of the reference, the final reward of the
-run named by `--reference` or a number.
+overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are processes of their own, one on each GPU at a time. The reward
+is that of `mjlab_train.py`: the mean return of the last 100 episodes that ended while training, exploration included;
+`evaluation` is the mean return of the deterministic policy afterwards. Seconds are those of stepping, learning,
+compilation and capture, without building the environment. The summary gives for each run the first point at which it
+reaches `--share` of the reference, the final reward of the run named by `--reference` or a number.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ TAGS = {
 POLL = 0.2
 
 
-def train(args: argparse.Namespace) -> dict[str, Any]:
-    """One run: its curves, one value per iteration, and the evaluation of the final policy."""
+def train(args: argparse.Namespace) -> None:
+    """One run: writes its curves, one value per iteration, and the evaluation of the final policy."""
     from RoboRenForce.runners.evaluation import evaluate
     from RoboRenForce.utils.registry import load_task
 
@@ -73,10 +73,11 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         "learn_s": round(learned - built, 1),
         "curves": {name: [row.get(tag) for row in rows] for name, tag in TAGS.items()},
     }
+    Path(args.child).write_text(json.dumps(result))  # kept if the evaluation is interrupted
     if args.episodes:
         result["evaluation"] = evaluate(env, runner.policy(), args.episodes, seed=args.seed).mean
+        Path(args.child).write_text(json.dumps(result))
     runner.algorithm.close()
-    return result
 
 
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -197,7 +198,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        Path(args.child).write_text(json.dumps(train(args)))
+        train(args)
         return
 
     from report import environment_report, write_json
