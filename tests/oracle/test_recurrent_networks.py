@@ -14,6 +14,7 @@ CFGS = {
     "stack-long-window": StackCfg(window=20, head_cfg=MLPCfg(hidden_features=[8])),
     "gru": RNNCfg(hidden_size=8),
     "gru-2-layers-head": RNNCfg(hidden_size=8, num_layers=2, head_cfg=MLPCfg(hidden_features=[6])),
+    "gru-shortcut": RNNCfg(hidden_size=8, shortcut=True, head_cfg=MLPCfg(hidden_features=[6])),
     "lstm": RNNCfg(cell="lstm", hidden_size=8),
     "lstm-2-layers": RNNCfg(cell="lstm", hidden_size=8, num_layers=2),
     "transformer": TransformerCfg(dim=16, num_heads=2, num_layers=2, window=4),
@@ -155,6 +156,18 @@ def test_the_gru_equals_a_numpy_recurrence_with_resets():
     y, state = net(x, net.initial_state(N), starts)
     torch.testing.assert_close(y, net.head(torch.tensor(np.stack(outputs))))
     np.testing.assert_allclose(state[0].detach().numpy(), hidden, atol=1e-12)
+
+
+def test_a_shortcut_shows_the_head_the_input_beside_the_memory():
+    net = RNNCfg(hidden_size=4, shortcut=True).build(3, 2).double()
+    plain = RNNCfg(hidden_size=4).build(3, 2).double()
+    plain.load_state_dict({**net.state_dict(), **plain.head.state_dict(prefix="head.")})
+    x, starts = _inputs()
+    memories = []
+    plain.head.register_forward_pre_hook(lambda _, inputs: memories.append(inputs[0]))
+    plain(x, plain.initial_state(N), starts)
+    y, _ = net(x, net.initial_state(N), starts)
+    torch.testing.assert_close(y, net.head(torch.cat([memories[0], x], dim=-1)))
 
 
 def test_the_stack_equals_windows_put_together_by_hand():

@@ -1,7 +1,8 @@
 """An actor and action values that know the past: a history encoder in front of each, of one kind, chosen by name.
 
 Ni, Eysenbach, Salakhutdinov 2022 (arXiv 2110.05038): a recurrent actor-critic is a strong baseline for hidden states if
-actor and critics have encoders of their own. One that both losses train is pulled in two directions.
+actor and critics have encoders of their own. One that both losses train is pulled in two directions. As there, what
+follows a recurrent network also sees its input, so that the memory is free for the past.
 """
 
 from __future__ import annotations
@@ -70,4 +71,4 @@ class HistoryActorQPackCfg(ActorQPackCfg):
                 heads = self.history_heads
                 return TransformerCfg(dim=size, num_layers=layers, num_heads=heads, window=window, head_cfg=head)
             case cell:
-                return RNNCfg(cell=cell, hidden_size=size, num_layers=layers, head_cfg=head)
+                return RNNCfg(cell=cell, hidden_size=size, num_layers=layers, head_cfg=head, shortcut=True)

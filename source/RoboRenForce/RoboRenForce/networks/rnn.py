@@ -28,7 +28,7 @@ class RNN(RecurrentNetwork):
         for name, parameter in library.named_parameters():
             self.register_parameter(name, parameter)
         head_cfg = MLPCfg(hidden_features=[]) if cfg.head_cfg is None else cfg.head_cfg
-        self.head: Network = head_cfg.build(cfg.hidden_size, out_features)
+        self.head: Network = head_cfg.build(cfg.hidden_size + (in_features if cfg.shortcut else 0), out_features)
 
     @property
     @override
@@ -45,9 +45,12 @@ class RNN(RecurrentNetwork):
         self._check_step(x, starts)
         if x.dim() == 2:
             y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
-            return self.head(y.squeeze(0)), state
+            return self._output(y.squeeze(0), x), state
         y, state = self._run(x, state, starts)
-        return self.head(y), state
+        return self._output(y, x), state
+
+    def _output(self, memory: Tensor, x: Tensor) -> Tensor:
+        return self.head(torch.cat([memory, x], dim=-1) if self.cfg.shortcut else memory)
 
     def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         # Where looking at `starts` costs nothing, stretches without a start in any row run as one library call;
@@ -112,6 +115,8 @@ class RNNCfg(NetworkCfg):
     """Recurrent layers on top of one another."""
     head_cfg: MLPCfg | None = None
     """Network from the memory to the output; None for a linear layer."""
+    shortcut: bool = False
+    """Let the head see the input beside the memory, which then need not carry the present."""
 
 
 def _reset(state: Tensor, starts: Tensor) -> Tensor:
