@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal
 
 import torch
@@ -46,11 +47,11 @@ class ReplayBuffer:
         self._env_groups = tuple(spec.obs_groups)
         self.spec = cfg.stored_spec(spec)
         """The environment as the samples show it."""
-        fields = self._fields()
-        self._check_size(bytes_per_slot(fields) + self._extra_bytes_per_slot())
-        pinned = self.device != device and device.type == "cuda"
-        self.records = Records(fields, self.rows, self.num_envs, self.device, pinned=pinned)
-
+        if self.rows < self.window:
+            raise ValueError(
+                f"replay.capacity={cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} "
+                f"environments, expected at least {self.window}: set it to {self.window * self.num_envs} or more."
+            )
         self._rows_added = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
         """Row that is written next."""
@@ -63,7 +64,7 @@ class ReplayBuffer:
         exponent = torch.arange(cfg.n_step + 1, device=self.device, dtype=torch.float64)
         self._gamma_power = (gamma**exponent).to(torch.get_default_dtype())
         self._envs = torch.arange(self.num_envs, device=self.device)
-        self._empty, self._resumed = True, False
+        self._empty, self._resumed, self._lost = True, False, False
 
     @property
     def window(self) -> int:
@@ -83,6 +84,14 @@ class ReplayBuffer:
     def __len__(self) -> int:
         """Transitions that can be drawn; reads the device."""
         return int(self._stored)
+
+    @cached_property
+    def records(self) -> Records:
+        """The contents, allocated when the first transition comes: whoever only plays a policy needs no replay."""
+        fields = self._fields()
+        self._require_memory(bytes_per_slot(fields) + self._extra_bytes_per_slot())
+        pinned = self.device != self.learner and self.learner.type == "cuda"
+        return Records(fields, self.rows, self.num_envs, self.device, pinned=pinned)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
@@ -111,6 +120,12 @@ class ReplayBuffer:
             values[f"obs/{name}"], values[f"next_obs/{name}"] = obs[name], next_obs[name]
         if self._resumed:
             self._end_interrupted(values)
+        if self._lost:
+            self._lost = False
+            logger.warning(
+                "The checkpoint has no replay contents (replay.store was off): the replay starts empty and learning "
+                "waits until it is warm again."
+            )
         self._write(values)
 
     def _write(self, values: dict[str, Tensor]) -> None:
@@ -221,11 +236,7 @@ class ReplayBuffer:
             self.records.load_state_dict(state["contents"])
             self._count(int(state["rows_added"]))
         else:
-            if int(state["rows_added"]):
-                logger.warning(
-                    "The checkpoint has no replay contents (replay.store was off): the replay starts empty and "
-                    "learning waits until it is warm again."
-                )
+            self._lost = int(state["rows_added"]) > 0
             self._count(0)
         self._empty = not len(self)
         self._resumed = not self._empty
@@ -246,12 +257,7 @@ class ReplayBuffer:
         """Memory per transition beside its fields."""
         return 0
 
-    def _check_size(self, slot_bytes: int) -> None:
-        if self.rows < self.window:
-            raise ValueError(
-                f"replay.capacity={self.cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} "
-                f"environments, expected at least {self.window}: set it to {self.window * self.num_envs} or more."
-            )
+    def _require_memory(self, slot_bytes: int) -> None:
         free, needed = free_bytes(self.device), slot_bytes * self.num_slots
         if free is None or needed <= free:
             return

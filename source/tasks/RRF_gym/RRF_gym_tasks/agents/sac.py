@@ -82,7 +82,7 @@ def classic_dsac(steps: int = 30_000) -> runners.OffPolicyRunnerCfg:
 def classic_dsact(steps: int = 30_000) -> runners.OffPolicyRunnerCfg:
     """The same with DSAC-T."""
     head = components.GaussianHeadCfg(version="T")
-    algorithm = algorithms.DSACTCfg(**CLASSIC)
+    algorithm = algorithms.DSACTCfg(**{**CLASSIC, "gradient_steps": 1})
     return runner(pack((64, 64), head, activations="GELU"), algorithm, steps, num_envs=4)
 
 

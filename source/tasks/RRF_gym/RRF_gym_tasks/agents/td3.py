@@ -22,7 +22,7 @@ def pack(hidden: tuple[int, ...] = (256, 256)) -> components.ActorQPackCfg:
 def classic_td3(steps: int = 20_000) -> runners.OffPolicyRunnerCfg:
     """Pendulum and other small tasks: four environments, two gradient steps for their four transitions."""
     algorithm = algorithms.TD3Cfg(
-        learning_starts=1000, gradient_steps=2, actor_learning_rate=1.0e-3, critic_learning_rate=1.0e-3
+        gamma=0.98, learning_starts=1000, gradient_steps=2, actor_learning_rate=1.0e-3, critic_learning_rate=1.0e-3
     )
     return runner(pack((64, 64)), algorithm, steps, num_envs=4)
 
