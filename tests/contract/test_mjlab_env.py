@@ -299,3 +299,38 @@ def test_the_checkpoint_of_another_robot_is_refused(
     assert f"belongs to task '{CARTPOLE}', not to '{GO1_PPO}'" in error
     error = refused(capsys, "play", "--target", str(run.root), "--num_envs", "2", f"env.task={GO1}")
     assert re.search(r"'actor'.*\(48,\) here and \(5,\) there", error)
+
+
+# ------------------------------------------------------------------------------------------------- bounded actions
+
+
+def test_bounded_actions_are_scaled_and_clipped_and_known_to_the_spec() -> None:
+    env = MJLabEnvCfg(task=GO1, num_envs=2, device="cpu", env_graph="off", action_bound=2.5).build()
+    assert env.spec.action.low == (-1.0,) * 12 and env.spec.action.high == (1.0,) * 12
+    env.step(torch.tensor([[0.5] * 12, [-3.0] * 12]))
+    torch.testing.assert_close(env.unwrapped.action_manager.action, torch.tensor([[1.25] * 12, [-2.5] * 12]))
+    scale = [float(value) for value in env.export_metadata("run")["action_scale"].split(",")]
+    own = env.unwrapped.action_manager.get_term("joint_pos").scale[0]
+    torch.testing.assert_close(torch.tensor(scale), 2.5 * own, atol=1e-3, rtol=0)
+    env.close()
+
+
+def test_joint_limits_as_bounds_lead_each_joint_to_its_farther_limit() -> None:
+    env = MJLabEnvCfg(task=GO1, num_envs=2, device="cpu", env_graph="off", action_bound="joint_limits").build()
+    simulator = env.unwrapped
+    robot, term = simulator.scene["robot"].data, simulator.action_manager.get_term("joint_pos")
+    reached = []
+    for sign in (-1.0, 1.0):
+        env.step(torch.full((2, 12), sign))
+        reached.append(term._raw_actions * term.scale + robot.default_joint_pos)
+    low, high = robot.default_joint_pos_limits.unbind(-1)
+    touches = ((reached[0] - low).abs() < 1e-4) | ((reached[1] - high).abs() < 1e-4)
+    assert touches.all() and (reached[0] < low + 1e-4).all() and (reached[1] > high - 1e-4).all()
+    env.close()
+
+
+def test_bounds_that_can_not_be_had_are_refused_in_words() -> None:
+    with pytest.raises(UserError, match=r"action_bound=joint_limits.*give env.action_bound a number"):
+        MJLabEnvCfg(task=CARTPOLE, num_envs=2, device="cpu", env_graph="off", action_bound="joint_limits").build()
+    with pytest.raises(UserError, match=r"clip_actions: 1.0 has no meaning beside action_bound=2.0"):
+        MJLabEnvCfg(clip_actions=1.0, action_bound=2.0).validate()

@@ -32,7 +32,7 @@ OURS = {
 }
 """Our id -> mjlab's."""
 
-NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 1024}
+NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
 
 ACTION_BOUND = 2.0
