@@ -35,7 +35,7 @@ class PeerScript:
     """
 
     def __init__(self, path: str | Path, arguments: Mapping[str, Any]) -> None:
-        self.path = Path(path)
+        self.path = Path(path).resolve()
         self._tree = ast.parse(self.path.read_text(encoding="utf-8"))
         self.namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(self.path)}
         """What the script has defined so far."""
