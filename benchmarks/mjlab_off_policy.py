@@ -133,24 +133,21 @@ def describe(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def summarize(results: list[dict[str, Any]], reference: float, share: float) -> list[dict[str, Any]]:
-    """Where each run first reaches `share` of the reference."""
-    summary = []
-    for result in results:
-        curves = result["curves"]
+def summarize(runs: list[dict[str, Any]], reference: float, share: float) -> dict[str, dict[str, float | None]]:
+    """For every run, where it first reaches `share` of the reference, and where it ends."""
+    summary = {}
+    for run in runs:
+        curves = run["curves"]
         reached = [i for i, reward in enumerate(curves["reward"]) if reward is not None and reward >= share * reference]
-        summary.append(
-            {
-                "run": result["run"],
-                "seed": result["seed"],
-                "final_reward": curves["reward"][-1],
-                "evaluation": result.get("evaluation"),
-                "total_steps": curves["steps"][-1],
-                "total_seconds": curves["seconds"][-1],
-                "steps_to_share": curves["steps"][reached[0]] if reached else None,
-                "seconds_to_share": curves["seconds"][reached[0]] if reached else None,
-            }
-        )
+        summary[f"{run['run']}, seed {run['seed']}"] = {
+            "steps_to_share": curves["steps"][reached[0]] if reached else None,
+            "seconds_to_share": curves["seconds"][reached[0]] if reached else None,
+            "final_reward": curves["reward"][-1],
+            "evaluation": run.get("evaluation"),
+            "total_steps": curves["steps"][-1],
+            "total_seconds": curves["seconds"][-1],
+            "num_envs": run["num_envs"],
+        }
     return summary
 
 
@@ -169,7 +166,7 @@ def plot(data: dict[str, Any], path: Path) -> None:
         axes[0].plot([x / 1e6 for x in curves["steps"]], curves["reward"], color=color, label=label)
         axes[1].plot(curves["seconds"], curves["reward"], color=color)
     for axis, words in zip(axes, ("million environment steps", "seconds of training on one GPU"), strict=True):
-        axis.axhline(data["threshold"], color="gray", linestyle="--", linewidth=0.8)
+        axis.axhline(data["arguments"]["share"] * data["reference_reward"], color="gray", linestyle="--", linewidth=0.8)
         axis.set_xlabel(words)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean episode reward")
@@ -211,14 +208,14 @@ def main() -> None:
     data = {
         "benchmark": "mjlab_off_policy",
         "arguments": vars(args),
-        "threshold": args.share * reference,
-        "summary": summarize(runs, reference, args.share),
+        "reference_reward": reference,
+        "results": summarize(runs, reference, args.share),
         "runs": runs,
         "failed": [result for result in results if "error" in result],
         **environment_report(),
     }
-    for row in data["summary"]:
-        print(row, flush=True)
+    for name, row in data["results"].items():
+        print(name, row, flush=True)
     write_json(args.output, data)
     if args.plot and runs:
         plot(data, Path(args.plot))
