@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ...buffer.replay_batch import Observations, ReplayBatch
 from ...components.actor_q import ActorQVPackCfg
+from ...components.return_heads import ScalarHead
 from ...components.target import polyak_, target_of
 from ...configclass import Range, configclass
 from ...utils.precision import autocast
@@ -38,6 +39,11 @@ class IQL(ReplayLearner):
     def __init__(self, cfg: IQLCfg, *, policy: ActorQVPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
         self.critic, self.value = self.networks.critic, self.networks.value
+        if not isinstance(self.critic.head, ScalarHead):
+            raise ValueError(
+                f"IQL learns values, but policy.critic_cfg.head_cfg builds a {type(self.critic.head).__name__}: "
+                "use ScalarHeadCfg."
+            )
         self.target_critic = target_of(self.critic)
         self.critic_optimizer = self.gradient_step(
             {"value": self.value, "critic": self.critic}, cfg.critic_learning_rate

@@ -1,0 +1,317 @@
+"""Losses of the offline algorithms against plain re-derivations, a test for each way that implementations go wrong."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import pytest
+import torch
+from offline_cases import GAMMA, batch, make, recorded, spec
+from RoboRenForce import algorithms, components
+from RoboRenForce.buffer import DatasetError, ReplayBatch
+from torch import Tensor
+from torch.distributions import Normal, TanhTransform, TransformedDistribution
+
+
+def q_of(critic: Any, found: ReplayBatch, action: Tensor | None = None) -> Tensor:
+    """Values of both critics `(2, B)` in the states of `found`."""
+    return critic(found.obs, found.action if action is None else action)
+
+
+# --- behavior cloning ------------------------------------------------------------------------------------------------
+
+
+def test_bc_of_a_deterministic_policy_is_the_squared_error_summed_over_actions() -> None:
+    bc, found = make(algorithms.BCCfg()), batch()
+    said = bc.actor(found.obs)[0].mode.detach()
+    expected = sum(float((said[i] - found.action[i]).pow(2).sum()) for i in range(32)) / 32
+    assert float(bc.policy_loss(found).detach()) == pytest.approx(expected, rel=1e-5)
+
+
+def test_bc_of_a_normal_policy_is_the_negative_log_likelihood() -> None:
+    policy = components.ActorPackCfg(actor_cfg=components.StateIndStdActorCfg(init_std=0.3, normalizer_cfg=None))
+    bc, found = make(algorithms.BCCfg(), policy), batch()
+    expected = -Normal(bc.actor(found.obs)[0].mode, 0.3).log_prob(found.action).sum(-1).mean()
+    assert float(bc.policy_loss(found).detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+# --- IQL -------------------------------------------------------------------------------------------------------------
+
+
+RATE = 0.01
+
+
+def iql(**options: Any) -> Any:
+    return make(algorithms.IQLCfg(actor_final_learning_rate=1.0, **options))
+
+
+def iql_by_hand(learner: Any, batches: list[ReplayBatch], *, late_value: bool = False) -> Any:
+    """Gradient steps with torch's own Adam on a copy, part after part; `late_value` reads V(s') when V has moved."""
+    nets = copy.deepcopy({"value": learner.value, "critic": learner.critic, "actor": learner.actor})
+    target = copy.deepcopy(learner.target_critic)
+    adam = {name: torch.optim.Adam(net.parameters(), lr=RATE) for name, net in nets.items()}
+
+    def step(name: str, loss: Tensor) -> None:
+        adam[name].zero_grad()
+        loss.backward()
+        adam[name].step()
+
+    for found in batches:
+        next_value = nets["value"](found.next_obs)[0].detach()
+        advantage = torch.minimum(*q_of(target, found)).detach() - nets["value"](found.obs)[0]
+        step("value", torch.mean(torch.abs(0.7 - (advantage < 0).float()) * advantage**2))
+        if late_value:
+            next_value = nets["value"](found.next_obs)[0].detach()
+        wanted = found.reward + found.discount * next_value
+        step("critic", sum(torch.mean((q - wanted) ** 2) for q in q_of(nets["critic"], found)) / 2)
+        weight = torch.exp(3.0 * advantage.detach()).clamp(max=100.0)
+        mean, std = nets["actor"](found.obs)[0].mode, nets["actor"].std.param.exp()
+        step("actor", -torch.mean(weight * Normal(mean, std).log_prob(found.action).sum(-1)))
+        for old, new in zip(target.parameters(), nets["critic"].parameters(), strict=True):
+            old.data = 0.995 * old.data + 0.005 * new.data
+    return {**nets, "target_critic": target}
+
+
+def largest_difference(one: Any, other: Any) -> float:
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    return max(float((a - b).abs().max().detach()) for a, b in pairs)
+
+
+def test_iql_takes_the_steps_of_the_paper() -> None:
+    """V(s') and the advantage are those before V learns, u takes the smaller target, the target follows at the end."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        learner, batches = iql(actor_learning_rate=RATE, critic_learning_rate=RATE), [batch() for _ in range(5)]
+        with torch.no_grad():
+            for tensor in learner.target_critic.parameters():
+                tensor.add_(0.3 * torch.randn_like(tensor))
+        expected, late = iql_by_hand(learner, batches), iql_by_hand(learner, batches, late_value=True)
+        for found in batches:
+            learner.learn(found, policy_turn=True)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for name, network in expected.items():
+        assert largest_difference(getattr(learner, name), network) < 1e-8, name
+    assert largest_difference(expected["critic"], late["critic"]) > 1e-4  # the wrong order would show
+
+
+def test_iql_bounds_its_weights() -> None:
+    learner, found = iql(), batch(2)
+    loss, metrics = learner.policy_loss(found, torch.tensor([2.0, -1.0]))
+    nll = -learner.actor(found.obs)[0].log_prob(found.action)
+    assert float(metrics["Policy/advantage_weight"]) == pytest.approx((100.0 + math.exp(-3.0)) / 2)
+    assert float(loss.detach()) == pytest.approx(
+        float((100.0 * nll[0] + math.exp(-3.0) * nll[1]).detach() / 2), rel=1e-5
+    )
+
+
+def test_the_policy_of_iql_sends_no_gradient_into_the_values() -> None:
+    learner, found = iql(), batch()
+    _, advantage, _ = learner.critic_loss(found)
+    loss, _ = learner.policy_loss(found, advantage)
+    others = [*learner.critic.parameters(), *learner.value.parameters()]
+    assert all(grad is None for grad in torch.autograd.grad(loss, others, allow_unused=True))
+
+
+def test_the_learning_rate_of_iqls_actor_falls_on_a_cosine_and_that_of_its_critics_does_not() -> None:
+    data = recorded()
+    context = algorithms.RunContext(spec=spec(), device=torch.device("cpu"), data=data, max_iterations=8)
+    learner = algorithms.IQLCfg(batch_size=8).build(policy=components.ActorQVPackCfg(), context=context)
+    rates = []
+    for _ in range(8):
+        learner.update()
+        rates.append(float(learner.actor_optimizer.lr))
+    expected = [3e-4 * 0.5 * (1.0 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert rates == pytest.approx(expected, rel=1e-5)
+    assert float(learner.critic_optimizer.lr) == pytest.approx(3e-4)
+
+
+def test_iql_insists_on_values() -> None:
+    policy = components.ActorQVPackCfg(critic_cfg=components.QNetworkCfg(head_cfg=components.QuantileHeadCfg()))
+    with pytest.raises(ValueError, match=r"IQL learns values.*QuantileHead.*ScalarHeadCfg"):
+        make(algorithms.IQLCfg(), policy)
+
+
+# --- CQL -------------------------------------------------------------------------------------------------------------
+
+
+def squashed_normal(actor: Any, obs: Any) -> TransformedDistribution:
+    said = actor(obs)[0]
+    return TransformedDistribution(Normal(said.mean, said.std), TanhTransform(cache_size=1))
+
+
+def test_the_conservative_term_by_hand() -> None:
+    """All sampled actions are scored in s and corrected by the density of where they come from."""
+    learner, found = make(algorithms.CQLCfg(num_actions=4, conservative_temperature=0.5)), batch(5)
+    torch.manual_seed(3)
+    actions, density = learner.sample_actions(found)
+    torch.manual_seed(3)
+    term, metrics = learner.conservative_term(found)
+    assert actions.shape == (12, 5, 2)
+    here, there = squashed_normal(learner.actor, found.obs), squashed_normal(learner.actor, found.next_obs)
+    assert torch.allclose(density[:4], torch.full((4, 5), 2 * math.log(0.5)))
+    assert torch.allclose(density[4:8], here.log_prob(actions[4:8]).sum(-1).detach(), atol=1e-3)
+    assert torch.allclose(density[8:], there.log_prob(actions[8:]).sum(-1).detach(), atol=1e-3)
+    for member in range(2):
+        total = 0.0
+        for row in range(5):
+            state = {"policy": found.obs["policy"][row : row + 1].expand(12, 3)}
+            values = learner.critic(state, actions[:, row])[member].detach()
+            soft = 0.5 * math.log(
+                sum(math.exp(float(v - d) / 0.5) for v, d in zip(values, density[:, row], strict=True))
+            )
+            total += soft - float(q_of(learner.critic, found)[member, row].detach())
+        assert float(term[member].detach()) == pytest.approx(total / 5, rel=1e-4)
+    data, policy = (
+        q_of(learner.critic, found),
+        learner.critic({"policy": found.obs["policy"].expand(4, 5, 3)}, actions[4:8]),
+    )
+    assert float(metrics["Policy/q_gap"]) == pytest.approx(float((data.mean() - policy.mean()).detach()), rel=1e-4)
+
+
+def test_the_sampled_actions_carry_no_gradient() -> None:
+    learner, found = make(algorithms.CQLCfg()), batch()
+    term, _ = learner.conservative_term(found)
+    assert all(g is None for g in torch.autograd.grad(term.sum(), list(learner.actor.parameters()), allow_unused=True))
+
+
+def test_the_soft_maximum_estimates_an_integral_over_all_actions() -> None:
+    """With Q = -4 (a - 0.2)^2 the mean of exp(Q - log q) over all sources is the integral of exp Q over [-1, 1]."""
+    learner, found = make(algorithms.CQLCfg(num_actions=20_000), actions=1), batch(1, actions=1)
+    scale = math.sqrt(math.pi) / 4.0
+    integral = scale * (math.erf(2.0 * 0.8) + math.erf(2.0 * 1.2))
+    actions, density = learner.sample_actions(found)
+    weights = (-4.0 * (actions.squeeze(-1) - 0.2).square() - density).exp()
+    for source in weights.split(20_000):
+        assert float(source.mean()) == pytest.approx(integral, rel=0.03)
+
+
+def test_cql_is_sac_with_the_weighted_term_of_every_critic_and_without_entropy_in_the_target() -> None:
+    learner, found = make(algorithms.CQLCfg()), batch()
+    torch.manual_seed(5)
+    loss, _, _ = learner.critic_loss(found)
+    torch.manual_seed(5)
+    next_action, _ = learner.actor(found.next_obs)[0].rsample_with_log_prob()
+    target = found.reward + found.discount * learner.target_critic(found.next_obs, next_action).amin(0)
+    plain = (q_of(learner.critic, found) - target).square().mean(1).sum()
+    term, _ = learner.conservative_term(found)
+    assert float(loss.detach()) == pytest.approx(float((plain + 10.0 * term.sum()).detach()), rel=1e-5)
+
+
+def test_the_multiplier_grows_above_the_target_gap_and_shrinks_below() -> None:
+    for target_gap, direction in ((-100.0, 1.0), (100.0, -1.0)):
+        learner, found = make(algorithms.CQLCfg(target_gap=target_gap)), batch()
+        before = float(learner.multiplier().detach())
+        metrics = learner.learn(found, policy_turn=True)
+        term = learner.multiplier.loss(metrics["Loss/conservative"])
+        assert direction * (float(learner.multiplier().detach()) - before) > 0.0
+        expected = -float(learner.multiplier().detach()) * (float(metrics["Loss/conservative"]) - target_gap)
+        assert float(term.detach()) == pytest.approx(expected, rel=1e-5)
+        assert float(learner.weight()) == pytest.approx(10.0 * float(learner.multiplier().detach()), rel=1e-5)
+        assert {"multiplier", "multiplier_optimizer"} <= learner.parts().keys()
+
+
+# --- TD3+BC and ReBRAC -----------------------------------------------------------------------------------------------
+
+
+def test_td3_bc_by_hand() -> None:
+    """The first critic alone; lambda is a constant to the gradient; squared errors are averaged over actions."""
+    learner, found = make(algorithms.TD3BCCfg()), batch()
+    loss, _ = learner.policy_loss(found)
+    action = learner.actor(found.obs)[0].mode
+    value = q_of(learner.critic, found, action)[0]
+    scale = 2.5 / float(value.abs().mean().detach())
+    expected = -scale * value.mean() + (action - found.action).pow(2).mean()
+    assert float(loss.detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+    params = list(learner.actor.parameters())
+    for one, other in zip(torch.autograd.grad(loss, params), torch.autograd.grad(expected, params), strict=True):
+        assert torch.allclose(one, other, atol=1e-7)
+
+
+@pytest.mark.parametrize("cfg", [algorithms.TD3BCCfg(), algorithms.ReBRACCfg()])
+def test_the_scale_of_the_rewards_does_not_matter_to_the_policy(cfg: Any) -> None:
+    learner, found = make(cfg), batch()
+    params = list(learner.actor.parameters())
+    before = torch.autograd.grad(learner.policy_loss(found)[0], params)
+    with torch.no_grad():
+        for tensor in list(learner.critic.parameters())[-2:]:
+            tensor.mul_(1000.0)
+    after = torch.autograd.grad(learner.policy_loss(found)[0], params)
+    assert all(torch.allclose(one, other, rtol=1e-3, atol=1e-6) for one, other in zip(before, after, strict=True))
+
+
+def test_rebrac_by_hand() -> None:
+    cfg = algorithms.ReBRACCfg(actor_penalty=0.3, critic_penalty=0.7, target_noise=0.4, target_noise_clip=0.5)
+    learner, found = make(cfg), batch()
+    torch.manual_seed(1)
+    loss, _, _ = learner.critic_loss(found)
+    torch.manual_seed(1)
+    target_mode = learner.target_actor(found.next_obs)[0].mode.detach()
+    noise = (0.4 * torch.randn_like(target_mode)).clamp(-0.5, 0.5)
+    next_action = (target_mode + noise).clamp(-1.0, 1.0)
+    distance = (next_action - found.next_action).pow(2).sum(-1)  # of the noisy action, clipped to the box
+    target = found.reward + found.discount * (
+        torch.minimum(*learner.target_critic(found.next_obs, next_action)).detach() - 0.7 * distance
+    )
+    over = found.discount == 0.0
+    assert over.any() and torch.equal(target[over], found.reward[over])  # no penalty behind a termination
+    assert float(loss.detach()) == pytest.approx(
+        float(sum((q - target).pow(2).mean() for q in q_of(learner.critic, found)).detach()), rel=1e-5
+    )
+    action = learner.actor(found.obs)[0].mode
+    value = torch.minimum(*q_of(learner.critic, found, action))
+    expected = 0.3 * (action - found.action).pow(2).sum(-1).mean() - value.mean() / value.abs().mean().detach()
+    assert float(learner.policy_loss(found)[0].detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
+# --- data ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_terminations_end_the_bootstrap() -> None:
+    data = recorded({10: True, 6: False, 4: False})
+    learner = make(algorithms.IQLCfg(), data=data)
+    discount = learner.replay.gather(torch.arange(len(data))).discount
+    expected = torch.full((20,), GAMMA)
+    expected[9] = 0.0
+    assert torch.allclose(discount, expected)
+
+
+def test_only_rebrac_leaves_out_steps_whose_next_action_nobody_knows() -> None:
+    data = recorded({10: True, 6: False, 4: False})
+    assert len(make(algorithms.TD3BCCfg(), data=data).replay) == 20
+    rebrac = make(algorithms.ReBRACCfg(), data=data)
+    assert len(rebrac.replay) == 18
+    drawn = rebrac.replay.gather(torch.arange(9))
+    assert torch.equal(drawn.next_action, data.action[1:10])
+
+
+def test_rebrac_says_that_a_replay_is_not_enough() -> None:
+    learner, found = make(algorithms.ReBRACCfg()), batch()
+    found.next_action = None
+    with pytest.raises(ValueError, match="ReBRAC needs the data's next actions"):
+        learner.critic_loss(found)
+
+
+def test_normalizers_know_the_whole_data_and_nothing_else() -> None:
+    data = recorded()
+    learner = make(algorithms.IQLCfg(), components.ActorQVPackCfg(), data)
+    rows = data.obs["policy"].double()
+    for network in (learner.actor, learner.critic, learner.value):
+        assert torch.allclose(network.normalizer.moments.mean, rows.mean(0))
+        assert torch.allclose(network.normalizer.moments.var, rows.var(0, unbiased=False))
+    assert learner.target_critic.normalizer is learner.critic.normalizer
+    for _ in range(3):
+        learner.update()
+    assert float(learner.actor.normalizer.moments.count) == len(data)
+
+
+def test_data_of_another_robot_is_refused() -> None:
+    with pytest.raises(DatasetError, match=r"'policy' is \(3,\) in the data and \(4,\) in the environment"):
+        make(algorithms.IQLCfg(), data=recorded(), obs=4)
+
+
+def test_recorded_rewards_are_scaled_by_their_own_setting() -> None:
+    with pytest.raises(ValueError, match=r"use dataset\.reward_mode for recorded ones"):
+        make(algorithms.CQLCfg(max_return=5.0))
