@@ -88,7 +88,7 @@ def register_tasks() -> None:
         masked = GymEnvCfg(env_id="CartPole-v1", obs_mask=_VELOCITIES_OF_CARTPOLE)
         _register(f"RoboRenForce-Gym-CartPoleMasked-{suffix}", masked, f"{_PPO}:{agent}")
     for suffix, agent in (("SAC", "masked_sac"), ("SACSeq", "masked_sac_seq"), ("SACTrans", "masked_sac_trans")):
-        masked = GymEnvCfg(env_id="Pendulum-v1", obs_mask=_VELOCITY_OF_PENDULUM, num_envs=8)
+        masked = GymEnvCfg(env_id="Pendulum-v1", obs_mask=_VELOCITY_OF_PENDULUM, num_envs=10)
         _register(f"RoboRenForce-Gym-PendulumMasked-{suffix}", masked, f"RRF_gym_tasks.agents.sac_history:{agent}")
     add_task_finder(find_task)
 

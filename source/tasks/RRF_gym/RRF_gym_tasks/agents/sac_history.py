@@ -30,51 +30,57 @@ def history_pack(
     )
 
 
-# --- classic control: short windows, small memories ------------------------------------------------------------------
+# --- classic control: short windows, small memories, a large step for every 20 transitions ---------------------------
 
 
-def classic_learning(**options: Any) -> dict[str, Any]:
-    """Settings for small tasks on one CPU core: 8 steps tell a velocity, rewards in units that critics reach soon."""
+def classic_learning(learning_rate: float, **options: Any) -> dict[str, Any]:
+    """Settings for one CPU core: 8 steps tell a velocity, and rewards are in units that critics reach soon."""
     return {
         "replay": buffer.SequenceReplayBufferCfg(capacity=100_000, length=8, burn_in=1),
-        "batch_size": 32,
+        "batch_size": 64,
         "learning_starts": 1000,
         "gamma": 0.97,
-        "tau": 0.01,
-        "actor_learning_rate": 2.0e-3,
-        "critic_learning_rate": 2.0e-3,
-        "temperature": components.TemperatureCfg(initial=0.1, learning_rate=2.0e-3),
+        "tau": 0.02,
         "max_return": 10.0,
+        "actor_learning_rate": learning_rate,
+        "critic_learning_rate": learning_rate,
+        "temperature": components.TemperatureCfg(initial=0.1, learning_rate=learning_rate),
+        "final_learning_rate": 0.1,
         **options,
     }
 
 
-def classic_sac_seq(steps: int = 40_000, num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
+def classic_runner(policy: Any, algorithm: Any, num_envs: int, steps: int = 40_000) -> runners.OffPolicyRunnerCfg:
+    """A run with one gradient step for 20 transitions."""
+    return runner(policy, algorithm, steps, num_envs=num_envs, train_freq=20 // num_envs)
+
+
+def classic_sac_seq(num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
     """A GRU of 32."""
     policy = history_pack("gru", 32, (64, 64))
-    return runner(policy, algorithms.SACSeqCfg(**classic_learning()), steps, num_envs=num_envs)
+    return classic_runner(policy, algorithms.SACSeqCfg(**classic_learning(3.0e-3)), num_envs)
 
 
-def classic_sac_trans(steps: int = 40_000, num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
+def classic_sac_trans(num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
     """One block of width 32 that sees 8 steps."""
     policy = history_pack("transformer", 32, (64, 64), heads=2, window=8)
-    return runner(policy, algorithms.SACTransCfg(**classic_learning()), steps, num_envs=num_envs)
+    return classic_runner(policy, algorithms.SACTransCfg(**classic_learning(2.0e-3)), num_envs)
 
 
 def masked_sac() -> runners.OffPolicyRunnerCfg:
-    """What SAC can do without velocities, with as many updates as those with a memory."""
-    learning = {**classic_learning(), "replay": buffer.ReplayBufferCfg(capacity=100_000), "batch_size": 256}
-    return runner(pack((64, 64)), algorithms.SACCfg(**learning), 40_000, num_envs=8)
+    """What SAC can do without velocities, with as many transitions per gradient step as those with a memory."""
+    options = {"replay": buffer.ReplayBufferCfg(capacity=100_000), "batch_size": 512}
+    return classic_runner(pack((64, 64)), algorithms.SACCfg(**classic_learning(3.0e-3, **options)), num_envs=10)
 
 
 def masked_sac_seq() -> runners.OffPolicyRunnerCfg:
     """Pendulum without velocities, a GRU."""
-    return classic_sac_seq(num_envs=8)
+    return classic_sac_seq(num_envs=10)
 
 
 def masked_sac_trans() -> runners.OffPolicyRunnerCfg:
     """Pendulum without velocities, a transformer."""
-    return classic_sac_trans(num_envs=8)
+    return classic_sac_trans(num_envs=10)
 
 
 # --- MuJoCo ----------------------------------------------------------------------------------------------------------
