@@ -3,10 +3,10 @@
     python benchmarks/sac_vs_peers.py start --cleanrl cleanrl/sac_continuous_action.py --folder /tmp/sac
     python benchmarks/sac_vs_peers.py collect --folder /tmp/sac --output benchmarks/results/sac_halfcheetah.json
 
-Every run is a process of its own with one CPU thread; they start together and outlive the command that started them,
-so `collect` may be asked at any time. The peers' scripts run unchanged (see peer_scripts.py). The deterministic policy
-plays `--episodes` episodes every `--eval_every` steps; the clock stands still meanwhile. Seconds count from the first
-step of the environment, compilation included.
+Every run is a process of its own with one CPU thread (`cleanrl_cpu`, which learns on the CPU, with four); they start
+together and outlive the command that started them, so `collect` may be asked at any time. The peers' scripts run
+unchanged (see peer_scripts.py). The deterministic policy plays `--episodes` episodes every `--eval_every` steps; the
+clock stands still meanwhile. Seconds count from the first step of the environment, compilation included.
 """
 
 from __future__ import annotations
@@ -25,6 +25,8 @@ from statistics import mean, median
 from typing import Any
 
 TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
+CPU_THREADS = 4
+"""Of each run of CleanRL that learns on the CPU, where it is faster than on a large GPU."""
 
 
 class Record:
@@ -76,6 +78,8 @@ def run_peer(args: argparse.Namespace, record: Record) -> None:
     if args.system == "leanrl":
         values |= {"compile": True, "cudagraphs": torch.cuda.is_available()}
         modules_of_old_tensordict()
+    if args.system == "cleanrl_cpu":
+        values["cuda"] = False
     record_wandb(lambda values: None)
     script = PeerScript(args.script, values)
     steps = 0
@@ -166,7 +170,7 @@ def start(args: argparse.Namespace) -> None:
 
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    scripts = {"cleanrl": args.cleanrl, "leanrl": args.leanrl}
+    scripts = {"cleanrl": args.cleanrl, "cleanrl_cpu": args.cleanrl, "leanrl": args.leanrl}
     options = {name: getattr(args, name) for name in ("env", "steps", "eval_every", "episodes", "device")}
     for system in args.systems.split(","):
         task = args.task if system == "ours" else system
@@ -180,6 +184,8 @@ def start(args: argparse.Namespace) -> None:
             else:
                 words += ["--task", task, *args.overrides]
             environment = os.environ | ONE_THREAD | (leanrl_environment(args.leanrl_site) if system == "leanrl" else {})
+            if system == "cleanrl_cpu":
+                environment |= dict.fromkeys(ONE_THREAD, str(CPU_THREADS))
             command = [sys.executable, str(Path(__file__).resolve()), "child", *words]
             with open(path.with_suffix(".log"), "w") as log:
                 subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
@@ -221,12 +227,12 @@ def collect(args: argparse.Namespace) -> None:
         "medians": medians,
     }
     data |= {"runs": runs, **environment_report(), "command": command} | ({"note": args.note} if args.note else {})
-    peer, ours = medians.get("cleanrl", {}), medians.get("ours", {})
+    peer, ours = medians.get("cleanrl", medians.get("cleanrl_cpu", {})), medians.get("ours", {})
     if "return_at_common_steps" in peer.keys() & ours.keys():
         data["return_ratio"] = round(ours["return_at_common_steps"] / peer["return_at_common_steps"], 3)
         data["speedup"] = round(peer["seconds_to_common_steps"] / ours["seconds_to_common_steps"], 2)
         print("return ratio", data["return_ratio"], "speedup", data["speedup"], flush=True)
-    data["hardware"]["torch_threads"] = 1  # of every run
+    data["hardware"]["torch_threads"] = 1  # of every run but those of cleanrl_cpu
     write_json(args.output, data)
 
 
