@@ -169,3 +169,15 @@ def test_policies_that_cannot_be_exported_say_so() -> None:
 
     with pytest.raises(UserError, match="Odd can't be exported"):
         Odd().exportable()
+
+
+def test_a_network_with_batch_statistics_exports_its_running_ones(tmp_path: Path) -> None:
+    policy = ActorPolicy(actor(networks.FlashNetCfg(width=8, momentum=0.5), normalizer_cfg=None))
+    with networks.batch_statistics(policy.actor):
+        policy(observations(200))
+    export_policy(policy.exportable(), tmp_path)
+    obs = observations(5)
+    flat = torch.cat([obs["policy"], obs["command"]], dim=1)
+    (actions,) = sessions(tmp_path).run(["actions"], {"obs": flat.numpy()})
+    torch.testing.assert_close(torch.from_numpy(actions), policy(obs), atol=1e-4, rtol=0)
+    torch.testing.assert_close(torch.jit.load(str(tmp_path / "policy.pt"))(flat), policy(obs), atol=1e-4, rtol=0)
