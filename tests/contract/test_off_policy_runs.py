@@ -9,7 +9,7 @@ import pytest
 import torch
 from RoboRenForce import algorithms, components, networks, runners
 from RoboRenForce.algorithms import StepOut
-from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg
+from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg, SequenceReplayBufferCfg
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.utils.checkpoint import load_checkpoint
@@ -50,9 +50,24 @@ def dsact() -> runners.OffPolicyRunnerCfg:
     return sac_cfg(algorithms.DSACTCfg(**SMALL), components.ActorQPackCfg(critic_cfg=critic))
 
 
+def with_memory(encoder: str) -> runners.OffPolicyRunnerCfg:
+    mlp = networks.MLPCfg(hidden_features=[8])
+    pack = components.HistoryActorQPackCfg(
+        actor_cfg=components.TanhGaussianActorCfg(backbone_cfg=mlp),
+        critic_cfg=components.QNetworkCfg(backbone_cfg=mlp),
+        history_encoder=encoder,
+        history_size=8,
+        history_window=3,
+    )
+    replay = SequenceReplayBufferCfg(capacity=64, length=5, burn_in=1, store=True)
+    return sac_cfg(algorithms.SACSeqCfg(**{**SMALL, "replay": replay}), pack)
+
+
 RUNS = {
     "sac": sac_cfg,
     "dsact": dsact,
+    "sac_seq": lambda: with_memory("gru"),
+    "sac_trans": lambda: with_memory("transformer"),
     "prioritized": lambda: sac_cfg(
         algorithms.SACCfg(**{**SMALL, "replay": PrioritizedReplayBufferCfg(capacity=64, store=True)})
     ),
