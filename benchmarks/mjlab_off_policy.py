@@ -1,6 +1,7 @@
 """Reward of PPO, FastSAC and FlashSAC on an MJLab task, against environment steps and against seconds.
 
-    python benchmarks/mjlab_off_policy.py --task Go1Flat --gpus 4 --output benchmarks/results/mjlab_off_policy_go1.json --plot docs/images/mjlab_off_policy_go1.png
+    python benchmarks/mjlab_off_policy.py --task Go1Flat --gpus 4 \
+        --output benchmarks/results/mjlab_off_policy_go1.json --plot docs/images/mjlab_off_policy_go1.png
 
 Each `--run` is an algorithm of the registered tasks, or another task and an algorithm (`G1Flat-FastSAC`), then any
 overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are processes of their own, one on each GPU at a time. The reward
