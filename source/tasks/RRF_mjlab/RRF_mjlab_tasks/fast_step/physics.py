@@ -31,6 +31,7 @@ from mujoco_warp._src import sensor as mjw_sensor
 from mujoco_warp._src import solver as mjw_solver
 
 from .known_mjlab import changed_functions
+from .physics_branches import physics_branches
 
 _FORWARD_FUNCTIONS = {
     "mujoco_warp._src.forward:forward": "b90e17c1687f",
@@ -56,6 +57,7 @@ class Physics:
         self.acceleration_columns = _acceleration_columns(env)
         """bool `(nsensordata,)`: sensors that a late step has to start from zero."""
         if self._uses_graphs:
+            self._forces_stream = torch.cuda.Stream(env.device)
             self._capture()
 
     @property
@@ -91,6 +93,24 @@ class Physics:
         """Recompute everything that depends on the state."""
         self._run("forward", self.launch_forward)
 
+    def forward_state(self) -> None:
+        """The first half of `forward`: everything but forces, accelerations and their sensors."""
+        self._run("state", self.launch_forward_state)
+
+    def begin_forces(self) -> None:
+        """The second half of `forward`, on a stream of its own: it may run beside what reads and writes no forces."""
+        if not self._uses_graphs:
+            self._on_torch_stream(self.launch_forward_forces)
+            return
+        self._forces_stream.wait_stream(torch.cuda.current_stream(self._forces_stream.device))
+        with torch.cuda.stream(self._forces_stream):
+            self._run("forces", self.launch_forward_forces)
+
+    def wait_for_forces(self) -> None:
+        """Let what follows wait for `begin_forces`."""
+        if self._uses_graphs:
+            torch.cuda.current_stream(self._forces_stream.device).wait_stream(self._forces_stream)
+
     def second_forward(self) -> None:
         """`forward` for rows that were reset, when the others have just had theirs.
 
@@ -118,6 +138,24 @@ class Physics:
     def launch_forward(self) -> None:
         """The kernels of `forward`."""
         mjwarp.forward(self._sim.wp_model, self._sim.wp_data)
+
+    def launch_forward_state(self) -> None:
+        """The kernels of `forward_state`."""
+        model, data = self._sim.wp_model, self._sim.wp_data
+        mjw_forward.fwd_position(model, data, factorize=False)
+        data.sensordata.zero_()
+        mjw_sensor.sensor_pos(model, data)
+        data.energy.zero_()
+        mjw_forward.fwd_velocity(model, data)
+        mjw_sensor.sensor_vel(model, data)
+
+    def launch_forward_forces(self) -> None:
+        """The kernels that `forward` launches after those of `forward_state`."""
+        model, data = self._sim.wp_model, self._sim.wp_data
+        mjw_forward.fwd_actuation(model, data)
+        mjw_forward.fwd_acceleration(model, data, factorize=True)
+        mjw_solver.solve(model, data)
+        mjw_sensor.sensor_acc(model, data)
 
     def launch_reset(self) -> None:
         """The kernels of `reset`."""
@@ -167,18 +205,23 @@ class Physics:
         launches = {"step": self.launch_step, "step_quiet": self.launch_step, "forward": self.launch_forward}
         if not self.late_refusal:
             launches |= {"late": self.launch_late_step, "late_quiet": self.launch_late_step}
+            launches |= {"state": self.launch_forward_state, "forces": self.launch_forward_forces}
         collecting = gc.isenabled()
         gc.disable()  # a finalizer that runs during a capture would be recorded
         try:
             with wp.ScopedDevice(sim.wp_device), self._unrolled_solver(), self._small_blocks():
                 for name, launch in launches.items():
                     quiet = self._quiet_sensors() if name.endswith("_quiet") else contextlib.nullcontext()
-                    with quiet, wp.ScopedCapture() as capture:
+                    with quiet, wp.ScopedCapture() as capture, self._branches():
                         launch()
                     self._graphs[name] = capture.graph
         finally:
             if collecting:
                 gc.enable()
+
+    def _branches(self) -> contextlib.AbstractContextManager[None]:
+        sim = self._sim
+        return physics_branches(sim.wp_model, sim.wp_device, solver_branches=not self._keeps_loops)
 
     @contextlib.contextmanager
     def _small_blocks(self) -> Iterator[None]:

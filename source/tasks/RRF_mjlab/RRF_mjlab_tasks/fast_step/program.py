@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
-from .commands import CommandRows, adapt_commands
+from .commands import CommandRows, VelocityRows, adapt_commands
 from .curricula import TerrainLevels, curriculum_terms, is_host_curriculum
 from .entity_memo import EntityMemo
 from .errors import CannotCaptureError
@@ -87,9 +87,7 @@ class StepStages:
 
     def _observe_terminal(self) -> Iterator[Stage | Launch]:
         """Observe the state before the reset, in all rows."""
-        yield Launch("forward", self.physics.forward)
-        yield from self._command_stages(self._advance_unfinished)
-        yield from self._sense_stages()
+        yield from self._forward_stages(self._advance_unfinished)
         yield Stage("final observations", self._observe_all, self._observe_all)
 
     def _observe_reset(self) -> Iterator[Stage | Launch]:
@@ -101,10 +99,22 @@ class StepStages:
 
     def _observe_once(self) -> Iterator[Stage | Launch]:
         """Observe after the reset, as mjlab does."""
-        yield Launch("forward", self.physics.forward)
-        yield from self._command_stages(self._advance)
-        yield from self._sense_stages()
+        yield from self._forward_stages(self._advance)
         yield Stage("observations", self._observe_all, self._observe_all)
+
+    def _forward_stages(self, method: Any) -> Iterator[Stage | Launch]:
+        """`forward()`, commands and rays; beside one another where commands read positions and velocities only."""
+        beside = not self.physics.late_refusal and all(type(rows) is VelocityRows for rows in self._commands.values())
+        if not beside:
+            yield Launch("forward", self.physics.forward)
+            yield from self._command_stages(method)
+            yield from self._sense_stages()
+            return
+        yield Launch("positions and velocities", self.physics.forward_state)
+        yield Launch("forces", self.physics.begin_forces)
+        yield from self._command_stages(method)
+        yield from self._sense_stages()
+        yield Launch("end of the forces", self.physics.wait_for_forces)
 
     def _sense_stages(self) -> Iterator[Stage | Launch]:
         context = self.env.scene.sensor_context
