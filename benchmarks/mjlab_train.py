@@ -6,7 +6,8 @@
         --output benchmarks/results/mjlab_go1_curves.json
 
 Systems: `peer` is mjlab's environment with rsl_rl's runner and PPO; `learner` puts our PPO into rsl_rl's runner by its
-`class_name`; `environment` runs rsl_rl's runner and PPO on our environment; `ours` is our runner, PPO and environment.
+`class_name`; `environment` runs rsl_rl's runner and PPO on our environment; `ours` is our runner, PPO and environment;
+`ours_bf16` is the same with `algorithm.precision=bf16`.
 Throughput is the median over the iterations after the warm-up; compilation and capture happen in the warm-up and are
 reported as `setup_s`. Without `--curves` rsl_rl runs without a log directory, which spares it its episode statistics;
 ours always keeps them.
@@ -28,7 +29,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-SYSTEMS = ("peer", "learner", "environment", "ours")
+SYSTEMS = ("peer", "learner", "environment", "ours", "ours_bf16")
 CURVES = {
     "reward": "Train/mean_reward",
     "length": "Train/mean_episode_length",
@@ -49,7 +50,8 @@ def run_rsl_rl(args: argparse.Namespace) -> dict[str, Any]:
     if args.system == "environment":
         from RRF_mjlab_tasks import MJLabEnvCfg
 
-        env = MJLabEnvCfg(task=args.task, num_envs=args.num_envs, seed=args.seed, device=args.device).build()
+        options = {"num_envs": args.num_envs, "seed": args.seed, "device": args.device}
+        env = MJLabEnvCfg(task=args.task, final_observations=False, **options).build()
     else:
         cfg = load_env_cfg(args.task)
         cfg.scene.num_envs, cfg.seed = args.num_envs, args.seed
@@ -156,7 +158,8 @@ def run_in_process(args: argparse.Namespace, system: str, seed: int) -> dict[str
         command += ["--curves"] * args.curves + (
             ["--log_dir", f"{args.log_dir}/{system}_{seed}"] if args.log_dir else []
         )
-        command += args.overrides if system == "ours" else []
+        command += args.overrides if system.startswith("ours") else []
+        command += ["algorithm.precision=bf16"] if system == "ours_bf16" else []
         done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         if done.returncode or not path.exists():
             return {"error": done.stdout[-3000:]}
@@ -182,7 +185,7 @@ def main() -> None:
     args, args.overrides = parser.parse_known_args()
     os.environ.setdefault("WANDB_MODE", "disabled")
     if args.child:
-        result = run_ours(args) if args.system == "ours" else run_rsl_rl(args)
+        result = run_ours(args) if args.system.startswith("ours") else run_rsl_rl(args)
         Path(args.child).write_text(json.dumps(result))
         return
 
