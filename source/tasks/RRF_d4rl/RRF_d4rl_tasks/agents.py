@@ -90,16 +90,33 @@ def mujoco_td3_bc() -> runners.OfflineRunnerCfg:
     return runner(policy, algorithms.TD3BCCfg(), 1000)
 
 
-def mujoco_rebrac() -> runners.OfflineRunnerCfg:
-    """ReBRAC: three layers, layer normalization in the critics, observations as they are."""
+def mujoco_rebrac(actor_penalty: float = 0.001, critic_penalty: float = 0.01) -> runners.OfflineRunnerCfg:
+    """ReBRAC: three layers, layer normalization in the critics, observations as they are.
+
+    The published penalties differ for every data set; by default they are those of HalfCheetah's medium data.
+    """
     policy = components.ActorQPackCfg(
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(256, 256, 256), normalizer_cfg=None),
         critic_cfg=critics(backbone(256, 256, 256, layer_norm=True), normalize=False),
     )
-    return runner(policy, algorithms.ReBRACCfg(), 1000)
+    algorithm = algorithms.ReBRACCfg(actor_penalty=actor_penalty, critic_penalty=critic_penalty)
+    return runner(policy, algorithm, 1000)
+
+
+def hopper_rebrac() -> runners.OfflineRunnerCfg:
+    """ReBRAC for Hopper's medium data."""
+    return mujoco_rebrac(actor_penalty=0.01)
+
+
+def walker2d_rebrac() -> runners.OfflineRunnerCfg:
+    """ReBRAC for Walker2d's medium data."""
+    return mujoco_rebrac(actor_penalty=0.05, critic_penalty=0.1)
 
 
 # --- classic control -------------------------------------------------------------------------------------------------
+
+CLASSIC: dict[str, Any] = {"gamma": 0.95, "tau": 0.02, "actor_learning_rate": 1.0e-3, "critic_learning_rate": 1.0e-3}
+"""A short view and fast targets: values are there after a few thousand updates."""
 
 
 def classic_bc() -> runners.OfflineRunnerCfg:
@@ -109,42 +126,37 @@ def classic_bc() -> runners.OfflineRunnerCfg:
 
 
 def classic_iql() -> runners.OfflineRunnerCfg:
-    """IQL that trusts the better half of the data more than it does for robots."""
+    """IQL that prefers the better actions more than it does for robots."""
     policy = components.ActorQVPackCfg(
         actor_cfg=bounded_normal(64, 64),
         critic_cfg=critics(backbone(64, 64)),
         value_cfg=components.VNetworkCfg(backbone_cfg=backbone(64, 64)),
     )
-    algorithm = algorithms.IQLCfg(expectile=0.9, actor_learning_rate=1.0e-3, critic_learning_rate=1.0e-3)
-    return runner(policy, algorithm, 20, reward_mode="normalize_by_return_range")
+    return runner(policy, algorithms.IQLCfg(**CLASSIC, beta=10.0), 20, reward_mode="normalize_by_return_range")
 
 
 def classic_cql() -> runners.OfflineRunnerCfg:
-    """CQL with a weaker conservative term."""
+    """CQL with fewer sampled actions."""
     policy = components.ActorQPackCfg(
         actor_cfg=components.TanhGaussianActorCfg(backbone_cfg=backbone(64, 64)), critic_cfg=critics(backbone(64, 64))
     )
-    algorithm = algorithms.CQLCfg(
-        conservative_weight=1.0, actor_learning_rate=3.0e-4, critic_learning_rate=1.0e-3, num_actions=4
-    )
-    return runner(policy, algorithm, 20)
+    return runner(policy, algorithms.CQLCfg(**CLASSIC, conservative_weight=5.0, num_actions=4), 20)
 
 
 def classic_td3_bc() -> runners.OfflineRunnerCfg:
-    """TD3+BC."""
+    """TD3+BC that trusts its critics twice as much as it does for robots."""
     policy = components.ActorQPackCfg(
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
         critic_cfg=critics(backbone(64, 64)),
     )
-    algorithm = algorithms.TD3BCCfg(actor_learning_rate=1.0e-3, critic_learning_rate=1.0e-3)
-    return runner(policy, algorithm, 20)
+    return runner(policy, algorithms.TD3BCCfg(**CLASSIC, alpha=5.0), 20)
 
 
 def classic_rebrac() -> runners.OfflineRunnerCfg:
-    """ReBRAC."""
+    """ReBRAC with the weight of imitation that TD3+BC has."""
     policy = components.ActorQPackCfg(
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
         critic_cfg=critics(backbone(64, 64, layer_norm=True)),
     )
-    algorithm = algorithms.ReBRACCfg(batch_size=256, actor_penalty=0.1, critic_penalty=0.01)
+    algorithm = algorithms.ReBRACCfg(**CLASSIC, batch_size=256, actor_penalty=0.2, critic_penalty=0.01)
     return runner(policy, algorithm, 20)

@@ -20,6 +20,9 @@ ENVIRONMENTS = {
 }
 """Name in the task id -> (function in `environments`, beginning of the name in `agents`, data, longest episode)."""
 
+OWN_AGENTS = {("Hopper", "ReBRAC"): "hopper_rebrac", ("Walker2d", "ReBRAC"): "walker2d_rebrac"}
+"""Tasks with a function of their own in `agents`."""
+
 
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
@@ -28,13 +31,14 @@ def register_tasks() -> None:
             task_id = f"RoboRenForce-D4RL-{name}-{algorithm}"
             if task_id in gym.registry:
                 continue
+            function = OWN_AGENTS.get((name, algorithm), f"{family}_{agent}")
             gym.register(
                 id=task_id,
                 entry_point="RRF_d4rl_tasks.registration:refuse_gym_make",
                 disable_env_checker=True,
                 kwargs={
                     ENV_KEY: f"RRF_d4rl_tasks.environments:{env}",
-                    RUNNER_KEY: partial(runner_cfg, f"RRF_d4rl_tasks.agents:{family}_{agent}", source, horizon),
+                    RUNNER_KEY: partial(runner_cfg, f"RRF_d4rl_tasks.agents:{function}", source, horizon),
                 },
             )
 
