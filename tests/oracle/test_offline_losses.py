@@ -169,6 +169,9 @@ def test_the_conservative_term_by_hand() -> None:
         learner.critic({"policy": found.obs["policy"].expand(4, 5, 3)}, actions[4:8]),
     )
     assert float(metrics["Policy/q_gap"]) == pytest.approx(float((data.mean() - policy.mean()).detach()), rel=1e-4)
+    uniform = learner.critic({"policy": found.obs["policy"].expand(4, 5, 3)}, actions[:4])
+    gap = float((data.mean() - uniform.mean()).detach())
+    assert float(metrics["Policy/q_gap_random"]) == pytest.approx(gap, rel=1e-4)
 
 
 def test_the_sampled_actions_carry_no_gradient() -> None:

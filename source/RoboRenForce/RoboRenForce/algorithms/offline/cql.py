@@ -67,6 +67,7 @@ class CQL(SAC):
         metrics = {
             "Loss/conservative": term.mean().detach(),
             "Policy/q_gap": batch.mean((data - sampled[:, count : 2 * count].mean(1)).detach()),
+            "Policy/q_gap_random": batch.mean((data - sampled[:, :count].mean(1)).detach()),
         }
         return term, metrics
 
