@@ -130,7 +130,8 @@ def run_ours(args: argparse.Namespace, record: Record) -> None:
 
     task = load_task(args.task)
     task.apply_overrides(args.overrides)
-    task.env_cfg = task.env_cfg.replace(env_id=args.env, seed=args.seed)
+    device = args.device if torch.cuda.is_available() else "cpu"
+    task.env_cfg = task.env_cfg.replace(env_id=args.env, seed=args.seed, device=device)
     per_iteration = task.runner_cfg.num_steps_per_env * task.env_cfg.num_envs
     task.runner_cfg = task.runner_cfg.replace(
         seed=args.seed, max_iterations=-(-args.steps // per_iteration), logger=[], report=False
@@ -153,7 +154,6 @@ def run_ours(args: argparse.Namespace, record: Record) -> None:
             runner.algorithm.train()
             return result.mean
 
-    device = args.device if torch.cuda.is_available() else "cpu"
     runner = task.runner_cfg.build(env=task.env_cfg.build(), device=device, task=task.id, env_cfg=task.env_cfg)
     runner.callbacks.append(RecordCallback())
     with contextlib.redirect_stdout(open(os.devnull, "w")):

@@ -431,3 +431,8 @@ def test_runners_know_no_algorithm_and_inspect_no_types() -> None:
                 lowered = node.value.lower()
                 assert not lowered.startswith("loss/") or lowered == "loss/", f"{path.name}:{node.lineno}"
                 assert lowered not in ("ppo", "sac", "mjlab", "mujoco"), f"{path.name}:{node.lineno}"
+
+
+def test_an_environment_on_another_device_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"returns tensors on cpu and the runner learns on meta: give both the same"):
+        counting_cfg().build(env=scripted(), device="meta")

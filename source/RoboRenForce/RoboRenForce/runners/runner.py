@@ -97,6 +97,11 @@ class Runner(ABC):
         self.cfg, self.env, self.eval_env, self.env_cfg = cfg, env, eval_env, env_cfg
         self.task = task or env.spec.task
         self.device = torch.device(device)
+        if torch.device(env.device).type != self.device.type:
+            raise ValueError(
+                f"'{env.spec.task}' returns tensors on {env.device} and the runner learns on {self.device}: give both "
+                f"the same device, as --device does (env.device={self.device}, or build(device='{env.device}'))."
+            )
         if self.device.type == "cpu":
             torch.set_num_threads(cfg.cpu_threads)
         self.distributed = DistributedContext.from_environment(self.device)
