@@ -1,8 +1,9 @@
-"""Plot the curves of `mjlab_train.py --curves` against steps and against training seconds, and print the time to 90 %.
+"""Plot Go1's curves against steps and against training seconds, and print the time to 90 % of the peer's reward.
 
     python benchmarks/plot_mjlab_curves.py
 
-Reads benchmarks/results/mjlab_go1_curves.json and writes docs/images/go1_curves.png. The threshold is 90 % of the mean
+Reads benchmarks/results/mjlab_go1_curves.json (`mjlab_train.py --curves`) and mjlab_off_policy_go1.json
+(`mjlab_off_policy.py`); writes docs/images/go1_curves.png and go1_off_policy.png. The threshold is 90 % of the mean
 final reward of the peer's seeds; seconds are those of collecting and learning, compilation included.
 """
 
@@ -30,6 +31,33 @@ def seconds_to(run: dict[str, Any], threshold: float) -> float | None:
     return None
 
 
+def plot_off_policy(on_policy: dict[str, Any]) -> None:
+    """PPO, the peer's and ours, beside the off-policy runs."""
+    data = json.loads((ROOT / "benchmarks/results/mjlab_off_policy_go1.json").read_text())
+    curves = []
+    for system, runs in on_policy["runs"].items():
+        for run in runs:
+            iterations, reward = zip(*run["curves"]["reward"], strict=True)
+            steps = [iteration * 4096 * 24 for iteration in iterations]
+            seconds = [run["wall_s"][iteration - 1] for iteration in iterations]
+            curves.append((f"{LABELS[system]} PPO", COLORS[system], run["seed"], reward, steps, seconds))
+    for index, run in enumerate(data["runs"]):
+        found = (run["curves"][name] for name in ("reward", "steps", "seconds"))
+        curves.append((f"RoboRenForce {run['run'].split()[0]}", f"C{index}", run["seed"], *found))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    for label, color, seed, reward, steps, seconds in curves:
+        axes[0].plot([step / 1e6 for step in steps], reward, color=color, label=label if seed == 1 else None)
+        axes[1].plot(seconds, reward, color=color)
+    for axis, words in zip(axes, ("million environment steps", "training seconds on one H200"), strict=True):
+        axis.set_xlabel(words)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("mean episode reward")
+    axes[0].legend(fontsize=8)
+    figure.suptitle("Mjlab-Velocity-Flat-Unitree-Go1; PPO with 4,096 environments, FastSAC with 2,048")
+    figure.tight_layout()
+    figure.savefig(ROOT / "docs/images/go1_off_policy.png", dpi=90)
+
+
 def main() -> None:
     data = json.loads((ROOT / "benchmarks/results/mjlab_go1_curves.json").read_text())
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6))
@@ -55,6 +83,7 @@ def main() -> None:
     path = ROOT / "docs/images/go1_curves.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
+    plot_off_policy(data)
     finals = [run["curves"]["reward"][-1][1] for run in data["runs"]["peer"]]
     threshold = 0.9 * sum(finals) / len(finals)
     for system, runs in data["runs"].items():
