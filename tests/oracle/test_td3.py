@@ -217,6 +217,18 @@ def test_statistics_follow_the_pass_in_which_a_network_learns_and_no_other() -> 
     assert moved(learner.actor, actor) and not moved(learner.critic, critic)
 
 
+def test_a_target_policy_normalizes_as_the_policy_does() -> None:
+    """It is never trained on a batch, so its statistics have to follow those of the policy."""
+    policy = algorithms.fast_td3_policy()
+    policy.actor_cfg.backbone_cfg = FLASH
+    learner = build(algorithms.TD3Cfg(**SMALL, tau=1.0), policy)
+    run(learner, 4)
+    expected = statistics(learner.actor)
+    assert all(mean.any() for mean in expected)
+    for mean, target in zip(expected, statistics(learner.target_actor), strict=True):
+        assert torch.equal(mean, target)
+
+
 def test_constraints_hold_after_every_step_of_the_learner() -> None:
     learner = flash(policy_delay=1)
     run(learner, 4)

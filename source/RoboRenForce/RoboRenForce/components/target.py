@@ -6,8 +6,9 @@ import copy
 from typing import TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from ..networks.batch_norm import BatchNorm
 from .normalizer import Normalizer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -24,6 +25,14 @@ def target_of(online: Module) -> Module:
 
 @torch.no_grad()
 def polyak_(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """`target <- (1 - tau) target + tau online` for all parameters (Lillicrap et al. 2016, arXiv 1509.02971)."""
+    """`target <- (1 - tau) target + tau online` for all parameters (Lillicrap et al. 2016, arXiv 1509.02971).
+
+    Running statistics of batch normalization go along: a target that is never trained on a batch has no others.
+    """
     lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage] - one kernel for all of them
-    lerp(list(target.parameters()), list(online.parameters()), tau)
+    lerp(_slow(target), _slow(online), tau)
+
+
+def _slow(network: nn.Module) -> list[Tensor]:
+    layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    return [*network.parameters(), *(buffer for layer in layers for buffer in layer.buffers())]
