@@ -113,6 +113,31 @@ def test_without_its_replay_a_resumed_run_warms_up_again(tmp_path: Path, caplog:
     assert again.algorithm.num_updates > first.algorithm.num_updates
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_memory_of_the_checkpoint_goes_on_only_with_its_episodes(tmp_path: Path, resume: bool) -> None:
+    cfg = with_memory("gru").replace(max_iterations=5)
+    first = cfg.build(env=scripted(), log_dir=tmp_path)
+    first.learn()
+    again = cfg.build(env=scripted())
+    again.load(tmp_path / "model_5.pt", resume=resume)
+    again.first_observations()
+    memory, before = again.algorithm.memory, first.algorithm.memory
+    assert before.previous_action.any() and not before.start.all()
+    assert torch.equal(memory.start, before.start if resume else torch.ones(4, dtype=torch.bool))
+    assert torch.equal(memory.previous_action, before.previous_action * float(resume))
+
+
+def test_new_episodes_forget_held_noise_and_running_returns() -> None:
+    cfg = sac_cfg(algorithms.SACCfg(**SMALL, max_return=5.0, exploration=components.RepeatedNoiseCfg()))
+    runner = cfg.build(env=scripted())
+    runner.learn()
+    learner = runner.algorithm
+    learner.exploration.state["steps_left"].fill_(3)
+    learner.reward_scaler.discounted.fill_(2.0)
+    learner.restart_episodes()
+    assert not learner.exploration.state["steps_left"].any() and not learner.reward_scaler.discounted.any()
+
+
 def test_the_stored_successor_is_the_final_observation_and_a_time_out_bootstraps() -> None:
     """A scripted environment that ends by time-out at step 3: what is drawn has the true successor and discount."""
     env = scripted(num_envs=1, seed=7, script=[["time_out@3"]])

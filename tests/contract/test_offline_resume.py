@@ -135,6 +135,15 @@ def test_a_policy_is_played_without_the_data_it_learned_from(tmp_path: Path) -> 
         assert torch.equal(policy(obs), runner.policy()(obs))
 
 
+def test_a_small_data_set_needs_no_warm_up() -> None:
+    algorithm = algorithms.SACCfg(**SMALL)
+    assert algorithm.learning_starts > 100  # and the data has fewer transitions
+    runner = offline_cfg("cql", algorithm=algorithm).build(env=ENV.build())
+    runner.learn()
+    assert len(runner.algorithm.replay) < 100
+    assert runner.algorithm.num_updates == 12
+
+
 def test_other_data_is_refused_on_resume(tmp_path: Path) -> None:
     offline_cfg("iql").build(env=ENV.build(), log_dir=tmp_path).learn()
     other = offline_cfg("iql", dataset=RandomDataCfg(seed=1)).build(env=ENV.build())

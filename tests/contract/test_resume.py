@@ -101,3 +101,20 @@ def test_resume_is_exact_on_real_simulators(tmp_path: Path, env_id: str) -> None
         cfg.policy.actor_cfg = components.CategoricalActorCfg(backbone_cfg=BACKBONES["gru"])
     check_resume(cfg, package.GymEnvCfg(env_id=env_id, num_envs=4), tmp_path, stop=10, end=20)
     assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+def test_a_recurrent_policy_begins_anew_where_the_episodes_of_its_checkpoint_do_not_go_on(
+    tmp_path: Path, resume: bool
+) -> None:
+    cfg = ppo_cfg(BACKBONES["gru"]).replace(max_iterations=3)
+    env_cfg = ScriptedEnvCfg(num_envs=4)
+    cfg.build(env=env_cfg.build(), log_dir=tmp_path).learn()
+    saved = load_checkpoint(tmp_path / "model_3.pt")["algorithm"]["start"]
+    assert not saved.all()
+    again = cfg.build(env=env_cfg.build())
+    again.load(tmp_path / "model_3.pt", resume=resume)
+    again.first_observations()
+    expected = saved if resume else torch.ones(4, dtype=torch.bool)
+    assert torch.equal(again.algorithm._now.start, expected)
+    assert torch.equal(again.algorithm.buffer.start[0], expected)

@@ -122,6 +122,16 @@ class Algorithm(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; missing or unexpected keys raise."""
 
+    def local_state_dict(self) -> dict[str, Any]:
+        """The part of `state_dict` that processes of one run don't share, such as their experience."""
+        return {}
+
+    def load_local_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most share everything
+        """Restore `local_state_dict` over that of the main process, which `load_state_dict` brought."""
+
+    def restart_episodes(self) -> None:  # noqa: B027 - only what remembers earlier steps cares
+        """All environments begin new episodes, though the last recorded step ended none."""
+
     @abstractmethod
     def train(self) -> None:
         """Switch modules to training mode."""

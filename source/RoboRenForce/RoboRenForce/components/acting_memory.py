@@ -52,6 +52,12 @@ class ActingMemory:
         if self.previous_action is not None:
             self.previous_action.copy_(action.masked_fill(done.unsqueeze(-1), 0.0))
 
+    def restart(self) -> None:
+        """All environments begin new episodes."""
+        self.start.fill_(True)
+        if self.previous_action is not None:
+            self.previous_action.zero_()
+
     def forget_state(self) -> None:
         """Empty the recurrent state: the observations since it was written were not seen."""
         if self.state is not None:

@@ -63,6 +63,7 @@ class EnvRunner(Runner):
                 ages = torch.randint_like(self.env.episode_length_buf, high=self.env.max_episode_length)
                 self.env.episode_length_buf = ages
             self.statistics.restart(ages)
+            self.algorithm.restart_episodes()
             self.continues_episodes = True  # if `learn` is called again
         return self.env.get_observations()
 

@@ -300,6 +300,8 @@ class Runner(ABC):
             logger.info("Process %d is new in this run and starts with fresh episodes.", self.distributed.rank)
             return
         local = data["local"][self.distributed.rank]
+        if local["algorithm"] is not None:
+            self.algorithm.load_local_state_dict(local["algorithm"])
         for name, owner in self.stateful.items():
             owner.load_state_dict(local["stateful"][name])
         if there.num_envs == self.env.num_envs:
@@ -322,6 +324,8 @@ class Runner(ABC):
         """What differs between processes."""
         return {
             "env": self.env.state_dict(),
+            # That of the main process is in the algorithm's own state.
+            "algorithm": None if self.is_main else self.algorithm.local_state_dict(),
             "stateful": {name: owner.state_dict() for name, owner in self.stateful.items()},
             "rng": rng_state(),
         }

@@ -36,6 +36,7 @@ from ...components.return_heads import ReturnHead
 from ...configclass import Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
+from ...networks.batch_norm import BatchNorm
 from ...networks.constraints import constrain_
 from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
@@ -141,11 +142,16 @@ class ReplayLearner(Algorithm, ABC):
 
     # -- collecting ---------------------------------------------------------------------------------------------------
 
+    @property
+    def warm_up(self) -> int:
+        """Transitions to collect at random before anything is learned; none where the data is there already."""
+        return 0 if self.context.data is not None else self.cfg.learning_starts
+
     @torch.no_grad()
     def act(self, obs: TensorDict) -> ActOut:
         """An action per environment, `(N, A)`: uniform in the box while warming up, then the policy's exploration."""
         copy_observations(self._now.obs, obs)
-        if self.num_stored < self.cfg.learning_starts:
+        if self.num_stored < self.warm_up:
             self._now.action.uniform_(-1.0, 1.0)
             self.memory.forget_state()
         else:
@@ -183,6 +189,14 @@ class ReplayLearner(Algorithm, ABC):
         if self.reward_scaler is not None:
             self.reward_scaler.update(now.reward, now.done, self.distributed)
 
+    @torch.no_grad()
+    def restart_episodes(self) -> None:
+        """Forget memories, held noise and running returns: none of the episodes that they belong to goes on."""
+        self.memory.restart()
+        self.exploration.on_done(torch.ones_like(self.memory.start))
+        if self.reward_scaler is not None:
+            self.reward_scaler.discounted.zero_()
+
     def _update_normalizers(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
         for network in self.networks.children():
             network.update_normalizer(obs, distributed)
@@ -191,7 +205,7 @@ class ReplayLearner(Algorithm, ABC):
 
     def update(self) -> dict[str, Tensor]:
         """Take `gradient_steps` steps; returns smoothed 0-dim metrics on the device, `{}` while warming up."""
-        if self.num_stored < max(self.cfg.learning_starts, 1):
+        if self.num_stored < max(self.warm_up, 1):
             return {}
         self._update_step(self.num_updates % self.cfg.policy_delay)()
         self.num_updates += self.cfg.gradient_steps
@@ -224,6 +238,21 @@ class ReplayLearner(Algorithm, ABC):
                 self._metrics[name] = metrics[name].clone()
             lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
             lerp([self._metrics[name] for name in metrics], list(metrics.values()), SMOOTHING)
+        self._share_statistics()
+
+    @torch.no_grad()
+    def _share_statistics(self) -> None:
+        """Average over processes what networks remember of their batches, so that all of them act and weigh alike.
+
+        Such statistics are exponential means, so that the average of them is that of the union of the batches.
+        """
+        if not self.distributed.is_distributed:
+            return
+        modules = [self.networks, *(part for part in self.parts().values() if isinstance(part, nn.Module))]
+        if statistics := list(batch_buffers(*modules)):
+            shared = self.distributed.mean_(torch.cat([buffer.flatten() for buffer in statistics]))
+            for buffer, mean in zip(statistics, shared.split([buffer.numel() for buffer in statistics]), strict=True):
+                buffer.copy_(mean.view_as(buffer))
 
     def gradient_step(
         self, parts: Mapping[str, nn.Module], learning_rate: float, *, final: float | None = None, **options: Any
@@ -296,14 +325,20 @@ class ReplayLearner(Algorithm, ABC):
         """Networks, normalizers, targets, optimizers, exploration and counters; the replay as far as it is stored."""
         return {
             "networks": self.networks.state_dict(),
+            "num_updates": self.num_updates,
+            "parts": {name: part.state_dict() for name, part in self.parts().items()},
+            **self.local_state_dict(),
+        }
+
+    def local_state_dict(self) -> dict[str, Any]:
+        """Experience and what is remembered between steps: every process has its own environments."""
+        return {
             "replay": self.replay.state_dict(),
             "offline": self.context.data is not None,
             "exploration": self.exploration.state_dict(),
             "memory": self.memory.state_dict(),
-            "num_updates": self.num_updates,
             "reward_scaler": None if self.reward_scaler is None else self.reward_scaler.state_dict(),
             "metrics": {name: value.clone() for name, value in self._metrics.items()},
-            "parts": {name: part.state_dict() for name, part in self.parts().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -319,18 +354,22 @@ class ReplayLearner(Algorithm, ABC):
                 f"and lacks {sorted(here.keys() - there.keys()) or 'nothing'} that it has"
             )
         self.networks.load_state_dict(state["networks"])
+        self.load_local_state_dict(state)
+        self.num_updates = state["num_updates"]
+        self._step.fill_(float(self.num_updates))
+        for name, part in here.items():
+            part.load_state_dict(there[name])
+
+    def load_local_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `local_state_dict`."""
         if state["offline"] == (self.context.data is not None):  # otherwise the run goes on from other experience
             self.replay.load_state_dict(state["replay"])
         self.num_stored = self.replay.num_added
         self.exploration.load_state_dict(state["exploration"])
         self.memory.load_state_dict(state["memory"])
-        self.num_updates = state["num_updates"]
-        self._step.fill_(float(self.num_updates))
         self._load_reward_scaler(state["reward_scaler"])
         for name, value in state["metrics"].items():
             self._metrics.setdefault(name, torch.zeros_like(value, device=self.device)).copy_(value)
-        for name, part in here.items():
-            part.load_state_dict(there[name])
 
     def _load_reward_scaler(self, state: Mapping[str, Any] | None) -> None:
         if (state is None) != (self.reward_scaler is None):
@@ -363,6 +402,15 @@ class ReplayLearner(Algorithm, ABC):
             data = replace(data, **read)
             return DatasetBuffer(data, cfg.gamma, cfg.batch_size, self.device, next_action=self.needs_next_action)
         return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
+
+
+def batch_buffers(*modules: nn.Module) -> Iterable[Tensor]:
+    """What `modules` remember of the batches that they saw in training: of batch normalization and return heads."""
+    for module in modules:
+        for part in module.modules():
+            if isinstance(part, (BatchNorm, ReturnHead)):
+                persistent = part.state_dict(keep_vars=True)
+                yield from (buffer for name, buffer in part.named_buffers() if name in persistent)
 
 
 @configclass

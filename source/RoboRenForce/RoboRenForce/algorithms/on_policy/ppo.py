@@ -380,6 +380,13 @@ class PPO(Algorithm):
                 self._now.states[name].copy_(value)
                 self.buffer.states[name].copy_(value)
 
+    def restart_episodes(self) -> None:
+        """Let recurrent networks begin anew at the next step."""
+        self._now.start.fill_(True)
+        self.buffer.start[0].fill_(True)
+        if self.reward_scaler is not None:
+            self.reward_scaler.discounted.zero_()
+
     def _require_same_parts(self, state: Mapping[str, Any]) -> None:
         here, there = {term.name for term in self.reward_terms}, set(state["reward_terms"])
         for option, name in (("normalize_reward", "reward_scaler"), ("normalize_value", "value_normalizer")):
