@@ -100,14 +100,23 @@ def mujoco_sac(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
     return runner(pack(), algorithm, steps)
 
 
+MUJOCO_DSAC: dict[str, Any] = {
+    "actor_learning_rate": 3.0e-4,
+    "critic_learning_rate": 3.0e-4,
+    "temperature": components.TemperatureCfg(),
+}
+"""Three times the published rates and a smaller first temperature, for one environment step per gradient step: the
+published ones are for twenty, and have learned nothing on HalfCheetah after 30,000 steps."""
+
+
 def mujoco_dsac(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
     """DSAC with its three layers of 256 GELUs."""
     head = components.GaussianHeadCfg(version="v1")
-    algorithm = algorithms.DSACCfg(learning_starts=10_000)
+    algorithm = algorithms.DSACCfg(**MUJOCO_DSAC)
     return runner(pack((256, 256, 256), head, num_q=1, activations="GELU"), algorithm, steps)
 
 
 def mujoco_dsact(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
     """DSAC-T with its three layers of 256 GELUs."""
-    algorithm = algorithms.DSACTCfg(learning_starts=10_000)
+    algorithm = algorithms.DSACTCfg(**MUJOCO_DSAC)
     return runner(pack((256, 256, 256), components.GaussianHeadCfg(), activations="GELU"), algorithm, steps)
