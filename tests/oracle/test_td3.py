@@ -11,7 +11,7 @@ import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.algorithms import RunContext, StepOut
-from RoboRenForce.buffer import ReplayBatch, ReplayBufferCfg
+from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
 from RoboRenForce.components.lr_schedule import cosine_
 from RoboRenForce.components.return_heads.categorical import project
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
@@ -172,6 +172,38 @@ def test_a_resumed_run_goes_on_bit_for_bit() -> None:
     run(other, 7)
     for name, value in one.networks.state_dict().items():
         assert torch.equal(value, other.networks.state_dict()[name]), name
+
+
+def mirror(obs: Any, actions: Any) -> Any:
+    """The mirror image of everything is its negative."""
+    if obs is not None:
+        obs = TensorDict({"policy": torch.cat([obs["policy"], -obs["policy"]])}, [2 * obs.batch_size[0]])
+    return obs, None if actions is None else torch.cat([actions, -actions])
+
+
+@pytest.mark.parametrize("augments", [True, False])
+def test_symmetry_mirrors_whole_transitions_and_pulls_the_policy_towards_its_image(augments: bool) -> None:
+    term = algorithms.SymmetryCfg(
+        function=mirror, use_data_augmentation=augments, use_mirror_loss=True, mirror_loss_coef=3.0
+    )
+    replay = PrioritizedReplayBufferCfg(capacity=256)
+    learner, batch = td3(loss_terms=[term], batch_size=B, replay=replay), random_batch()
+    batch.next_action = torch.rand(B, A)
+    seen = learner.augmented(batch)
+    assert len(seen.reward) == (2 * B if augments else B)
+    if augments:
+        for name in ("reward", "discount"):
+            assert torch.equal(getattr(seen, name), getattr(batch, name).repeat(2)), name
+        for name in ("action", "next_action"):
+            assert torch.equal(getattr(seen, name)[B:], -getattr(batch, name)), name
+        for name in ("obs", "next_obs"):
+            assert torch.equal(getattr(seen, name)["policy"][B:], -getattr(batch, name)["policy"]), name
+
+    _, metrics = learner.policy_loss(seen)
+    there, image = (learner.actor({"policy": sign * batch.obs["policy"]})[0].mode for sign in (1.0, -1.0))
+    assert metrics["Loss/symmetry"].item() == pytest.approx(3.0 * (image + there).square().mean().item(), rel=1e-5)
+    run(learner, 12)
+    assert learner.num_updates == 12 and not learner.actor_optimizer.skipped
 
 
 # --- batch statistics, constraints, reward scale ----------------------------------------------------------------------

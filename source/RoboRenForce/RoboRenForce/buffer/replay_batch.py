@@ -9,6 +9,8 @@ from typing import TypeAlias
 from tensordict import TensorDict
 from torch import Tensor
 
+from .rollout import mapped
+
 Observations: TypeAlias = TensorDict | Mapping[str, Tensor]
 
 
@@ -39,6 +41,10 @@ class ReplayBatch:
     """Where the samples came from, `(B,)`, for priorities."""
     next_action: Tensor | None = None
     """`(B, A)`: what a data set did in the successor state."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
+        """Apply `function` to every tensor."""
+        return mapped(self, function)
 
     @property
     def is_sequence(self) -> bool:

@@ -45,14 +45,19 @@ class RolloutBatch:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> RolloutBatch:
         """Apply `function` to every tensor with the leading dimensions; `states` stay as they are."""
-        changed = {}
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, Tensor):
-                changed[entry.name] = function(value)
-            elif entry.name != "states" and value is not None:
-                changed[entry.name] = _map_dict(value, function)
-        return replace(self, **changed)
+        return replace(mapped(replace(self, states={}), function), states=self.states)
+
+
+def mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """A data class of tensors, and groups of them, with `function` applied to each; what is None stays None."""
+    changed = {}
+    for entry in fields(batch):
+        value = getattr(batch, entry.name)
+        if isinstance(value, Tensor):
+            changed[entry.name] = function(value)
+        elif value is not None:
+            changed[entry.name] = _map_dict(value, function)
+    return replace(batch, **changed)
 
 
 def _map_dict(group: Any, function: Callable[[Tensor], Tensor]) -> Any:

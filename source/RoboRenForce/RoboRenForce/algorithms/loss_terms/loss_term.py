@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import TypeVar
 
 from torch import Tensor, nn
 
+from ...buffer.replay_batch import ReplayBatch
 from ...buffer.rollout import RolloutBatch
 from ...configclass import Cfg, configclass
+
+Batch = TypeVar("Batch", RolloutBatch, ReplayBatch)
 
 
 class LossTerm(ABC):
@@ -18,17 +22,20 @@ class LossTerm(ABC):
     needs_successors: bool = False
     """Whether `batch.next_obs` must be there."""
 
-    def augment(self, batch: RolloutBatch) -> RolloutBatch:
-        """Extend the mini-batch before the loss. Original samples stay first; the default changes nothing."""
+    def augment(self, batch: Batch) -> Batch:
+        """Extend the mini-batch before the loss. Original samples stay first; the default changes nothing.
+
+        Observations are TensorDicts; there are no sequences.
+        """
         return batch
 
     @abstractmethod
-    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch, num_original: int) -> Tensor:
+    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch | ReplayBatch, num_original: int) -> Tensor:
         """The weighted term, 0-dim.
 
         Args:
             actor: `actor(obs) -> (Distribution, state)`.
-            critic: `critic(obs) -> (values, state)`.
+            critic: PPO's `critic(obs) -> (values, state)`, or the `QNetwork` of other learners.
             batch: The mini-batch after `augment`.
             num_original: How many samples at its front are not augmented.
         """

@@ -15,9 +15,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
+from ...buffer.replay_batch import ReplayBatch
 from ...buffer.rollout import RolloutBatch
 from ...configclass import MISSING, Range, configclass
-from .loss_term import LossTerm, LossTermCfg
+from .loss_term import Batch, LossTerm, LossTermCfg
 
 MirrorFunction = Callable[[TensorDict | None, Tensor | None], tuple[TensorDict | None, Tensor | None]]
 """`(obs or None, actions or None) -> the same with k-fold batch: the originals first, then their mirror images`."""
@@ -31,18 +32,25 @@ class Symmetry(LossTerm):
     def __init__(self, cfg: SymmetryCfg) -> None:
         self.cfg = cfg
 
-    def augment(self, batch: RolloutBatch) -> RolloutBatch:
-        """Append the mirror images of observations and actions and repeat everything else."""
+    def augment(self, batch: Batch) -> Batch:
+        """Append the mirror images of observations and actions, of successors too, and repeat everything else."""
         if not self.cfg.use_data_augmentation:
             return batch
         obs, action = self.cfg.function(batch.obs, batch.action)
         if obs is None or action is None:
             raise ValueError("The symmetry function returned None for observations or actions that it was given.")
         copies = action.shape[0] // batch.action.shape[0]
+        changed = {"obs": obs, "action": action}
+        if batch.next_obs is not None:
+            changed["next_obs"] = self.cfg.function(batch.next_obs, None)[0]
+        if isinstance(batch, RolloutBatch):
+            changed["dist_params"] = batch.dist_params
+        elif batch.next_action is not None:
+            changed["next_action"] = self.cfg.function(None, batch.next_action)[1]
         repeated = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
-        return replace(repeated, obs=obs, action=action, dist_params=batch.dist_params)
+        return replace(repeated, **changed)
 
-    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch, num_original: int) -> Tensor:
+    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch | ReplayBatch, num_original: int) -> Tensor:
         """Mean squared distance between pi(mirror(s)) and mirror(pi(s)); the target carries no gradient."""
         obs = batch.obs if self.cfg.use_data_augmentation else self.cfg.function(batch.obs, None)[0]
         mean = actor(obs)[0].mode

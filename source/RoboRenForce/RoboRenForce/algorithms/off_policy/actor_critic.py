@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.replay_batch import ReplayBatch
@@ -43,6 +45,7 @@ class ReplayActorCritic(ReplayLearner):
 
     def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
         """The critics learn; at its turn the policy does; the targets follow."""
+        batch = self.augmented(batch)
         loss, errors, metrics = self._critic_loss(batch)
         metrics |= self.take_step(self.critic_optimizer, loss)
         if batch.index is not None:
@@ -54,6 +57,18 @@ class ReplayActorCritic(ReplayLearner):
             if self.cfg.target_actor:
                 polyak_(self.target_actor, self.actor, self.cfg.tau)
         return metrics
+
+    def augmented(self, batch: ReplayBatch) -> ReplayBatch:
+        """The batch with what the loss terms append to it, behind its own `batch_size` samples."""
+        if self.loss_terms:
+
+            def as_tensordict(obs: Any) -> TensorDict:
+                return TensorDict(dict(obs.items()), batch_size=batch.reward.shape)
+
+            batch = replace(batch, obs=as_tensordict(batch.obs), next_obs=as_tensordict(batch.next_obs))
+        for term in self.loss_terms:
+            batch = term.augment(batch)
+        return batch
 
     @abstractmethod
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
@@ -78,7 +93,7 @@ class ReplayActorCritic(ReplayLearner):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The policy's loss with the regularizers added, and all metrics without gradient."""
         for term in self.loss_terms:
-            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, batch.action.shape[0])
+            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, self.cfg.batch_size)
             loss = loss + metrics[f"Loss/{term.name}"]
         metrics["Loss/actor"] = loss
         return loss, {name: metric.detach() for name, metric in metrics.items()}
@@ -112,4 +127,4 @@ class ReplayActorCriticCfg(ReplayLearnerCfg):
     aggregate: Literal["min", "mean", "own"] = "min"
     """Which critic the target comes from: the most pessimistic of each sample; the mean of all; each its own."""
     loss_terms: list[LossTermCfg] = []
-    """Regularizers of the policy, as for PPO."""
+    """Augmentations of the batch and regularizers of the policy, as for PPO."""
