@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from offline_cases import GAMMA, batch, make, recorded, spec
-from RoboRenForce import algorithms, components
+from RoboRenForce import algorithms, components, networks
 from RoboRenForce.buffer import DatasetError, ReplayBatch
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
@@ -131,6 +131,9 @@ def test_the_learning_rate_of_iqls_actor_falls_on_a_cosine_and_that_of_its_criti
 def test_iql_insists_on_values() -> None:
     policy = components.ActorQVPackCfg(critic_cfg=components.QNetworkCfg(head_cfg=components.QuantileHeadCfg()))
     with pytest.raises(ValueError, match=r"IQL learns values.*QuantileHead.*ScalarHeadCfg"):
+        make(algorithms.IQLCfg(), policy)
+    policy = components.ActorQVPackCfg(critic_cfg=components.QNetworkCfg(backbone_cfg=networks.FlashNetCfg(width=8)))
+    with pytest.raises(ValueError, match=r"batch normalization needs.*use MLPCfg"):
         make(algorithms.IQLCfg(), policy)
 
 

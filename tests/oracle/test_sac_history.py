@@ -283,6 +283,15 @@ def test_a_memory_without_sequences_is_refused():
         algorithms.SACSeqCfg(replay=SequenceReplayBufferCfg(capacity=400)).build(policy=wrong, context=context)
 
 
+def test_batch_statistics_of_sequences_are_refused():
+    env = ScriptedEnvCfg(num_envs=2, action_dim=2).build()
+    context = RunContext(env.spec, torch.device("cpu"))
+    with_padding = policy("gru")
+    with_padding.critic_cfg.backbone_cfg = networks.FlashNetCfg(width=8)
+    with pytest.raises(ValueError, match=r"padding.*use MLPCfg instead of FlashNetCfg"):
+        algorithms.SACSeqCfg(replay=SequenceReplayBufferCfg(capacity=400)).build(policy=with_padding, context=context)
+
+
 @pytest.mark.parametrize(
     ("cfg", "networks_cfg", "kind"),
     [

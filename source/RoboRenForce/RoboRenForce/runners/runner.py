@@ -77,9 +77,8 @@ class Runner(ABC):
         eval_env: Environment for evaluations and videos during training; None leaves them out.
         env_cfg: Configuration of `env`, for the checkpoint.
         task: Id of the task, for the records; None: the name that the environment has.
-        spec: What the learner is built for, if not for `env`: to be played, it is built for the number of environments
-        that it
-            was trained with.
+        spec: What the learner is built for, if not for `env`: to be played, it is built for the number of
+            environments that it was trained with.
     """
 
     def __init__(
@@ -261,8 +260,7 @@ class Runner(ABC):
         Args:
             path: The checkpoint.
             resume: Continue the run: counters, statistics, random numbers and the simulator too. False takes the
-            learner only,
-                to play it or to start another run from it.
+                learner only, to play it or to start another run from it.
 
         Raises:
             CheckpointError: the file can't be used; see `load_checkpoint`.

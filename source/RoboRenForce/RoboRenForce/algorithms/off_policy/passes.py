@@ -35,9 +35,9 @@ def features_of(critic: QNetwork) -> Pass:
 
 def actor_at_states(actor: Actor, batch: ReplayBatch) -> Tensor:
     """The actor's output at the states, where it learns; batch statistics follow."""
-    if not uses_batch_statistics(actor) or batch.next_obs is None:
-        return batch.at_states(output_of(actor))
     obs, successors = batch.obs, batch.next_obs
+    if successors is None or not uses_batch_statistics(actor):
+        return batch.at_states(output_of(actor))
     both = {group: torch.cat([obs[group], successors[group]]) for group in actor.groups}
     with batch_statistics(actor):
         return output_of(actor)(both, None).chunk(2)[0]

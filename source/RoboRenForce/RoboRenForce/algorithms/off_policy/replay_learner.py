@@ -36,7 +36,7 @@ from ...components.return_heads import ReturnHead
 from ...configclass import Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
-from ...networks.batch_norm import BatchNorm
+from ...networks.batch_norm import BatchNorm, uses_batch_statistics
 from ...networks.constraints import constrain_
 from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
@@ -107,7 +107,7 @@ class ReplayLearner(Algorithm, ABC):
             self._update_normalizers({name: rows.to(self.device) for name, rows in context.data.obs.items()})
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
-        self._check_memory()
+        self._check_networks()
         self.memory = ActingMemory(
             self.actor, spec.num_envs, self.device, previous_action=PREVIOUS_ACTION in self.actor.groups
         )
@@ -383,13 +383,19 @@ class ReplayLearner(Algorithm, ABC):
                 state = {**state, "discounted": torch.zeros_like(running)}
             self.reward_scaler.load_state_dict(state)
 
-    def _check_memory(self) -> None:
-        """Refuse networks with a memory where batches are single transitions: it would always be empty."""
+    def _check_networks(self) -> None:
+        """Refuse a memory where batches are single transitions, and batch statistics where padding would enter them."""
         recurrent = [name for name, network in self.networks.named_children() if network.is_recurrent]
         if recurrent and not isinstance(self.replay, SequenceReplayBuffer):
             raise ValueError(
                 f"{' and '.join(recurrent)} have a memory and learn from sequences, but batches come from a "
                 f"{type(self.replay).__name__}: use replay=SequenceReplayBufferCfg(...), or networks without memory."
+            )
+
+        if isinstance(self.replay, SequenceReplayBuffer) and uses_batch_statistics(self.networks):
+            raise ValueError(
+                "The networks have batch normalization, and batches are sequences with padding, which would count as "
+                "data: use MLPCfg instead of FlashNetCfg, or replay=ReplayBufferCfg(...)."
             )
 
     def _build_replay(self, stored: EnvSpec) -> ReplayBuffer | DatasetBuffer:

@@ -23,6 +23,7 @@ from ...components.actor_q import ActorQVPackCfg
 from ...components.return_heads import ScalarHead
 from ...components.target import polyak_, target_of
 from ...configclass import Range, configclass
+from ...networks.batch_norm import uses_batch_statistics
 from ...utils.precision import autocast
 from ..algorithm import RunContext
 from ..functional.expectile import advantage_weight, expectile_loss
@@ -43,6 +44,11 @@ class IQL(ReplayLearner):
             raise ValueError(
                 f"IQL learns values, but policy.critic_cfg.head_cfg builds a {type(self.critic.head).__name__}: "
                 "use ScalarHeadCfg."
+            )
+        if uses_batch_statistics(self.critic, self.value):
+            raise ValueError(
+                "IQL never asks its critics about a', which batch normalization needs for its statistics: use MLPCfg "
+                "instead of FlashNetCfg in policy.critic_cfg and policy.value_cfg."
             )
         self.target_critic = target_of(self.critic)
         self.critic_optimizer = self.gradient_step(
