@@ -15,7 +15,14 @@ from RoboRenForce.runners import OnPolicyRunnerCfg
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from small_runs import check_same, ppo_cfg
 
-TIMES = ("time", "Perf/collection_time", "Perf/learning_time", "Perf/total_time", "Perf/total_fps")
+TIMES = (
+    "time",
+    "Perf/collection_time",
+    "Perf/learning_time",
+    "Perf/total_time",
+    "Perf/total_fps",
+    "Perf/updates_per_second",
+)
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
