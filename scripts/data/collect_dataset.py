@@ -1,6 +1,7 @@
 """Record a data set for offline learning: a Minari data set, or a file of rows if the output ends in .hdf5 or .h5.
 
 python scripts/data/collect_dataset.py --task RoboRenForce-Gym-Pendulum-PPO --steps 50000 --output pendulum/random-v0
+python scripts/data/collect_dataset.py --task RoboRenForce-Gym-Pendulum-SAC --policy expert --output data/expert.hdf5
 python scripts/data/collect_dataset.py --target logs/RFRL/<experiment>/<run> --policy mixed --output data/mixed.hdf5
 """
 

@@ -226,6 +226,19 @@ def test_medium_is_the_first_checkpoint_that_is_good_enough(
     assert re.search(r"No checkpoint reaches a return of 0.0 \(model_1.pt -[\d,.]+, model_2.pt .*, model_3.pt", error)
 
 
+def test_without_a_target_the_newest_run_of_the_task_acts(
+    trained: RunDir, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--num_envs", "2", "--steps", "1", "--policy", "expert", "--deterministic"]
+    run_script(monkeypatch, "data/collect_dataset.py", "--task", GYM_TASK, *options, "--output", "newest.hdf5")
+    assert re.search(r"expert +400 transitions", capsys.readouterr().out)
+    newest = OfflineDatasetCfg(source="newest.hdf5").build()
+    named = collect(monkeypatch, trained, *options[2:], "--output", "named.hdf5")
+    assert torch.equal(newest.action, named.action)
+    other = ["--target", str(trained.root), "--task", "RoboRenForce-Gym-Hopper-PPO", "--output", "x.hdf5"]
+    assert f"belongs to task '{GYM_TASK}', not to" in refused(capsys, monkeypatch, "data/collect_dataset.py", *other)
+
+
 def test_the_policy_of_the_checkpoint_acts_with_the_noise_that_was_asked_for(
     trained: RunDir, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -253,7 +266,17 @@ def test_the_policy_of_the_checkpoint_acts_with_the_noise_that_was_asked_for(
         (["--output", "x.hdf5"], "Nothing to record: name a --task"),
         (
             ["--task", GYM_TASK, "--policy", "expert", "--output", "x.hdf5"],
-            "name its run or ",
+            f"No run of task '{GYM_TASK}' with a checkpoint lies below",
+        ),
+        (["--target", "run", "--shares", "random=1", "--output", "x.hdf5"], "add --policy mixed"),
+        (
+            ["--target", "run", "--policy", "mixed", "--checkpoint", "3", "--output", "x.hdf5"],
+            "--checkpoint names one policy and --policy mixed chooses several",
+        ),
+        (["--task", GYM_TASK, "--noise", "0.1", "--output", "x.hdf5"], "--noise is for a trained policy, and this"),
+        (
+            ["--target", "run", "--policy", "random", "--deterministic", "--output", "x.hdf5"],
+            "--deterministic is for a trained policy",
         ),
         (
             ["--task", GYM_TASK, "--steps", "0", "--output", "x.hdf5"],

@@ -22,9 +22,9 @@ from RoboRenForce.runners.launch import build, find_device, task_of_checkpoint
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.console import say, setup_logging
-from RoboRenForce.utils.errors import UserError, did_you_mean
+from RoboRenForce.utils.errors import SpecMismatch, UserError, did_you_mean
 from RoboRenForce.utils.registry import Task, load_task
-from RoboRenForce.utils.run_dir import resolve_checkpoint, run_of
+from RoboRenForce.utils.run_dir import DEFAULT_LOG_ROOT, newest_run, resolve_checkpoint, run_of
 from RoboRenForce.utils.seeding import seed_everything
 
 from .hdf5_rows import write_rows
@@ -38,7 +38,7 @@ _JUDGED_EPISODES = 5
 def collect_parser(description: str | None) -> Parser:
     """The options of recording."""
     parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--task", help="task id to act in at random, without a checkpoint")
+    parser.add_argument("--task", help="task to act in; without --target policies are those of its newest run")
     parser.add_argument("--target", metavar="PATH", help="run directory or checkpoint whose policy acts")
     parser.add_argument(
         "--checkpoint", help="latest, best or an iteration, instead of the one that --policy would choose"
@@ -106,10 +106,7 @@ class Collection:
 
     def _shares(self) -> dict[str, float]:
         level = self.args.policy or self._default_level
-        shares = (self.args.shares or dict.fromkeys(LEVELS, 1.0)) if level == "mixed" else {level: 1.0}
-        if self.checkpoint is None and set(shares) != {"random"}:
-            raise UserError(f"--policy {level} needs a trained policy: name its run or checkpoint with --target.")
-        return shares
+        return (self.args.shares or dict.fromkeys(LEVELS, 1.0)) if level == "mixed" else {level: 1.0}
 
     def _behavior(self, level: str) -> Behavior:
         action, args = self.env.spec.action, self.args
@@ -126,7 +123,7 @@ class Collection:
         """The checkpoint that acts as `level`."""
         if self.checkpoint is None:
             raise UserError(f"--policy {level} needs a trained policy: name its run or checkpoint with --target.")
-        named = Path(self.args.target).is_file()
+        named = self.args.target is not None and Path(self.args.target).is_file()
         if self.args.checkpoint is not None or (named and level == "expert"):
             return self.checkpoint
         if named:
@@ -177,11 +174,16 @@ def prepare_collection(args: Namespace) -> Collection:
     for name, least in (("steps", 1), ("num_envs", 1), ("noise", 0), ("epsilon", 0), ("seed", 0)):
         if vars(args)[name] < least:
             raise UserError(f"--{name} is {vars(args)[name]}, expected at least {least}.")
+    _require_consistent(args)
     _require_free(args.output)
-    checkpoint = None
-    if args.target is not None:
-        checkpoint = resolve_checkpoint(args.target, args.checkpoint or "latest")
+    target, checkpoint = args.target, None
+    if target is None and (args.policy or "random") != "random":
+        target = newest_run(DEFAULT_LOG_ROOT, task=args.task).root
+    if target is not None:
+        checkpoint = resolve_checkpoint(target, args.checkpoint or "latest")
         task = task_of_checkpoint(load_checkpoint(checkpoint))
+        if args.task not in (None, task.id):
+            raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     elif args.task is not None:
         task = load_task(args.task)
     else:
@@ -192,6 +194,23 @@ def prepare_collection(args: Namespace) -> Collection:
     task.validate()
     seed_everything(args.seed)
     return Collection(args, task, build(task.env_cfg), checkpoint)
+
+
+def _require_consistent(args: Namespace) -> None:
+    """Options that would be ignored are refused."""
+    if args.shares and args.policy != "mixed":
+        raise UserError("--shares are those of a mixture: add --policy mixed, or leave --shares out.")
+    if args.checkpoint is not None and args.policy == "mixed":
+        raise UserError(
+            "--checkpoint names one policy and --policy mixed chooses several: leave one of the two out, or record "
+            "each with a --checkpoint of its own."
+        )
+    acts_at_random = args.policy == "random" or (args.policy is None and args.target is None)
+    changed = [name for name in ("noise", "epsilon", "deterministic", "checkpoint") if vars(args)[name]]
+    if acts_at_random and changed:
+        raise UserError(
+            f"--{changed[0]} is for a trained policy, and this one is random: name another --policy, or leave it out."
+        )
 
 
 def _require_free(output: str) -> None:
