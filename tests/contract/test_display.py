@@ -6,6 +6,7 @@ import io
 import logging
 
 import pytest
+from rich.console import Console
 from RoboRenForce.utils import console
 from RoboRenForce.utils.console import Display, Progress, render_line, render_panel
 from RoboRenForce.utils.timing import format_duration
@@ -54,6 +55,15 @@ def test_a_line_shows_what_matters() -> None:
 def test_before_the_first_episode_ends_the_reward_is_left_out() -> None:
     early = Progress(1, 9, {"Perf/total_fps": 10.0}, 10, 1.0, 5.0)
     assert render_line(early) == "Learning iteration 1/9 | 10 steps/s | collect 0.00 s, learn 0.00 s | left 0:05"
+
+
+def test_offline_runs_count_updates_and_collect_nothing() -> None:
+    metrics = {"Perf/updates_per_second": 1234.4, "Perf/learning_time": 0.8, "Train/updates": 2000.0}
+    offline = Progress(2, 9, metrics, 0, 1.0, 5.0)
+    assert render_line(offline) == "Learning iteration 2/9 | 1,234 updates/s | learn 0.80 s | left 0:05"
+    panel = io.StringIO()
+    Console(file=panel, width=100).print(render_panel("title", offline))
+    assert "1,234" in panel.getvalue() and "2,000" in panel.getvalue() and "steps" not in panel.getvalue()
 
 
 def test_piped_lines_are_limited_but_the_first_and_the_last_are_always_there(clock: Clock) -> None:

@@ -39,8 +39,10 @@ class OfflineRunner(Runner):
                 for _ in range(self.cfg.updates_per_iteration):
                     learned = self.algorithm.update()
                 self.timer.lap("learning")
-                updates = (self.iteration + 1) * self.cfg.updates_per_iteration
-                self.end_iteration(learned, numbers={"Train/updates": float(updates)})
+                done = self.cfg.updates_per_iteration
+                numbers = {"Train/updates": float((self.iteration + 1) * done)}
+                numbers["Perf/updates_per_second"] = done / max(sum(self.timer.durations().values()), 1e-9)
+                self.end_iteration(learned, numbers=numbers)
 
     def _context(self, spec: EnvSpec) -> RunContext:
         context = super()._context(spec)

@@ -25,7 +25,10 @@ from rich.text import Text
 from .timing import format_duration
 
 _HEADLINE = {"Train/mean_reward": "reward", "Train/mean_episode_length": "length"}
-_IN_HEADLINE = {*_HEADLINE, "Perf/total_fps", "Perf/total_time", "Train/total_steps"}
+_IN_HEADLINE = {
+    *_HEADLINE,
+    *("Perf/total_fps", "Perf/updates_per_second", "Perf/total_time", "Train/total_steps", "Train/updates"),
+}
 _LINE_LABELS = {**_HEADLINE, "Train/success_rate": "success"}
 
 
@@ -103,9 +106,10 @@ def render_line(progress: Progress) -> str:
     metrics = progress.metrics
     parts = [f"Learning iteration {progress.iteration}/{progress.total}"]
     parts += [f"{label} {_number(metrics[tag])}" for tag, label in _LINE_LABELS.items() if tag in metrics]
-    parts.append(f"{metrics.get('Perf/total_fps', 0.0):,.0f} steps/s")
+    parts.append(" ".join(reversed(_speed(metrics))))
     collecting, learning = (metrics.get(f"Perf/{phase}_time", 0.0) for phase in ("collection", "learning"))
-    parts.append(f"collect {collecting:.2f} s, learn {learning:.2f} s")
+    collected = "" if _is_offline(metrics) else f"collect {collecting:.2f} s, "
+    parts.append(f"{collected}learn {learning:.2f} s")
     losses = " ".join(
         f"{tag.split('/', 1)[1]} {_number(value)}" for tag, value in metrics.items() if tag.startswith("Loss/")
     )
@@ -114,12 +118,27 @@ def render_line(progress: Progress) -> str:
     return " | ".join(parts)
 
 
+def _is_offline(metrics: Mapping[str, float]) -> bool:
+    """Whether the run learns from recorded data: it makes updates and no steps of an environment."""
+    return "Perf/updates_per_second" in metrics
+
+
+def _speed(metrics: Mapping[str, float]) -> tuple[str, str]:
+    """Unit and number of what the run does a second."""
+    if _is_offline(metrics):
+        return "updates/s", f"{metrics['Perf/updates_per_second']:,.0f}"
+    return "steps/s", f"{metrics.get('Perf/total_fps', 0.0):,.0f}"
+
+
 def render_panel(title: str, progress: Progress) -> Panel:
     """One iteration as a panel: headline, progress bar, and every metric by group."""
     metrics = progress.metrics
     headline = Table.grid(expand=True, padding=(0, 2))
     shown = [(label, _number(metrics[tag]) if tag in metrics else "-") for tag, label in _HEADLINE.items()]
-    shown += [("steps/s", f"{metrics.get('Perf/total_fps', 0.0):,.0f}"), ("steps", f"{progress.steps:,}")]
+    total = (
+        ("updates", f"{metrics['Train/updates']:,.0f}") if _is_offline(metrics) else ("steps", f"{progress.steps:,}")
+    )
+    shown += [_speed(metrics), total]
     shown += [("elapsed", format_duration(progress.elapsed)), ("left", format_duration(progress.seconds_left))]
     for _ in shown:
         headline.add_column(justify="center", ratio=1)
