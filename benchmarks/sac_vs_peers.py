@@ -1,7 +1,7 @@
 """SAC on HalfCheetah-v5 against CleanRL's `sac_continuous_action.py` (and LeanRL's), all seeds of all systems at once.
 
-    python benchmarks/sac_vs_peers.py start --cleanrl cleanrl/sac_continuous_action.py --folder /tmp/sac
-    python benchmarks/sac_vs_peers.py collect --folder /tmp/sac --output benchmarks/results/sac_halfcheetah.json
+    python benchmarks/sac_vs_peers.py start --cleanrl cleanrl/sac_continuous_action.py --folder logs/sac
+    python benchmarks/sac_vs_peers.py collect --folder logs/sac --output benchmarks/results/sac_halfcheetah.json
 
 Every run is a process of its own with one CPU thread (`cleanrl_cpu`, which learns on the CPU, with four); they start
 together and outlive the command that started them, so `collect` may be asked at any time. The peers' scripts run

@@ -50,6 +50,7 @@ _NEEDS = (
             "RRF_gym_tasks": "pip install -e source/tasks/RRF_gym",
         },
     ),
+    Need("Minari's hub", {"huggingface_hub": "pip install -e 'source/tasks/RRF_d4rl[hub]'"}),
     Need("ONNX export", dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "pip install 'RoboRenForce[export]'")),
     Need("Weights & Biases", {"wandb": "pip install 'RoboRenForce[wandb]'"}),
     Need("SwanLab", {"swanlab": "pip install 'RoboRenForce[swanlab]'"}),
