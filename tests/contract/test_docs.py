@@ -28,6 +28,8 @@ PPO_PAGE = ROOT / "docs/algorithms/ppo.md"
 OWN_TESTS = {"docs/configuration.md", "docs/adding/network.md", "docs/adding/environment.md"}
 """Pages whose snippets and commands are run by tests of their own."""
 RUN_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS]
+PACKAGES = {"mjlab": ("mjlab", "RRF_mjlab_tasks"), "d4rl": ("RRF_d4rl_tasks",)}
+"""Part of a task id -> what it needs beyond RRF_gym."""
 SCRIPT_TASK = "RoboRenForce-Gym-HalfCheetah-PPO"
 """What train_gym.py trains if no task is named."""
 
@@ -74,8 +76,9 @@ def check_verb(command: Command) -> None:
         args = train_parser("").parse(arguments)
         made_on_the_page = f'id="{args.task}"' in command.page.read_text(encoding="utf-8")
         if args.resume is None and not made_on_the_page:
-            if "mjlab" in str(args.task).lower() and not is_installed("mjlab"):
-                pytest.skip("mjlab is not installed")
+            for part, modules in PACKAGES.items():
+                if part in str(args.task).lower() and not all(is_installed(module) for module in modules):
+                    pytest.skip(f"{' or '.join(modules)} is not installed")
             task = load_task(args.task or SCRIPT_TASK)
             args.config = None  # a file that an earlier command of the page wrote
             args.overrides = [override for override in args.overrides if ":" not in override]  # classes of the page
@@ -134,7 +137,9 @@ def least_work(command: Command) -> list[str] | None:
     text = " ".join(command.words)
     if "mjlab" in text.lower():  # needs a GPU
         return None
-    if ("offline" in text or "collect_dataset" in text) and not is_installed("minari"):
+    if ("offline" in text or "collect_dataset" in text) and not (
+        is_installed("minari") and is_installed("RRF_d4rl_tasks")
+    ):
         return None
     if ("EnvPool" in text and not is_installed("envpool")) or ("--export" in text and not is_installed("onnxscript")):
         return None
