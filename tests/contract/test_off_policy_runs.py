@@ -108,7 +108,11 @@ def test_without_its_replay_a_resumed_run_warms_up_again(tmp_path: Path, caplog:
     again.load(tmp_path / "model_4.pt")
     assert again.algorithm.num_updates == first.algorithm.num_updates > 0
     assert again.algorithm.num_stored == 0 and again.algorithm.update() == {}
+    policy_acts: list[int] = []
+    plain = again.algorithm._act_step
+    again.algorithm._act_step = lambda: (policy_acts.append(again.algorithm.num_stored), plain())
     again.learn()
+    assert policy_acts[0] == 0  # what it has learned collects, not chance
     assert "starts empty" in caplog.text
     assert again.algorithm.num_updates > first.algorithm.num_updates
 

@@ -250,3 +250,20 @@ def test_dsac_insists_on_normal_returns() -> None:
     context = RunContext(spec=spec(), device=torch.device("cpu"))
     with pytest.raises(ValueError, match="head_cfg builds a ScalarHead: use GaussianHeadCfg"):
         algorithms.DSACTCfg(replay=ReplayBufferCfg(capacity=64)).build(policy=policy, context=context)
+
+
+def test_policies_of_other_algorithms_are_refused_when_built() -> None:
+    context = RunContext(spec=spec(), device=torch.device("cpu"))
+    fixed = components.ActorQPackCfg(actor_cfg=components.DeterministicActorCfg())
+    with pytest.raises(ValueError, match="builds a DeterministicActor: use TanhGaussianActorCfg, or TD3Cfg"):
+        algorithms.SACCfg().build(policy=fixed, context=context)
+    with pytest.raises(
+        ValueError, match="SAC learns the modules of an ActorQPackCfg, but policy is an ActorCriticPackCfg"
+    ):
+        algorithms.SACCfg().build(policy=components.ActorCriticPackCfg(), context=context)
+    with pytest.raises(ValueError, match="IQL learns the modules of an ActorQVPackCfg, but policy is an ActorQPackCfg"):
+        algorithms.IQLCfg().build(policy=components.ActorQPackCfg(), context=context)
+    with pytest.raises(
+        ValueError, match="PPO learns the modules of an ActorCriticPackCfg, but policy is an ActorQPackCfg"
+    ):
+        algorithms.PPOCfg().build(policy=components.ActorQPackCfg(), context=context)

@@ -153,3 +153,16 @@ class AlgorithmCfg(Cfg):
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
         """Like `check`, for rollouts of `num_steps` in each of `num_envs`; asked before an environment starts."""
         return ()
+
+
+def require_policy(algorithm: Algorithm, policy: Any, wanted: type[Cfg]) -> None:
+    """Raise a ValueError if `policy` configures other modules than those that the algorithm learns.
+
+    What is no configuration, such as modules that exist already, is taken as it is.
+    """
+    if isinstance(policy, Cfg) and not isinstance(policy, wanted):
+        raise ValueError(
+            f"{type(algorithm).__name__} learns the modules of an {wanted.__name__}, but policy is an "
+            f"{type(policy).__name__}: set policy={wanted.__name__}(...), or start from a task of this algorithm "
+            "(`rrf list`)."
+        )

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..configclass import Cfg, Range, configclass
 from ..envs.spec import EnvSpec
+from ..utils.errors import NotEnoughMemory
 from .records import Field, Records, bytes_per_slot, free_bytes
 from .replay_batch import Observations, ReplayBatch
 from .rollout import default_dtype
@@ -264,7 +265,7 @@ class ReplayBuffer:
         # Some memory is left to the learner and to other processes.
         fits = int(0.8 * free) // (slot_bytes * self.num_envs) * self.num_envs
         elsewhere = "" if self.device.type == "cpu" else ", or keep it in host memory with replay.device=cpu"
-        raise ValueError(
+        raise NotEnoughMemory(
             f"A replay of {self.num_slots:,} transitions needs {needed / 2**30:.1f} GiB on {self.device}, "
             f"where {free / 2**30:.1f} GiB are free: set replay.capacity to {fits:,} or less{elsewhere}."
         )

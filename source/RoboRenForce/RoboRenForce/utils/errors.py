@@ -13,6 +13,7 @@ __all__ = [
     "EnvContractError",
     "MissingPackageError",
     "NonFiniteError",
+    "NotEnoughMemory",
     "Problem",
     "RunDirectoryError",
     "SpecMismatch",
@@ -25,6 +26,10 @@ __all__ = [
 
 class MissingPackageError(UserError, ImportError):
     """An optional package is needed and not installed."""
+
+
+class NotEnoughMemory(UserError, ValueError):  # noqa: N818 - reads better where it is raised
+    """Something that was configured does not fit into the memory of a device."""
 
 
 class UnknownTaskError(UserError, LookupError):

@@ -42,7 +42,7 @@ from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
 from ...utils.precision import Precision, set_matmul_precision
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, require_policy
 from ..history_policy import HistoryPolicy
 
 SMOOTHING = 0.01
@@ -68,12 +68,15 @@ class ReplayLearner(Algorithm, ABC):
     """
 
     cfg: ReplayLearnerCfg
+    policy_cfg: type[ActorPackCfg] = ActorPackCfg
+    """The modules that it learns."""
     needs_next_action: bool = False
     """Whether the data has to say what was done in the successor state."""
 
     def __init__(self, cfg: ReplayLearnerCfg, *, policy: ActorPackCfg, context: RunContext) -> None:
         self.cfg, self.context, self.device, self.distributed = cfg, context, context.device, context.distributed
         spec = context.spec
+        require_policy(self, policy, self.policy_cfg)
         if spec.action.kind != "continuous":
             raise ValueError(
                 f"{type(self).__name__} needs continuous actions; '{spec.task}' has {spec.action.kind} actions "
@@ -151,7 +154,7 @@ class ReplayLearner(Algorithm, ABC):
     def act(self, obs: TensorDict) -> ActOut:
         """An action per environment, `(N, A)`: uniform in the box while warming up, then the policy's exploration."""
         copy_observations(self._now.obs, obs)
-        if self.num_stored < self.warm_up:
+        if self.num_stored < self.warm_up and not self.num_updates:  # a resumed run has learned a policy already
             self._now.action.uniform_(-1.0, 1.0)
             self.memory.forget_state()
         else:

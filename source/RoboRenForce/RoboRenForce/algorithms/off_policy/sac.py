@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
+from ...components.gaussian_actor import TanhGaussianActor
 from ...components.temperature import TemperatureCfg
 from ...configclass import Range, configclass
 from ...utils.precision import autocast
@@ -37,6 +38,11 @@ class SAC(ReplayActorCritic):
 
     def __init__(self, cfg: SACCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
+        if not isinstance(self.actor, TanhGaussianActor):
+            raise ValueError(
+                f"{type(self).__name__} learns a squashed normal policy, but policy.actor_cfg builds a "
+                f"{type(self.actor).__name__}: use TanhGaussianActorCfg, or TD3Cfg with a deterministic policy."
+            )
         self.temperature = cfg.temperature.build(context.spec.action.dim).to(self.device)
         if cfg.temperature.learned:
             self.temperature_optimizer = self.gradient_step(

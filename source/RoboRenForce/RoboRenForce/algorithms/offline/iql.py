@@ -36,6 +36,7 @@ class IQL(ReplayLearner):
     """Actor, twin critics with targets, a state value, and one gradient step of each."""
 
     cfg: IQLCfg
+    policy_cfg = ActorQVPackCfg
 
     def __init__(self, cfg: IQLCfg, *, policy: ActorQVPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)

@@ -34,7 +34,7 @@ from ...envs.obs_groups import resolve_obs_groups
 from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, require_policy
 from ..functional import (
     bootstrap_time_outs,
     clipped_surrogate,
@@ -55,6 +55,7 @@ class PPO(Algorithm):
     def __init__(self, cfg: PPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
         self.context, self.device, self.distributed = context, context.device, context.distributed
         spec = context.spec
+        require_policy(self, policy, ActorCriticPackCfg)
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
         self.actor, self.critic = self.networks.actor, self.networks.critic
