@@ -44,9 +44,8 @@ def require_rows(source: str, arrays: Mapping[str, np.ndarray], reference: str) 
         raise fault(source, reference, None, "it has no rows; record at least one episode")
     for key, array in arrays.items():
         if len(array) != rows:
-            raise fault(
-                source, key, min(len(array), rows), f"it has {len(array):,} rows and '{reference}' has {rows:,}"
-            )
+            found = f"it has {len(array):,} rows and '{reference}' has {rows:,}; record one of each a step"
+            raise fault(source, key, min(len(array), rows), found)
 
 
 def require_shape(source: str, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -146,7 +145,8 @@ def require_horizon(source: str, key: str, lengths: np.ndarray, starts: np.ndarr
         key,
         row,
         f"the episode that begins in row {int(starts[episode]):,} has {int(lengths[episode]):,} steps, and at most "
-        f"{horizon:,} are possible: an end is not marked; mark time-outs in '{key}', or set max_episode_length to null",
+        f"{horizon:,} are possible: an end is not marked; mark time-outs in '{key}', or set "
+        "dataset.max_episode_length=null",
     )
 
 
