@@ -88,16 +88,25 @@ def wrong_type(place: Place, rng: random.Random) -> Mutation | None:
     takes_text = fits("wide", place.hint)
     candidates = [[], ["x"], {"x": 1}] if takes_text else WRONG_VALUES
     wrong = [value for value in candidates if not _would_be_accepted(value, place.hint)]
-    return Mutation("wrong type", place.path, rng.choice(wrong), "expected ") if wrong else None
+    if not wrong:
+        return None
+    value = rng.choice(wrong)
+    # A dictionary in the place of a configuration is read as its fields.
+    expected = "no such field" if isinstance(value, dict) and _takes_configuration(place.hint) else "expected "
+    return Mutation("wrong type", place.path, value, expected)
 
 
 def _would_be_accepted(value: Any, hint: Any) -> bool:
     """Whether a value of a YAML file fits, where lists may become tuples and dicts configurations."""
     if isinstance(value, list):
         return fits(value, hint) or fits(tuple(value), hint)
-    if isinstance(value, dict) and any(isinstance(arm, type) and issubclass(arm, Cfg) for arm in arms(hint)):
+    if isinstance(value, dict) and _takes_configuration(hint):
         return not value or fits(value, hint)
     return fits(value, hint)
+
+
+def _takes_configuration(hint: Any) -> bool:
+    return any(isinstance(arm, type) and issubclass(arm, Cfg) for arm in arms(hint))
 
 
 def typo(place: Place, rng: random.Random) -> Mutation | None:
