@@ -105,8 +105,8 @@ MUJOCO_DSAC: dict[str, Any] = {
     "critic_learning_rate": 3.0e-4,
     "temperature": components.TemperatureCfg(),
 }
-"""Three times the published rates and a smaller first temperature, for one environment step per gradient step: the
-published ones are for twenty, and have learned nothing on HalfCheetah after 30,000 steps."""
+"""Three times the published rates and a smaller first temperature, for one environment step per gradient step; the
+published ones are for twenty."""
 
 
 def mujoco_dsac(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:
