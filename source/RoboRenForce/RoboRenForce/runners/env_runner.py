@@ -30,22 +30,38 @@ class EnvRunner(Runner):
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
+        self._unbooked: tuple[Tensor, StepOut] | None = None
 
     @torch.no_grad()
     def step(self, obs: TensorDict) -> TensorDict:
-        """Act, step every environment, let the algorithm record it; returns the observations after the step."""
+        """Act, step every environment, let the algorithm record it; returns the observations after the step.
+
+        Bookkeeping of a step waits for the next one: by then an update that followed has been sent to the device,
+        which works on it meanwhile instead of waiting.
+        """
+        self.keep_books()
         action = self.algorithm.act(obs).action
         obs, reward, done, extras = self.env.step(action)
         step = StepOut(obs, reward, done, extras)
         self.algorithm.record(step)
+        self._unbooked = (action, step)
+        return obs
+
+    @torch.no_grad()
+    def keep_books(self) -> None:
+        """Statistics, logs and the NaN guard of the last step; has to come before its tensors are written again."""
+        if self._unbooked is None:
+            return
+        action, step = self._unbooked
+        self._unbooked = None
         self.statistics.record(step)
-        self.env_log.record(extras["log"])
+        self.env_log.record(step.extras["log"])
         if self.nan_guard is not None:
             self.nan_guard.watch(action, step)
-        return obs
 
     def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
         """`end_iteration` with the statistics of this iteration's episodes."""
+        self.keep_books()
         logged, numbers = self.env_log.collect()
         self.end_iteration(
             learned,
@@ -69,6 +85,7 @@ class EnvRunner(Runner):
 
     def stop_at_nan(self) -> None:
         """If the steps of this iteration are bad, save what is needed to understand them and stop."""
+        self.keep_books()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return
         report = self.nan_guard.report()

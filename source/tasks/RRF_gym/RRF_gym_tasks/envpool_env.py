@@ -106,7 +106,7 @@ class EnvPoolEnv(HostVecEnv):
         """`command` where the task has one: MuJoCo Playground's joystick tasks do."""
         if "command" not in self._info:
             return {}
-        return {"command": self._tensor(self._info["command"].astype(np.float32))}
+        return self._upload({"command": self._info["command"].astype(np.float32)})
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -133,8 +133,7 @@ class EnvPoolEnv(HostVecEnv):
         final = {name: buffer.copy() for name, buffer in buffers.items()} if len(ended) else buffers
         if len(ended):
             self._restart(buffers, ended)
-        self._show(buffers)
-        return self._result(rewards, flags, terms, final)
+        return self._result(buffers, rewards, flags, terms, final)
 
     def _begin(self) -> TensorDict:
         """Start new episodes everywhere."""

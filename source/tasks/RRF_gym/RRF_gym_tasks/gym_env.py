@@ -130,7 +130,7 @@ class GymVecEnv(HostVecEnv):
         states = [_dynamics(env) for env in self.envs]
         if states[0] is None:
             return {}
-        return {"dynamics": self._tensor(np.asarray(states, dtype=np.float32))}
+        return self._upload({"dynamics": np.asarray(states, dtype=np.float32)})
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
@@ -158,8 +158,7 @@ class GymVecEnv(HostVecEnv):
         final = {name: buffer.copy() for name, buffer in buffers.items()} if ended else buffers
         if ended:
             self._reset_into(buffers, ended, [None] * len(ended))
-        self._show(buffers)
-        return self._result(rewards, flags, terms, final)
+        return self._result(buffers, rewards, flags, terms, final)
 
     def _repeated(self, row: int) -> Callable[[Any], tuple[Any, float, bool, bool, dict[str, Any]]]:
         """A step that applies its action `frame_skip` times, within the episode and its time limit."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from RoboRenForce.envs.upload import Upload
 from RoboRenForce.envs.vec_env import StepReturn, VecEnv
 from tensordict import TensorDict
 
@@ -29,7 +30,7 @@ class HostVecEnv(VecEnv):
     def __init__(self, cfg: Any, layout: ObsLayout, actions: ActionMap) -> None:
         self.cfg = cfg
         self.device = torch.device(cfg.device)
-        self._on_cpu = self.device.type == "cpu"
+        self._upload = Upload(self.device)
         self._layout = layout
         self._actions = actions
         self._lengths = np.zeros(cfg.num_envs, np.int64)
@@ -60,32 +61,47 @@ class HostVecEnv(VecEnv):
             raise ValueError(f"{self.cfg.env_id} got actions of shape {tuple(actions.shape)}, expected {expected}.")
 
     def _show(self, buffers: Buffers) -> TensorDict:
-        """Make `buffers` the current observations."""
-        self._raw, self._obs = buffers, self._tensors(buffers)
+        """Make `buffers` the current observations, outside a step."""
+        self._raw, self._obs = buffers, self._groups(self._upload(self._layout.visible(buffers)))
         return self._obs
 
-    def _result(self, rewards: np.ndarray, flags: np.ndarray, terms: np.ndarray, final: Buffers) -> StepReturn:
-        """The return value of a step, with the current observations.
+    def _result(
+        self, buffers: Buffers, rewards: np.ndarray, flags: np.ndarray, terms: np.ndarray, final: Buffers
+    ) -> StepReturn:
+        """The return value of a step, with `buffers` as the current observations.
 
         Args:
+            buffers: observations after the step.
             rewards: float32 `(num_envs,)`.
             flags: terminated, time_outs and success, bool `(3, num_envs)`.
             terms: reward terms, float32 `(num_envs, R)`.
-            final: true last observations in rows that are done.
+            final: true last observations in rows that are done; `buffers` itself where none is.
         """
         terminated, time_outs, success = flags
+        ended = final is not buffers
+        arrays = {
+            "rewards": rewards,
+            "dones": (terminated | time_outs).astype(np.int64),
+            "terminated": terminated,
+            "time_outs": time_outs,
+            "success": success,
+            "reward_terms": terms,
+        }
+        arrays |= {f"obs/{name}": array for name, array in self._layout.visible(buffers).items()}
+        arrays |= {f"final/{name}": array for name, array in self._layout.visible(final).items() if ended}
+        found = self._upload(arrays)
+        self._raw, self._obs = buffers, self._groups(found, "obs/")
         extras = {
-            "terminated": self._tensor(terminated),
-            "time_outs": self._tensor(time_outs),
+            "terminated": found["terminated"],
+            "time_outs": found["time_outs"],
             "log": {},
-            "final_observations": self._tensors(final),
+            "final_observations": self._groups(found, "final/" if ended else "obs/"),
         }
         if self._success_key is not None:
-            extras["success"] = self._tensor(success)
+            extras["success"] = found["success"]
         if self.cfg.reward_terms:
-            extras["reward_terms"] = self._tensor(terms)
-        dones = self._tensor((terminated | time_outs).astype(np.int64))
-        return self._obs, self._tensor(rewards), dones, extras
+            extras["reward_terms"] = found["reward_terms"]
+        return self._obs, found["rewards"], found["dones"], extras
 
     def _declared_extras(self) -> tuple[str, ...]:
         """The optional extras that `_result` provides."""
@@ -93,10 +109,7 @@ class HostVecEnv(VecEnv):
         terms = ["reward_terms"] if self.cfg.reward_terms else []
         return ("final_observations", *success, *terms)
 
-    def _tensors(self, buffers: Buffers) -> TensorDict:
-        groups = {name: self._tensor(array) for name, array in self._layout.visible(buffers).items()}
+    def _groups(self, tensors: dict[str, torch.Tensor], prefix: str = "") -> TensorDict:
+        """The observation groups among `tensors`, whose names begin with `prefix`."""
+        groups = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         return TensorDict(groups, batch_size=[self.cfg.num_envs], device=self.device)
-
-    def _tensor(self, array: np.ndarray) -> torch.Tensor:
-        tensor = torch.from_numpy(array)
-        return tensor if self._on_cpu else tensor.to(self.device)
