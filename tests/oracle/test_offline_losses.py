@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -204,6 +205,16 @@ def test_cql_is_sac_with_the_weighted_term_of_every_critic_and_without_entropy_i
     plain = (q_of(learner.critic, found) - target).square().mean(1).sum()
     term, _ = learner.conservative_term(found)
     assert float(loss.detach()) == pytest.approx(float((plain + 10.0 * term.sum()).detach()), rel=1e-5)
+
+
+def test_importance_weights_of_a_replay_are_in_the_whole_loss_of_cqls_critics() -> None:
+    learner, found = make(algorithms.CQLCfg()), batch()
+    results = []
+    for weight in (torch.ones(32), torch.full((32,), 0.25)):
+        torch.manual_seed(5)
+        loss, _, metrics = learner.critic_loss(replace(found, weight=weight))
+        results.append((float(loss.detach()), float(metrics["Loss/conservative"])))
+    assert results[1] == pytest.approx((results[0][0] / 4, results[0][1]), rel=1e-5)
 
 
 def test_the_multiplier_grows_above_the_target_gap_and_shrinks_below() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as tests
 from hypothesis import strategies as st
 from replay_tapes import CPU, Tape, n_step, position, random_tape
-from RoboRenForce.buffer import PrioritizedReplayBufferCfg
+from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch
 from RoboRenForce.buffer.prioritized import SumTree
 from RoboRenForce.utils.errors import ConfigError
 
@@ -83,6 +83,17 @@ def test_importance_weights_by_the_formula():
         batch = buffer.sample()
         weight = (40 * probability[batch.index]) ** -beta
         torch.testing.assert_close(batch.weight, (weight / weight.max()).float())
+
+
+def test_padding_counts_neither_above_nor_below_the_line_of_a_weighted_mean():
+    valid = torch.tensor([[1.0, 1.0], [1.0, 0.0], [0.0, 0.0]])
+    nothing = torch.zeros(3, 2)
+    batch = ReplayBatch(obs={}, action=nothing, reward=nothing, discount=nothing, valid=valid)
+    loss = torch.tensor([[[4.0, 6.0], [8.0, 99.0], [99.0, 99.0]]]).repeat(2, 1, 1)  # (E, T, B)
+    assert batch.mean(loss).item() == batch.weighted_mean(loss).item() == 6.0
+    batch.weight = torch.tensor([1.0, 0.5])
+    assert batch.mean(loss).item() == 6.0
+    assert batch.weighted_mean(loss).item() == 5.0  # (4 + 8 + 6 / 2) / 3
 
 
 def test_alpha_zero_draws_uniformly_with_weights_of_one():

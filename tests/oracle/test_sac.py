@@ -7,7 +7,9 @@ alpha / (2 (0.1 + gamma 0.5^2 P)).
 
 from __future__ import annotations
 
+import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -158,6 +160,32 @@ def test_losses_equal_a_plain_re_derivation() -> None:
     expected = (sac.temperature() * expected_log_prob - sac.critic(batch.obs, action).min(0).values).mean()
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(log_prob, expected_log_prob.detach())
+
+
+def test_importance_weights_shrink_the_critics_losses_and_touch_nothing_else() -> None:
+    """Schaul et al. 2016, section 3.4: a mean over the batch, not over the weights, which would scale them up again."""
+    torch.manual_seed(0)
+    sac, batch = make([8], spec(obs=3, actions=2)), random_batch(32)
+    batch.discount.zero_()
+    weight = torch.rand(32)
+    weighted = replace(batch, weight=weight)
+    loss, errors, metrics = sac.critic_loss(weighted)
+    square = (sac.critic(batch.obs, batch.action) - batch.reward).square()
+    torch.testing.assert_close(loss, (weight * square.sum(0)).sum() / 32)
+    torch.testing.assert_close(sac.critic_loss(replace(batch, weight=weight / 4))[0], loss / 4)
+    _, plain_errors, plain_metrics = sac.critic_loss(batch)
+    torch.testing.assert_close(errors, plain_errors)
+    torch.testing.assert_close(metrics["Policy/q_value"], plain_metrics["Policy/q_value"])
+
+    state, found = copy.deepcopy(sac.state_dict()), []
+    for seen in (batch, weighted):
+        sac.load_state_dict(copy.deepcopy(state))
+        torch.manual_seed(6)
+        metrics = sac.learn_policy(seen)
+        found.append([*metrics.values(), *sac.actor.parameters(), sac.temperature.log_alpha])
+        found[-1] = [tensor.detach().clone() for tensor in found[-1]]
+    for plain, other in zip(*found, strict=True):
+        assert torch.equal(plain, other)
 
 
 def test_terminations_do_not_bootstrap_and_the_entropy_is_discounted_too() -> None:

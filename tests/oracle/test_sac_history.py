@@ -61,7 +61,7 @@ def learner_batch(batch: ReplayBatch, rows: torch.Tensor) -> ReplayBatch:
         action=batch.action[:, rows],
         reward=batch.reward[:, rows],
         discount=batch.discount[:, rows],
-        weight=None if batch.weight is None else batch.weight[:, rows],
+        valid=None if batch.valid is None else batch.valid[:, rows],
         start=None if batch.start is None else batch.start[:, rows],
     )
 
@@ -108,11 +108,11 @@ def test_sampled_windows_hold_the_previous_actions_that_were_acted_on():
             tape[tuple(seen["policy"][t][n, :2].tolist())] = before
             before = torch.zeros(2) if seen["done"][t][n] else seen["action"][t][n]
     batch = learner.replay.sample()
-    known, weight = 0, batch.weight
-    assert weight is not None
+    known, valid = 0, batch.valid
+    assert valid is not None
     for k in range(T):
         for b in range(16):
-            if weight[k, b]:
+            if valid[k, b]:
                 key = tuple(batch.obs["policy"][k, b, :2].tolist())
                 torch.testing.assert_close(batch.obs[PREVIOUS_ACTION][k, b], tape[key])
                 torch.testing.assert_close(batch.obs[PREVIOUS_ACTION][k + 1, b], batch.action[k, b])
@@ -168,15 +168,15 @@ def test_padding_and_burn_in_change_no_loss(encoder: str):
     collect(learner, env, 60)
     quiet(learner)
     batch = learner.replay.sample()
-    weight = batch.weight
-    assert weight is not None and not weight.all() and weight.any()
-    weight[0] = 0.0  # a burn-in of one step
+    valid = batch.valid
+    assert valid is not None and not valid.all() and valid.any()
+    valid[0] = 0.0  # a burn-in of one step
     before = losses(learner, batch)
     # Rows after the last step that counts: rewards, actions, and the observations behind their successor.
-    ended = weight.flip(0).cummax(0).values.flip(0) == 0
+    ended = valid.flip(0).cummax(0).values.flip(0) == 0
     noise = torch.randn_like(batch.reward) * 100
-    batch.reward = torch.where(weight == 0, noise, batch.reward)
-    batch.discount = torch.where(weight == 0, noise, batch.discount)
+    batch.reward = torch.where(valid == 0, noise, batch.reward)
+    batch.discount = torch.where(valid == 0, noise, batch.discount)
     for group in batch.obs.values():
         group[1:][ended] += 50.0
     batch.action = torch.where(ended.unsqueeze(-1), 0.9, batch.action)
@@ -191,7 +191,7 @@ def test_the_loss_is_the_mean_over_the_steps_that_count(encoder: str):
     quiet(learner)
     batch = learner.replay.sample()
     parts = [learner_batch(batch, torch.arange(5)), learner_batch(batch, torch.arange(5, 16))]
-    valid = [float(part.weight.sum()) for part in parts if part.weight is not None]
+    valid = [float(part.valid.sum()) for part in parts if part.valid is not None]
     assert valid[0] / valid[1] != pytest.approx(5 / 11)
     for whole, one, two in zip(losses(learner, batch), *(losses(learner, part) for part in parts), strict=True):
         torch.testing.assert_close(whole, (valid[0] * one + valid[1] * two) / sum(valid))
@@ -221,8 +221,8 @@ def test_without_a_memory_sequences_are_transitions():
     collect(learner, env, 60)
     quiet(learner)
     batch = learner.replay.sample()
-    assert batch.weight is not None
-    valid = batch.weight != 0
+    assert batch.valid is not None
+    valid = batch.valid != 0
     flat = ReplayBatch(
         obs={name: value[:-1][valid] for name, value in batch.obs.items()},
         action=batch.action[valid],

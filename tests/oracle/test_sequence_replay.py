@@ -29,7 +29,7 @@ def check(tape: Tape, batch, column: int, newest: int, length: int, burn_in: int
     for k in range(length):
         t = min(first + k, last)
         counted = first + k <= last and (k >= burn_in or begins)
-        assert batch.weight[k, column].item() == counted
+        assert batch.valid[k, column].item() == counted
         assert batch.action[k, column].item() == tape.action[t, n]
         assert batch.reward[k, column].item() == tape.reward[t, n]
         assert batch.discount[k, column].item() == pytest.approx(0.0 if tape.terminated[t, n] else 0.9)
@@ -108,7 +108,7 @@ def test_by_hand():
     assert batch.obs["critic"][:, column, 0].tolist() == [o1, o2, o3, o3, o3]
     assert batch.obs["previous_action"][:, column, 0].tolist() == [a0, a1, a2, a2, a2]
     assert batch.action[:, column, 0].tolist() == [a1, a2, a2, a2]
-    assert batch.weight[:, column].tolist() == [1.0, 1.0, 0.0, 0.0]
+    assert batch.valid[:, column].tolist() == [1.0, 1.0, 0.0, 0.0]
     torch.testing.assert_close(batch.discount[:, column], torch.tensor([0.9, 0.0, 0.0, 0.0]))
 
 

@@ -1,8 +1,9 @@
 """Prioritized replay (Schaul et al. 2016, arXiv 1511.05952, proportional variant).
 
-Slot i is drawn with probability P(i) = p_i^alpha / sum_k p_k^alpha, p = |TD error| + epsilon, and its loss is weighted
-with (M P(i))^-beta, divided by the largest such weight of the batch (M: stored transitions). What is new has the
-largest priority seen so far. As in the paper, the B draws are one from each of B equal parts of the total.
+Slot i is drawn with probability P(i) = p_i^alpha / sum_k p_k^alpha, p = |TD error| + epsilon, and the critics' loss of
+it is multiplied by (M P(i))^-beta, divided by the largest such weight of the batch (M: stored transitions), before the
+mean over the batch: `ReplayBatch.weighted_mean`. What is new has the largest priority seen so far. As in the paper, the
+B draws are one from each of B equal parts of the total.
 
 The sums live in a tree whose nodes have 32 children, so that a million slots are four levels: few operations, each on
 a whole batch, and no shape that depends on data. A node is recomputed from its children whenever one of them changes;

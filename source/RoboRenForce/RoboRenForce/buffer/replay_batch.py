@@ -34,7 +34,9 @@ class ReplayBatch:
     next_obs: Observations | None = None
     """True successors `(B, ...)`; None for sequences, whose `obs` has them."""
     weight: Tensor | None = None
-    """Weight of each loss: importance weights, or 0 where a sequence is padding or warms up a memory; None: all 1."""
+    """Importance weights `(B,)` in (0, 1]; None: all 1."""
+    valid: Tensor | None = None
+    """`(T, B)` of sequences: 1 where a step counts, 0 where it is padding or warms up a memory; None: all count."""
     start: Tensor | None = None
     """bool `(T + 1, B)` of sequences: True where a memory begins empty."""
     index: Tensor | None = None
@@ -62,8 +64,16 @@ class ReplayBatch:
         return network(self.next_obs, None)
 
     def mean(self, loss: Tensor) -> Tensor:
-        """Mean of a loss `(..., *leading)` over the leading dimensions with this batch's weights, 0-dim."""
-        if self.weight is None:
+        """Mean of a loss `(..., *leading)` over what counts, 0-dim."""
+        if self.valid is None:
             return loss.mean()
-        members = loss.numel() // self.weight.numel()
-        return (loss * self.weight).sum() / (self.weight.sum() * members).clamp(min=1.0)
+        members = loss.numel() // self.valid.numel()
+        return (loss * self.valid).sum() / (self.valid.sum() * members).clamp(min=1.0)
+
+    def weighted_mean(self, loss: Tensor) -> Tensor:
+        """`mean` of a critic's loss times the importance weights, which are at most 1 and so only ever shrink a step.
+
+        For critics alone: values are means over possible outcomes, which drawing the surprising ones more often
+        shifts. Policy and temperature learn from states whatever came of them, and take `mean`, as metrics do.
+        """
+        return self.mean(loss if self.weight is None else loss * self.weight)

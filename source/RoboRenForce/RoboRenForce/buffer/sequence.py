@@ -1,12 +1,13 @@
 """Replay of sequences, for learners with a memory (Ni et al. 2022, arXiv 2110.05038; R2D2, Kapturowski et al. 2019).
 
 A sample is a window of T steps that begins at any stored step and stays in one episode: it ends with the episode or
-with the newest stored step, and what is left of it is padding of weight 0. With T = 4, `|` the end of an episode:
+with the newest stored step, and what is left of it is padding, which isn't valid. With T = 4, `|` the end of an
+episode:
 
     stored       s0 s1 s2 | s0 s1 ...        row      0    1    2    3    4
     window of s1:                            obs      o1   o2   o3   o3   o3     o3: the final observation
                                              action   a1   a2   a2   a2
-                                             weight   1    1    0    0
+                                             valid    1    1    0    0
                                              start    1    0    0    0    0
 
 Padding repeats the last step, so nothing of another episode is ever in a sample. The previous action is an observation:
@@ -93,7 +94,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             action=self._send(self.records.at("action", slots)),
             reward=self._send(reward),
             discount=self._send(rest["terminated"].mul(-self.gamma).add_(self.gamma)),
-            weight=self._send(inside.to(reward.dtype)),
+            valid=self._send(inside.to(reward.dtype)),
             start=self._start,
             index=self._send(slot),
         )

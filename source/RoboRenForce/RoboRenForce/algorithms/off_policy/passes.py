@@ -88,8 +88,8 @@ def td_loss(
         next_output = critic_at_successors(target_critic, batch, next_action)
         target = head.target(next_output, bonus, batch.reward, batch.discount, aggregate)
     output = critic_at_states(critic, batch, next_action)
-    errors = head.loss(output, target, batch.weight)
-    loss = batch.mean(errors.sum(0))
+    errors = head.loss(output, target, batch.valid)
+    loss = batch.weighted_mean(errors.sum(0))
     value = head.mean(output.detach())
     metrics = {"Loss/critic": loss.detach(), "Policy/q_value": batch.mean(value), **head.metrics()}
     return loss, errors.detach().mean(0).abs().sqrt(), metrics

@@ -63,9 +63,10 @@ class CQL(SAC):
         values = self.critic.head.mean(output)
         data, sampled = values[:, 0], values[:, 1:]  # (E, B), (E, 3 count, B)
         soft_maximum = temperature * ((sampled - log_density) / temperature).logsumexp(1)
-        term = torch.stack([batch.mean(member) for member in soft_maximum - data])
+        gap = soft_maximum - data
+        term = torch.stack([batch.weighted_mean(member) for member in gap])
         metrics = {
-            "Loss/conservative": term.mean().detach(),
+            "Loss/conservative": batch.mean(gap.detach()),
             "Policy/q_gap": batch.mean((data - sampled[:, count : 2 * count].mean(1)).detach()),
             "Policy/q_gap_random": batch.mean((data - sampled[:, :count].mean(1)).detach()),
         }

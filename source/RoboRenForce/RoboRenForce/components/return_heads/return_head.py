@@ -87,8 +87,8 @@ class ReturnHead(nn.Module, ABC):
         Args:
             output: `(E, ..., O)`.
             target: from `target`; one for all members or one for each.
-            weight: `(...)`, what the losses are going to be weighted by. It does not enter them, only the statistics
-                that a head keeps of its batches: padding must not count.
+            weight: `(...)`, how much samples count in the statistics that a head keeps of its batches: padding does
+                not. It does not enter the losses.
         """
         expected, leading = output.shape[:-1], target.shape[: target.dim() - self.target_dims]
         if leading not in (expected, expected[1:]):
