@@ -276,7 +276,9 @@ def test_tasks_are_listed_with_package_and_algorithm(
     assert not [line for line in lines if "HalfCheetah" in line]
     monkeypatch.setattr(sys, "argv", ["list_tasks.py"])
     runpy.run_path(str(SCRIPTS / "list_tasks.py"), run_name="__main__")
-    assert "RoboRenForce-Gym-HalfCheetah-PPO" in capsys.readouterr().out
+    listed = dict(line.split()[::2] for line in capsys.readouterr().out.splitlines() if "-Gym-Half" in line)
+    for preset in ("PPO", "SAC", "DSAC", "DSACT", "SACSeq", "TD3"):
+        assert listed[f"RoboRenForce-Gym-HalfCheetah-{preset}"] == preset
 
 
 def test_eval_export_and_plot_work_on_the_newest_run(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
+from ..configclass import Cfg
 from ..utils.errors import UserError
 from ..utils.registry import ENV_KEY, list_tasks, load_task
 
@@ -21,13 +22,18 @@ def task_table(prefix: str = "") -> str:
         except UserError as error:  # a broken task is shown as such and hides no other
             rows.append((task_id, "-", f"unusable: {error}"))
             continue
-        rows.append((task_id, _package(task_id, task.env_cfg), task.runner_cfg.algorithm.class_type.__name__))
+        rows.append((task_id, _package(task_id, task.env_cfg), _algorithm(task.runner_cfg.algorithm)))
     if len(rows) == 1:
         wanted = f" that starts with '{prefix}'" if prefix else ""
         raise UserError(f"There is no task{wanted}; `rrf doctor` shows which task packages are installed.")
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{task_id:{widths[0]}s}  {package:{widths[1]}s}  {algorithm}" for task_id, package, algorithm in rows]
     return "\n".join([*lines, f"{len(rows) - 1} tasks"])
+
+
+def _algorithm(cfg: Cfg) -> str:
+    """The preset's name: SAC and FastSAC, or DSAC and DSAC-T, are one class, and configurations tell them apart."""
+    return type(cfg).__name__.removesuffix("Cfg")
 
 
 def _package(task_id: str, env_cfg: object) -> str:
