@@ -2,6 +2,7 @@
 
 import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from RoboRenForce.networks import (
     RNNCfg,
     batch_statistics,
     constrain_,
-    has_constraints,
+    constrained_parts,
     uses_batch_statistics,
 )
 from RoboRenForce.networks.constraints import scale_to_norm_
@@ -125,9 +126,9 @@ def test_a_new_network_satisfies_its_constraints_and_others_have_none():
     constrain_(net)
     for name, value in net.state_dict().items():
         torch.testing.assert_close(value, before[name])
-    assert has_constraints(net) and uses_batch_statistics(net)
+    assert constrained_parts(net) and uses_batch_statistics(net)
     other = MLPCfg().build(5, 3)
-    assert not has_constraints(other) and not uses_batch_statistics(other)
+    assert not constrained_parts(other) and not uses_batch_statistics(other)
 
 
 def test_running_statistics_follow_only_batches_inside_the_block():
@@ -161,6 +162,27 @@ def test_statistics_and_gradients_are_those_of_torch():
     torch.testing.assert_close(ours.running_mean, theirs.running_mean)
     torch.testing.assert_close(ours.running_var, theirs.running_var)
     torch.testing.assert_close(ours(x), theirs.eval()(x))
+
+
+@pytest.mark.parametrize(
+    "carried", [copy.deepcopy, lambda net: pickle.loads(pickle.dumps(net))], ids=["copy", "pickle"]
+)
+def test_what_a_network_knows_of_its_layers_is_about_itself_wherever_it_goes(carried):
+    net, x = build(), torch.randn(16, 5)
+    names = list(net.state_dict())
+    assert uses_batch_statistics(net)  # it has searched itself
+    other = carried(net).double()
+    other.load_state_dict(build().state_dict())
+    before = [buffer.clone() for buffer in net.buffers()]
+    expected = copy.deepcopy(net.state_dict())
+    with batch_statistics(other):
+        assert not net.input_norm.uses_batch and other.input_norm.uses_batch
+        other(x.double())
+    assert all(torch.equal(old, new) for old, new in zip(before, net.buffers(), strict=True))
+    assert not torch.equal(other.input_norm.running_mean.float(), net.input_norm.running_mean)
+    assert list(net.state_dict()) == list(other.state_dict()) == names
+    other.load_state_dict(expected)
+    torch.testing.assert_close(other(x.double()).float(), net(x), atol=1e-5, rtol=1e-5)
 
 
 def test_blocks_nest_and_end_also_after_an_error():

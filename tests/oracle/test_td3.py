@@ -261,6 +261,16 @@ def test_a_target_policy_normalizes_as_the_policy_does() -> None:
         assert torch.equal(mean, target)
 
 
+@pytest.mark.parametrize("build_learner", [td3, flash])
+def test_a_gradient_step_searches_no_network_for_layers(build_learner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, searched = build_learner(), []
+    run(learner, 4)
+    search = torch.nn.Module.modules
+    monkeypatch.setattr(torch.nn.Module, "modules", lambda self: searched.append(self) or search(self))
+    run(learner, 4)
+    assert not [module for module in searched if [*module.children()]]
+
+
 def test_constraints_hold_after_every_step_of_the_learner() -> None:
     learner = flash(policy_delay=1)
     run(learner, 4)

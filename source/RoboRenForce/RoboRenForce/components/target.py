@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from ..networks.batch_norm import BatchNorm
+from ..networks.batch_norm import batch_norms
 from .normalizer import Normalizer
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -34,5 +34,4 @@ def polyak_(target: nn.Module, online: nn.Module, tau: float) -> None:
 
 
 def _slow(network: nn.Module) -> list[Tensor]:
-    layers = [module for module in network.modules() if isinstance(module, BatchNorm)]
-    return [*network.parameters(), *(buffer for layer in layers for buffer in layer.buffers())]
+    return [*network.parameters(), *(buffer for layer in batch_norms(network) for buffer in layer.buffers())]

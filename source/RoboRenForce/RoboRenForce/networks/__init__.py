@@ -3,7 +3,7 @@
 from .activation import build_activation
 from .batch_norm import BatchNorm, batch_statistics, uses_batch_statistics
 from .cnn import CNN, CNNCfg
-from .constraints import Constrained, constrain_, has_constraints
+from .constraints import Constrained, constrain_, constrained_parts
 from .ensemble import EnsembleMLP
 from .flash_net import FlashNet, FlashNetCfg
 from .mlp import MLP, MLPCfg
@@ -34,6 +34,6 @@ __all__ = [
     "batch_statistics",
     "build_activation",
     "constrain_",
-    "has_constraints",
+    "constrained_parts",
     "uses_batch_statistics",
 ]

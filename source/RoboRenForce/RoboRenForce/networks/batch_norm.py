@@ -69,15 +69,25 @@ class BatchNorm(Constrained):
         scale_to_norm_(math.sqrt(self.features), self.weight, self.bias)
 
 
+def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
+    """The batch normalization inside `module`, which has to be complete: it is searched once, not at every step.
+
+    The answer is kept in the module, so that it is freed with it and a deep copy's is about the copy's own layers.
+    """
+    if "_batch_norms" not in module.__dict__:
+        module.__dict__["_batch_norms"] = tuple(part for part in module.modules() if isinstance(part, BatchNorm))
+    return module.__dict__["_batch_norms"]
+
+
 def uses_batch_statistics(*modules: nn.Module) -> bool:
     """Whether there is batch normalization inside `modules`."""
-    return any(isinstance(part, BatchNorm) for module in modules for part in module.modules())
+    return any(batch_norms(module) for module in modules)
 
 
 @contextmanager
 def batch_statistics(*modules: nn.Module) -> Iterator[None]:
     """Inside the block, `modules` normalize by their batch and their running statistics follow it."""
-    layers = [part for module in modules for part in module.modules() if isinstance(part, BatchNorm)]
+    layers = [layer for module in modules for layer in batch_norms(module)]
     before = [layer.uses_batch for layer in layers]
     for layer in layers:
         layer.uses_batch = True

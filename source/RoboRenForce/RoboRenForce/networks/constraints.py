@@ -16,18 +16,16 @@ class Constrained(nn.Module, ABC):
         """Move the parameters in place to where the equation holds."""
 
 
+def constrained_parts(*modules: nn.Module) -> list[Constrained]:
+    """The modules inside `modules` that `constrain_` looks for; a learner does so once and hands it only these."""
+    return [part for module in modules for part in module.modules() if isinstance(part, Constrained)]
+
+
 @torch.no_grad()
 def constrain_(*modules: nn.Module) -> None:
     """Put all constrained parameters inside `modules` back; call it after every step of their optimizer."""
-    for module in modules:
-        for part in module.modules():
-            if isinstance(part, Constrained):
-                part.constrain_()
-
-
-def has_constraints(*modules: nn.Module) -> bool:
-    """Whether `constrain_` would do anything."""
-    return any(isinstance(part, Constrained) for module in modules for part in module.modules())
+    for part in constrained_parts(*modules):
+        part.constrain_()
 
 
 def scale_to_norm_(norm: float, *tensors: Tensor) -> None:

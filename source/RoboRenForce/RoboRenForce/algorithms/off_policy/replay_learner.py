@@ -37,7 +37,7 @@ from ...configclass import Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
 from ...networks.batch_norm import BatchNorm, uses_batch_statistics
-from ...networks.constraints import constrain_
+from ...networks.constraints import constrain_, constrained_parts
 from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
 from ...utils.precision import Precision, set_matmul_precision
@@ -279,12 +279,13 @@ class ReplayLearner(Algorithm, ABC):
             **options,
         )
         total = self.context.max_iterations * cfg.gradient_steps
+        constrained = constrained_parts(*parts.values())
 
         def apply() -> dict[str, Tensor]:
             if final != 1.0:
                 cosine_(optimizer.lr, learning_rate, learning_rate * final, self._step, total)
             norms = optimizer.apply()
-            constrain_(*parts.values())
+            constrain_(*constrained)
             return norms
 
         self._apply[optimizer] = self.compiled(apply)
