@@ -43,6 +43,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
             *args.overrides,
         ]
     )
+    task.env_cfg = task.env_cfg.replace(device=args.device)
     env = task.env_cfg.build()
     with tempfile.TemporaryDirectory() as folder:
         runner = task.runner_cfg.build(

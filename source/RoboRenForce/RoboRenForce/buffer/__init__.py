@@ -8,7 +8,7 @@ from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
 from .sequence import SequenceReplayBuffer, SequenceReplayBufferCfg
-from .step_inputs import StepInputs, copy_observations
+from .step_inputs import StepInputs, copy_observations, copy_together
 
 __all__ = [
     "DatasetBuffer",
@@ -29,5 +29,6 @@ __all__ = [
     "StepInputs",
     "TransitionDataset",
     "copy_observations",
+    "copy_together",
     "mini_batches",
 ]

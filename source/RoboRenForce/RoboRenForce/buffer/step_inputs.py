@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +35,11 @@ class StepInputs:
         """Whether `obs` is the first of an episode."""
         self.states: dict[str, torch.Tensor] = {}
         """Recurrent state of each recurrent network before `obs`, `(layers, N, features)`."""
+
+
+def copy_together(into: Sequence[torch.Tensor], source: Sequence[torch.Tensor]) -> None:
+    """Copy tensors of one dtype by one launch; those of several dtypes are copied one by one."""
+    torch._foreach_copy_(into, source)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def copy_observations(into: TensorDict, source: TensorDict | Mapping[str, torch.Tensor]) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import StepOut
+from ..buffer.step_inputs import copy_together
 from ..envs.spec import EnvSpec
 
 
@@ -41,8 +42,9 @@ class NanGuard:
         if self._keeps_final:
             final = step.extras["final_observations"]
             values += [final[name] for name in self._groups]
-        for kept, value in zip(self._rows[self._step], (*values, action, step.reward, step.done), strict=True):
-            kept.copy_(value)
+        *rows, done = self._rows[self._step]
+        copy_together(rows, [*values, action, step.reward])
+        done.copy_(step.done)
         self._step += 1
 
     def tripped(self) -> bool:

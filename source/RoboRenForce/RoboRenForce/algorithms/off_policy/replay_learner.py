@@ -19,7 +19,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ...buffer import StepInputs, copy_observations
+from ...buffer import StepInputs, copy_observations, copy_together
 from ...buffer.dataset_buffer import DatasetBuffer
 from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
 from ...buffer.replay_batch import ReplayBatch
@@ -169,8 +169,9 @@ class ReplayLearner(Algorithm, ABC):
     def record(self, step: StepOut) -> None:
         """Store the transition that the last action led to; its successor is the true one, also where it is done."""
         now = self._now
-        copy_observations(now.final_obs, step.extras["final_observations"])
-        now.reward.copy_(step.reward)
+        final = step.extras["final_observations"]
+        successors = [final[name] for name in now.final_obs.keys()]  # noqa: SIM118 - a TensorDict iterates its rows
+        copy_together([*now.final_obs.values(), now.reward], [*successors, step.reward])
         now.terminated.copy_(step.extras["terminated"])
         now.done.copy_(step.done)
         self._record_step()
