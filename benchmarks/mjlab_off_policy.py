@@ -4,11 +4,12 @@
         --output benchmarks/results/mjlab_off_policy_go1.json --plot docs/images/mjlab_off_policy_go1.png
 
 Each `--run` is an algorithm of the registered tasks, or another task and an algorithm (`G1Flat-FastSAC`), then any
-overrides: `--run "FlashSAC env.num_envs=2048"`. Runs are processes of their own, one on each GPU at a time. The reward
-is that of `mjlab_train.py`: the mean return of the last 100 episodes that ended while training, exploration included;
-`evaluation` is the mean return of the deterministic policy afterwards. Seconds are those of stepping, learning,
-compilation and capture, without building the environment. The summary gives for each run the first point at which it
-reaches `--share` of the reference: a number, or the final reward of the algorithm named by `--reference`.
+overrides: `--run "FlashSAC env.num_envs=2048"`. `--run "mjlab 300"` is mjlab's environment with rsl_rl's PPO for 300
+iterations. Runs are processes of their own, one on each GPU at a time. The reward is that of `mjlab_train.py`: the mean
+return of the last 100 episodes that ended while training, exploration included; `evaluation` is the mean return of the
+deterministic policy afterwards. Seconds are those of stepping, learning, compilation and capture, without building the
+environment. The summary gives for each run the first point at which it reaches `--share` of the reference: a number, or
+the final reward of the algorithm named by `--reference`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,7 @@ TAGS = {
     "learning": "Perf/learning_time",
 }
 POLL = 0.2
+PEER = "mjlab"
 RUNS = ("PPO max_iterations=300", "FastSAC max_iterations=100", "FlashSAC max_iterations=100")
 """Off-policy learning gets a third of PPO's environment steps."""
 
@@ -52,6 +55,9 @@ def train(args: argparse.Namespace) -> None:
     from RoboRenForce.utils.registry import load_task
 
     name, *overrides = args.child_run.split()
+    if name == PEER:
+        train_peer(args, int(overrides[0]))
+        return
     task = load_task(f"RoboRenForce-MJLab-{name if '-' in name else f'{args.task}-{name}'}")
     task.env_cfg = task.env_cfg.replace(seed=args.seed, device="cuda:0")
     task.runner_cfg = task.runner_cfg.replace(seed=args.seed, report=False, logger=[], save_interval=100_000)
@@ -81,6 +87,26 @@ def train(args: argparse.Namespace) -> None:
         result["evaluation"] = evaluate(env, runner.policy(), args.episodes, seed=args.seed).mean
         Path(args.child).write_text(json.dumps(result))
     runner.algorithm.close()
+
+
+def train_peer(args: argparse.Namespace, iterations: int) -> None:
+    """mjlab's own training, with the curves of ours."""
+    from mjlab_train import run_rsl_rl
+
+    robot, terrain = args.task[: args.task.index("1") + 1], args.task[args.task.index("1") + 1 :]
+    task = f"Mjlab-Velocity-{terrain}-Unitree-{robot}"
+    options = {"num_envs": 4096, "system": "peer", "curves": True, "device": "cuda:0"}
+    result = run_rsl_rl(argparse.Namespace(task=task, iterations=iterations, seed=args.seed, **options))
+    ends = list(accumulate(map(sum, result["times"])))
+    rewards = dict(result["curves"]["reward"])
+    curves = {
+        "steps": [result["steps_per_iteration"] * (i + 1) for i in range(len(ends))],
+        "seconds": ends,
+        "reward": [rewards.get(i + 1) for i in range(len(ends))],
+    }
+    facts = {"run": args.child_run, "seed": args.seed, "num_envs": options["num_envs"], "build_s": 0.0}
+    facts |= {"learn_s": round(result["total_s"], 1), "curves": curves}
+    Path(args.child).write_text(json.dumps(facts))
 
 
 def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
