@@ -25,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -109,11 +110,10 @@ def train_peer(args: argparse.Namespace, iterations: int) -> None:
     Path(args.child).write_text(json.dumps(facts))
 
 
-def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every configuration with every seed, `args.gpus` at a time."""
+def run_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Every configuration with every seed, `args.gpus` at a time; results come as they are there."""
     waiting = [(run, seed) for seed in range(1, args.seeds + 1) for run in args.run]
     busy: dict[int, tuple[subprocess.Popen[str], Path, float, str]] = {}
-    results = []
     with tempfile.TemporaryDirectory() as folder:
         while waiting or busy:
             for gpu in sorted(set(range(args.gpus)) - busy.keys()):
@@ -131,10 +131,9 @@ def run_all(args: argparse.Namespace) -> list[dict[str, Any]]:
                 del busy[gpu]
                 log = path.with_suffix(".log").read_text()
                 result = json.loads(path.read_text()) if path.exists() else {"run": run, "error": log[-4000:]}
-                results.append(result)
                 slow = [line for line in log.splitlines() if "without a CUDA graph" in line or "steps as mjlab" in line]
                 print(describe(result), *slow, sep="\n", flush=True)
-    return results
+                yield result
 
 
 def start(args: argparse.Namespace, run: str, seed: int, gpu: int, path: Path) -> subprocess.Popen[str]:
@@ -227,6 +226,8 @@ def main() -> None:
     parser.add_argument("--reference", default="PPO", help="a run, or a reward")
     parser.add_argument("--share", type=float, default=0.95)
     parser.add_argument("--output", default="benchmarks/results/mjlab_off_policy.json")
+    parser.add_argument("--add", action="store_true", help="keep the runs that the output file has")
+    parser.add_argument("--note", default="", help="conditions, for the page")
     parser.add_argument("--plot", help="picture to write")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--child_run", help=argparse.SUPPRESS)
@@ -236,26 +237,33 @@ def main() -> None:
         train(args)
         return
 
+    from peer_scripts import shown_arguments, shown_command
     from report import environment_report, write_json
 
     args.run = args.run or list(RUNS)
-    results = run_all(args)
-    runs = [result for result in results if "error" not in result]
-    reference = reference_reward(runs, args.reference)
-    data = {
-        "benchmark": "mjlab_off_policy",
-        "arguments": vars(args),
-        "reference_reward": reference,
-        "results": summarize(runs, reference, args.share),
-        "runs": runs,
-        "failed": [result for result in results if "error" in result],
-        **environment_report(),
-    }
+    output = Path(args.output)
+    earlier = json.loads(output.read_text()) if args.add and output.is_file() else {"runs": [], "command": ""}
+    commands = [*filter(None, [earlier["command"]]), shown_command(sys.argv)]
+    results = earlier["runs"]
+    for result in run_all(args):
+        results.append(result)
+        runs = [result for result in results if "error" not in result]
+        reference = reference_reward(runs, args.reference)
+        data = {
+            "benchmark": "mjlab_off_policy",
+            "arguments": shown_arguments(vars(args)),
+            "reference_reward": reference,
+            "results": summarize(runs, reference, args.share),
+            "runs": runs,
+            "failed": [result for result in results if "error" in result],
+            **environment_report(),
+            "command": "\n".join(commands),
+        }
+        write_json(output, data | ({"note": args.note} if args.note else {}))
+        if args.plot and runs:
+            plot(data, Path(args.plot))
     for name, row in data["results"].items():
         print(name, row, flush=True)
-    write_json(args.output, data)
-    if args.plot and runs:
-        plot(data, Path(args.plot))
 
 
 if __name__ == "__main__":
