@@ -271,6 +271,19 @@ def test_a_gradient_step_searches_no_network_for_layers(build_learner: Any, monk
     assert not [module for module in searched if [*module.children()]]
 
 
+def test_compiled_steps_of_constrained_networks_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several optimizers share the code of their step; compiled for any shape, it failed on views of flat weights."""
+    build_graph, found = torch.compile, []
+    monkeypatch.setattr(torch, "compile", lambda f, **options: build_graph(f, backend="aot_eager", **options))
+    for mode in ("off", "on"):
+        learner = flash(compile=mode, policy_delay=1)
+        torch.manual_seed(1)
+        run(learner, 3)
+        found.append([*learner.networks.parameters(), *learner.target_critic.parameters()])
+    for eager, compiled in zip(*found, strict=True):
+        torch.testing.assert_close(eager, compiled, atol=1e-5, rtol=1e-4)
+
+
 def test_constraints_hold_after_every_step_of_the_learner() -> None:
     learner = flash(policy_delay=1)
     run(learner, 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -37,7 +37,7 @@ class StepInputs:
         """Recurrent state of each recurrent network before `obs`, `(layers, N, features)`."""
 
 
-def copy_together(into: Sequence[torch.Tensor], source: Sequence[torch.Tensor]) -> None:
+def copy_together(into: list[torch.Tensor], source: list[torch.Tensor]) -> None:
     """Copy tensors of one dtype by one launch; those of several dtypes are copied one by one."""
     torch._foreach_copy_(into, source)  # pyright: ignore[reportPrivateImportUsage]
 

@@ -95,8 +95,18 @@ class GradientStep:
         go = fine.to(self._flat.dtype)  # 1, or 0 for a step that must change nothing
         self.skipped.add_(1.0 - go)
         self.step.add_(go)
-        clipped = [part * self._clip_factor(norms[name]) for name, part in self._parts.items()]
-        grad = torch.where(fine, torch.cat(clipped), 0.0)
+        grad = self._grad
+        if (most := self.max_grad_norm) is not None:
+            factors = {name: (most / (norm + 1e-6)).clamp(max=1.0) for name, norm in norms.items()}
+            grad = torch.cat([part * factors[name] for name, part in self._parts.items()])
+        if grad.is_cpu and not torch.compiler.is_compiling():
+            self._fused_adam(grad, fine)
+        else:
+            self._adam(torch.where(fine, grad, 0.0), go)
+        return norms
+
+    def _adam(self, grad: Tensor, go: Tensor) -> None:
+        """Lines that compile to a few kernels; nothing moves where `go` is 0."""
         (beta1, beta2), (first, second) = self.betas, self._moments.values()
         first.lerp_(grad, (1.0 - beta1) * go)
         second.lerp_(grad.square(), (1.0 - beta2) * go)
@@ -107,10 +117,27 @@ class GradientStep:
         if self.weight_decay:
             self._flat.mul_(1.0 - rate * self.weight_decay)
         self._flat.sub_(rate / (1.0 - beta1**step) * first / unbiased_std)
-        return norms
 
-    def _clip_factor(self, norm: Tensor) -> Tensor | float:
-        return 1.0 if self.max_grad_norm is None else (self.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+    def _fused_adam(self, grad: Tensor, fine: Tensor) -> None:
+        """The same by torch's kernel for the CPU, 20 times as fast there as the lines above are eagerly."""
+        first, second = ([moment] for moment in self._moments.values())
+        update = torch._fused_adamw_ if self.weight_decay else torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
+        update(
+            [self._flat],
+            [grad],
+            first,
+            second,
+            [],
+            [self.step],
+            lr=self.lr,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            weight_decay=self.weight_decay,
+            eps=self.eps,
+            amsgrad=False,
+            maximize=False,
+            found_inf=(~fine).to(torch.float32),
+        )
 
     def state_dict(self) -> dict[str, Any]:
         """Step count, moments per parameter in the order of the parts, learning rate, skipped steps."""

@@ -170,8 +170,8 @@ class ReplayLearner(Algorithm, ABC):
         """Store the transition that the last action led to; its successor is the true one, also where it is done."""
         now = self._now
         final = step.extras["final_observations"]
-        successors = [final[name] for name in now.final_obs.keys()]  # noqa: SIM118 - a TensorDict iterates its rows
-        copy_together([*now.final_obs.values(), now.reward], [*successors, step.reward])
+        groups: Any = list(now.final_obs.items())
+        copy_together([now.reward, *(rows for _, rows in groups)], [step.reward, *(final[name] for name, _ in groups)])
         now.terminated.copy_(step.extras["terminated"])
         now.done.copy_(step.done)
         self._record_step()
@@ -299,8 +299,12 @@ class ReplayLearner(Algorithm, ABC):
         return {f"Policy/grad_norm_{part}": norm for part, norm in self._apply[optimizer]().items()}
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, through torch.compile where the configuration asks for it."""
-        return torch.compile(function) if self._compiles else function
+        """`function`, through torch.compile where the configuration asks for it.
+
+        For the shapes at hand: several optimizers share the code of their step, and a second one with other shapes
+        would be compiled for any shape, which torch can't where weights are views of one tensor.
+        """
+        return torch.compile(function, dynamic=False) if self._compiles else function
 
     def _graphed(self, function: Callable[[], None], name: str) -> Callable[[], None]:
         """A replay in host memory can be part of no graph, neither to write nor to read."""
