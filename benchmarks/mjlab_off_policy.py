@@ -189,7 +189,7 @@ def reference_reward(runs: list[dict[str, Any]], reference: str) -> float:
 
 
 def plot(data: dict[str, Any], path: Path) -> None:
-    """Reward against steps and against seconds."""
+    """Reward against steps and against seconds; dashed: the share of the reference that the summary asks for."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -197,21 +197,24 @@ def plot(data: dict[str, Any], path: Path) -> None:
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     runs = list(dict.fromkeys(result["run"] for result in data["runs"]))
+    share, machine = data["arguments"]["share"], (data["hardware"]["gpus"] or ["CPU"])[0]
     for result in data["runs"]:
         color, curves = f"C{runs.index(result['run'])}", result["curves"]
-        label = result["run"] if result["seed"] == 1 else None
+        label = f"{result['run'].split()[0]}, {result['num_envs']:,} environments" if result["seed"] == 1 else None
         axes[0].plot([x / 1e6 for x in curves["steps"]], curves["reward"], color=color, label=label)
         axes[1].plot(curves["seconds"], curves["reward"], color=color)
-    for axis, words in zip(axes, ("million environment steps", "seconds of training on one GPU"), strict=True):
-        axis.axhline(data["arguments"]["share"] * data["reference_reward"], color="gray", linestyle="--", linewidth=0.8)
+    for axis, words in zip(axes, ("million environment steps", f"training seconds, {machine}"), strict=True):
+        axis.axhline(share * data["reference_reward"], color="gray", linestyle="--", linewidth=0.8)
         axis.set_xlabel(words)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("mean episode reward")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"{data['arguments']['task']}; dashed: {100 * data['arguments']['share']:.0f} % of the reference")
+    reference = data["arguments"]["reference"]
+    figure.suptitle(f"{data['arguments']['task']}; dashed: {100 * share:.0f} % of the final reward of {reference}")
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
+    plt.close(figure)
 
 
 def main() -> None:

@@ -94,6 +94,7 @@ def main() -> None:
     if args.algorithm:
         sys.stdout.write("RESULT " + json.dumps(train(args)) + "\n")
         return
+    from peer_scripts import shown_command
     from report import environment_report, write_json
 
     running = {
@@ -125,6 +126,7 @@ def main() -> None:
             for algorithm, found in runs.items()
         },
         **environment_report(),
+        "command": shown_command(sys.argv),
     }
     write_json(args.output, data | ({"note": args.note} if args.note else {}))
 

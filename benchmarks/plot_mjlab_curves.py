@@ -2,8 +2,8 @@
 
     python benchmarks/plot_mjlab_curves.py
 
-Reads benchmarks/results/mjlab_go1_curves.json (`mjlab_train.py --curves`) and mjlab_off_policy_go1.json
-(`mjlab_off_policy.py`); writes docs/images/go1_curves.png and go1_off_policy.png. The threshold is 90 % of the mean
+Reads benchmarks/results/mjlab_go1_curves.json (`mjlab_train.py --curves`) and mjlab_off_policy_<robot>.json
+(`mjlab_off_policy.py`); writes docs/images/go1_curves.png and <robot>_off_policy.png. The threshold is 90 % of the mean
 final reward of the peer's seeds; seconds are those of collecting and learning, compilation included.
 """
 
@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from mjlab_off_policy import plot
 
 ROOT = Path(__file__).parent.parent
 COLORS = {"peer": "tab:gray", "ours": "tab:orange"}
@@ -29,33 +30,6 @@ def seconds_to(run: dict[str, Any], threshold: float) -> float | None:
         if reward >= threshold:
             return run["wall_s"][iteration - 1]
     return None
-
-
-def plot_off_policy(on_policy: dict[str, Any]) -> None:
-    """PPO, the peer's and ours, beside the off-policy runs."""
-    data = json.loads((ROOT / "benchmarks/results/mjlab_off_policy_go1.json").read_text())
-    curves = []
-    for system, runs in on_policy["runs"].items():
-        for run in runs:
-            iterations, reward = zip(*run["curves"]["reward"], strict=True)
-            steps = [iteration * 4096 * 24 for iteration in iterations]
-            seconds = [run["wall_s"][iteration - 1] for iteration in iterations]
-            curves.append((f"{LABELS[system]} PPO", COLORS[system], run["seed"], reward, steps, seconds))
-    for index, run in enumerate(data["runs"]):
-        found = (run["curves"][name] for name in ("reward", "steps", "seconds"))
-        curves.append((f"RoboRenForce {run['run'].split()[0]}", f"C{index}", run["seed"], *found))
-    figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    for label, color, seed, reward, steps, seconds in curves:
-        axes[0].plot([step / 1e6 for step in steps], reward, color=color, label=label if seed == 1 else None)
-        axes[1].plot(seconds, reward, color=color)
-    for axis, words in zip(axes, ("million environment steps", "training seconds on one H200"), strict=True):
-        axis.set_xlabel(words)
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("mean episode reward")
-    axes[0].legend(fontsize=8)
-    figure.suptitle("Mjlab-Velocity-Flat-Unitree-Go1; PPO with 4,096 environments, FastSAC with 2,048")
-    figure.tight_layout()
-    figure.savefig(ROOT / "docs/images/go1_off_policy.png", dpi=90)
 
 
 def main() -> None:
@@ -83,7 +57,9 @@ def main() -> None:
     path = ROOT / "docs/images/go1_curves.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=90)
-    plot_off_policy(data)
+    for robot in ("go1", "g1"):
+        found = json.loads((ROOT / f"benchmarks/results/mjlab_off_policy_{robot}.json").read_text())
+        plot(found, ROOT / f"docs/images/{robot}_off_policy.png")
     finals = [run["curves"]["reward"][-1][1] for run in data["runs"]["peer"]]
     threshold = 0.9 * sum(finals) / len(finals)
     for system, runs in data["runs"].items():

@@ -20,8 +20,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parent.parent
-COLORS = {"ours": "tab:orange", "cleanrl": "tab:gray", "leanrl": "tab:blue"}
-LABELS = {"ours": "RoboRenForce", "cleanrl": "CleanRL", "leanrl": "LeanRL (compile + graphs)"}
+COLORS = {"ours": "tab:orange", "ours_dsact": "tab:green", "cleanrl": "tab:gray", "cleanrl_cpu": "tab:gray"}
+COLORS |= {"leanrl": "tab:blue"}
+LABELS = {"ours": "RoboRenForce SAC", "ours_dsact": "RoboRenForce DSAC-T", "cleanrl": "CleanRL SAC"}
+LABELS |= {"cleanrl_cpu": "CleanRL SAC (CPU)", "leanrl": "LeanRL SAC (compile + graphs)"}
 
 
 def mean_curve(runs: list[dict[str, Any]]) -> list[list[float]]:
@@ -35,7 +37,7 @@ def plot(data: dict[str, Any]) -> plt.Figure:
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     for axis, column, scale in ((axes[0], 0, 1e3), (axes[1], 1, 60.0)):
         for system, runs in data["runs"].items():
-            color, label = COLORS.get(system, "tab:green"), LABELS.get(system, system)
+            color, label = COLORS.get(system, "tab:red"), LABELS.get(system, system)
             for run in runs:
                 axis.plot(
                     [point[column] / scale for point in run["eval"]],
@@ -54,7 +56,7 @@ def plot(data: dict[str, Any]) -> plt.Figure:
     axes[1].set_xlabel(f"training minutes, {machine}, all runs at once")
     axes[0].set_ylabel(f"return of {data['arguments']['episodes']} deterministic episodes")
     axes[0].legend(fontsize=8)
-    figure.suptitle(f"SAC on {data['arguments']['env']}, {len(data['runs'].get('ours', []))} seeds")
+    figure.suptitle(f"{data['arguments']['env']}, {len(data['runs'].get('ours', []))} seeds")
     figure.tight_layout()
     return figure
 

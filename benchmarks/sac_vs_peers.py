@@ -251,7 +251,7 @@ def read_run(log: Path, points: int = 60) -> dict[str, Any]:
     steps = max([row.get("step", 0) for row in rows] + [end["steps"] if end else 0])
     found: dict[str, Any] = {"steps": steps, "complete": end is not None, **curves}
     if end is not None:
-        found["train_s"] = end["train_s"]
+        found |= {"train_s": end["train_s"], "final_return": curves["eval"][-1][2]}
     elif "Traceback" in (text := log.read_text()[-4000:]):
         print(log.stem, "failed:", text, flush=True)
         found["error"] = text.strip().splitlines()[-1]
