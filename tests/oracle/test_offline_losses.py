@@ -11,7 +11,7 @@ import pytest
 import torch
 from offline_cases import GAMMA, batch, make, recorded, spec
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.buffer import DatasetError, ReplayBatch
+from RoboRenForce.buffer import DatasetError, PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
 from torch import Tensor
 from torch.distributions import Normal, TanhTransform, TransformedDistribution
 
@@ -127,6 +127,15 @@ def test_the_learning_rate_of_iqls_actor_falls_on_a_cosine_and_that_of_its_criti
     expected = [3e-4 * 0.5 * (1.0 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert rates == pytest.approx(expected, rel=1e-5)
     assert float(learner.critic_optimizer.lr) == pytest.approx(3e-4)
+
+
+def test_going_on_online_iql_refuses_priorities_that_it_would_never_set() -> None:
+    online = algorithms.RunContext(spec=spec(), device=torch.device("cpu"))
+    policy = components.ActorQVPackCfg()
+    uniform, prioritized = ReplayBufferCfg(capacity=64), PrioritizedReplayBufferCfg(capacity=64)
+    assert len(algorithms.IQLCfg(replay=uniform).build(policy=policy, context=online).replay) == 0
+    with pytest.raises(ValueError, match=r"IQL has no TD errors.*use replay=ReplayBufferCfg"):
+        algorithms.IQLCfg(replay=prioritized).build(policy=policy, context=online)
 
 
 def test_iql_insists_on_values() -> None:

@@ -30,6 +30,7 @@ class ReplayActorCritic(ReplayLearner):
 
     cfg: ReplayActorCriticCfg
     policy_cfg = ActorQPackCfg
+    sets_priorities = True
 
     def __init__(self, cfg: ReplayActorCriticCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...buffer import StepInputs, copy_observations, copy_together
 from ...buffer.dataset_buffer import DatasetBuffer
+from ...buffer.prioritized import PrioritizedReplayBufferCfg
 from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
 from ...buffer.replay_batch import ReplayBatch
 from ...buffer.sequence import SequenceReplayBuffer
@@ -72,6 +73,8 @@ class ReplayLearner(Algorithm, ABC):
     """The modules that it learns."""
     needs_next_action: bool = False
     """Whether the data has to say what was done in the successor state."""
+    sets_priorities: bool = False
+    """Whether it tells the replay how surprising samples were."""
 
     def __init__(self, cfg: ReplayLearnerCfg, *, policy: ActorPackCfg, context: RunContext) -> None:
         self.cfg, self.context, self.device, self.distributed = cfg, context, context.device, context.distributed
@@ -416,6 +419,11 @@ class ReplayLearner(Algorithm, ABC):
             }
             data = replace(data, **read)
             return DatasetBuffer(data, cfg.gamma, cfg.batch_size, self.device, next_action=self.needs_next_action)
+        if isinstance(cfg.replay, PrioritizedReplayBufferCfg) and not self.sets_priorities:
+            raise ValueError(
+                f"{type(self).__name__} has no TD errors for the priorities of a PrioritizedReplayBufferCfg, so that it "
+                "would draw uniformly: use replay=ReplayBufferCfg(...)."
+            )
         return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
 
 
