@@ -421,7 +421,7 @@ class ReplayLearner(Algorithm, ABC):
             return DatasetBuffer(data, cfg.gamma, cfg.batch_size, self.device, next_action=self.needs_next_action)
         if isinstance(cfg.replay, PrioritizedReplayBufferCfg) and not self.sets_priorities:
             raise ValueError(
-                f"{type(self).__name__} has no TD errors for the priorities of a PrioritizedReplayBufferCfg, so that it "
+                f"{type(self).__name__} has no TD errors for the priorities of a PrioritizedReplayBufferCfg, which "
                 "would draw uniformly: use replay=ReplayBufferCfg(...)."
             )
         return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
