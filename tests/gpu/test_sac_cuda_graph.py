@@ -7,6 +7,7 @@ import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from RoboRenForce.networks import constrain_
 from RoboRenForce.utils.cuda_graph import GraphedStep
 from tensordict import TensorDict
 
@@ -22,9 +23,21 @@ HEADS = {
 }
 
 
-def make(head: str = "scalar", **options) -> algorithms.SAC:
+RECIPES = {
+    "FastTD3": (algorithms.FastTD3Cfg, algorithms.fast_td3_policy),
+    "FastSAC": (algorithms.FastSACCfg, algorithms.fast_sac_policy),
+    "FlashSAC": (algorithms.FlashSACCfg, algorithms.flash_sac_policy),
+}
+
+
+def build(cfg, policy):
     action = ActionSpec("continuous", ACTIONS, low=(-1.0,) * ACTIONS, high=(1.0,) * ACTIONS)
     spec = EnvSpec("synthetic", ENVS, {"policy": (17,)}, action, 100, ("final_observations",))
+    torch.manual_seed(0)
+    return cfg.build(policy=policy, context=algorithms.RunContext(spec=spec, device=DEVICE))
+
+
+def make(head: str = "scalar", **options) -> algorithms.SAC:
     mlp = networks.MLPCfg(hidden_features=[64, 64], activations="ReLU")
     policy = components.ActorQPackCfg(
         actor_cfg=components.TanhGaussianActorCfg(backbone_cfg=mlp),
@@ -38,9 +51,7 @@ def make(head: str = "scalar", **options) -> algorithms.SAC:
         "policy_updates": 2,
         "precision": "fp32",
     }
-    torch.manual_seed(0)
-    context = algorithms.RunContext(spec=spec, device=DEVICE)
-    return algorithms.SACCfg(**(defaults | options)).build(policy=policy, context=context)
+    return build(algorithms.SACCfg(**(defaults | options)), policy)
 
 
 def tape(steps: int):
@@ -106,6 +117,25 @@ def test_compiled_losses_equal_eager_ones():
     found, _, found_metrics = compiled(sample)
     torch.testing.assert_close(found, eager, rtol=1e-4, atol=1e-5)
     assert metrics.keys() == found_metrics.keys()
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_are_compiled_and_captured_and_learn(name):
+    cfg, policy = RECIPES[name]
+    options = {"replay": ReplayBufferCfg(capacity=1600), "batch_size": 256, "learning_starts": 64}
+    algorithm = build(cfg(**options, compile="on", cuda_graph="on"), policy())
+    before, metrics = [p.detach().clone() for p in algorithm.networks.parameters()], {}
+    for now, after in itertools.pairwise(tape(14)):
+        metrics = iterate(algorithm, now[0], after)
+    assert all(step.captured for step in algorithm._update_steps.values())
+    moved = [not torch.equal(a, b) for a, b in zip(before, algorithm.networks.parameters(), strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
+    assert all(torch.isfinite(value) for value in metrics.values()), metrics
+    for network in (algorithm.actor, algorithm.critic):
+        learned = [p.detach().clone() for p in network.parameters()]
+        constrain_(network)  # moves nothing: the captured steps did it
+        for a, b in zip(learned, network.parameters(), strict=True):
+            torch.testing.assert_close(a, b.detach(), rtol=1e-5, atol=1e-5)
 
 
 def test_nothing_waits_for_the_host():
