@@ -247,7 +247,7 @@ def main() -> None:
     output = Path(args.output)
     earlier = json.loads(output.read_text()) if args.add and output.is_file() else {"runs": [], "command": ""}
     commands = [*filter(None, [earlier["command"]]), shown_command(sys.argv)]
-    results = earlier["runs"]
+    results = [*earlier["runs"], *earlier.get("failed", [])]
     for result in run_all(args):
         results.append(result)
         runs = [result for result in results if "error" not in result]

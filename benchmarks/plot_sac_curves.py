@@ -20,10 +20,20 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).parent.parent
-COLORS = {"ours": "tab:orange", "ours_dsact": "tab:green", "cleanrl": "tab:gray", "cleanrl_cpu": "tab:gray"}
-COLORS |= {"leanrl": "tab:blue"}
-LABELS = {"ours": "RoboRenForce SAC", "ours_dsact": "RoboRenForce DSAC-T", "cleanrl": "CleanRL SAC"}
-LABELS |= {"cleanrl_cpu": "CleanRL SAC (CPU)", "leanrl": "LeanRL SAC (compile + graphs)"}
+COLORS = {
+    "ours": "tab:orange",
+    "ours_dsact": "tab:green",
+    "cleanrl": "tab:gray",
+    "cleanrl_cpu": "tab:gray",
+    "leanrl": "tab:blue",
+}
+LABELS = {
+    "ours": "RoboRenForce SAC",
+    "ours_dsact": "RoboRenForce DSAC-T",
+    "cleanrl": "CleanRL SAC",
+    "cleanrl_cpu": "CleanRL SAC (CPU)",
+    "leanrl": "LeanRL SAC (compile + graphs)",
+}
 
 
 def mean_curve(runs: list[dict[str, Any]]) -> list[list[float]]:

@@ -13,9 +13,9 @@ import pytest
 import RoboRenForce.runners
 import torch
 from RoboRenForce import runners
-from RoboRenForce.algorithms import StepOut
+from RoboRenForce.algorithms import ActOut, StepOut
 from RoboRenForce.configclass import configclass
-from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
+from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.runners.metrics import to_host
 from RoboRenForce.runners.nan_guard import NanGuard
 from RoboRenForce.runners.statistics import EnvLog, EpisodeStatistics
@@ -45,6 +45,41 @@ def test_the_algorithm_sees_every_observation_in_order() -> None:
     # Columns: start (100 * seed + episode), step of the episode, sum of actions.
     expected = [[700.0, 0.0], [700.0, 1.0], [700.0, 2.0], [701.0, 0.0]]
     assert [seen[0, :2].tolist() for seen in runner.algorithm.seen] == expected
+
+
+def test_books_are_kept_before_the_tensors_of_a_step_are_written_again() -> None:
+    """They wait for the next step; the contract lets environments reuse everything but observations at it."""
+    rewards, actions, finals = [], [], []
+
+    class Reusing(ScriptedEnv):
+        kept: dict[str, Any] | None = None
+
+        def step(self, actions_: torch.Tensor) -> Any:
+            obs, reward, done, extras = super().step(actions_)
+            new = {"reward": reward, "done": done, "final": extras["final_observations"]}
+            self.kept = self.kept or {name: value.clone() for name, value in new.items()}
+            for name, value in new.items():
+                self.kept[name].copy_(value)
+            rewards.append(reward.clone()), actions.append(actions_.clone()), finals.append(new["final"].clone())
+            return obs, self.kept["reward"], self.kept["done"], {**extras, "final_observations": self.kept["final"]}
+
+    env = Reusing(ScriptedEnvCfg(num_envs=2, script=[["time_out@3"], ["terminated@5"]]))
+    runner: Any = ppo_cfg(num_steps_per_env=7).build(env=env)
+    action = torch.zeros(2, *env.spec.action.shape)
+    act = runner.algorithm.act
+    runner.algorithm.act = lambda obs: ActOut(action.copy_(act(obs).action))  # its actions are written in place too
+    obs = env.get_observations()
+    for _ in range(7):
+        obs = runner.step(obs)
+    runner.keep_books()
+    rollout = runner.nan_guard._rollout
+    assert torch.equal(rollout["reward"], torch.stack(rewards))
+    assert torch.equal(rollout["action"], torch.stack(actions))
+    assert torch.equal(rollout["final_obs.policy"], torch.stack([final["policy"] for final in finals]))
+    returns, count = runner.statistics.collect()["Train/mean_reward"]
+    first = torch.stack(rewards)  # episodes that ended: 3 and 3 steps of environment 0, 5 of environment 1
+    assert count == 3
+    assert float(returns) == pytest.approx(float(first[:6, 0].sum() + first[:5, 1].sum()), rel=1e-5)
 
 
 def test_the_algorithm_is_told_about_the_run() -> None:

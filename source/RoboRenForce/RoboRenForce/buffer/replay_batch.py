@@ -74,6 +74,6 @@ class ReplayBatch:
         """`mean` of a critic's loss times the importance weights, which are at most 1 and so only ever shrink a step.
 
         For critics alone: values are means over possible outcomes, which drawing the surprising ones more often
-        shifts. Policy and temperature learn from states whatever came of them, and take `mean`, as metrics do.
+        shifts. Policy and temperature learn from states whatever came of them, and take `mean`.
         """
         return self.mean(loss if self.weight is None else loss * self.weight)

@@ -99,45 +99,18 @@ class GradientStep:
         if (most := self.max_grad_norm) is not None:
             factors = {name: (most / (norm + 1e-6)).clamp(max=1.0) for name, norm in norms.items()}
             grad = torch.cat([part * factors[name] for name, part in self._parts.items()])
-        if grad.is_cpu and not torch.compiler.is_compiling():
-            self._fused_adam(grad, fine)
-        else:
-            self._adam(torch.where(fine, grad, 0.0), go)
-        return norms
-
-    def _adam(self, grad: Tensor, go: Tensor) -> None:
-        """Lines that compile to a few kernels; nothing moves where `go` is 0."""
+        grad = torch.where(fine, grad, 0.0)
         (beta1, beta2), (first, second) = self.betas, self._moments.values()
         first.lerp_(grad, (1.0 - beta1) * go)
-        second.lerp_(grad.square(), (1.0 - beta2) * go)
+        second.lerp_(grad.square_(), (1.0 - beta2) * go)
         # max(step, 1): before the first good step nothing moves, but 0/0 would
         step = self.step.clamp(min=1.0)
-        unbiased_std = (second / (1.0 - beta2**step)).sqrt() + self.eps
+        unbiased_std = (second / (1.0 - beta2**step)).sqrt_().add_(self.eps)
         rate = self.lr * go
         if self.weight_decay:
             self._flat.mul_(1.0 - rate * self.weight_decay)
-        self._flat.sub_(rate / (1.0 - beta1**step) * first / unbiased_std)
-
-    def _fused_adam(self, grad: Tensor, fine: Tensor) -> None:
-        """The same by torch's kernel for the CPU, 20 times as fast there as the lines above are eagerly."""
-        first, second = ([moment] for moment in self._moments.values())
-        update = torch._fused_adamw_ if self.weight_decay else torch._fused_adam_  # pyright: ignore[reportPrivateImportUsage]
-        update(
-            [self._flat],
-            [grad],
-            first,
-            second,
-            [],
-            [self.step],
-            lr=self.lr,
-            beta1=self.betas[0],
-            beta2=self.betas[1],
-            weight_decay=self.weight_decay,
-            eps=self.eps,
-            amsgrad=False,
-            maximize=False,
-            found_inf=(~fine).to(torch.float32),
-        )
+        self._flat.sub_((rate / (1.0 - beta1**step) * first).div_(unbiased_std))
+        return norms
 
     def state_dict(self) -> dict[str, Any]:
         """Step count, moments per parameter in the order of the parts, learning rate, skipped steps."""

@@ -18,39 +18,44 @@ class Upload:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._staged = np.empty(0, np.uint8)
+        self._staged = torch.empty(0, dtype=torch.uint8)
         self._travelled: torch.cuda.Event | None = None
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """Tensors of the same shapes and dtypes."""
         if self._device.type == "cpu":
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
-        # Wide elements first: every array then begins at a multiple of its element's size.
-        order = sorted(arrays, key=lambda name: -arrays[name].itemsize)
-        sizes = [arrays[name].nbytes for name in order]
-        total, end = sum(sizes), 0
-        self._reserve(total)
-        for name, size in zip(order, sizes, strict=True):
-            self._staged[end : end + size] = np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8)
-            end += size
-        block = self._pinned[:total].to(self._device, non_blocking=True)
+        size, cuda = sum(array.nbytes for array in arrays.values()), self._device.type == "cuda"
         if self._travelled is not None:
-            self._travelled.record()
-        found = {}
-        for name, part in zip(order, block.split(sizes), strict=True):
-            found[name] = part.view(_torch_dtype(arrays[name].dtype)).view(arrays[name].shape)
-        return found
-
-    def _reserve(self, size: int) -> None:
-        """Page-locked memory that nothing reads any more."""
-        if self._travelled is not None:
-            self._travelled.synchronize()
+            self._travelled.synchronize()  # nothing reads the page-locked memory any more
         if len(self._staged) < size:
-            cuda = self._device.type == "cuda"
-            self._pinned = torch.empty(size, dtype=torch.uint8, pin_memory=cuda)
-            self._staged = self._pinned.numpy()
+            self._staged = torch.empty(size, dtype=torch.uint8, pin_memory=cuda)
             self._travelled = torch.cuda.Event() if cuda else None
+        pack(arrays, self._staged)
+        block = self._staged[:size].to(self._device, non_blocking=cuda)
+        if self._travelled is not None:
+            self._travelled.record(torch.cuda.current_stream(self._device))
+        return unpack(arrays, block)
 
 
-def _torch_dtype(dtype: np.dtype) -> torch.dtype:
-    return torch.from_numpy(np.empty(0, dtype)).dtype
+def pack(arrays: Mapping[str, np.ndarray], into: torch.Tensor) -> None:
+    """Write the bytes of `arrays` one behind the other into `into`, uint8 `(bytes,)` on the CPU."""
+    end, target = 0, into.numpy()
+    for name in _order(arrays):
+        array = arrays[name]
+        target[end : end + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        end += array.nbytes
+
+
+def unpack(arrays: Mapping[str, np.ndarray], block: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Views of `block`, wherever it is now, with the shapes and dtypes of the `arrays` that were packed."""
+    order, found = _order(arrays), {}
+    for name, part in zip(order, block.split([arrays[name].nbytes for name in order]), strict=True):
+        dtype = torch.from_numpy(np.empty(0, arrays[name].dtype)).dtype
+        found[name] = part.view(dtype).view(arrays[name].shape)
+    return found
+
+
+def _order(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Wide elements first: every array then begins at a multiple of its element's size."""
+    return sorted(arrays, key=lambda name: -arrays[name].itemsize)

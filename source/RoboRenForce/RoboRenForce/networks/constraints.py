@@ -17,7 +17,7 @@ class Constrained(nn.Module, ABC):
 
 
 def constrained_parts(*modules: nn.Module) -> list[Constrained]:
-    """The modules inside `modules` that `constrain_` looks for; a learner does so once and hands it only these."""
+    """What has constraints inside `modules`. A learner searches once and then calls `constrain_` on that alone."""
     return [part for module in modules for part in module.modules() if isinstance(part, Constrained)]
 
 

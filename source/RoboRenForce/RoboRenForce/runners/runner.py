@@ -103,6 +103,8 @@ class Runner(ABC):
             )
         if self.device.type == "cpu":
             torch.set_num_threads(cfg.cpu_threads)
+        elif self.device.type == "cuda" and self.device.index is not None:
+            torch.cuda.set_device(self.device)  # graphs are captured on the current device
         self.distributed = DistributedContext.from_environment(self.device)
         self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
         self.iteration = 0

@@ -88,7 +88,8 @@ class HostVecEnv(VecEnv):
             "reward_terms": terms,
         }
         arrays |= {f"obs/{name}": array for name, array in self._layout.visible(buffers).items()}
-        arrays |= {f"final/{name}": array for name, array in self._layout.visible(final).items() if ended}
+        if ended:
+            arrays |= {f"final/{name}": array for name, array in self._layout.visible(final).items()}
         found = self._upload(arrays)
         self._raw, self._obs = buffers, self._groups(found, "obs/")
         extras = {

@@ -422,7 +422,8 @@ class ReplayLearner(Algorithm, ABC):
         if isinstance(cfg.replay, PrioritizedReplayBufferCfg) and not self.sets_priorities:
             raise ValueError(
                 f"{type(self).__name__} has no TD errors for the priorities of a PrioritizedReplayBufferCfg, which "
-                "would draw uniformly: use replay=ReplayBufferCfg(...)."
+                "would draw uniformly: use replay=ReplayBufferCfg(...). (A learner that calls update_priorities says "
+                "so with sets_priorities = True.)"
             )
         return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
 

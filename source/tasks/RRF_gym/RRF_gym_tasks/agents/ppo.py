@@ -73,7 +73,7 @@ def runner(
 def cartpole() -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 and, where velocities are hidden, what a policy without memory can do."""
     policy = feed_forward("discrete")
-    learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.98, "lam": 0.9}
+    learning = {"learning_rate": 5.0e-4, "schedule": "linear", "gamma": 0.98, "lam": 0.9}
     return runner(policy, 64, 100, learning, save_interval=50)
 
 
@@ -106,7 +106,8 @@ def mountain_car() -> runners.OnPolicyRunnerCfg:
 
 def balance(iterations: int = 60) -> runners.OnPolicyRunnerCfg:
     """Inverted pendulums: short, dense, easy."""
-    return runner(feed_forward(), 128, iterations, {"learning_rate": 1.0e-3}, save_interval=30)
+    learning = {"learning_rate": 1.0e-3, "schedule": "linear"}
+    return runner(feed_forward(), 128, iterations, learning, save_interval=30)
 
 
 def locomotion(iterations: int = 250, hidden: tuple[int, ...] = (128, 128), **learning: Any) -> Any:
