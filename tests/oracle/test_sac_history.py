@@ -31,13 +31,15 @@ def policy(encoder: str = "gru", **options: Any) -> components.HistoryActorQPack
     )
 
 
-def sac(encoder: str = "gru", num_envs: int = 2, **options: Any) -> tuple[algorithms.SAC, Any]:
+def sac(encoder: str = "gru", num_envs: int = 2, head: Any = None, **options: Any) -> tuple[Any, Any]:
     """A learner and its environment."""
     seed_everything(0)
     env = ScriptedEnvCfg(num_envs=num_envs, script=SCRIPT, action_dim=2).build()
     replay = SequenceReplayBufferCfg(capacity=200 * num_envs, length=T)
     cfg = algorithms.SACCfg(**{"replay": replay, "batch_size": 16, "learning_starts": 8, **options})
-    return cfg.build(policy=policy(encoder), context=RunContext(env.spec, torch.device("cpu"))), env
+    modules = policy(encoder)
+    modules.critic_cfg.head_cfg = head or components.ScalarHeadCfg()
+    return cfg.build(policy=modules, context=RunContext(env.spec, torch.device("cpu"))), env
 
 
 def collect(learner: algorithms.SAC, env: Any, steps: int) -> dict[str, list[torch.Tensor]]:
@@ -181,6 +183,23 @@ def test_padding_and_burn_in_change_no_loss(encoder: str):
         group[1:][ended] += 50.0
     batch.action = torch.where(ended.unsqueeze(-1), 0.9, batch.action)
     torch.testing.assert_close(losses(learner, batch), before)
+
+
+def test_padding_does_not_enter_the_running_std_of_returns():
+    learner, env = sac("gru", head=components.GaussianHeadCfg())
+    learner.train()
+    collect(learner, env, 60)
+    quiet(learner)
+    batch = learner.replay.sample()
+    assert batch.valid is not None and not batch.valid.all()
+    found = []
+    for value in (0.0, 0.9):
+        batch.action = torch.where(batch.valid.unsqueeze(-1) == 0, value, batch.action)
+        learner.critic.head.std_ema.zero_()
+        learner.critic_loss(batch)
+        found.append(learner.critic.head.std_ema.clone())
+    assert found[0].all()
+    torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
 @every_encoder
