@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import torch
 
@@ -73,7 +74,7 @@ class GraphedStep:
         self._eager_calls_left = -1
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         try:
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            with capturing(graph):
                 self.function()
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a capture that fails at its end leaves the capture stream current
@@ -87,12 +88,26 @@ class GraphedStep:
         logger.info("'%s' runs as a CUDA graph.", self.name)
 
 
+@contextmanager
+def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
+    """`torch.cuda.graph`, and afterwards the current stream waits for the one that captured.
+
+    Before torch captures, it sets the generator's offset on the device to 0, on the capturing stream. Unordered, that
+    can land behind the offset that the first replay sets on its own stream, for instance where another process uses
+    the GPU, and the replay draws random numbers that were drawn before.
+    """
+    capture: Any = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
+    with capture:
+        yield
+    torch.cuda.current_stream().wait_stream(capture.capture_stream)
+
+
 def _free_generator(device: torch.device) -> None:
     """End the capture mode in which a failed capture left the random generator, by a capture that succeeds.
 
     Replacing the generator's state instead would cut it off from the graphs that were captured before.
     """
-    with torch.cuda.graph(torch.cuda.CUDAGraph(), capture_error_mode="thread_local"):
+    with capturing(torch.cuda.CUDAGraph()):
         torch.zeros((), device=device)
 
 

@@ -44,6 +44,7 @@ class ReplayActorCritic(ReplayLearner):
         self.target_actor = target_of(self.actor) if cfg.target_actor else self.actor
         self._critic_loss = self.compiled(self.critic_loss)
         self._policy_loss = self.compiled(self.policy_loss)
+        self._follow = self.compiled(self.follow)
 
     def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
         """The critics learn; at its turn the policy does; the targets follow."""
@@ -55,10 +56,14 @@ class ReplayActorCritic(ReplayLearner):
         if policy_turn:
             metrics |= self.learn_policy(batch)
         if policy_turn or not self.cfg.delay_targets:
-            polyak_(self.target_critic, self.critic, self.cfg.tau)
-            if self.cfg.target_actor:
-                polyak_(self.target_actor, self.actor, self.cfg.tau)
+            self._follow()
         return metrics
+
+    def follow(self) -> None:
+        """The targets move towards what they are copies of."""
+        polyak_(self.target_critic, self.critic, self.cfg.tau)
+        if self.cfg.target_actor:
+            polyak_(self.target_actor, self.actor, self.cfg.tau)
 
     def augmented(self, batch: ReplayBatch) -> ReplayBatch:
         """The batch with what the loss terms append to it, behind its own `batch_size` samples."""

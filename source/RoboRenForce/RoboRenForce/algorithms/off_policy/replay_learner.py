@@ -39,6 +39,7 @@ from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
 from ...networks.batch_norm import BatchNorm, uses_batch_statistics
 from ...networks.constraints import constrain_, constrained_parts
+from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
 from ...utils.precision import Precision, set_matmul_precision
@@ -133,6 +134,7 @@ class ReplayLearner(Algorithm, ABC):
         self._compiles = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._act_step = graphed(self._act, self.device, cfg.cuda_graph, "policy step")
         self._record_step = self._graphed(self._record, "storage step")
+        self._smooth = self.compiled(smooth_)
         self._update_steps: dict[int, Callable[[], None]] = {}
         self._apply: dict[GradientStep, Callable[[], dict[str, Tensor]]] = {}
 
@@ -243,8 +245,7 @@ class ReplayLearner(Algorithm, ABC):
             self._step.add_(1.0)
             for name in metrics.keys() - self._metrics.keys():
                 self._metrics[name] = metrics[name].clone()
-            lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage]
-            lerp([self._metrics[name] for name in metrics], list(metrics.values()), SMOOTHING)
+            self._smooth([self._metrics[name] for name in metrics], list(metrics.values()))
         self._share_statistics()
 
     @torch.no_grad()
@@ -302,12 +303,8 @@ class ReplayLearner(Algorithm, ABC):
         return {f"Policy/grad_norm_{part}": norm for part, norm in self._apply[optimizer]().items()}
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, through torch.compile where the configuration asks for it.
-
-        For the shapes at hand: several optimizers share the code of their step, and a second one with other shapes
-        would be compiled for any shape, which torch can't where weights are views of one tensor.
-        """
-        return torch.compile(function, dynamic=False) if self._compiles else function
+        """`function`, through torch.compile where the configuration asks for it."""
+        return compile_own(function) if self._compiles else function
 
     def _graphed(self, function: Callable[[], None], name: str) -> Callable[[], None]:
         """A replay in host memory can be part of no graph, neither to write nor to read."""
@@ -426,6 +423,11 @@ class ReplayLearner(Algorithm, ABC):
                 "so with sets_priorities = True.)"
             )
         return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=self.device)
+
+
+def smooth_(means: list[Tensor], values: list[Tensor]) -> None:
+    """Take `values` into exponential means of them."""
+    torch._foreach_lerp_(means, values, SMOOTHING)  # pyright: ignore[reportPrivateImportUsage]
 
 
 def batch_buffers(*modules: nn.Module) -> Iterable[Tensor]:

@@ -60,6 +60,7 @@ class IQL(ReplayLearner):
         )
         self._critic_loss = self.compiled(self.critic_loss)
         self._policy_loss = self.compiled(self.policy_loss)
+        self._follow = self.compiled(self.follow)
 
     def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
         """Value and critics learn; at its turn the policy does, from the advantage before that; the targets follow."""
@@ -68,8 +69,12 @@ class IQL(ReplayLearner):
         if policy_turn:
             loss, more = self._policy_loss(batch, advantage)
             metrics |= more | self.take_step(self.actor_optimizer, loss)
-        polyak_(self.target_critic, self.critic, self.cfg.tau)
+        self._follow()
         return metrics
+
+    def follow(self) -> None:
+        """The target critics move towards the critics."""
+        polyak_(self.target_critic, self.critic, self.cfg.tau)
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_V + L_Q, whose parameters are disjoint; u of each sample; 0-dim metrics. The last two detached."""

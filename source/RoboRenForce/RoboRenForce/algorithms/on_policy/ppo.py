@@ -31,6 +31,7 @@ from ...components.normalizer import RewardScaler, ValueNormalizer
 from ...components.optimizer import GradientStep
 from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
+from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from ..actor_policy import ActorPolicy
@@ -92,9 +93,9 @@ class PPO(Algorithm):
         self._bootstrap_final = cfg.time_out_bootstrap == "final"
 
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
-        self._policy_loss = torch.compile(self.policy_loss) if compiled else self.policy_loss
-        self._value_loss = torch.compile(self.value_loss) if compiled else self.value_loss
-        self._apply = torch.compile(self._apply_gradients) if compiled else self._apply_gradients
+        self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
+        self._value_loss = compile_own(self.value_loss) if compiled else self.value_loss
+        self._apply = compile_own(self._apply_gradients) if compiled else self._apply_gradients
         self._beside = SideStream(self.device)
         self._act_step = graphed(self._act, self.device, cfg.cuda_graph, "policy step")
         self._record_step = graphed(self._record, self.device, cfg.cuda_graph, "storage step")

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from mjlab.envs import ManagerBasedRlEnv
+from RoboRenForce.utils.cuda_graph import capturing
 
 from .device_constants import DeviceConstants
 from .errors import CannotCaptureError
@@ -132,7 +133,7 @@ class Segment:
         stream = torch.cuda.current_stream(self._context.device)
         self._context.before_capture()
         try:
-            with torch.cuda.graph(graph, pool=self._context.pool, capture_error_mode="thread_local"):
+            with capturing(graph, self._context.pool):
                 self._run_stages()
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # torch stays on its capture stream if the capture can't even begin

@@ -1,0 +1,30 @@
+"""torch.compile for functions that many objects of one process compile, each for itself."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def compile_own(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """`torch.compile(function)` for the shapes at hand, with graphs that no other object's count against.
+
+    torch keeps the graphs of a function with its code, at most eight of them, and runs it eagerly from the ninth on.
+    Methods and closures of all instances share their code: without a copy of it, the ninth learner of a process would
+    not be compiled. For fixed shapes, since torch can't compile for any shape what is a view of one flat tensor.
+
+    Args:
+        function: a function, closure or bound method.
+        options: of `torch.compile`.
+    """
+    method = isinstance(function, types.MethodType)
+    shared: Any = function.__func__ if method else function
+    own = types.FunctionType(
+        shared.__code__.replace(), shared.__globals__, shared.__name__, shared.__defaults__, shared.__closure__
+    )
+    own.__kwdefaults__ = shared.__kwdefaults__
+    bound = types.MethodType(own, function.__self__) if method else own
+    return torch.compile(bound, dynamic=False, **options)
