@@ -37,7 +37,8 @@ class PeerScript:
     def __init__(self, path: str | Path, arguments: Mapping[str, Any]) -> None:
         self.path = Path(path).resolve()
         self._tree = ast.parse(self.path.read_text(encoding="utf-8"))
-        self.namespace: dict[str, Any] = {"__name__": "__main__", "__file__": str(self.path)}
+        module = stand_in("__main__", __file__=str(self.path))  # torch.compile looks names up there
+        self.namespace: dict[str, Any] = module.__dict__
         """What the script has defined so far."""
         sys.path[:0] = [str(self.path.parent), str(self.path.parent.parent)]
         answer_arguments(arguments)

@@ -23,7 +23,7 @@ ROOT = Path(__file__).parent.parent
 COLORS = {
     "ours": "tab:orange",
     "ours_dsact": "tab:green",
-    "cleanrl": "tab:gray",
+    "cleanrl": "black",
     "cleanrl_cpu": "tab:gray",
     "leanrl": "tab:blue",
 }

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -207,31 +207,17 @@ def collect(args: argparse.Namespace) -> None:
     for path in sorted(folder.glob("*.log")):
         system, seed = path.stem.rsplit("_", 1)
         runs.setdefault(system, []).append({"seed": int(seed)} | read_run(path))
-    common = min(run["steps"] for found in runs.values() for run in found if "error" not in run)
-    medians = {}
+    good = {system: [run for run in found if "error" not in run] for system, found in runs.items()}
+    medians = {system: medians_of(map(summary, found)) for system, found in good.items()}
     for system, found in runs.items():
-        good = [run | at_steps(run, common) for run in found if "error" not in run]
-        runs[system] = good + [run for run in found if "error" in run]
-        numbers = [key for key, value in good[0].items() if type(value) in (int, float)] if good else []
-        medians[system] = {
-            key: median(run[key] for run in good)
-            for key in numbers
-            if key != "seed" and all(key in run for run in good)
-        }
         print(system, [run["steps"] for run in found], medians[system], flush=True)
     command = facts.pop("command")
-    data = {
-        "benchmark": "sac_halfcheetah",
-        "arguments": shown_arguments(facts),
-        "common_steps": common,
-        "medians": medians,
-    }
+    data = {"benchmark": "sac_halfcheetah", "arguments": shown_arguments(facts), "medians": medians}
+    peers = [system for system in good if not system.startswith("ours") and good[system] and good.get("ours")]
+    if peers:
+        data["ours_against"] = {peer: comparison(good["ours"], good[peer]) for peer in peers}
+        print(json.dumps(data["ours_against"], indent=2), flush=True)
     data |= {"runs": runs, **environment_report(), "command": command} | ({"note": args.note} if args.note else {})
-    peer, ours = medians.get("cleanrl", medians.get("cleanrl_cpu", {})), medians.get("ours", {})
-    if "return_at_common_steps" in peer.keys() & ours.keys():
-        data["return_ratio"] = round(ours["return_at_common_steps"] / peer["return_at_common_steps"], 3)
-        data["speedup"] = round(peer["seconds_to_common_steps"] / ours["seconds_to_common_steps"], 2)
-        print("return ratio", data["return_ratio"], "speedup", data["speedup"], flush=True)
     data["hardware"]["torch_threads"] = 1  # of every run but those of cleanrl_cpu
     write_json(args.output, data)
 
@@ -258,19 +244,36 @@ def read_run(log: Path, points: int = 60) -> dict[str, Any]:
     return found
 
 
-def at_steps(run: dict[str, Any], steps: int) -> dict[str, float]:
-    """Return and seconds of a run's last evaluation within `steps`, and its steps a second over the second half."""
-    known = [point for point in run["eval"] if point[0] <= steps]
-    if not known:
-        return {}
-    (middle, middle_s, _), (last, last_s, value) = known[(len(known) - 1) // 2], known[-1]
-    rate = (last - middle) / (last_s - middle_s) if last > middle else last / last_s
-    return {
-        "return_at_common_steps": value,
-        "return_of_last_5_evaluations": round(mean(point[2] for point in known[-5:]), 2),
-        "seconds_to_common_steps": last_s,
-        "env_steps_per_s": round(rate, 1),
-    }
+def summary(run: dict[str, Any]) -> dict[str, float]:
+    """The numbers of a run, and its steps a second over the second half."""
+    numbers = {key: run[key] for key in ("steps", "train_s", "final_return") if key in run}
+    if run["eval"]:
+        (middle, middle_s, _), (last, last_s, _) = run["eval"][(len(run["eval"]) - 1) // 2], run["eval"][-1]
+        numbers["env_steps_per_s"] = round((last - middle) / (last_s - middle_s) if last > middle else last / last_s, 1)
+    return numbers
+
+
+def comparison(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, float]:
+    """Medians of both over their seeds at the last evaluation that all of these runs reached, and their ratios."""
+    common = min(run["eval"][-1][0] if run["eval"] else 0 for run in [*ours, *peer])
+    found: dict[str, float] = {"steps": common}
+    if not common:
+        return found
+    for name, runs in (("ours", ours), ("peer", peer)):
+        known = [[point for point in run["eval"] if point[0] <= common] for run in runs]
+        found[f"{name}_return"] = round(median(points[-1][2] for points in known), 1)
+        found[f"{name}_return_of_last_5"] = round(median(mean(p[2] for p in points[-5:]) for points in known), 1)
+        found[f"{name}_seconds"] = round(median(points[-1][1] for points in known), 1)
+    for name in ("return", "return_of_last_5"):
+        found[f"{name}_ratio"] = round(found[f"ours_{name}"] / found[f"peer_{name}"], 3)
+    return found | {"speedup": round(found["peer_seconds"] / found["ours_seconds"], 2)}
+
+
+def medians_of(samples: Iterable[dict[str, float]]) -> dict[str, float]:
+    """Medians of the numbers that all samples have."""
+    samples = list(samples)
+    names = [name for name in (samples[0] if samples else {}) if all(name in sample for sample in samples)]
+    return {name: median(sample[name] for sample in samples) for name in names}
 
 
 def main() -> None:
