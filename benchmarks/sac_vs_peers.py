@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -208,7 +208,7 @@ def collect(args: argparse.Namespace) -> None:
         system, seed = path.stem.rsplit("_", 1)
         runs.setdefault(system, []).append({"seed": int(seed)} | read_run(path))
     good = {system: [run for run in found if "error" not in run] for system, found in runs.items()}
-    medians = {system: medians_of(map(summary, found)) for system, found in good.items()}
+    medians = {system: medians_of([summary(run) for run in found]) for system, found in good.items()}
     for system, found in runs.items():
         print(system, [run["steps"] for run in found], medians[system], flush=True)
     command = facts.pop("command")
@@ -269,9 +269,8 @@ def comparison(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[s
     return found | {"speedup": round(found["peer_seconds"] / found["ours_seconds"], 2)}
 
 
-def medians_of(samples: Iterable[dict[str, float]]) -> dict[str, float]:
+def medians_of(samples: list[dict[str, float]]) -> dict[str, float]:
     """Medians of the numbers that all samples have."""
-    samples = list(samples)
     names = [name for name in (samples[0] if samples else {}) if all(name in sample for sample in samples)]
     return {name: median(sample[name] for sample in samples) for name in names}
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-STAND_INS = ("tyro", "pyrallis", "wandb", "gym", "d4rl")
+STAND_INS = ("__main__", "tyro", "pyrallis", "wandb", "gym", "d4rl")
 
 PEER = """
 from dataclasses import dataclass
@@ -63,6 +63,7 @@ def test_a_peer_runs_whole_or_its_updates_alone(peers: Any, tmp_path: Path):
     whole = peers.PeerScript(path, {"learning_starts": 3})
     whole.run()
     assert whole.namespace["batches"] == [4] and logged == [{"step": 4}]
+    assert whole.namespace is vars(sys.modules["__main__"])  # where torch.compile looks names up
     assert whole.namespace["args"].seed == 1 and whole.namespace["done"]
 
     part = peers.PeerScript(path, {})

@@ -121,7 +121,6 @@ def test_compiled_losses_equal_eager_ones():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_recipes_are_compiled_and_captured(name, caplog):
-    torch._dynamo.reset()  # graphs of other tests count against the limit beyond which nothing is compiled
     cfg, policy = RECIPES[name]
     options = {"replay": ReplayBufferCfg(capacity=1600), "batch_size": 256, "learning_starts": 64}
     algorithm = build(cfg(**options, compile="on", cuda_graph="on"), policy())

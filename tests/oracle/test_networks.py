@@ -153,6 +153,27 @@ def test_every_ensemble_member_equals_the_single_network_with_its_weights(layer_
         torch.testing.assert_close(gradient, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_a_compiled_ensemble_is_the_eager_one_in_value_gradient_and_type(layer_norm, bf16):
+    torch.manual_seed(7)
+    ensemble = EnsembleMLP(MLPCfg(hidden_features=[8, 6], activations="ReLU", layer_norm=layer_norm), 3, 5, 2)
+    compiled, x, seen = torch.compile(ensemble, backend="aot_eager"), torch.randn(16, 5), []
+    for layer in ensemble.layers[1:]:
+        layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    found, types = [], []
+    for network in (ensemble, compiled):
+        seen.clear()
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            output = network(x)
+        found.append([output, *torch.autograd.grad(output.float().square().sum(), [*ensemble.parameters()])])
+        types.append([*seen, output.dtype])
+    assert types[0] == types[1] and types[0][-1] == (torch.bfloat16 if bf16 else torch.float32)
+    tolerance = 0.05 if bf16 else 1e-5
+    for eager, other in zip(*found, strict=True):
+        torch.testing.assert_close(other, eager, atol=tolerance * eager.abs().max().item(), rtol=tolerance)
+
+
 def test_ensemble_members_start_different_and_each_like_a_torch_layer():
     torch.manual_seed(6)
     ensemble = EnsembleMLP(MLPCfg(hidden_features=[64]), 2, 16, 1)

@@ -274,7 +274,7 @@ def test_a_gradient_step_searches_no_network_for_batch_norm_and_constraints(
 
 
 def test_compiled_steps_of_constrained_networks_equal_eager_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several optimizers share the code of their step; compiled for any shape, it failed on views of flat weights."""
+    """Several optimizers share the line of their step; compiled for any shape, it failed on views of flat weights."""
     build_graph, found = torch.compile, []
     monkeypatch.setattr(torch, "compile", lambda f, **options: build_graph(f, backend="aot_eager", **options))
     for mode in ("off", "on"):

@@ -25,7 +25,8 @@ class EnsembleLinear(nn.Module):
     @override
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():  # the bias becomes part of the next kernel; baddbmm copies it first
-            return torch.bmm(x, self.weight) + self.bias
+            product = torch.bmm(x, self.weight)
+            return product + self.bias.to(product.dtype)
         return torch.baddbmm(self.bias, x, self.weight)
 
 

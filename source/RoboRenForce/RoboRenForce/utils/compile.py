@@ -14,10 +14,11 @@ def compile_own(function: Callable[..., Any], **options: Any) -> Callable[..., A
 
     torch keeps the graphs of a function with its code, at most eight of them, and runs it eagerly from the ninth on.
     Methods and closures of all instances share their code: without a copy of it, the ninth learner of a process would
-    not be compiled. For fixed shapes, since torch can't compile for any shape what is a view of one flat tensor.
+    not be compiled. For fixed shapes: torch remembers by file and line which sizes changed and would compile the second
+    learner for any size, which it can't where weights are views of one flat tensor.
 
     Args:
-        function: a function, closure or bound method.
+        function: a function, closure or bound method, undecorated: what a decorator wraps is not copied.
         options: of `torch.compile`.
     """
     method = isinstance(function, types.MethodType)
