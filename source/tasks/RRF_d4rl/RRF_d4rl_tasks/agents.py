@@ -116,7 +116,11 @@ def walker2d_rebrac() -> runners.OfflineRunnerCfg:
 # --- classic control -------------------------------------------------------------------------------------------------
 
 CLASSIC: dict[str, Any] = {"gamma": 0.95, "tau": 0.02, "actor_learning_rate": 1.0e-3, "critic_learning_rate": 1.0e-3}
-"""A short view and fast targets: values are there after a few thousand updates."""
+"""A short view and fast targets: values are there after a few thousand updates.
+
+Critics have layer normalization where a few thousand transitions of one policy are all that they see: without it TD3+BC
+can lose what it had learned as it goes on, and IQL imitate the wrong actions.
+"""
 
 
 def classic_bc() -> runners.OfflineRunnerCfg:
@@ -129,8 +133,8 @@ def classic_iql() -> runners.OfflineRunnerCfg:
     """IQL that prefers the better actions more than it does for robots."""
     policy = components.ActorQVPackCfg(
         actor_cfg=bounded_normal(64, 64),
-        critic_cfg=critics(backbone(64, 64)),
-        value_cfg=components.VNetworkCfg(backbone_cfg=backbone(64, 64)),
+        critic_cfg=critics(backbone(64, 64, layer_norm=True)),
+        value_cfg=components.VNetworkCfg(backbone_cfg=backbone(64, 64, layer_norm=True)),
     )
     return runner(policy, algorithms.IQLCfg(**CLASSIC, beta=10.0), 20, reward_mode="normalize_by_return_range")
 
@@ -144,12 +148,12 @@ def classic_cql() -> runners.OfflineRunnerCfg:
 
 
 def classic_td3_bc() -> runners.OfflineRunnerCfg:
-    """TD3+BC that trusts its critics twice as much as it does for robots."""
+    """TD3+BC that trusts its critics more than it does for robots."""
     policy = components.ActorQPackCfg(
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
-        critic_cfg=critics(backbone(64, 64)),
+        critic_cfg=critics(backbone(64, 64, layer_norm=True)),
     )
-    return runner(policy, algorithms.TD3BCCfg(**CLASSIC, alpha=5.0), 20)
+    return runner(policy, algorithms.TD3BCCfg(**CLASSIC, alpha=3.5), 20)
 
 
 def classic_rebrac() -> runners.OfflineRunnerCfg:
@@ -158,5 +162,5 @@ def classic_rebrac() -> runners.OfflineRunnerCfg:
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
         critic_cfg=critics(backbone(64, 64, layer_norm=True)),
     )
-    algorithm = algorithms.ReBRACCfg(**CLASSIC, batch_size=256, actor_penalty=0.2, critic_penalty=0.01)
+    algorithm = algorithms.ReBRACCfg(**CLASSIC, batch_size=256, actor_penalty=0.3, critic_penalty=0.01)
     return runner(policy, algorithm, 20)
