@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import random
+import signal
+from collections.abc import Iterator
 
 # Before anything imports MuJoCo: it chooses its renderer once, and without a display only an off-screen one works.
 os.environ.setdefault("MUJOCO_GL", "egl")
@@ -27,6 +29,20 @@ def seed() -> int:
     np.random.seed(0)
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def usual_signals() -> Iterator[None]:
+    """The signals of a terminal as an interactive shell leaves them, for this process and those that it starts.
+
+    Under nohup, in the background of a script and in many CI systems some are ignored, which children inherit.
+    """
+    usual = {signal.SIGINT: signal.default_int_handler}
+    usual |= {number: signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -26,7 +26,7 @@ def run_two(worker: str, folder: Path) -> tuple[dict[str, Any], str]:
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([p for p in sys.path if p])}
     done = subprocess.run(
-        [*command, str(FOLDER / worker), str(folder)], capture_output=True, text=True, timeout=180, env=environment
+        [*command, str(FOLDER / worker), str(folder)], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads((folder / "result.json").read_text()), done.stdout

@@ -66,9 +66,11 @@ def assert_same_steps(plain, fast, actions, compare_log=True):
     return ended
 
 
-@pytest.mark.parametrize(
-    ("task", "final"), [(GO1, True), (GO1, False), (G1, True), (CARTPOLE, True), (CARTPOLE, False), (LIFT, True)]
-)
+MORE_ROBOTS = [pytest.param(*case, marks=pytest.mark.long) for case in ((GO1, False), (G1, True), (LIFT, True))]
+"""Each compiles the kernels of its scene for a minute or two, and steps through the stages that the Go1 has."""
+
+
+@pytest.mark.parametrize(("task", "final"), [(GO1, True), (CARTPOLE, True), (CARTPOLE, False), *MORE_ROBOTS])
 def test_steps_equal_mjlabs(task, final):
     cfg = fixed_cfg(task, ENVS)
     plain, env = build(copy.deepcopy(cfg)), build(cfg)
@@ -78,7 +80,7 @@ def test_steps_equal_mjlabs(task, final):
     assert assert_same_steps(plain, fast, actions_of(plain, steps)) >= 2
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("task", ["Mjlab-Velocity-Rough-Unitree-Go1", "Mjlab-Velocity-Rough-Unitree-G1"])
 def test_steps_equal_mjlabs_on_rough_terrain(task):
     cfg = fixed_cfg(task, ENVS, episode_length_s=0.5)

@@ -1,26 +1,36 @@
-"""SAC, TD3 and DSAC-T solve the pendulum: the median of three seeds, evaluated deterministically over ten episodes."""
+"""SAC, TD3 and DSAC-T solve the pendulum; hanging still is worth about -1,200, the best known policy about -150."""
 
 from __future__ import annotations
 
 import statistics
 
 import pytest
-from training import returns
+from training import curve_of_task, final_returns
 
 pytestmark = [pytest.mark.learning, pytest.mark.slow]
 
 pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
 
 
+@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
-    ("task", "gate", "floor"),
-    [
-        ("RoboRenForce-Gym-Pendulum-SAC", -200.0, -300.0),
-        ("RoboRenForce-Gym-Pendulum-TD3", -220.0, -400.0),
-        ("RoboRenForce-Gym-Pendulum-DSACT", -200.0, -300.0),
+    ("task", "iterations", "gate"),
+    [  # with seeds 11 to 18
+        ("Pendulum-SAC", 12, -500.0),  # -133 to -97; single evaluations of the next eight iterations fall to -443
+        ("Pendulum-TD3", 17, -500.0),  # -136 to -98, with a fall to -202 before
+        ("Pendulum-DSACT", 24, -500.0),  # -155 to -114, with a fall to -380 later
     ],
 )
-def test_the_median_seed_passes_the_gate(task: str, gate: float, floor: float):
-    found = returns(task)
+def test_a_shortened_run_passes_the_gate(task: str, iterations: int, gate: float, seed: int) -> None:
+    assert curve_of_task(task, seed, f"max_iterations={iterations}")[-1] >= gate
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    ("task", "gate", "floor"),
+    [("Pendulum-SAC", -200.0, -450.0), ("Pendulum-TD3", -220.0, -450.0), ("Pendulum-DSACT", -200.0, -450.0)],
+)
+def test_the_median_of_whole_runs_passes_the_gate(task: str, gate: float, floor: float) -> None:
+    found = final_returns(task)
     assert statistics.median(found) >= gate, found
     assert found[0] >= floor, found
