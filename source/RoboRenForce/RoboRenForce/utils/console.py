@@ -96,7 +96,9 @@ class Display:
         if self._live is not None:
             self._live.update(render_panel(self.title, progress), refresh=True)
         else:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads any more, as after `| head`; the run goes on
+            with contextlib.suppress(
+                OSError
+            ):  # nobody reads any more, as after `| head`, or a disk is full: the run goes on
                 self.stream.write(render_line(progress) + "\n")
                 self.stream.flush()
 
@@ -176,7 +178,7 @@ def _number(value: float) -> str:
 
 def say(text: str) -> None:
     """Write a result for the user to standard output."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
@@ -186,7 +188,8 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        sys.stderr.write(self.format(record) + "\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(self.format(record) + "\n")
 
 
 def setup_logging(*, is_main: bool = True) -> None:
