@@ -1,7 +1,7 @@
 """When and where a run saves what it has learned, also when it fails or can't write where it should.
 
 A checkpoint that can't be written ends nothing: it is tried again after the next iteration, and at the end of a run it
-goes to another folder. A run that is ended in the middle of an iteration saves the last finished one, which is in memory.
+goes to another folder. A run that ends in the middle of an iteration saves the last finished one, which is in memory.
 """
 
 from __future__ import annotations
@@ -247,7 +247,7 @@ def _save_after(runner: Runner, error: BaseException) -> None:
     continued. Other processes may wait somewhere else, so nothing is gathered: theirs begin anew as well.
     """
     place = _place(runner, error)
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200].removesuffix(": ")
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:120].rstrip(": ")
     logger.error("%s stopped %s (%s).", runner.task, place, reason)
     if runner.iteration == runner.first_iteration or runner.run_dir is None:
         return

@@ -165,11 +165,12 @@ class Runner(ABC):
         self.first_iteration = self.iteration
         self.algorithm.train()
         try:
-            with self.stop, saved_on_failure(self):
+            with self.stop:
                 for callback in self.callbacks:
                     callback.on_start(self)
                 self._session_start = time.perf_counter()
-                yield
+                with saved_on_failure(self):
+                    yield
             for callback in self.callbacks:
                 callback.on_end(self)
         finally:
@@ -267,7 +268,9 @@ class Runner(ABC):
         Args:
             interrupted: Where in an iteration the run is: its running episodes are not continued. None: between two.
         """
-        local = self._local_state() if interrupted is None else self._local_state({})
+        if interrupted is not None:
+            self.algorithm.restart_episodes()
+        local = self._local_state(None if interrupted is None else {})
         return self._state([local], interrupted)
 
     def _state(self, local: list[Any], interrupted: str | None = None) -> dict[str, Any]:
