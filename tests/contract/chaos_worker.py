@@ -2,7 +2,7 @@
 
     python chaos_worker.py FOLDER KILLS SEED
 
-Each life is a fork of this process, which resumes the run, trains and is killed: at its n-th access to the file system, in
+Each life is a fork of this process, which resumes the run, trains and is killed: at its n-th change of a file, in
 the middle of a checkpoint, or by the clock. What has to hold is asserted after every life and at the end.
 """
 

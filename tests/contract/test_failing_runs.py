@@ -214,11 +214,11 @@ def random_faults(seed: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     def sometimes(function: Callable[..., Any], *errors: int) -> Callable[..., Any]:
         def call(*args: Any, **options: Any) -> Any:
             mode = args[1] if len(args) > 1 and function is open else options.get("mode", "r")
-            paths = [str(arg) for arg in args if isinstance(arg, str | Path)]
-            if any(path.startswith(str(root)) for path in paths) and (function is not open or "r" not in str(mode)):
-                if generator.random() < 1 / 3:
-                    number = generator.choice(errors)
-                    raise OSError(number, os.strerror(number))
+            below = any(str(arg).startswith(str(root)) for arg in args if isinstance(arg, str | Path))
+            changes = function is not open or "r" not in str(mode)
+            if below and changes and generator.random() < 1 / 3:
+                number = generator.choice(errors)
+                raise OSError(number, os.strerror(number))
             return function(*args, **options)
 
         return call
