@@ -204,7 +204,7 @@ def test_a_run_that_begins_in_a_used_directory_sets_aside_what_is_there(tmp_path
 
 
 def resume(*argv: str) -> None:
-    main(["train", *argv, "--max_iterations", "6"])
+    main(["train", "--resume", *argv, "--max_iterations", "6"])
 
 
 def test_resume_takes_the_newest_whole_checkpoint_whatever_latest_says(

@@ -319,7 +319,7 @@ def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
         iteration = record.pop("iteration")
         if type(iteration) is not int or iteration < 0:
             return None
-        return iteration, {tag: value for tag, value in record.items() if type(value) in (int, float)}
+        return iteration, {tag: value for tag, value in record.items() if _is_number(value)}
     except (ValueError, AttributeError, LookupError, TypeError, OverflowError, RecursionError):
         return None
 
