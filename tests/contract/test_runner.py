@@ -411,6 +411,17 @@ def test_signals_that_are_ignored_stay_ignored(number: signal.Signals, monkeypat
         signal.signal(number, before)
 
 
+def test_a_time_limit_that_repeats_itself_is_one_signal() -> None:
+    inherited = signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGXCPU)
+            assert stop.signal == signal.SIGXCPU
+    finally:
+        signal.signal(signal.SIGXCPU, inherited)
+
+
 def test_a_handler_that_python_does_not_know_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(signal, "getsignal", lambda number: None)  # such as that of faulthandler.register
     with StopRequest() as stop:

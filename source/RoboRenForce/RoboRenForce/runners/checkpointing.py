@@ -6,12 +6,12 @@ goes to another folder. A run that ends in the middle of an iteration saves the 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,20 +209,21 @@ def store(runner: Runner, data: Mapping[str, Any]) -> Path:
 
 
 def _write_elsewhere(name: str, data: Mapping[str, Any], refused: CheckpointError) -> Path:
-    for folder in (None, "."):  # the system's temporary folder, the current one
-        try:
-            path = Path(tempfile.mkdtemp(prefix="RoboRenForce-", dir=folder)).resolve() / name
-            save_checkpoint(path, data)
-            return path
-        except (OSError, CheckpointError) as error:
-            logger.warning("Not there either: %s", error)
+    for parent in (None, "."):  # the system's temporary folder, the current one
+        with contextlib.suppress(OSError, CheckpointError):
+            folder = Path(tempfile.mkdtemp(prefix="RoboRenForce-", dir=parent)).resolve()
+            try:
+                save_checkpoint(folder / name, data)
+                return folder / name
+            except CheckpointError:
+                folder.rmdir()
     raise CheckpointError(f"{refused} Neither can the temporary nor the current folder: the trained state is lost.")
 
 
 # ----------------------------------------------------------------------------------------------------------- failures
 
 
-@contextmanager
+@contextlib.contextmanager
 def saved_on_failure(runner: Runner) -> Iterator[None]:
     """Save the last finished iteration if the loop inside ends with an error, a second signal or an exit."""
     try:

@@ -42,7 +42,7 @@ from ..utils.timing import PhaseTimer
 from .callbacks import Callback, CallbackCfg, EvaluateCallback, LogCallback, ReportCallback, VideoCallback
 from .checkpointing import BestCallback, CheckpointCallback, RunDirectoryCallback, saved_on_failure, write_to_run
 from .metrics import NO_RATIOS, to_host
-from .saved_run import load_run
+from .saved_run import fitting, load_run
 from .statistics import Ratio
 from .stop_request import StopRequest
 
@@ -312,10 +312,10 @@ class Runner(ABC):
                 f"'{path}' was trained on '{data['task']}' and does not fit '{self.task}': {'; '.join(differences)}. "
                 f"Use --task {data['task']}, or the checkpoint of another run."
             )
-        with _fitting(path, "this algorithm and policy"):
+        with fitting(path, "this algorithm and policy"):
             self.algorithm.load_state_dict(data["algorithm"])
         if resume:
-            with _fitting(path, "this runner and environment"):
+            with fitting(path, "this runner and environment"):
                 self._resume(data, there)
         return data
 
@@ -407,18 +407,6 @@ class Runner(ABC):
             raise NonFiniteError(
                 f"Learning diverged in iteration {self.iteration}: {listed}; lower the learning rate.{kept}"
             )
-
-
-@contextmanager
-def _fitting(path: str | Path, what: str) -> Iterator[None]:
-    """Say what state of another shape does not fit."""
-    try:
-        yield
-    except (LookupError, AttributeError, RuntimeError, ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"'{path}' does not fit {what} ({' '.join(str(error).split())[:300]}); use the "
-            "configuration it was trained with, as in params/agent.yaml of its run."
-        ) from error
 
 
 def _loss_tag(name: str) -> str:

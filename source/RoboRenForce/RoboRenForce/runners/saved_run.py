@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,3 +56,15 @@ def load_run(path: str | Path) -> dict[str, Any]:
             f"'{path}' is not a complete checkpoint: its spec is none ({type(error).__name__}: {error})."
         ) from error
     return data
+
+
+@contextmanager
+def fitting(path: str | Path, what: str) -> Iterator[None]:
+    """Say what state of another shape does not fit."""
+    try:
+        yield
+    except (LookupError, AttributeError, RuntimeError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"'{path}' does not fit {what} ({' '.join(str(error).split())[:300]}); use the "
+            "configuration it was trained with, as in params/agent.yaml of its run."
+        ) from error

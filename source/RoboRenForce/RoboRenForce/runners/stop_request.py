@@ -47,6 +47,8 @@ class StopRequest:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 os.write(2, b"\nStopping after this iteration and saving; a second Ctrl-C stops at once.\n")
             return
+        if self.signal.name == "SIGXCPU" and number == self.signal:  # comes every second once the time is used up
+            return
         self._restore()
         if number == signal.SIGINT:
             raise KeyboardInterrupt

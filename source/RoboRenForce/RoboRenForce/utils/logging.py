@@ -142,7 +142,7 @@ class TensorBoardWriter(Writer):
         from torch.utils.tensorboard.writer import SummaryWriter
 
         # After a crash, events behind the checkpoint are hidden instead of drawn twice.
-        self._writer = SummaryWriter(str(folder), purge_step=first_iteration or None)
+        self._writer = SummaryWriter(str(folder), purge_step=first_iteration + 1)
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         """Write one event per value."""
@@ -273,7 +273,7 @@ def make_logger(
     """
     chosen = [names] if isinstance(names, str) else names
     makers: dict[str, Callable[[], Writer]] = {
-        "tensorboard": lambda: TensorBoardWriter(run.root, first_iteration + 1 if first_iteration else 0),
+        "tensorboard": lambda: TensorBoardWriter(run.root, first_iteration),
         "wandb": lambda: WandbWriter(run.root, project),
         "swanlab": lambda: SwanLabWriter(run.root, project),
     }

@@ -6,6 +6,7 @@ run left behind locks nothing. Host, process and time inside the file are only f
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import logging
@@ -119,6 +120,14 @@ def _forget_all() -> None:
         lock._forget()
 
 
+def _release_all() -> None:
+    """At the end of the process, also of one that failed."""
+    for lock in list(_held):
+        lock._depth = 1
+        lock.release()
+
+
+atexit.register(_release_all)
 if os.name == "posix":
     os.register_at_fork(after_in_child=_forget_all)
 
