@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from RoboRenForce.cli import main
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.utils import checkpoint as module
 from RoboRenForce.utils.checkpoint import as_plain, load_checkpoint, prune_checkpoints, save_checkpoint
@@ -389,6 +390,19 @@ def test_a_name_stays_inside_its_log_root(tmp_path: Path, name: str) -> None:
         with pytest.raises(UserError, match=r"(experiment|run)_name is .* expected the name of one folder") as caught:
             create_run_dir(root, *names)
         assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_refuses_such_a_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("RRF_gym_tasks")
+    monkeypatch.chdir(tmp_path)
+    for flag in ("--experiment_name", "--run_name"):
+        with pytest.raises(SystemExit) as left:
+            main(["train", "--task", "RoboRenForce-Gym-CartPole-PPO", flag, "../../x"])
+        assert left.value.code == 1
+        assert f"Error: {flag[2:]} is '../../x', expected the name of one folder" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce import networks, runners
+from RoboRenForce.cli import main
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.runners import checkpointing
@@ -205,6 +206,28 @@ def test_a_directory_that_cannot_be_written_at_the_start_is_one_sentence(
     monkeypatch.setattr(run_dir_module.os, "replace", refuse)
     with pytest.raises(RunDirectoryError, match=r"run' can't be written \(Permission denied\); choose another one"):
         run(tmp_path, {})
+
+
+def test_the_command_ends_with_0_and_says_where_the_checkpoint_went(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], elsewhere: Path
+) -> None:
+    pytest.importorskip("RRF_gym_tasks")
+    monkeypatch.chdir(tmp_path)
+    write = checkpoint_module.torch.save
+
+    def full_there(data: Any, file: Any) -> None:
+        full() if str(file.name).startswith("logs") else write(data, file)
+
+    small = ["env.num_envs=2", "num_steps_per_env=8", "logger=[]", "report=false"]
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint_module.torch, "save", full_there)
+        main(["train", "--task", "RoboRenForce-Gym-CartPole-PPO", *small, "--max_iterations", "2"])
+    (saved,) = elsewhere.rglob("*.pt")
+    printed = capsys.readouterr().out
+    assert "Training is done." in printed and f"train --resume {saved} --max_iterations N" in printed
+    main(["train", "--resume", str(saved), "--max_iterations", "3"])
+    roots = sorted((tmp_path / "logs" / "RFRL" / "RoboRenForce-Gym-CartPole-PPO").iterdir())
+    assert [list(RunDir(root).checkpoints()) for root in roots] == [[], [3]]  # a new directory, not the temporary one
 
 
 def random_faults(seed: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,15 +62,22 @@ class CheckpointCallback(Callback):
 
     def __init__(self) -> None:
         super().__init__()
+        self.evaluates = False
+        """Whether an evaluation decides about the best, in all processes alike."""
         self._failed = False
         self._warned = False
+
+    def on_start(self, runner: Runner) -> None:
+        """Ask the main process, which is the only one that may have an environment for evaluations."""
+        evaluates = bool(runner.cfg.eval_interval) and runner.eval_env is not None
+        self.evaluates = runner.distributed.broadcast_object(evaluates)
 
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save if it is time; all processes come to the same decision."""
         last = not runner.goes_on()
         if runner.run_dir is None or not (last or self._failed or runner.iteration % runner.cfg.save_interval == 0):
             return
-        score = -math.inf if _evaluates(runner) else metrics.get("Train/mean_reward", -math.inf)
+        score = -math.inf if self.evaluates else metrics.get("Train/mean_reward", -math.inf)
         self.save(runner, score, last=last)
 
     def save(self, runner: Runner, score: float, *, last: bool = False) -> None:
@@ -134,12 +141,8 @@ class BestCallback(Callback):
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save if this iteration was evaluated, and better than all before."""
         score = metrics.get("Eval/mean_reward", -math.inf)
-        if runner.run_dir is not None and _evaluates(runner) and score > runner.best_score:
+        if runner.run_dir is not None and self._checkpoints.evaluates and score > runner.best_score:
             self._checkpoints.save(runner, score)
-
-
-def _evaluates(runner: Runner) -> bool:
-    return bool(runner.cfg.eval_interval) and runner.eval_env is not None
 
 
 def _tidy(run: RunDir, iteration: int, best_iteration: int | None) -> None:

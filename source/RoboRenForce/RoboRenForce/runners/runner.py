@@ -162,7 +162,7 @@ class Runner(ABC):
     def session(self, num_iterations: int | None = None) -> Iterator[None]:
         """Everything around the loop: target, signals, callbacks, and closing the logs whatever happens."""
         self.target = self.cfg.max_iterations if num_iterations is None else self.iteration + num_iterations
-        self.first_iteration = self.iteration
+        self.first_iteration, self.saved_elsewhere = self.iteration, None
         self.algorithm.train()
         try:
             with self.stop:
@@ -244,6 +244,10 @@ class Runner(ABC):
 
         Args:
             path: Where; None: `model_<iteration>.pt` of the run directory, which `latest` then names.
+
+        Raises:
+            CheckpointError: it can't be written.
+            NonFiniteError: the learner holds NaN, and the run directory keeps its good checkpoints.
         """
         data = self.gather_state()
         if data is None:

@@ -75,7 +75,7 @@ class TrainingRun:
             env_cfg=self.task.env_cfg,
             task=self.task.id,
         )
-        runner.lock = self.lock
+        runner.lock = self.lock or runner.lock
         if self.checkpoint is not None:
             runner.load(self.checkpoint)
             logger.info("resumed from %s at iteration %d", self.checkpoint, runner.iteration)
