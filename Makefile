@@ -10,7 +10,7 @@ SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab:sourc
 export MUJOCO_GL ?= egl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast lint type format bench clean
+.PHONY: help setup quickstart test test-fast test-long lint type format bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
@@ -28,11 +28,15 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 
 test: ## set up and run every test that needs no GPU, learning suite included
 	@./setup_ext.sh --extras test,export,envpool RRF_gym RRF_mjlab RRF_d4rl
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu"
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not long"
+
+test-long: ## the tests that `make test` has no time for
+	@./setup_ext.sh --extras test,export,envpool RRF_gym RRF_mjlab RRF_d4rl
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "long and not gpu"
 
 test-fast: ## the tests that take seconds each
 	@./setup_ext.sh --extras test,export,envpool RRF_gym
-	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not slow and not learning"
+	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not slow and not learning and not long"
 
 lint: ## style, spelling, layers
 	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym

@@ -34,7 +34,8 @@ class StopOneProcessCfg(runners.CallbackCfg):
 
 def build(folder: Path, **changes: Any) -> runners.Runner:
     cfg = ppo_cfg(max_iterations=6, save_interval=6, **changes)
-    return cfg.build(env=scripted(num_envs=4, seed=100 * RANK), log_dir=folder)
+    eval_env = scripted(num_envs=2) if cfg.eval_interval and RANK == 0 else None  # as `TrainingRun` builds it
+    return cfg.build(env=scripted(num_envs=4, seed=100 * RANK), eval_env=eval_env, log_dir=folder)
 
 
 def weights(runner: runners.Runner) -> list[float]:
@@ -44,7 +45,7 @@ def weights(runner: runners.Runner) -> list[float]:
 straight = build(FOLDER / "straight")
 straight.learn()
 
-stopped = build(FOLDER / "halves", callbacks=[StopOneProcessCfg()])
+stopped = build(FOLDER / "halves", callbacks=[StopOneProcessCfg()], eval_interval=1)
 stopped.learn()
 
 resumed = build(FOLDER / "halves")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from RoboRenForce.cli import main
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.utils import checkpoint as module
 from RoboRenForce.utils.checkpoint import as_plain, load_checkpoint, prune_checkpoints, save_checkpoint
@@ -152,6 +155,114 @@ def test_broken_and_foreign_files_are_refused_and_the_previous_one_is_named(
     assert runner.iteration == 2
 
 
+# ------------------------------------------------------------------------------- whole files with other contents
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a trained run has saved."""
+    folder = tmp_path_factory.mktemp("whole")
+    ppo_cfg().build(env=scripted(), log_dir=folder).learn(1)
+    return load_checkpoint(folder / "model_1.pt")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Where something is in nested data, down to what the runner itself reads."""
+    if path:
+        yield path
+    if isinstance(value, dict) and path[:1] not in [("algorithm",), ("config",), ("versions",)] and len(path) < 4:
+        for key in value:
+            yield from places(value[key], (*path, key))
+    elif isinstance(value, list) and path == ("local",):
+        yield from places(value[0], (*path, 0))
+
+
+WRONG = {"None": None, "text": "x", "number": -3, "list": [], "mapping": {}, "nan": float("nan"), "gone": "gone"}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_checkpoint_with_anything_missing_or_wrong_is_one_sentence(
+    tmp_path: Path, whole: dict[str, Any], name: str
+) -> None:
+    runner = ppo_cfg().build(env=scripted())
+    path, refused = tmp_path / "model_1.pt", 0
+    for place in places(whole):
+        data = copy.deepcopy(whole)
+        inner: Any = data
+        for key in place[:-1]:
+            inner = inner[key]
+        if name == "gone":
+            del inner[place[-1]]
+        elif type(inner[place[-1]]) is type(WRONG[name]):
+            continue  # another value of the same kind: a name, a number
+        else:
+            inner[place[-1]] = WRONG[name]
+        data.pop("format", None) if place == ("format",) and name == "gone" else None
+        torch.save(data, path)
+        try:
+            runner.load(path)
+        except (CheckpointError, SpecMismatch) as error:
+            refused += 1
+            assert str(path) in str(error) and "\n" not in str(error)
+        # What is left is what may be absent, or has another value that is possible too.
+    assert refused > 15
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda data: data.pop("spec"), "is not a complete checkpoint: spec is missing."),
+        (lambda data: data["config"].pop("agent"), "config.agent is missing"),
+        (lambda data: data.update(iteration=-1), "iteration is -1, expected int"),
+        (lambda data: data.update(iteration=True), "iteration is True, expected int"),
+        (lambda data: data["local"].clear(), "local is a list, expected a list of at least one"),
+        (lambda data: data["local"][0]["rng"].pop("torch"), r"local\[0\].rng.torch is missing"),
+        (lambda data: data["runner"].update(best_score="good"), "runner.best_score is 'good', expected float"),
+        (lambda data: data["runner"]["metrics"].update(a=None), "runner.metrics.a is None, expected float"),
+        (lambda data: data["spec"].pop("action"), "its spec is none"),
+        (lambda data: data.update(version="1"), "version is '1', expected int"),
+        (lambda data: data["local"][0]["rng"].update(python=[1, 2, 3]), "does not fit this runner and environment"),
+        (
+            lambda data: data["local"][0]["env"].clear() or data["local"][0]["env"].update(a=1),
+            "does not fit this runner",
+        ),
+        (lambda data: data["local"][0]["stateful"].clear(), "does not fit this runner and environment"),
+        (lambda data: data["algorithm"].clear(), "does not fit this algorithm and policy"),
+    ],
+)
+def test_the_sentence_names_the_part(
+    tmp_path: Path, whole: dict[str, Any], change: Callable[[dict[str, Any]], Any], sentence: str
+) -> None:
+    data = copy.deepcopy(whole)
+    change(data)
+    torch.save(data, tmp_path / "model_2.pt")
+    save_checkpoint(tmp_path / "model_1.pt", whole)
+    with pytest.raises(CheckpointError, match=sentence) as caught:
+        ppo_cfg().build(env=scripted()).load(tmp_path / "model_2.pt")
+    named = f"The newest usable checkpoint beside it is '{tmp_path / 'model_1.pt'}'." in str(caught.value)
+    assert named == ("does not fit" not in sentence and "spec is none" not in sentence)
+
+
+def test_a_checkpoint_of_before_these_fields_still_loads(tmp_path: Path, whole: dict[str, Any]) -> None:
+    old = copy.deepcopy(whole)
+    del old["interrupted"], old["runner"]["best_iteration"], old["runner"]["metrics"]
+    save_checkpoint(tmp_path / "model_1.pt", old)
+    runner = ppo_cfg().build(env=scripted(), log_dir=tmp_path)
+    runner.load(tmp_path / "model_1.pt")
+    runner.learn(1)
+    assert runner.iteration == 2
+
+
+def test_a_pickle_that_fails_in_its_own_way_is_foreign(tmp_path: Path) -> None:
+    for content in (b"", b"\x80\x02.", b"\x80\x02X\xff\xff\xff\xff.", b"garbage", b"\x80\x02K\x01R."):
+        with zipfile.ZipFile(tmp_path / "model_1.pt", "w") as archive:
+            archive.writestr("model_1/data.pkl", content)
+            archive.writestr("model_1/version", "3\n")
+            archive.writestr("model_1/byteorder", "little")
+        with pytest.raises(CheckpointError, match="is not a checkpoint of RoboRenForce"):
+            load_checkpoint(tmp_path / "model_1.pt")
+
+
 def test_where_nothing_is_usable_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(tmp_path / "model_1.pt")
@@ -267,3 +378,62 @@ def test_the_newest_run_is_the_one_that_was_written_last(tmp_path: Path) -> None
             os.utime(root / "model_1.pt", (1000 + age, 1000 + age))
     assert [run.root for run in find_runs(tmp_path)] == [roots[1], roots[0]]
     assert [run.root for run in find_runs(tmp_path, "exp_a")] == [roots[0]]
+
+
+NOT_A_FOLDER = ["..", ".", "../../x", "a/b", "/tmp", "a\\b", "a\nb", "a\0b", "x/", "\ud800"]
+
+
+@pytest.mark.parametrize("name", NOT_A_FOLDER)
+def test_a_name_stays_inside_its_log_root(tmp_path: Path, name: str) -> None:
+    root = tmp_path / "a" / "b" / "logs"
+    for names in ((name, ""), ("e", name)):
+        with pytest.raises(UserError, match=r"(experiment|run)_name is .* expected the name of one folder") as caught:
+            create_run_dir(root, *names)
+        assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_refuses_such_a_name_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("RRF_gym_tasks")
+    monkeypatch.chdir(tmp_path)
+    for flag in ("--experiment_name", "--run_name"):
+        with pytest.raises(SystemExit) as left:
+            main(["train", "--task", "RoboRenForce-Gym-CartPole-PPO", flag, "../../x"])
+        assert left.value.code == 1
+        assert f"Error: {flag[2:]} is '../../x', expected the name of one folder" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["[a]", "*", "?", "**", "a b", "Bär", ".hidden", "..."])
+def test_every_folder_name_is_found_again(tmp_path: Path, name: str) -> None:
+    runs = [create_run_dir(tmp_path, *names) for names in ((name, ""), ("e", name))]
+    for run in runs:
+        save_checkpoint(run.checkpoint(1), {})
+    assert [run.root for run in find_runs(tmp_path, name)] == [runs[0].root]
+    assert {run.root for run in find_runs(tmp_path)} == {run.root for run in runs}
+    assert resolve_checkpoint(runs[0].root) == runs[0].checkpoint(1)
+
+
+def test_a_search_stays_inside_too_and_is_not_stopped_by_one_bad_run(tmp_path: Path) -> None:
+    good, bad = (create_run_dir(tmp_path / "logs", name) for name in ("good", "bad"))
+    for run in (good, bad):
+        save_checkpoint(run.checkpoint(1), {})
+    good.params("run").write_text("task: T\n")
+    bad.params("run").write_text("- not\n- a mapping\n")
+    assert find_runs(tmp_path / "logs" / "good", "..") == []
+    assert [run.root for run in find_runs(tmp_path / "logs", task="T")] == [good.root]
+    assert find_runs(tmp_path / "nothing") == []
+
+
+@pytest.mark.parametrize("content", ["", "model_9.pt.partial", "../../secret", "model_x.pt", "a" * 5000, None])
+def test_a_pointer_that_names_no_checkpoint_is_none(tmp_path: Path, content: str | None) -> None:
+    run = RunDir(tmp_path)
+    save_checkpoint(run.checkpoint(3), {})
+    if content is None:
+        (tmp_path / "latest").write_bytes(b"\xff\xfe")
+    else:
+        (tmp_path / "latest").write_text(content)
+    assert run.pointed("latest") is None
+    assert resolve_checkpoint(tmp_path) == run.checkpoint(3)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
+from RoboRenForce.cli import main
 from RoboRenForce.configclass import Cfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.runners import OnPolicyRunnerCfg
 from RoboRenForce.utils.checkpoint import load_checkpoint
-from small_runs import check_same, ppo_cfg
+from RoboRenForce.utils.run_dir import RunDir, newest_run
+from small_runs import check_same, counting_cfg, ppo_cfg, scripted
 
 TIMES = (
     "time",
@@ -125,3 +129,103 @@ def test_a_recurrent_policy_begins_anew_where_the_episodes_of_its_checkpoint_do_
     expected = saved if resume else torch.ones(4, dtype=torch.bool)
     assert torch.equal(again.algorithm._now.start, expected)
     assert torch.equal(again.algorithm.buffer.start[0], expected)
+
+
+# ------------------------------------------------------------------------------------------- after a run was killed
+
+
+def killed_after(folder: Path, iterations: int) -> RunDir:
+    """A run with checkpoints of every second iteration; tests then make of it what a kill leaves."""
+    counting_cfg(max_iterations=iterations, save_interval=2).build(env=scripted(), log_dir=folder).learn()
+    return RunDir(folder)
+
+
+def go_on(run: RunDir, iteration: int) -> None:
+    resumed = counting_cfg(max_iterations=8, save_interval=2).build(env=scripted(), log_dir=run.root)
+    resumed.load(run.checkpoint(iteration))
+    resumed.learn()
+    assert [line["iteration"] for line in metrics(run.root)] == [1, 2, 3, 4, 5, 6, 7, 8]
+
+
+def test_lines_behind_the_checkpoint_and_a_torn_one_are_cut(tmp_path: Path) -> None:
+    run = killed_after(tmp_path, 4)
+    with run.metrics.open("a") as file:
+        file.write('{"iteration": 5, "a": 1.0}\n{"iteration": 6, "a"')
+    go_on(run, 4)
+
+
+def test_the_line_that_a_kill_between_checkpoint_and_line_took_is_written(tmp_path: Path) -> None:
+    run = killed_after(tmp_path, 4)
+    straight = metrics(tmp_path)
+    run.metrics.write_text("".join(run.metrics.read_text().splitlines(keepends=True)[:3]))
+    go_on(run, 4)
+    assert metrics(tmp_path)[:4] == straight
+
+
+def test_pointers_are_those_of_the_checkpoint(tmp_path: Path) -> None:
+    script = [["terminated@1"] * 9 + ["terminated@8"] * 1000]  # returns rise: the newest is the best
+    cfg = counting_cfg(num_steps_per_env=8, max_iterations=4, save_interval=2)
+    cfg.build(env=scripted(script=script), log_dir=tmp_path).learn()
+    run = RunDir(tmp_path)
+    assert run.pointed("best") == run.checkpoint(4)
+    for name in ("latest", "best"):  # killed before it could write them
+        run.point(name, run.checkpoint(2))
+    resumed = cfg.replace(max_iterations=5).build(env=scripted(script=script), log_dir=tmp_path)
+    resumed.load(run.checkpoint(4))
+    for callback in resumed.callbacks:
+        callback.on_start(resumed)
+    assert (run.pointed("latest"), run.pointed("best")) == (run.checkpoint(4), run.checkpoint(4))
+    for callback in resumed.callbacks:
+        callback.close(resumed)
+
+
+def test_what_killed_processes_left_goes_and_what_a_living_one_writes_stays(tmp_path: Path) -> None:
+    run = killed_after(tmp_path, 4)
+    (tmp_path / "videos").mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [f".model_6.pt.{dead.pid}.partial", f".latest.{os.getpid()}.partial", f"params/.run.yaml.{dead.pid}.partial"]
+    left += ["videos/.play.mp4.partial", ".eval.json.999999999.partial", ".x.99999999999999999999.partial"]
+    living = f".eval.json.{os.getppid()}.partial"
+    for name in [*left, living]:
+        (tmp_path / name).write_text("half")
+    go_on(run, 4)
+    assert [path.name for path in tmp_path.rglob("*.partial")] == [living]
+
+
+def test_a_run_that_begins_in_a_used_directory_sets_aside_what_is_there(tmp_path: Path) -> None:
+    first = killed_after(tmp_path, 4)
+    old = first.checkpoint(4).read_bytes()
+    counting_cfg(max_iterations=2).build(env=scripted(), log_dir=tmp_path).learn()
+    assert list(first.checkpoints()) == [2] and (tmp_path / "model_4.pt.aside").read_bytes() == old
+    assert [line["iteration"] for line in metrics(tmp_path)] == [1, 2]
+    assert len((tmp_path / "metrics.jsonl.aside").read_text().splitlines()) == 4
+    assert first.set_aside(first.checkpoint(2)).name == "model_2.pt.aside-2"
+
+
+def resume(*argv: str) -> None:
+    main(["train", "--resume", *argv, "--max_iterations", "6"])
+
+
+def test_resume_takes_the_newest_whole_checkpoint_whatever_latest_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("RRF_gym_tasks")
+    monkeypatch.chdir(tmp_path)
+    small = ["env.num_envs=2", "num_steps_per_env=8", "report=false", "logger=[]", "save_interval=1"]
+    main(["train", "--task", "RoboRenForce-Gym-CartPole-PPO", *small, "--max_iterations", "4"])
+    run = newest_run("logs/RFRL")
+    run.point("latest", run.checkpoint(2))  # killed between the rename and the pointer
+    resume()
+    assert list(run.checkpoints())[-1] == 6 and len(list(run.root.parent.iterdir())) == 1
+    assert run.pointed("latest") == run.checkpoint(6)
+    damaged = run.checkpoint(6).read_bytes()[:-100]
+    run.checkpoint(6).write_bytes(damaged)
+    capsys.readouterr()
+    resume(str(run.root))
+    said = capsys.readouterr().err
+    assert "model_6.pt' is truncated" in said and f"'{run.checkpoint(5)}'. The run goes on from that one." in said
+    assert load_checkpoint(run.checkpoint(6))["iteration"] == 6
+    assert (run.root / "model_6.pt.aside").read_bytes() == damaged
+    assert [line["iteration"] for line in metrics(run.root)] == [1, 2, 3, 4, 5, 6]
+    assert len(list(run.root.parent.iterdir())) == 1

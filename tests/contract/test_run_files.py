@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from RoboRenForce.utils import logging as module
-from RoboRenForce.utils.console import setup_logging
+from RoboRenForce.utils import run_dir as run_dir_module
+from RoboRenForce.utils.console import say, setup_logging
 from RoboRenForce.utils.errors import MissingPackageError, UserError
-from RoboRenForce.utils.logging import JsonlWriter, RunLogger, SwanLabWriter, Writer, make_logger, read_metrics
+from RoboRenForce.utils.logging import (
+    JsonlWriter,
+    RunLogger,
+    SwanLabWriter,
+    Writer,
+    cut_metrics,
+    make_logger,
+    read_metrics,
+)
 from RoboRenForce.utils.plots import choose_tags, limits, plot_comparison, plot_curves, smooth
 from RoboRenForce.utils.report import write_report
 from RoboRenForce.utils.run_dir import RunDir, write_yaml
@@ -112,6 +121,120 @@ def test_a_service_that_does_not_start_is_one_sentence(tmp_path: Path, monkeypat
     monkeypatch.setattr(module, "require_package", lambda name, **_: SimpleNamespace(init=refuse))
     with pytest.raises(UserError, match=r"SwanLab did not start \(not logged in\); run `swanlab login`"):
         SwanLabWriter(tmp_path / "r", "p")
+
+
+# ------------------------------------------------------------------------------- files that are not what was written
+
+GOOD = '{"iteration": 1, "a": 1.0}'
+NO_LINE = {
+    "torn": '{"iteration": 2, "a"',
+    "swallowed": '{"iter{"iteration": 2, "a": 2.0}',
+    "a list": "[1, 2]",
+    "a number": "3",
+    "null": "null",
+    "no iteration": '{"a": 1.0}',
+    "a text": '{"iteration": "2", "a": 2.0}',
+    "true": '{"iteration": true}',
+    "negative": '{"iteration": -2}',
+    "a fraction": '{"iteration": 2.5}',
+    "deep": "[" * 100_000,
+    "bytes": "\x00\x01",
+    "blank": "",
+}
+
+
+@pytest.mark.parametrize("line", NO_LINE.values(), ids=NO_LINE)
+def test_lines_that_are_no_metrics_are_left_out_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str
+) -> None:
+    setup_logging()
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(f'{GOOD}\n{line}\n{{"iteration": 3, "a": 3.0}}\n')
+    assert read_metrics(path) == {"a": ([1, 3], [1.0, 3.0])}
+    assert "1 of 3 lines are no metrics and left out, the first is 2." in capsys.readouterr().err
+    cut_metrics(path, 3, {"a": 9.0})
+    assert read_metrics(path) == {"a": ([1, 3], [1.0, 3.0])} and capsys.readouterr().err == ""
+
+
+def test_values_that_are_no_numbers_are_left_out(tmp_path: Path) -> None:
+    values = '"b": "x", "c": null, "d": [1], "e": true, "f": NaN, "g": Infinity, "h": 1' + "0" * 400
+    (tmp_path / "metrics.jsonl").write_text(f'{{"iteration": 1, "a": 2, {values}}}\n')
+    assert read_metrics(tmp_path / "metrics.jsonl") == {"a": ([1], [2])}
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"iteration,a\n1,2\n", b"\x89PNG"])
+def test_a_file_that_holds_no_metrics_is_one_sentence(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "metrics.jsonl").write_bytes(content)
+    with pytest.raises(UserError, match='holds no metrics: expected one JSON object with an "iteration" per line'):
+        read_metrics(tmp_path / "metrics.jsonl")
+
+
+@pytest.mark.parametrize(
+    "content", ["[1]", "3", "task: [a]", "resumed: x", "versions: 1", "spec: 2", "{", "\0", "a: &a [*a]\nb: *c"]
+)
+def test_a_run_yaml_that_is_none_is_one_sentence(tmp_path: Path, content: str) -> None:
+    run = RunDir(tmp_path)
+    run.params("run").parent.mkdir()
+    run.params("run").write_text(content)
+    with pytest.raises(UserError) as caught:
+        run.run_info()
+    assert str(run.params("run")) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_lines_wait_while_the_file_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    setup_logging()
+    path = tmp_path / "metrics.jsonl"
+    log = RunLogger([JsonlWriter(path)])
+    log.scalars({"a": 1.0}, 1)
+    path.rename(tmp_path / "kept")
+    path.mkdir()
+    for iteration in (2, 3):
+        log.scalars({"a": float(iteration)}, iteration)
+    path.rmdir()
+    (tmp_path / "kept").rename(path)
+    log.close()
+    assert read_metrics(path)["a"] == ([1, 2, 3], [1.0, 2.0, 3.0])
+    assert capsys.readouterr().err.count("its lines wait, the run goes on") == 1
+
+
+def test_a_replaced_file_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.yaml"
+    write_yaml(path, 1)
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="no"):
+            patch.setattr(run_dir_module.os, name, fail)
+            write_yaml(path, 2)
+        assert [entry.name for entry in tmp_path.iterdir()] == ["a.yaml"] and path.read_text() == "1\n...\n"
+
+
+def fail(*_: Any) -> None:
+    raise OSError("no")
+
+
+def test_events_of_a_crash_and_its_resume_show_no_step_twice(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    cfg = counting_cfg(logger=["tensorboard"], save_interval=2, max_iterations=3)
+    cfg.build(env=scripted(), log_dir=tmp_path).learn()
+    (tmp_path / "model_3.pt").unlink()  # killed after iteration 3: its events are written, its checkpoint is not
+    resumed = cfg.replace(max_iterations=4).build(env=scripted(), log_dir=tmp_path)
+    resumed.load(tmp_path / "model_2.pt")
+    resumed.learn()
+    events = EventAccumulator(str(tmp_path)).Reload().Scalars("Loss/mean")
+    assert [event.step for event in events] == [1, 2, 3, 4]
+    assert [line["iteration"] for line in map(json.loads, (tmp_path / "metrics.jsonl").open())] == [1, 2, 3, 4]
+
+
+def test_a_terminal_that_is_full_or_gone_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(f"sys.{stream}", SimpleNamespace(write=fail, flush=fail, isatty=lambda: False))
+    setup_logging()
+    runner = counting_cfg().build(env=scripted())
+    runner.learn()
+    say("done")
+    assert runner.iteration == 3
 
 
 # --------------------------------------------------------------------------------------------------------- curves

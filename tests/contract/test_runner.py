@@ -19,6 +19,7 @@ from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.runners.metrics import to_host
 from RoboRenForce.runners.nan_guard import NanGuard
 from RoboRenForce.runners.statistics import EnvLog, EpisodeStatistics
+from RoboRenForce.runners.stop_request import StopRequest
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.errors import NonFiniteError
@@ -377,30 +378,79 @@ class Interrupted(CountingAlgorithm):
         return super().update()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+STOPPING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU, signal.SIGQUIT]
+
+
+@pytest.mark.parametrize("number", STOPPING)
 def test_a_signal_saves_at_the_end_of_the_iteration(
     tmp_path: Path, number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Interrupted, "number", number)
     cfg = counting_cfg(max_iterations=50, save_interval=50)
     cfg.algorithm.class_type = Interrupted
-    before = signal.getsignal(number)
-    runner = cfg.build(env=scripted(), log_dir=tmp_path)
-    runner.learn()
-    assert runner.stop.signal == number and runner.iteration == 3
-    assert list(RunDir(tmp_path).checkpoints()) == [3]
-    assert signal.getsignal(number) == before
+    inherited = signal.signal(number, signal.SIG_DFL)  # the parent of the tests may ignore it
+    try:
+        runner = cfg.build(env=scripted(), log_dir=tmp_path)
+        runner.learn()
+        assert runner.stop.signal == number and runner.iteration == 3
+        assert list(RunDir(tmp_path).checkpoints()) == [3]
+        assert signal.getsignal(number) == signal.SIG_DFL
+    finally:
+        signal.signal(number, inherited)
 
 
-def test_signals_that_are_ignored_stay_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Interrupted, "number", signal.SIGHUP)
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+@pytest.mark.parametrize("number", STOPPING)
+def test_signals_that_are_ignored_stay_ignored(number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Interrupted, "number", number)
+    before = signal.signal(number, signal.SIG_IGN)
     try:
         runner = counting_cfg(max_iterations=5, algorithm=CountingCfg(class_type=Interrupted)).build(env=scripted())
         runner.learn()
         assert runner.iteration == 5 and runner.stop.signal is None
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(number, before)
+
+
+def test_a_time_limit_that_repeats_itself_is_one_signal() -> None:
+    inherited = signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+    try:
+        with StopRequest() as stop:
+            for _ in range(3):
+                signal.raise_signal(signal.SIGXCPU)
+            assert stop.signal == signal.SIGXCPU
+    finally:
+        signal.signal(signal.SIGXCPU, inherited)
+
+
+def test_a_handler_that_python_does_not_know_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)  # such as that of faulthandler.register
+    with StopRequest() as stop:
+        assert stop._previous == {}
+
+
+class Dies(runners.Callback):
+    """Looks which checkpoints there are when something that may fail begins."""
+
+    there: list[list[int]] = []
+
+    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+        assert runner.run_dir is not None and "Eval/mean_reward" in metrics
+        self.there.append(list(runner.run_dir.checkpoints()))
+
+
+@configclass
+class DiesCfg(runners.CallbackCfg):
+    class_type: type = Dies
+
+
+def test_a_checkpoint_comes_before_what_may_fail_and_the_best_evaluation_after_it(tmp_path: Path) -> None:
+    Dies.there = []
+    cfg = counting_cfg(callbacks=[DiesCfg()], eval_interval=1, max_iterations=4, save_interval=2)
+    cfg.build(env=scripted(), eval_env=scripted(), log_dir=tmp_path).learn()
+    assert Dies.there == [[], [1, 2], [1, 2], [1, 2, 4]]  # that of 1 by its evaluation, which none was better than
+    run = RunDir(tmp_path)
+    assert run.pointed("best") == run.checkpoint(1) and run.pointed("latest") == run.checkpoint(4)
+    assert load_checkpoint(run.checkpoint(4))["runner"]["best_iteration"] == 1
 
 
 # ----------------------------------------------------------------------------------------------------- evaluation

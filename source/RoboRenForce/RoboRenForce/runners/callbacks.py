@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..configclass import Cfg, configclass
-from ..utils.checkpoint import prune_checkpoints
 from ..utils.console import Display
 from ..utils.environment_info import git_commit, hardware, versions
-from ..utils.errors import MissingPackageError
-from ..utils.logging import make_logger
+from ..utils.errors import MissingPackageError, RunDirectoryError
+from ..utils.logging import cut_metrics, make_logger
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, write_yaml
 from ..utils.seeding import preserved_rng
@@ -127,14 +126,22 @@ class LogCallback(Callback):
         title = runner.task
         if runner.run_dir is not None:
             logger.info("run directory %s", runner.run_dir.root)
-            write_params(runner, runner.run_dir, packages)
-            runner.logger = make_logger(
-                runner.run_dir, runner.cfg.logger, project=runner.cfg.logger_project, first_iteration=runner.iteration
-            )
+            self._open_logs(runner, runner.run_dir, packages)
             runner.logger.config(runner.config_dict())
             title += f"  ·  {runner.run_dir.root.name}"
         self._display = Display(title)
         self._display.start()
+
+    def _open_logs(self, runner: Runner, run: RunDir, packages: dict[str, str]) -> None:
+        cfg, iteration = runner.cfg, runner.iteration
+        try:
+            write_params(runner, run, packages)
+            cut_metrics(run.metrics, iteration, runner.metrics)
+            runner.logger = make_logger(run, cfg.logger, project=cfg.logger_project, first_iteration=iteration)
+        except OSError as error:
+            raise RunDirectoryError(
+                f"The run directory '{run.root}' can't be written ({error.strerror}); choose another one."
+            ) from error
 
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Write and show the metrics; a mean without any episode yet is left out."""
@@ -150,28 +157,6 @@ class LogCallback(Callback):
             self._display.stop()
             self._display = None
         runner.logger.close()
-
-
-class CheckpointCallback(Callback):
-    """Save every `save_interval` iterations, at the end, when asked to stop, and after the best evaluation so far."""
-
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Save if it is time; all processes come to the same decision."""
-        cfg, run = runner.cfg, runner.run_dir
-        if run is None:
-            return
-        evaluates = bool(cfg.eval_interval) and runner.eval_env is not None
-        score = metrics.get("Eval/mean_reward" if evaluates else "Train/mean_reward", -math.inf)
-        improved = score > runner.best_score
-        due = runner.iteration % cfg.save_interval == 0 or not runner.goes_on()
-        if not due and not (evaluates and improved):
-            return
-        runner.best_score = max(score, runner.best_score)
-        path = runner.save()
-        if path is not None:
-            if improved:
-                run.point("best", path)
-            prune_checkpoints(run, cfg.keep_checkpoints)
 
 
 class ReportCallback(Callback):

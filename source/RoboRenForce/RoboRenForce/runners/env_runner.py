@@ -13,6 +13,7 @@ from ..algorithms.algorithm import StepOut
 from ..configclass import Range, configclass
 from ..utils.checkpoint import as_plain, save_tensors
 from ..utils.errors import NonFiniteError
+from ..utils.side_activity import side_activity
 from .nan_guard import NanGuard
 from .runner import Runner, RunnerCfg
 from .statistics import EnvLog, EpisodeStatistics
@@ -59,6 +60,11 @@ class EnvRunner(Runner):
         if self.nan_guard is not None:
             self.nan_guard.watch(action, step)
 
+    def place(self) -> str:
+        """Where the loop is in the running iteration, for the message after an error."""
+        step = self.statistics.steps + (self._unbooked is not None) + 1
+        return f"{super().place()}, step {min(step, self.cfg.num_steps_per_env)} of {self.cfg.num_steps_per_env}"
+
     def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
         """`end_iteration` with the statistics of this iteration's episodes."""
         self.keep_books()
@@ -98,8 +104,9 @@ class EnvRunner(Runner):
                 "algorithm": self.algorithm.state_dict(),
                 "spec": self.env.spec.to_dict(),
             }
-            save_tensors(path, as_plain({**report, **state}, "nan_dump"))
-            where = f"; the rollout and all state are in '{path}'"
+            with side_activity(f"Writing '{path}'"):
+                save_tensors(path, as_plain({**report, **state}, "nan_dump"))
+                where = f"; the rollout and all state are in '{path}'"
         if report["action_is_bad"]:
             raise NonFiniteError(
                 f"The policy chose NaN or infinite actions in iteration {self.iteration + 1} "

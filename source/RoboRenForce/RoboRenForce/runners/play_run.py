@@ -18,7 +18,6 @@ import torch
 
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
-from ..utils.checkpoint import load_checkpoint
 from ..utils.console import say, setup_logging
 from ..utils.errors import SpecMismatch
 from ..utils.export import export_policy
@@ -28,6 +27,7 @@ from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, writ
 from .evaluation import EvalResult, evaluate, measure
 from .launch import MOST_PLAY_ENVS, build, film, find_device, task_of_checkpoint
 from .runner import Runner
+from .saved_run import load_run
 
 MEASURED_STEPS = 500
 """Steps over which what an environment measures is averaged: ten seconds at 50 Hz."""
@@ -105,7 +105,7 @@ def prepare_play(args: Namespace) -> PlayRun:
     setup_logging()
     target = args.target or newest_run(args.log_root, task=args.task).root
     checkpoint = resolve_checkpoint(target, args.checkpoint)
-    data = load_checkpoint(checkpoint)
+    data = load_run(checkpoint)
     task, spec = task_of_checkpoint(data), EnvSpec.from_dict(data["spec"])
     if args.target and args.task not in (None, task.id):
         raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")

@@ -29,25 +29,20 @@ from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
 from ..configclass import MISSING, Cfg, Range, configclass
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
-from ..utils.checkpoint import load_checkpoint, save_checkpoint
+from ..utils.checkpoint import save_checkpoint
 from ..utils.console import Progress
 from ..utils.distributed import DistributedContext
 from ..utils.environment_info import versions
 from ..utils.errors import CheckpointError, NonFiniteError, SpecMismatch
 from ..utils.logging import RunLogger
 from ..utils.run_dir import RunDir, open_run_dir
+from ..utils.run_lock import RunLock
 from ..utils.seeding import rng_state, seed_everything, set_rng_state
 from ..utils.timing import PhaseTimer
-from .callbacks import (
-    Callback,
-    CallbackCfg,
-    CheckpointCallback,
-    EvaluateCallback,
-    LogCallback,
-    ReportCallback,
-    VideoCallback,
-)
+from .callbacks import Callback, CallbackCfg, EvaluateCallback, LogCallback, ReportCallback, VideoCallback
+from .checkpointing import BestCallback, CheckpointCallback, RunDirectoryCallback, saved_on_failure, write_to_run
 from .metrics import NO_RATIOS, to_host
+from .saved_run import fitting, load_run
 from .statistics import Ratio
 from .stop_request import StopRequest
 
@@ -107,8 +102,14 @@ class Runner(ABC):
             torch.cuda.set_device(self.device)  # graphs are captured on the current device
         self.distributed = DistributedContext.from_environment(self.device)
         self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
+        self.lock = None if self.run_dir is None or not self.is_main else RunLock(self.run_dir.root)
+        """Held while training."""
+        self.saved_elsewhere: Path | None = None
+        """The last checkpoint, if it could not be written into the run directory."""
         self.iteration = 0
         """Finished iterations."""
+        self.first_iteration = 0
+        """Finished iterations when the session began."""
         self.target = cfg.max_iterations
         """Iteration at which the current session ends."""
         self.steps = 0
@@ -116,6 +117,9 @@ class Runner(ABC):
         self.total_time = 0.0
         """Seconds of collecting and learning over all sessions."""
         self.best_score = -math.inf
+        self.best_iteration: int | None = None
+        self.metrics: dict[str, float] = {}
+        """Those of the last finished iteration, as far as they are finite."""
         self.resumed = False
         self.continues_episodes = False
         """Whether the environment goes on exactly where the checkpoint was written."""
@@ -158,13 +162,15 @@ class Runner(ABC):
     def session(self, num_iterations: int | None = None) -> Iterator[None]:
         """Everything around the loop: target, signals, callbacks, and closing the logs whatever happens."""
         self.target = self.cfg.max_iterations if num_iterations is None else self.iteration + num_iterations
+        self.first_iteration, self.saved_elsewhere = self.iteration, None
         self.algorithm.train()
         try:
             with self.stop:
                 for callback in self.callbacks:
                     callback.on_start(self)
-                self._session_start, self._session_first = time.perf_counter(), self.iteration
-                yield
+                self._session_start = time.perf_counter()
+                with saved_on_failure(self):
+                    yield
             for callback in self.callbacks:
                 callback.on_end(self)
         finally:
@@ -210,14 +216,23 @@ class Runner(ABC):
         metrics |= {"Perf/total_time": self.total_time}
         if env_steps and seconds:
             metrics["Perf/total_fps"] = env_steps * self.distributed.world_size / seconds
+        self.metrics = {tag: value for tag, value in metrics.items() if math.isfinite(value)}
+        self.finish_iteration(metrics, {_loss_tag(tag) for tag in learned})
+
+    def finish_iteration(self, metrics: dict[str, float], losses: set[str]) -> None:
+        """Check the losses and call all callbacks: the iteration is over, what fails here does not touch its state."""
         if self.cfg.check_for_nan:
-            self._require_finite(metrics, {_loss_tag(tag) for tag in learned})
+            self._require_finite(metrics, losses)
         for callback in self.callbacks:
             callback.after_iteration(self, metrics)
 
+    def place(self) -> str:
+        """Where the loop is in the running iteration, for the message after an error."""
+        return f"in iteration {self.iteration + 1}"
+
     def progress(self, metrics: Mapping[str, float]) -> Progress:
         """Where the run stands, for the display."""
-        done = self.iteration - self._session_first
+        done = self.iteration - self.first_iteration
         per_iteration = (time.perf_counter() - self._session_start) / max(done, 1)
         left = per_iteration * (self.target - self.iteration)
         return Progress(self.iteration, self.target, metrics, self.steps, self.total_time, left)
@@ -229,32 +244,57 @@ class Runner(ABC):
 
         Args:
             path: Where; None: `model_<iteration>.pt` of the run directory, which `latest` then names.
+
+        Raises:
+            CheckpointError: it can't be written.
+            NonFiniteError: the learner holds NaN, and the run directory keeps its good checkpoints.
         """
-        local = self.distributed.gather_objects(self._local_state())
-        if local is None:
+        data = self.gather_state()
+        if data is None:
             return None
-        if path is None and self.run_dir is None:
-            raise CheckpointError(
-                "This runner has no run directory: give save() a path, or build the runner with log_dir."
-            )
-        data = {
+        if path is None:
+            if self.run_dir is None:
+                raise CheckpointError(
+                    "This runner has no run directory: give save() a path, or build the runner with log_dir."
+                )
+            return write_to_run(self.run_dir, data)
+        save_checkpoint(path, data)
+        return Path(path)
+
+    def gather_state(self) -> dict[str, Any] | None:
+        """What a checkpoint holds, on the main process; every process has to call this."""
+        local = self.distributed.gather_objects(self._local_state())
+        return None if local is None else self._state(local)
+
+    def local_state_only(self, interrupted: str | None) -> dict[str, Any]:
+        """What a checkpoint holds if other processes can't be asked.
+
+        Args:
+            interrupted: Where in an iteration the run is: its running episodes are not continued. None: between two.
+        """
+        if interrupted is not None:
+            self.algorithm.restart_episodes()
+        local = self._local_state(None if interrupted is None else {})
+        return self._state([local], interrupted)
+
+    def _state(self, local: list[Any], interrupted: str | None = None) -> dict[str, Any]:
+        return {
             "task": self.task,
             "spec": self.env.spec.to_dict(),
             "config": self.config_dict(),
             "versions": versions(),
             "iteration": self.iteration,
+            "interrupted": interrupted,
             "algorithm": self.algorithm.state_dict(),
-            "runner": {"steps": self.steps, "total_time": self.total_time, "best_score": self.best_score},
+            "runner": {
+                "steps": self.steps,
+                "total_time": self.total_time,
+                "best_score": self.best_score,
+                "best_iteration": self.best_iteration,
+                "metrics": self.metrics,
+            },
             "local": local,
         }
-        if path is None and self.run_dir is not None:
-            written = self.run_dir.checkpoint(self.iteration)
-            save_checkpoint(written, data)
-            self.run_dir.point("latest", written)
-            return written
-        written = Path(str(path))
-        save_checkpoint(written, data)
-        return written
 
     def load(self, path: str | Path, *, resume: bool = True) -> dict[str, Any]:
         """Load a checkpoint and return it.
@@ -268,7 +308,7 @@ class Runner(ABC):
             CheckpointError: the file can't be used; see `load_checkpoint`.
             SpecMismatch: it was written for another robot.
         """
-        data = load_checkpoint(path)
+        data = load_run(path)
         there = EnvSpec.from_dict(data["spec"])
         differences = self.env.spec.differences(there)
         if differences:
@@ -276,15 +316,11 @@ class Runner(ABC):
                 f"'{path}' was trained on '{data['task']}' and does not fit '{self.task}': {'; '.join(differences)}. "
                 f"Use --task {data['task']}, or the checkpoint of another run."
             )
-        try:
+        with fitting(path, "this algorithm and policy"):
             self.algorithm.load_state_dict(data["algorithm"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
-            raise CheckpointError(
-                f"'{path}' does not fit this algorithm and policy ({' '.join(str(error).split())[:300]}); use the "
-                "configuration it was trained with, as in params/agent.yaml of its run."
-            ) from error
         if resume:
-            self._resume(data, there)
+            with fitting(path, "this runner and environment"):
+                self._resume(data, there)
         return data
 
     def config_dict(self) -> dict[str, Any]:
@@ -295,6 +331,8 @@ class Runner(ABC):
         self.iteration = data["iteration"]
         self.steps, self.total_time = data["runner"]["steps"], data["runner"]["total_time"]
         self.best_score = data["runner"]["best_score"]
+        self.best_iteration = data["runner"].get("best_iteration")
+        self.metrics = data["runner"].get("metrics", {})
         self.resumed = True
         if self.distributed.rank >= len(data["local"]):
             logger.info("Process %d is new in this run and starts with fresh episodes.", self.distributed.rank)
@@ -308,6 +346,11 @@ class Runner(ABC):
             if local["env"]:
                 self.env.load_state_dict(local["env"])
                 self.continues_episodes = True
+            elif data.get("interrupted"):
+                logger.info(
+                    "The run stopped %s: what it had learned until then is kept, and fresh episodes begin.",
+                    data["interrupted"],
+                )
             else:
                 logger.info(
                     "%s can't restore its simulator: the resumed run starts with fresh episodes.", self.env.spec.task
@@ -320,10 +363,10 @@ class Runner(ABC):
             )
         set_rng_state(local["rng"])  # last, since restoring may draw numbers
 
-    def _local_state(self) -> dict[str, Any]:
-        """What differs between processes."""
+    def _local_state(self, env: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What differs between processes, with another state of the environment if one is given."""
         return {
-            "env": self.env.state_dict(),
+            "env": self.env.state_dict() if env is None else env,
             # That of the main process is in the algorithm's own state.
             "algorithm": None if self.is_main else self.algorithm.local_state_dict(),
             "stateful": {name: owner.state_dict() for name, owner in self.stateful.items()},
@@ -343,9 +386,21 @@ class Runner(ABC):
         )
 
     def _build_callbacks(self) -> list[Callback]:
-        """Evaluation first: its result, and what further callbacks add to it, is logged and decides about the best."""
-        further = [callback.build() for callback in self.cfg.callbacks]
-        return [EvaluateCallback(), *further, VideoCallback(), LogCallback(), CheckpointCallback(), ReportCallback()]
+        """Saving comes before what may fail.
+
+        What an evaluation finds, and further callbacks add to it, is logged and decides about the best.
+        """
+        checkpoints = CheckpointCallback()
+        return [
+            RunDirectoryCallback(),
+            checkpoints,
+            EvaluateCallback(),
+            *(callback.build() for callback in self.cfg.callbacks),
+            VideoCallback(),
+            LogCallback(),
+            BestCallback(checkpoints),
+            ReportCallback(),
+        ]
 
     def _require_finite(self, metrics: Mapping[str, float], tags: set[str]) -> None:
         bad = {tag: value for tag, value in metrics.items() if tag in tags and not math.isfinite(value)}

@@ -70,6 +70,11 @@ class EpisodeStatistics:
         means = {"Train/mean_reward": (returns, count), "Train/mean_episode_length": (lengths, count)}
         return means | ({"Train/success_rate": (success, count)} if self._with_success else {})
 
+    @property
+    def steps(self) -> int:
+        """Steps since the last `collect`."""
+        return self._step
+
     def state_dict(self) -> dict[str, Any]:
         """Window and running episodes, between two iterations."""
         return {"running": self._running, "ring": self._ring, "count": self._count}

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and a closed terminal end a run after the running iteration instead of in the middle of it."""
+"""A signal ends a run after the running iteration instead of in the middle of it; a second one ends it at once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,17 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
-_SIGNALS = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if os.name == "posix" else [])]
+# Ctrl-C, a closed terminal, the notices of schedulers (Slurm sends USR1, and XCPU or TERM at the limit), Ctrl-\.
+_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGXCPU", "SIGQUIT")
+_SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__members__]
 
 
 class StopRequest:
-    """While entered, remembers the first signal; the second one has its usual effect at once."""
+    """While entered, remembers the first signal; the second one raises, and a third has its usual effect.
+
+    What the second one raises (KeyboardInterrupt, or SystemExit for other signals than Ctrl-C) passes through
+    `Runner.session`, which saves the last finished iteration.
+    """
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -24,8 +30,9 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():  # only there can handlers be set
             for number in _SIGNALS:
-                if signal.getsignal(number) != signal.SIG_IGN:  # started by nohup, or in the background
-                    self._previous[number] = signal.signal(number, self._remember)
+                # Ignored: started by nohup, or in the background. None: handled by a library, which has its reasons.
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):
+                    self._previous[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -33,12 +40,19 @@ class StopRequest:
     ) -> None:
         self._restore()
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.signal = signal.Signals(number)
-        # A handler may interrupt a write of the same stream, so it must not use Python's buffered files.
-        with contextlib.suppress(OSError):  # the terminal may be gone
-            os.write(2, b"\nStopping after this iteration and saving; a second Ctrl-C stops at once.\n")
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        first, self.signal = self.signal is None, self.signal or signal.Signals(number)
+        if first:
+            # A handler may interrupt a write of the same stream, so it must not use Python's buffered files.
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                os.write(2, b"\nStopping after this iteration and saving; a second Ctrl-C stops at once.\n")
+            return
+        if self.signal.name == "SIGXCPU" and number == self.signal:  # comes every second once the time is used up
+            return
         self._restore()
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise SystemExit(128 + number)
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

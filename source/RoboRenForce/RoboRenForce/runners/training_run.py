@@ -22,15 +22,18 @@ from typing import Any
 import torch
 
 from ..envs.vec_env import VecEnv
-from ..utils.checkpoint import load_checkpoint
+from ..utils.checkpoint import newest_usable
 from ..utils.console import say, setup_logging
 from ..utils.distributed import DistributedContext
-from ..utils.errors import SpecMismatch, UserError
+from ..utils.errors import CheckpointError, SpecMismatch, UserError
 from ..utils.registry import Task, load_task
 from ..utils.report import write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
+from ..utils.run_lock import RunLock
+from ..utils.side_activity import side_activity
 from .launch import MOST_PLAY_ENVS, build, console_command, eval_cfg, film, find_device, task_of_checkpoint
 from .runner import Runner
+from .saved_run import SAVED_RUN, load_run
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +49,8 @@ class TrainingRun:
     checkpoint: Path | None
     """Where to resume from."""
     video: bool
+    lock: RunLock | None = None
+    """Held by the main process from the moment that the directory is chosen."""
 
     def build_env(self) -> VecEnv:
         """The training environments of this process."""
@@ -70,6 +75,7 @@ class TrainingRun:
             env_cfg=self.task.env_cfg,
             task=self.task.id,
         )
+        runner.lock = self.lock or runner.lock
         if self.checkpoint is not None:
             runner.load(self.checkpoint)
             logger.info("resumed from %s at iteration %d", self.checkpoint, runner.iteration)
@@ -85,12 +91,16 @@ class TrainingRun:
         stopped = runner.stop.signal
         if self.distributed.is_main:
             if self.video and stopped is None:
-                film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
-                write_report(self.run_dir)
-            say(_summary(self.run_dir, interrupted=stopped is not None))
-        runner.env.close()
-        if runner.eval_env is not None:
-            runner.eval_env.close()
+                with side_activity("Filming"):
+                    film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
+                    write_report(self.run_dir)
+            say(_summary(self.run_dir, runner.saved_elsewhere, interrupted=stopped is not None))
+        if self.lock is not None:
+            self.lock.release()
+        for env in (runner.env, runner.eval_env):
+            if env is not None:
+                with side_activity("Closing the environments"):
+                    env.close()
         runner.algorithm.close()
         self.distributed.close()
         if stopped is not None:
@@ -118,8 +128,9 @@ def prepare_training(args: Namespace) -> TrainingRun:
     # Environment i of a process usually gets the seed + i, so processes are that far apart.
     task.env_cfg.seed += distributed.rank * task.env_cfg.num_envs
     task.validate()
-    run_dir = _run_directory(cfg, checkpoint, distributed)
-    return TrainingRun(task, device, distributed, run_dir, checkpoint, args.video)
+    lock = _locked_directory(cfg, checkpoint) if distributed.is_main else None
+    root = Path(distributed.broadcast_object(None if lock is None else lock.root))
+    return TrainingRun(task, device, distributed, RunDir(root), checkpoint, args.video, lock)
 
 
 def apply_flags(task: Task, args: Namespace) -> None:
@@ -143,8 +154,25 @@ def _checkpoint_to_resume(args: Namespace) -> Path | None:
         args.resume = "latest"
     if args.resume == "latest":
         log_root = args.log_root or DEFAULT_LOG_ROOT
-        return resolve_checkpoint(newest_run(log_root, args.experiment_name, args.task).root)
+        return _newest_checkpoint(newest_run(log_root, args.experiment_name, args.task))
+    if Path(args.resume).is_dir():
+        return _newest_checkpoint(RunDir(Path(args.resume)))
     return resolve_checkpoint(args.resume)
+
+
+def _newest_checkpoint(run: RunDir) -> Path:
+    """The newest whole checkpoint, whatever `latest` says: a process may be killed before it has written that."""
+    there = list(run.checkpoints().values())
+    newest = there[-1] if there else resolve_checkpoint(run.root)
+    try:
+        load_run(newest)
+    except CheckpointError as error:
+        usable = newest_usable(run, schema=SAVED_RUN)
+        if usable is None:
+            raise
+        logger.warning("%s The run goes on from that one.", error)
+        return usable
+    return newest
 
 
 def _task_to_train(args: Namespace, checkpoint: Path | None) -> Task:
@@ -154,7 +182,7 @@ def _task_to_train(args: Namespace, checkpoint: Path | None) -> Task:
         if name is None:
             raise UserError("No task given; name one with --task, `rrf list` shows all.")
         return load_task(name)
-    data = load_checkpoint(checkpoint)
+    data = load_run(checkpoint)
     if args.task not in (None, data["task"]):
         raise SpecMismatch(
             f"'{checkpoint}' belongs to task '{data['task']}', not to '{args.task}'; leave --task out to continue it."
@@ -162,19 +190,35 @@ def _task_to_train(args: Namespace, checkpoint: Path | None) -> Task:
     return task_of_checkpoint(data)
 
 
-def _run_directory(cfg: Any, checkpoint: Path | None, distributed: DistributedContext) -> RunDir:
-    """A new directory, or that of the checkpoint if there is no newer one in it: nothing written is overwritten."""
-    root: Path | str | None = None
-    if distributed.is_main:
-        if checkpoint is not None and list(run_of(checkpoint).checkpoints().values())[-1:] == [checkpoint]:
-            root = checkpoint.parent
-        else:
-            root = create_run_dir(cfg.log_root, cfg.experiment_name, cfg.run_name).root
-    return RunDir(Path(distributed.broadcast_object(root)))
+def _locked_directory(cfg: Any, checkpoint: Path | None) -> RunLock:
+    """A new directory, or that of the checkpoint if there is no newer one in it: nothing written is overwritten.
+
+    Raises:
+        RunLockedError: the run of the checkpoint is being trained.
+    """
+    if checkpoint is not None and _is_newest(checkpoint):
+        lock = RunLock(checkpoint.parent)
+        lock.acquire()
+        if not _is_newest(checkpoint):
+            raise UserError(
+                f"'{checkpoint.parent}' was trained on until now: start again to resume what it has become."
+            )
+        return lock
+    lock = RunLock(create_run_dir(cfg.log_root, cfg.experiment_name, cfg.run_name).root)
+    lock.acquire()
+    return lock
 
 
-def _summary(run: RunDir, *, interrupted: bool) -> str:
-    newest, best = run.pointed("latest"), run.pointed("best")
+def _is_newest(checkpoint: Path) -> bool:
+    """Whether a run holds no newer whole checkpoint than this one of it."""
+    run = run_of(checkpoint)
+    there = list(run.checkpoints().values())
+    return checkpoint in there and (there[-1] == checkpoint or newest_usable(run, schema=SAVED_RUN) == checkpoint)
+
+
+def _summary(run: RunDir, saved_elsewhere: Path | None, *, interrupted: bool) -> str:
+    newest, best = saved_elsewhere or run.pointed("latest"), run.pointed("best")
+    target = saved_elsewhere or run.root
     lines = ["Training was stopped; everything is saved." if interrupted else "Training is done."]
     if newest is not None:
         lines.append(f"  checkpoint   {newest}" + (f" (best: {best.name})" if best is not None else ""))
@@ -182,6 +226,6 @@ def _summary(run: RunDir, *, interrupted: bool) -> str:
         lines.append(f"  report       {run.report}")
     lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {run.root}")
     rrf = console_command()
-    resume = f"  go on        {rrf} train --resume {run.root}"
-    play = f"  play         {rrf} play --target {run.root} --video --export"
+    resume = f"  go on        {rrf} train --resume {target}"
+    play = f"  play         {rrf} play --target {target} --video --export"
     return "\n".join([*lines, *([resume, play] if interrupted else [play, resume + " --max_iterations N"])])

@@ -87,16 +87,17 @@ class Display:
         if self._last is not None and not self._last_is_shown:
             self._show(self._last)
         if self._live is not None:
-            self._live.stop()
+            with contextlib.suppress(OSError):
+                self._live.stop()
             self._live = None
             _log_through(None)
 
     def _show(self, progress: Progress) -> None:
         self._shown_at, self._last_is_shown = time.monotonic(), True
-        if self._live is not None:
-            self._live.update(render_panel(self.title, progress), refresh=True)
-        else:
-            with contextlib.suppress(BrokenPipeError):  # nobody reads any more, as after `| head`; the run goes on
+        with contextlib.suppress(OSError):  # nobody reads any more (`| head`), or a disk is full: the run goes on
+            if self._live is not None:
+                self._live.update(render_panel(self.title, progress), refresh=True)
+            else:
                 self.stream.write(render_line(progress) + "\n")
                 self.stream.flush()
 
@@ -176,7 +177,7 @@ def _number(value: float) -> str:
 
 def say(text: str) -> None:
     """Write a result for the user to standard output."""
-    with contextlib.suppress(BrokenPipeError):
+    with contextlib.suppress(OSError):
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
@@ -186,7 +187,8 @@ class _StderrHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
-        sys.stderr.write(self.format(record) + "\n")
+        with contextlib.suppress(OSError):
+            sys.stderr.write(self.format(record) + "\n")
 
 
 def setup_logging(*, is_main: bool = True) -> None:

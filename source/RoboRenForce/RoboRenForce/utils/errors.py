@@ -16,6 +16,7 @@ __all__ = [
     "NotEnoughMemory",
     "Problem",
     "RunDirectoryError",
+    "RunLockedError",
     "SpecMismatch",
     "UnknownTaskError",
     "UserError",
@@ -54,3 +55,7 @@ class NonFiniteError(UserError, ArithmeticError):
 
 class RunDirectoryError(UserError, OSError):
     """The run directory can't be made or written."""
+
+
+class RunLockedError(RunDirectoryError):
+    """Another process trains in the run directory."""

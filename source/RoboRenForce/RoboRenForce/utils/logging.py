@@ -1,15 +1,15 @@
 """Where metrics go: `metrics.jsonl` always, TensorBoard, Weights & Biases and SwanLab by choice.
 
 A writer gets plain numbers and paths, never a runner. Writers that talk to a service can fail at any time without
-ending the
-run: the first failure is logged and the writer is left out from then on.
+ending the run: the first failure is logged and the writer is left out from then on.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import json
 import logging
+import os
 import re
 import time
 from abc import ABC, abstractmethod
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from .errors import UserError
 from .optional import require_package
-from .run_dir import RunDir
+from .run_dir import RunDir, replacing
 
 logger = logging.getLogger(__name__)
 
@@ -52,21 +52,84 @@ class Writer(ABC):
 
 
 class JsonlWriter(Writer):
-    """One JSON object per iteration, flushed at once, so that a killed run keeps its curve."""
+    """One JSON object per iteration, written at once, so that a killed run keeps its curve.
+
+    While the file can't be written, lines wait for the next iteration: a disk that is full for a while costs none.
+    """
 
     name = "jsonl"
 
     def __init__(self, path: Path) -> None:
-        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the length of the run
+        self._path = path
+        self._waiting: list[bytes] = []
+        self._warned = False
+        path.touch()
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         """Append one line."""
-        self._file.write(json.dumps({"iteration": iteration, "time": round(time.time(), 3), **values}) + "\n")
-        self._file.flush()
+        self._waiting.append(_line(values, iteration))
+        self._write()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Try again to write what is waiting."""
+        self._write()
+
+    def _write(self) -> None:
+        if not self._waiting:
+            return
+        try:
+            _append(self._path, b"".join(self._waiting))
+            self._waiting.clear()
+            self._warned = False
+        except OSError as error:
+            if not self._warned:
+                logger.warning(
+                    "'%s' can't be written (%s); its lines wait, the run goes on.", self._path, error.strerror
+                )
+            self._warned = True
+
+
+def _append(path: Path, content: bytes) -> None:
+    """Append all of `content` or nothing."""
+    with open(path, "ab", buffering=0) as file:
+        end = file.tell()
+        try:
+            if file.write(content) != len(content):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def cut_metrics(path: Path, iteration: int, last: Mapping[str, float]) -> None:
+    """Let the `metrics.jsonl` of a run that goes on from its checkpoint of `iteration` end with that iteration.
+
+    Later lines go, since the run writes them again, and so do doubled ones and one that a crash has cut, which would
+    swallow the next.
+
+    Args:
+        path: The file; if it does not exist, the run begins here and nothing is done.
+        iteration: That of the checkpoint.
+        last: Metrics of `iteration`, added if the crash came between the checkpoint and its line.
+    """
+    if not path.is_file():
+        return
+    before = path.read_bytes()
+    kept: dict[int, bytes] = {}
+    for line in before.splitlines():
+        record = _record(line)
+        if record is not None and record[0] <= iteration:
+            kept[record[0]] = line + b"\n"
+    if last:
+        kept.setdefault(iteration, _line(last, iteration))
+    after = b"".join(kept[number] for number in sorted(kept))
+    if after != before:
+        with replacing(path) as file:
+            file.write(after)
+
+
+def _line(values: Mapping[str, float], iteration: int) -> bytes:
+    return (json.dumps({"iteration": iteration, "time": round(time.time(), 3), **values}) + "\n").encode()
 
 
 class TensorBoardWriter(Writer):
@@ -79,7 +142,7 @@ class TensorBoardWriter(Writer):
         from torch.utils.tensorboard.writer import SummaryWriter
 
         # After a crash, events behind the checkpoint are hidden instead of drawn twice.
-        self._writer = SummaryWriter(str(folder), purge_step=first_iteration or None)
+        self._writer = SummaryWriter(str(folder), purge_step=first_iteration + 1)
 
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
         """Write one event per value."""
@@ -210,7 +273,7 @@ def make_logger(
     """
     chosen = [names] if isinstance(names, str) else names
     makers: dict[str, Callable[[], Writer]] = {
-        "tensorboard": lambda: TensorBoardWriter(run.root, first_iteration + 1 if first_iteration else 0),
+        "tensorboard": lambda: TensorBoardWriter(run.root, first_iteration),
         "wandb": lambda: WandbWriter(run.root, project),
         "swanlab": lambda: SwanLabWriter(run.root, project),
     }
@@ -220,14 +283,26 @@ def make_logger(
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
     """Tag -> (iterations, values) of a `metrics.jsonl`.
 
-    After a crash and a resume an iteration can appear twice; the later line counts. A line cut by the crash is left
-    out.
+    Where an iteration is there twice, the later line counts. Lines that are none, such as one that a crash has cut, are
+    left out with a warning, and so is what is no number.
+
+    Raises:
+        UserError: the file holds something else than metrics.
     """
-    records: dict[int, dict[str, Any]] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(json.JSONDecodeError):
-            record = json.loads(line)
-            records[int(record.pop("iteration"))] = record
+    lines = path.read_bytes().splitlines()
+    found = [_record(line) for line in lines]
+    records = dict(record for record in found if record is not None)
+    bad = found.count(None)
+    if bad and not records:
+        raise UserError(f"'{path}' holds no metrics: expected one JSON object with an \"iteration\" per line.")
+    if bad:
+        logger.warning(
+            "'%s': %d of %d lines are no metrics and left out, the first is %d.",
+            path,
+            bad,
+            len(lines),
+            found.index(None) + 1,
+        )
     series: dict[str, tuple[list[int], list[float]]] = {}
     for iteration in sorted(records):
         for tag, value in records[iteration].items():
@@ -235,6 +310,22 @@ def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
             iterations.append(iteration)
             values.append(value)
     return series
+
+
+def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
+    """Iteration and numbers of a line of `metrics.jsonl`; None if it is none."""
+    try:
+        record = json.loads(line)
+        iteration = record.pop("iteration")
+        if type(iteration) is not int or iteration < 0:
+            return None
+        return iteration, {tag: value for tag, value in record.items() if _is_number(value)}
+    except (ValueError, AttributeError, LookupError, TypeError, OverflowError, RecursionError):
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # not NaN, and no integer beyond float
 
 
 def _one_line(error: BaseException) -> str:

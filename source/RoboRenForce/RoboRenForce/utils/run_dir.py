@@ -6,17 +6,22 @@ logs/RFRL/<experiment>/<timestamp>[_<run>]/
     latest, best                  one line each: the name of a checkpoint (text files survive copying, links do not)
     metrics.jsonl                 one line per iteration; TensorBoard events lie beside it
     videos/  exported/  eval.json  curves.png  report.html
+    .lock                         while a process trains in it
+    .<name>.<process>.partial     a file that is being written; what a killed process left goes at the next start
+    <name>.aside                  what did not belong to a run that began here, see `set_aside`
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -24,6 +29,9 @@ from .errors import RunDirectoryError, UserError
 
 DEFAULT_LOG_ROOT = "logs/RFRL"
 _CHECKPOINT_NAME = re.compile(r"model_(\d+)\.pt")
+_PARTIAL_NAME = re.compile(r"\..+\.(\d{1,9})\.partial")
+_RUN_INFO = {"task": str, "command": str, "started": str, "resumed": list, "versions": dict, "spec": dict}
+"""Fields of `run.yaml` that are read again, with their types."""
 
 
 @dataclass(frozen=True)
@@ -84,21 +92,55 @@ class RunDir:
         write_text_atomically(self.root / name, checkpoint.name + "\n")
 
     def pointed(self, name: str) -> Path | None:
-        """The checkpoint that `latest` or `best` names; None if there is no such pointer."""
-        pointer = self.root / name
-        return self.root / pointer.read_text().strip() if pointer.is_file() else None
+        """The checkpoint that `latest` or `best` names; None if there is no such pointer, or it names none."""
+        with contextlib.suppress(OSError, UnicodeDecodeError):
+            named = (self.root / name).read_text(encoding="utf-8").strip()
+            return self.root / named if _CHECKPOINT_NAME.fullmatch(named) else None
+        return None
 
     def run_info(self) -> dict[str, Any]:
-        """Task, command, seed and versions of the run; empty for a folder that another tool wrote."""
-        return read_yaml(self.params("run")) if self.params("run").is_file() else {}
+        """Task, command, seed and versions of the run; empty for a folder that another tool wrote.
+
+        Raises:
+            UserError: the file is not what a run writes.
+        """
+        path = self.params("run")
+        info = read_yaml(path) if path.is_file() else {}
+        if not isinstance(info, dict):
+            raise UserError(
+                f"'{path}' holds a {type(info).__name__}, expected fields such as task and seed: remove it."
+            )
+        for name, kind in _RUN_INFO.items():
+            if not isinstance(info.get(name, kind()), kind):
+                raise UserError(
+                    f"'{path}': {name} is {str(info[name])[:50]!r}, expected a {kind.__name__}: correct or remove it."
+                )
+        return info
+
+    def set_aside(self, path: Path) -> Path:
+        """Rename a file that does not belong to the run that begins here; returns where it is."""
+        names = (f"{path.name}.aside" + (f"-{number}" if number > 1 else "") for number in itertools.count(1))
+        aside = next(place for name in names if not (place := path.with_name(name)).exists())
+        path.rename(aside)
+        return aside
+
+    def remove_partial_files(self) -> None:
+        """Delete what killed processes left half-written, but not what a living one is writing."""
+        for path in self.root.rglob(".*.partial"):
+            if not _is_written(path):
+                path.unlink(missing_ok=True)
 
 
 def create_run_dir(log_root: str | Path, experiment: str, run_name: str = "") -> RunDir:
     """Make a new, empty run directory named by the time; runs that start within one second get `-2`, `-3`, ...
 
     Raises:
+        UserError: a name is not that of one folder.
         RunDirectoryError: the directory can't be written.
     """
+    _require_folder_name("experiment_name", experiment)
+    if run_name:
+        _require_folder_name("run_name", run_name)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S") + (f"_{run_name}" if run_name else "")
     parent = Path(log_root) / experiment
     try:
@@ -132,16 +174,33 @@ def open_run_dir(root: str | Path) -> RunDir:
     return run
 
 
+def _require_folder_name(field: str, name: str) -> None:
+    """Refuse names that would put a run somewhere else than into a folder of its own below `log_root`."""
+    if name in ("", ".", "..") or re.search(r"[/\\]", name) or not name.isprintable():
+        raise UserError(
+            f"{field} is {name!r}, expected the name of one folder, without slashes and control characters; "
+            "--log_root says below which directory it lies."
+        )
+
+
 def find_runs(log_root: str | Path, experiment: str | None = None, task: str | None = None) -> list[RunDir]:
     """Runs below `log_root` that hold a checkpoint, newest first."""
-    pattern = f"{experiment}/*" if experiment else "*/*"
     found = []
-    for root in Path(log_root).glob(pattern):
-        run = RunDir(root)
-        times = [path.stat().st_mtime for path in run.checkpoints().values()]
-        if times and (task is None or run.run_info().get("task") == task):
-            found.append((max(times), root.name, run))
+    for folder in _folders(Path(log_root)):
+        for root in _folders(folder) if experiment in (None, "", folder.name) else ():
+            run = RunDir(root)
+            with contextlib.suppress(OSError, UserError):  # a run that is being deleted, or without a readable run.yaml
+                times = [path.stat().st_mtime for path in run.checkpoints().values()]
+                if times and (task is None or run.run_info().get("task") == task):
+                    found.append((max(times), root.name, run))
     return [run for _, _, run in sorted(found, key=lambda entry: entry[:2], reverse=True)]
+
+
+def _folders(parent: Path) -> list[Path]:
+    try:
+        return [path for path in parent.iterdir() if path.is_dir()]
+    except OSError:  # absent, or somebody else's
+        return []
 
 
 def newest_run(log_root: str | Path, experiment: str | None = None, task: str | None = None) -> RunDir:
@@ -198,12 +257,43 @@ def run_of(checkpoint: Path) -> RunDir:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a crash leaves the old or the new text, never a part."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` when the block is done; whatever happens, `path` is the old file or the new.
+
+    Raises:
+        OSError: it can't be written; `path` is as before and nothing is left over.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def _is_written(partial: Path) -> bool:
+    """Whether the process in the name of a partial file, another one than this, is alive on this machine."""
+    match = _PARTIAL_NAME.fullmatch(partial.name)
+    process = int(match[1]) if match else os.getpid()
+    if process == os.getpid() or os.name != "posix":  # elsewhere, asking for a process ends it
+        return False
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return True
 
 
 def write_yaml(path: Path, data: Any) -> None:

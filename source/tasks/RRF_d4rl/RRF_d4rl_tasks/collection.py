@@ -20,7 +20,7 @@ from RoboRenForce.runners import Runner, evaluate
 from RoboRenForce.runners.arguments import Parser
 from RoboRenForce.runners.launch import build, find_device, task_of_checkpoint
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
-from RoboRenForce.utils.checkpoint import load_checkpoint
+from RoboRenForce.runners.saved_run import load_run
 from RoboRenForce.utils.console import say, setup_logging
 from RoboRenForce.utils.errors import SpecMismatch, UserError, did_you_mean
 from RoboRenForce.utils.registry import Task, load_task
@@ -160,7 +160,7 @@ class Collection:
     def _loaded(self, path: Path) -> Runner:
         """The runner with the learner of a checkpoint."""
         if self._runner is None:
-            spec = EnvSpec.from_dict(load_checkpoint(path)["spec"])
+            spec = EnvSpec.from_dict(load_run(path)["spec"])
             self._runner = build(self.task.runner_cfg, env=self.env, device=self.env.device, spec=spec)
         runner: Any = self._runner
         runner.load(path, resume=False)
@@ -181,7 +181,7 @@ def prepare_collection(args: Namespace) -> Collection:
         target = newest_run(DEFAULT_LOG_ROOT, task=args.task).root
     if target is not None:
         checkpoint = resolve_checkpoint(target, args.checkpoint or "latest")
-        task = task_of_checkpoint(load_checkpoint(checkpoint))
+        task = task_of_checkpoint(load_run(checkpoint))
         if args.task not in (None, task.id):
             raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     elif args.task is not None:

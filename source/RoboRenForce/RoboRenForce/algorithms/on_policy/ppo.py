@@ -386,6 +386,8 @@ class PPO(Algorithm):
         """Let recurrent networks begin anew at the next step."""
         self._now.start.fill_(True)
         self.buffer.start[0].fill_(True)
+        for state in self._now.states.values():  # not read any more, and NaN after a bad observation
+            state.zero_()
         if self.reward_scaler is not None:
             self.reward_scaler.discounted.zero_()
 
