@@ -50,6 +50,7 @@ from .callbacks import (
 from .metrics import NO_RATIOS, to_host
 from .statistics import Ratio
 from .stop_request import StopRequest
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Runner(ABC):
             torch.set_num_threads(cfg.cpu_threads)
         elif self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)  # graphs are captured on the current device
-        self.distributed = DistributedContext.from_environment(self.device)
+        self.distributed = DistributedContext.from_environment(self.device, timeout=cfg.step_timeout)
         self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
         self.iteration = 0
         """Finished iterations."""
@@ -115,11 +116,14 @@ class Runner(ABC):
         """Environment steps over all environments and processes."""
         self.total_time = 0.0
         """Seconds of collecting and learning over all sessions."""
+        self.evaluates = bool(cfg.eval_interval) and self.distributed.broadcast_object(eval_env is not None)
+        """Whether policies are evaluated during training, by the main process; all know it."""
         self.best_score = -math.inf
         self.resumed = False
         self.continues_episodes = False
         """Whether the environment goes on exactly where the checkpoint was written."""
         self.stop = StopRequest()
+        self.watchdog = Watchdog(self.task, cfg.step_timeout, self.stop, self.distributed, save=self._save_last)
         self.logger = RunLogger()
         self.timer = PhaseTimer(self.device)
         self.stateful: dict[str, Stateful] = {}
@@ -160,10 +164,12 @@ class Runner(ABC):
         self.target = self.cfg.max_iterations if num_iterations is None else self.iteration + num_iterations
         self.algorithm.train()
         try:
-            with self.stop:
+            with self.stop, self.watchdog:
                 for callback in self.callbacks:
+                    self.watchdog.enter(type(callback).__name__)
                     callback.on_start(self)
                 self._session_start, self._session_first = time.perf_counter(), self.iteration
+                self.watchdog.begin_iteration(self.iteration + 1)
                 yield
             for callback in self.callbacks:
                 callback.on_end(self)
@@ -213,7 +219,9 @@ class Runner(ABC):
         if self.cfg.check_for_nan:
             self._require_finite(metrics, {_loss_tag(tag) for tag in learned})
         for callback in self.callbacks:
+            self.watchdog.enter(type(callback).__name__)
             callback.after_iteration(self, metrics)
+        self.watchdog.begin_iteration(self.iteration + 1)
 
     def progress(self, metrics: Mapping[str, float]) -> Progress:
         """Where the run stands, for the display."""
@@ -224,13 +232,14 @@ class Runner(ABC):
 
     # ------------------------------------------------------------------ saving and resuming
 
-    def save(self, path: str | Path | None = None) -> Path | None:
+    def save(self, path: str | Path | None = None, *, with_env: bool = True) -> Path | None:
         """Write a checkpoint; every process has to call this, the main one writes and gets the path.
 
         Args:
             path: Where; None: `model_<iteration>.pt` of the run directory, which `latest` then names.
+            with_env: Ask the environment for its state; False where it may not answer.
         """
-        local = self.distributed.gather_objects(self._local_state())
+        local = self.distributed.gather_objects(self._local_state(with_env))
         if local is None:
             return None
         if path is None and self.run_dir is None:
@@ -320,10 +329,15 @@ class Runner(ABC):
             )
         set_rng_state(local["rng"])  # last, since restoring may draw numbers
 
-    def _local_state(self) -> dict[str, Any]:
+    def _save_last(self) -> Path | None:
+        """Save the last finished iteration while the environment or another process does not answer."""
+        saves = self.is_main and self.run_dir is not None and self.iteration > 0
+        return self.save(with_env=False) if saves else None
+
+    def _local_state(self, with_env: bool) -> dict[str, Any]:
         """What differs between processes."""
         return {
-            "env": self.env.state_dict(),
+            "env": self.env.state_dict() if with_env else {},
             # That of the main process is in the algorithm's own state.
             "algorithm": None if self.is_main else self.algorithm.local_state_dict(),
             "stateful": {name: owner.state_dict() for name, owner in self.stateful.items()},
@@ -403,10 +417,16 @@ class RunnerCfg(Cfg):
     """Iterations between evaluations during training; 0: none."""
     eval_episodes: Annotated[int, Range(ge=1)] = 10
     """Episodes of each evaluation."""
+    eval_max_steps: Annotated[int, Range(ge=1)] | None = None
+    """Steps of each environment in an evaluation, for policies whose episodes do not end; None: as many as the horizon
+    allows, but 10,000 an episode at most."""
     video_interval: Annotated[int, Range(ge=0)] = 0
     """Iterations between videos during training; 0: none."""
     video_steps: Annotated[int, Range(ge=1)] = 300
     """Length of a video in environment steps."""
+    step_timeout: Annotated[float, Range(gt=0, le=1e7)] | None = 1800.0
+    """Seconds without a finished step, update or answer of another process after which the run ends with a dump of all
+    stacks; longer than any compilation takes. None: never, as a debugger needs it."""
 
     obs_groups: dict[str, list[str]] = {}
     """Observation set of the algorithm -> groups of the environment; sets that are missing are resolved by name."""

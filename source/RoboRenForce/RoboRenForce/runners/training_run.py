@@ -27,7 +27,7 @@ from ..utils.console import say, setup_logging
 from ..utils.distributed import DistributedContext
 from ..utils.errors import SpecMismatch, UserError
 from ..utils.registry import Task, load_task
-from ..utils.report import write_report
+from ..utils.report import try_to_write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
 from .launch import MOST_PLAY_ENVS, build, console_command, eval_cfg, film, find_device, task_of_checkpoint
 from .runner import Runner
@@ -86,7 +86,7 @@ class TrainingRun:
         if self.distributed.is_main:
             if self.video and stopped is None:
                 film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
-                write_report(self.run_dir)
+                try_to_write_report(self.run_dir)
             say(_summary(self.run_dir, interrupted=stopped is not None))
         runner.env.close()
         if runner.eval_env is not None:
@@ -110,7 +110,7 @@ def prepare_training(args: Namespace) -> TrainingRun:
     if args.print_config:
         say(task.to_yaml())
         raise SystemExit(0)
-    distributed = DistributedContext.from_environment(device)
+    distributed = DistributedContext.from_environment(device, timeout=task.runner_cfg.step_timeout)
     cfg = task.runner_cfg
     cfg.experiment_name = cfg.experiment_name or re.sub(r"[/:]", "-", task.id)
     if not any(override.startswith("env.seed=") for override in args.overrides):

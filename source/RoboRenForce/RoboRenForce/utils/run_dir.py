@@ -14,9 +14,10 @@ import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import yaml
 
@@ -198,12 +199,28 @@ def run_of(checkpoint: Path) -> RunDir:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a crash leaves the old or the new text, never a part."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that becomes `path` when the block is done; whatever happens, `path` is the old file or the new.
+
+    Raises:
+        OSError: it can't be written; `path` is as before and nothing is left over.
+    """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with open(partial, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise
 
 
 def write_yaml(path: Path, data: Any) -> None:
