@@ -23,7 +23,7 @@ from ..utils.logging import make_logger
 from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
 from .evaluation import evaluate, record_video
-from .side_activity import SideActivity, has_to_stop, most_steps
+from .during_training import SideActivity, has_to_stop, most_steps
 
 if TYPE_CHECKING:
     from .runner import Runner
@@ -175,11 +175,10 @@ class CheckpointCallback(Callback):
         cfg, run = runner.cfg, runner.run_dir
         if run is None:
             return
-        evaluates = bool(cfg.eval_interval) and runner.eval_env is not None
-        score = metrics.get("Eval/mean_reward" if evaluates else "Train/mean_reward", -math.inf)
+        score = metrics.get("Eval/mean_reward" if runner.evaluates else "Train/mean_reward", -math.inf)
         improved = score > runner.best_score
         due = runner.iteration % cfg.save_interval == 0 or not runner.goes_on()
-        if not due and not (evaluates and improved):
+        if not due and not (runner.evaluates and improved):
             return
         runner.best_score = max(score, runner.best_score)
         path = runner.save()

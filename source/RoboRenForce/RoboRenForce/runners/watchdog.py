@@ -123,7 +123,7 @@ class Watchdog:
             signal.signal(_INTERRUPT, self._handler)
         if kind is _Interrupted:
             self._distributed.give_up()  # the others have not been asked whether they save too
-            raise HangError(self._sentence) from error
+            raise HangError(self._sentence).with_traceback(trace) from None
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         if self._sentence is not None and not self._over.is_set():
