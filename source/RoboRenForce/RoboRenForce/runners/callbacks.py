@@ -86,11 +86,9 @@ class EvaluateCallback(Callback):
                     should_stop=lambda: has_to_stop(runner),
                 )
                 found = [result.mean, result.std, result.mean_length]
-        # Also what failed is told, or the other processes would wait for it.
-        stops = runner.is_main and runner.stop.signal is not None
-        values = torch.tensor([*(found or (0.0, 0.0, 0.0)), bool(found), stops], dtype=torch.float64)
-        *numbers, succeeded, stops = runner.distributed.broadcast_(values.to(runner.device)).tolist()
-        runner.stop.agreed = runner.stop.agreed or bool(stops)
+        # That it failed is told too: the other processes wait for it.
+        values = torch.tensor([*(found or (0.0, 0.0, 0.0)), bool(found)], dtype=torch.float64, device=runner.device)
+        *numbers, succeeded = runner.distributed.broadcast_(values).tolist()
         if succeeded:
             tags = ("Eval/mean_reward", "Eval/std_reward", "Eval/mean_episode_length")
             metrics.update(zip(tags, numbers, strict=True))
