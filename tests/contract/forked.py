@@ -55,7 +55,7 @@ def _call(function: Callable[..., Any], arguments: tuple[Any, ...], log: Path) -
         os.dup2(file.fileno(), 2)
     try:
         function(*arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - all that a process can do is to write it down
         os.write(2, traceback.format_exc().encode())
         os._exit(1)
     os._exit(0)

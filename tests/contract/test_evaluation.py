@@ -71,8 +71,8 @@ def test_a_return_that_is_no_number_is_refused(value: float) -> None:
 def test_actions_that_are_no_numbers_are_refused_before_they_are_played() -> None:
     env = scripted(num_envs=2, script=[["time_out@2"], ["time_out@3"]])
     expected = (
-        r"The policy chose NaN or infinity for environment 1 of Scripted in its episode 2 \(though its observations are "
-        r"finite\): take another checkpoint"
+        r"The policy chose NaN or infinity for environment 1 of Scripted in its episode 2 "
+        r"\(though its observations are finite\): take another checkpoint"
     )
     with pytest.raises(NonFiniteError, match=expected):
         runners.evaluate(env, Diverged((2,)), 6)
@@ -98,7 +98,7 @@ def test_what_is_measured_has_to_be_a_number() -> None:
 def test_negative_returns_have_a_mean_and_a_deviation() -> None:
     class Falling(ScriptedEnv):
         def step(self, actions: Tensor) -> Any:
-            obs, reward, done, extras = super().step(actions)
+            obs, _, done, extras = super().step(actions)
             return obs, torch.tensor([-1.0, -3.0, 0.5]), done, extras
 
     env = Falling(ScriptedEnvCfg(num_envs=3, script=[["time_out@2"], ["time_out@4"], ["time_out@8"]]))

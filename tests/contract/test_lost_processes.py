@@ -1,4 +1,4 @@
-"""Two processes, of which one stops, hangs, dies or loses its parent: the other one ends in a finite time and says why."""
+"""Two processes, of which one stops, hangs, dies or loses its parent: the other one ends in time and says why."""
 
 from __future__ import annotations
 

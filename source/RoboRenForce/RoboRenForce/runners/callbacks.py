@@ -22,8 +22,8 @@ from ..utils.environment_info import git_commit, hardware, versions
 from ..utils.logging import make_logger
 from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
-from .evaluation import evaluate, record_video
 from .during_training import SideActivity, has_to_stop, most_steps
+from .evaluation import evaluate, record_video
 
 if TYPE_CHECKING:
     from .runner import Runner

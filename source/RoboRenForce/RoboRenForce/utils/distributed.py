@@ -1,7 +1,7 @@
 """What torchrun tells a process, and the few collectives that learning needs.
 
-Every collective waits for the other processes for a limited time. Where they do not answer the error names them, and from
-then on this process is alone: it can save what it has, and nothing else that needs the others.
+Every collective waits for the other processes for a limited time. Where they do not answer the error names them, and
+from then on this process is alone: it can save what it has, and do nothing else that needs the others.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class DistributedContext:
         limit = "" if _GROUP.timeout is None else f" (step_timeout {_GROUP.timeout:g} s)"
         return ProcessesLostError(
             f"Rank {self.rank} of {self.world_size} waited in {asked.name} ({os.path.basename(asked.filename)}:"
-            f"{asked.lineno}) and {named}{limit}: {str(error).strip().splitlines()[0]}. Look for its last messages, then "
-            "continue with --resume."
+            f"{asked.lineno}) and {named}{limit}: {str(error).strip().splitlines()[0]}. Look for its last messages, "
+            "then continue with --resume."
         )
 
     def _roll_call(self) -> list[int] | None:
