@@ -50,7 +50,7 @@ def survive(port: int, folder: Path) -> None:
         runner.learn()
     except ProcessesLostError as error:
         (folder / "said").write_text(str(error))
-        runner.save(with_env=False)
+        runner.save()
 
 
 def stop_in_a_step(port: int, folder: Path) -> None:
@@ -65,7 +65,7 @@ def hang_in_a_step(port: int, folder: Path) -> None:
         runner.learn()
     except HangError as error:
         (folder / "hung").write_text(str(error))
-        assert runner.save(with_env=False) is None  # asks nobody
+        assert runner.save() is None  # asks nobody
 
 
 def die_in_a_step(port: int, folder: Path) -> None:
