@@ -164,13 +164,13 @@ class Runner(ABC):
         self.target = self.cfg.max_iterations if num_iterations is None else self.iteration + num_iterations
         self.algorithm.train()
         try:
-            with self.stop, self.watchdog:
+            with self.stop:
                 for callback in self.callbacks:
-                    self.watchdog.enter(type(callback).__name__)
                     callback.on_start(self)
                 self._session_start, self._session_first = time.perf_counter(), self.iteration
-                self.watchdog.begin_iteration(self.iteration + 1)
-                yield
+                with self.watchdog:
+                    self.watchdog.begin_iteration(self.iteration + 1)
+                    yield
             for callback in self.callbacks:
                 callback.on_end(self)
         finally:
