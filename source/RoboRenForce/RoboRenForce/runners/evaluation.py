@@ -221,7 +221,7 @@ def _act(
     bad = ~torch.isfinite(action).flatten(1).all(1)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
-        groups = [name for name, values in obs[row].items() if not bool(torch.isfinite(values).all())]
+        groups = [name for name in env.spec.obs_groups if not bool(torch.isfinite(obs[name][row]).all())]
         cause = f"its observations {groups} are not finite" if groups else "though its observations are finite"
         raise NonFiniteError(
             f"The policy chose NaN or infinity for environment {row} of {env.spec.task} in its episode "

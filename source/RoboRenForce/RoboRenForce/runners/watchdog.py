@@ -168,7 +168,7 @@ class Watchdog:
             return False
         beats = self.beats
         if _INTERRUPT is not None:
-            signal.pthread_kill(threading.main_thread().ident, _INTERRUPT)
+            signal.pthread_kill(self._watched.ident or 0, _INTERRUPT)
         if self._over.wait(self.grace):
             return False
         with self._last_word:

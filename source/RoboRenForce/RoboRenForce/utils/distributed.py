@@ -179,7 +179,7 @@ class DistributedContext:
     def _roll_call(self) -> list[int] | None:
         """Ranks that are not in the same situation as this one; None where they can't be asked."""
         try:
-            store = dist.TCPStore(
+            store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage] - documented
                 os.environ["MASTER_ADDR"],
                 int(os.environ["MASTER_PORT"]),
                 is_master=False,
@@ -192,7 +192,7 @@ class DistributedContext:
         return [rank for rank in others if not _appears(store, f"lost/{rank}")] or None
 
 
-def _appears(store: dist.Store, key: str) -> bool:
+def _appears(store: Any, key: str) -> bool:
     try:
         store.wait([key], timedelta(seconds=_ROLL_CALL_SECONDS))
     except RuntimeError:
