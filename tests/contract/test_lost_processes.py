@@ -129,14 +129,10 @@ def wait_for(*paths: Path, log: Path) -> None:
 def test_processes_whose_parent_died_save_and_end(tmp_path: Path) -> None:
     run, log = tmp_path / "run", tmp_path / "log"
     run.mkdir()
-    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whatever this process was started with
-    try:
-        with forked(torchrun, free_port(), run, log=log) as agent:
-            wait_for(run / "rank0", run / "rank1", log=log)
-            os.kill(agent.pid or 0, signal.SIGKILL)
-            wait_for(run / "ended0", run / "ended1", log=log)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with forked(torchrun, free_port(), run, log=log) as agent:
+        wait_for(run / "rank0", run / "rank1", log=log)
+        os.kill(agent.pid or 0, signal.SIGKILL)
+        wait_for(run / "ended0", run / "ended1", log=log)
     ended = [(run / f"ended{rank}").read_text().split() for rank in range(2)]
     assert ended[0] == ended[1] and ended[0][1] == "True"
     assert list(RunDir(run).checkpoints()) == [int(ended[0][0])]

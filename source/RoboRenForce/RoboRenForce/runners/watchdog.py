@@ -172,10 +172,12 @@ class Watchdog:
         if self._over.wait(self.grace):
             return False
         with self._last_word:
-            if self._over.is_set() or self.beats != beats:  # it was only slow, and swallowed the interruption
-                return not self._over.is_set()
-            self._save_and_leave()
-        return False
+            if self._over.is_set():
+                return False
+            if self.beats == beats:
+                self._save_and_leave()
+            self._sentence = None  # it was only slow, and swallowed the interruption
+        return True
 
     def _save_and_leave(self) -> None:
         """The end of a process whose main thread waits in foreign code."""
@@ -200,10 +202,10 @@ class Watchdog:
         return f"{self.name}: {where} has not finished for {silent:g} s{asked} (step_timeout {self.limit:g} s)."
 
     def _stop_if_orphaned(self, parent: int) -> None:
-        """Processes that torchrun has started don't outlive it; the signal lets all of them save."""
+        """Processes that torchrun has started don't outlive it: they stop, all after the same iteration, and save."""
         if self._distributed.is_distributed and os.getppid() != parent and self._stop.signal is None:
-            _write(f"\n{self.name}: the process that started this one (torchrun) is gone.\n")
-            os.kill(os.getpid(), signal.SIGTERM)
+            _write(f"\n{self.name}: the process that started this one (torchrun) is gone; stopping and saving.\n")
+            self._stop.signal = signal.SIGTERM
 
     def _arm_last_resort(self) -> None:
         """Show the stacks even where foreign code keeps the interpreter's lock, so that no other thread runs."""
