@@ -110,7 +110,7 @@ def test_an_evaluation_is_alive_while_it_steps() -> None:
     cfg.build(env=scripted(), eval_env=slow).learn()
     stuck = Hanging(lambda: time.sleep(PATIENCE))
     runner = cfg.replace(eval_episodes=10).build(env=scripted(), eval_env=stuck)
-    with pytest.raises(HangError, match="EvaluateCallback after iteration 1 has not finished"):
+    with pytest.raises(HangError, match="The evaluation after iteration 1 has not finished"):
         runner.learn()
 
 
@@ -199,13 +199,37 @@ class SlowAndAskedToStop(CountingAlgorithm):
     def update(self) -> dict[str, torch.Tensor]:
         if self.updates == 1:
             os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(1.5)
+            time.sleep(1.0)
         return super().update()
 
 
-def test_an_update_is_given_the_time_it_needs_when_the_run_is_asked_to_stop(tmp_path: Path) -> None:
+def test_an_evaluation_that_hangs_then_gets_no_more_either() -> None:
     before = handled()
-    cfg = counting_cfg(max_iterations=9, save_interval=9)
+    cfg = counting_cfg(step_timeout=None, eval_interval=1, eval_episodes=9)
+    runner = cfg.build(env=scripted(), eval_env=Hanging(stop_and_sleep))
+    runner.watchdog.grace = 0.5
+    try:
+        with pytest.raises(HangError, match="The evaluation after iteration 1 has not finished"):
+            runner.learn()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class TakesItsTime(runners.Callback):
+    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+        time.sleep(1.0 if runner.stop.signal else 0.0)
+
+
+@configclass
+class TakesItsTimeCfg(runners.CallbackCfg):
+    class_type: type = TakesItsTime
+
+
+def test_an_update_and_what_is_written_after_it_get_the_time_they_need_when_the_run_is_asked_to_stop(
+    tmp_path: Path,
+) -> None:
+    before = handled()
+    cfg = counting_cfg(max_iterations=9, save_interval=9, callbacks=[TakesItsTimeCfg()])
     cfg.algorithm.class_type = SlowAndAskedToStop
     runner = cfg.build(env=scripted(), log_dir=tmp_path)
     runner.watchdog.grace = 0.3

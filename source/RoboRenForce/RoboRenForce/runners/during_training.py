@@ -37,6 +37,7 @@ class SideActivity:
     def of(self, runner: Runner) -> Iterator[None]:
         """Random numbers and the mode of the learner are as before when the block ends, however it ends."""
         runner.algorithm.eval()
+        runner.watchdog.enter(self.name, is_stepping=True)
         try:
             with preserved_rng():
                 yield

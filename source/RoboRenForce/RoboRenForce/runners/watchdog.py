@@ -1,7 +1,7 @@
 """Ends a run that hangs: nothing is waited for without end, and what was learned is saved before.
 
 A thread looks now and then whether the loop has moved since. Where it has not for `step_timeout` seconds (or, once a
-signal has asked the run to stop, for a few seconds inside a step), it
+signal has asked the run to stop, for a few seconds in a step), it
 
 1. writes one line and the stacks of all threads to standard error;
 2. interrupts the main thread, so that the session ends as after any error and saves;
@@ -69,6 +69,8 @@ class Watchdog:
         self.beats = 0
         self.inside: str | None = None
         """What runs while the learner rests: `STEP`, or the name of a callback; None while it learns."""
+        self.is_stepping = False
+        """Whether that is an environment, whose steps are short; to write a checkpoint may take its time."""
         self.iteration, self.steps = 1, 0
         """The iteration that runs, and the steps of the environment that began in it."""
         self._stop, self._distributed, self._save = stop, distributed, save
@@ -82,17 +84,17 @@ class Watchdog:
         """A step of the environment begins."""
         self.beats += 1
         self.steps += 1
-        self.inside = STEP
+        self.inside, self.is_stepping = STEP, True
 
-    def enter(self, name: str) -> None:
-        """A callback begins."""
+    def enter(self, name: str, *, is_stepping: bool = False) -> None:
+        """A callback begins, or in it the steps of an environment."""
         self.beats += 1
-        self.inside = name
+        self.inside, self.is_stepping = name, is_stepping
 
     def leave(self) -> None:
         """What was entered is finished."""
         self.beats += 1
-        self.inside = None
+        self.inside, self.is_stepping = None, False
 
     def begin_iteration(self, number: int) -> None:
         """The callbacks of the iteration before are finished."""
@@ -102,7 +104,8 @@ class Watchdog:
     # ------------------------------------------------------------------------------- in the thread that is watched
 
     def __enter__(self) -> Watchdog:
-        self.inside, self._sentence = None, None
+        self.leave()
+        self._sentence = None
         self._over, self._last_word = threading.Event(), threading.Lock()
         self._watched = threading.current_thread()
         # Only the main thread gets signals; another one can be reported on, but not be ended without the whole program.
@@ -154,7 +157,7 @@ class Watchdog:
         """Seconds without a beat that are too many now."""
         if self._distributed.waits:
             return math.inf  # until its own limit
-        if self._stop.signal is not None and self.inside is not None:
+        if self._stop.signal is not None and self.is_stepping:
             return min(self.grace, self.limit)
         return self.limit
 
