@@ -20,7 +20,7 @@ from RoboRenForce.utils.logging import read_metrics
 from RoboRenForce.utils.run_dir import RunDir
 from small_runs import counting_cfg, scripted
 
-LIMIT = 3.0
+LIMIT = 4.0
 
 
 class Special(ScriptedEnv):
@@ -86,7 +86,7 @@ def run_against(other: Callable[[int, Path], None], folder: Path) -> str:
 def test_a_process_that_is_stopped_is_named_by_the_one_that_waits(tmp_path: Path) -> None:
     said = run_against(stop_in_a_step, tmp_path)
     assert said.startswith("Rank 0 of 2 waited in to_host (metrics.py:")
-    assert "rank 1 does not answer (step_timeout 3 s)" in said
+    assert "rank 1 does not answer (step_timeout 4 s)" in said
 
 
 def test_a_process_that_hangs_ends_and_so_does_the_other(tmp_path: Path) -> None:

@@ -118,6 +118,7 @@ def test_an_evaluation_is_alive_while_it_steps() -> None:
 
 
 def train(folder: Path, hang: Callable[[], Any], **changes: Any) -> None:
+    os.fsync = lambda descriptor: None  # a busy disk takes its time; this process is of its own
     options = {"max_iterations": 5, "save_interval": 5, "step_timeout": LIMIT} | changes
     runner = counting_cfg(**options).build(env=Hanging(hang), log_dir=folder)
     runner.watchdog.grace = 0.5
