@@ -117,7 +117,7 @@ def film(
     except (RuntimeError, UserError) as error:  # what can't render says so
         logger.warning("No video: %s", error)
         return None
-    except Exception as error:
+    except Exception as error:  # simulators, encoders and disks fail in any way: the rest goes on
         logger.warning("No video: %s: %s", type(error).__name__, error, exc_info=error)
         return None
     say(f"video         {path}")

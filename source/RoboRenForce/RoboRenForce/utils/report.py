@@ -85,7 +85,7 @@ def try_to_write_report(run: RunDir) -> None:
     """`write_report` at the end of a training, which a report that can't be written must not turn into a failure."""
     try:
         write_report(run)
-    except Exception as error:
+    except Exception as error:  # the run is finished and saved, whatever the drawing stumbles over
         logger.warning("No report: %s", error, exc_info=not isinstance(error, UserError))
 
 
