@@ -87,7 +87,7 @@ class Display:
         if self._last is not None and not self._last_is_shown:
             self._show(self._last)
         if self._live is not None:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):  # the terminal is gone
                 self._live.stop()
             self._live = None
             _log_through(None)
@@ -95,8 +95,7 @@ class Display:
     def _show(self, progress: Progress) -> None:
         self._shown_at, self._last_is_shown = time.monotonic(), True
         if self._live is not None:
-            with contextlib.suppress(OSError):  # the terminal is gone
-                self._live.update(render_panel(self.title, progress), refresh=True)
+            self._live.update(render_panel(self.title, progress), refresh=True)
         else:
             with contextlib.suppress(BrokenPipeError):  # nobody reads any more, as after `| head`; the run goes on
                 self.stream.write(render_line(progress) + "\n")
