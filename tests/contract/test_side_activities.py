@@ -8,7 +8,6 @@ import random
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from RoboRenForce import runners
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.runners.during_training import most_steps
 from RoboRenForce.utils import report
-from RoboRenForce.utils.console import Display
 from RoboRenForce.utils.logging import read_metrics
 from RoboRenForce.utils.run_dir import RunDir
 from small_runs import counting_cfg, ppo_cfg, scripted
@@ -245,14 +243,6 @@ def test_a_mistake_while_drawing_costs_the_report_only(
     monkeypatch.setattr(report, "plot_curves", lambda *_: 1 / 0)
     counting_cfg(report=True).build(env=scripted(), log_dir=tmp_path).learn()
     assert messages.records[0].exc_info is not None  # with its traceback
-
-
-def test_a_terminal_that_is_gone_at_the_end_ends_nothing() -> None:
-    display = Display("title")
-    gone: Any = SimpleNamespace(stop=disk_is_full)
-    display._live = gone
-    display.stop()
-    assert display._live is None
 
 
 @pytest.mark.parametrize("name", ["report.html", "curves.png"])

@@ -87,8 +87,7 @@ class Display:
         if self._last is not None and not self._last_is_shown:
             self._show(self._last)
         if self._live is not None:
-            with contextlib.suppress(OSError):  # the terminal is gone
-                self._live.stop()
+            self._live.stop()
             self._live = None
             _log_through(None)
 
