@@ -18,11 +18,11 @@ import torch
 from ..configclass import Cfg, configclass
 from ..utils.console import Display
 from ..utils.environment_info import git_commit, hardware, versions
-from ..utils.errors import MissingPackageError, RunDirectoryError
+from ..utils.errors import RunDirectoryError
 from ..utils.logging import cut_metrics, make_logger
-from ..utils.report import write_report
+from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
-from ..utils.seeding import preserved_rng
+from .during_training import SideActivity, has_to_stop, most_steps
 from .evaluation import evaluate, record_video
 
 if TYPE_CHECKING:
@@ -60,51 +60,65 @@ class CallbackCfg(Cfg):
 class EvaluateCallback(Callback):
     """Play `eval_episodes` episodes of the deterministic policy every `eval_interval` iterations.
 
-    Training goes on as if nothing had happened: another environment is played and the random numbers are put back.
+    Training goes on as if nothing had happened: another environment is played and the random numbers are put back. An
+    evaluation that fails, or that a signal ends, has no metrics.
     """
+
+    def __init__(self, cfg: CallbackCfg | None = None) -> None:
+        super().__init__(cfg)
+        self._activity = SideActivity("The evaluation")
 
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Evaluate if it is time, on the main process; all get the result."""
         cfg = runner.cfg
-        if not cfg.eval_interval or runner.iteration % cfg.eval_interval:
+        if not runner.evaluates or runner.iteration % cfg.eval_interval:
             return
-        values = torch.zeros(3, dtype=torch.float64, device=runner.device)
+        found: list[float] = []
         if runner.is_main and runner.eval_env is not None:
-            runner.algorithm.eval()
-            with preserved_rng():
-                result = evaluate(runner.eval_env, runner.policy(), cfg.eval_episodes, seed=cfg.seed)
-            runner.algorithm.train()
-            values = torch.tensor(
-                [result.mean, result.std, result.mean_length], dtype=torch.float64, device=runner.device
-            )
-        runner.distributed.broadcast_(values)
-        metrics["Eval/mean_reward"], metrics["Eval/std_reward"], metrics["Eval/mean_episode_length"] = values.tolist()
+            env = runner.eval_env
+            with self._activity.of(runner):
+                result = evaluate(
+                    env,
+                    runner.policy(),
+                    cfg.eval_episodes,
+                    seed=cfg.seed,
+                    max_steps=cfg.eval_max_steps or most_steps(env, cfg.eval_episodes),
+                    should_stop=lambda: has_to_stop(runner),
+                )
+                found = [result.mean, result.std, result.mean_length]
+        # That it failed is told too: the other processes wait for it.
+        values = torch.tensor([*(found or (0.0, 0.0, 0.0)), bool(found)], dtype=torch.float64, device=runner.device)
+        *numbers, succeeded = runner.distributed.broadcast_(values).tolist()
+        if succeeded:
+            tags = ("Eval/mean_reward", "Eval/std_reward", "Eval/mean_episode_length")
+            metrics.update(zip(tags, numbers, strict=True))
 
 
 class VideoCallback(Callback):
-    """Film the policy every `video_interval` iterations."""
+    """Film the policy every `video_interval` iterations; after the first failure no more."""
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         super().__init__(cfg)
-        self._can_render = True
+        self._activity = SideActivity("The video", "no more are made in this run")
 
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
-        """Film if it is time; an environment that can't render is asked only once."""
+        """Film if it is time."""
         cfg = runner.cfg
-        if not cfg.video_interval or runner.iteration % cfg.video_interval or not self._can_render:
+        if not cfg.video_interval or runner.iteration % cfg.video_interval or self._activity.failed:
             return
         if not runner.is_main or runner.run_dir is None or runner.eval_env is None:
             return
         path = runner.run_dir.videos / f"iteration_{runner.iteration}.mp4"
-        runner.algorithm.eval()
-        try:
-            with preserved_rng():
-                record_video(runner.eval_env, runner.policy(), path, steps=cfg.video_steps, seed=cfg.seed)
+        with self._activity.of(runner):
+            record_video(
+                runner.eval_env,
+                runner.policy(),
+                path,
+                steps=cfg.video_steps,
+                seed=cfg.seed,
+                should_stop=lambda: has_to_stop(runner),
+            )
             runner.logger.video(path, runner.iteration)
-        except (RuntimeError, MissingPackageError) as error:
-            self._can_render = False
-            logger.warning("No videos of this run: %s", error)
-        runner.algorithm.train()
 
 
 class LogCallback(Callback):
@@ -165,7 +179,7 @@ class ReportCallback(Callback):
     def on_end(self, runner: Runner) -> None:
         """Write `curves.png` and `report.html`."""
         if runner.is_main and runner.run_dir is not None and runner.cfg.report:
-            write_report(runner.run_dir)
+            try_to_write_report(runner.run_dir)
 
 
 def write_params(runner: Runner, run: RunDir, packages: dict[str, str]) -> None:

@@ -62,22 +62,15 @@ class CheckpointCallback(Callback):
 
     def __init__(self) -> None:
         super().__init__()
-        self.evaluates = False
-        """Whether an evaluation decides about the best, in all processes alike."""
         self._failed = False
         self._warned = False
-
-    def on_start(self, runner: Runner) -> None:
-        """Ask the main process, which is the only one that may have an environment for evaluations."""
-        evaluates = bool(runner.cfg.eval_interval) and runner.eval_env is not None
-        self.evaluates = runner.distributed.broadcast_object(evaluates)
 
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save if it is time; all processes come to the same decision."""
         last = not runner.goes_on()
         if runner.run_dir is None or not (last or self._failed or runner.iteration % runner.cfg.save_interval == 0):
             return
-        score = -math.inf if self.evaluates else metrics.get("Train/mean_reward", -math.inf)
+        score = -math.inf if runner.evaluates else metrics.get("Train/mean_reward", -math.inf)
         self.save(runner, score, last=last)
 
     def save(self, runner: Runner, score: float, *, last: bool = False) -> None:
@@ -141,7 +134,7 @@ class BestCallback(Callback):
     def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
         """Save if this iteration was evaluated, and better than all before."""
         score = metrics.get("Eval/mean_reward", -math.inf)
-        if runner.run_dir is not None and self._checkpoints.evaluates and score > runner.best_score:
+        if runner.run_dir is not None and runner.evaluates and score > runner.best_score:
             self._checkpoints.save(runner, score)
 
 
@@ -253,21 +246,32 @@ def _save_after(runner: Runner, error: BaseException) -> None:
     place = _place(runner, error)
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:120].rstrip(": ")
     logger.error("%s stopped %s (%s).", runner.task, place, reason)
-    if runner.iteration == runner.first_iteration or runner.run_dir is None:
+    if runner.run_dir is None:
         return
     if not runner.is_main:
         logger.error("Process %d leaves saving to the main process.", runner.distributed.rank)
         return
-    there = runner.run_dir.checkpoint(runner.iteration)
     try:
-        if not there.is_file():
-            between = _is_on_stack(error, runner, "finish_iteration")
-            there = store(runner, runner.local_state_only(None if between else place))
-        logger.error("Iteration %d, the last finished one, is saved in '%s'.", runner.iteration, there)
+        there = save_last(runner, None if _is_on_stack(error, runner, "finish_iteration") else place)
+        if there is not None:
+            logger.error("Iteration %d, the last finished one, is saved in '%s'.", runner.iteration, there)
     except Exception as failure:  # noqa: BLE001 - `error` ends the run, and whatever fails after it must not hide it
         newest = runner.run_dir.pointed("latest")
         kept = f" The newest checkpoint is '{newest}'." if newest is not None and newest.is_file() else ""
         logger.error("Iteration %d can't be saved: %s%s", runner.iteration, failure, kept)
+
+
+def save_last(runner: Runner, interrupted: str | None) -> Path | None:
+    """Save the last finished iteration without asking other processes; None if this session has finished none.
+
+    Args:
+        runner: Only the main process saves.
+        interrupted: Where in the next iteration the run is; None: between two.
+    """
+    if not runner.is_main or runner.run_dir is None or runner.iteration == runner.first_iteration:
+        return None
+    there = runner.run_dir.checkpoint(runner.iteration)
+    return there if there.is_file() else store(runner, runner.local_state_only(interrupted))
 
 
 def _place(runner: Runner, error: BaseException) -> str:

@@ -42,7 +42,9 @@ class EnvRunner(Runner):
         """
         self.keep_books()
         action = self.algorithm.act(obs).action
+        self.watchdog.enter_step()
         obs, reward, done, extras = self.env.step(action)
+        self.watchdog.leave()
         step = StepOut(obs, reward, done, extras)
         self.algorithm.record(step)
         self._unbooked = (action, step)

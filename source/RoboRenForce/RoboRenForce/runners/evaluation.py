@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,14 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 
 from ..algorithms.algorithm import Policy
 from ..envs.vec_env import VecEnv
-from ..utils.errors import EnvContractError
+from ..utils.errors import EnvContractError, NonFiniteError
 from ..utils.video import write_mp4
 
 _STEPS_WITHOUT_HORIZON = 100_000
 _MAX_FPS = 60.0
+
+
+class Stopped(Exception):  # noqa: N818 - reads better where it is raised
+    """An evaluation or a video was asked to end before it was complete."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,14 @@ class EvalResult:
 
 @torch.no_grad()
 def evaluate(
-    env: VecEnv, policy: Policy, episodes: int, *, deterministic: bool = True, seed: int | None = None
+    env: VecEnv,
+    policy: Policy,
+    episodes: int,
+    *,
+    deterministic: bool = True,
+    seed: int | None = None,
+    max_steps: int | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> EvalResult:
     """Play exactly `episodes` whole episodes and count all of them.
 
@@ -57,6 +70,13 @@ def evaluate(
         episodes: Number of episodes over all environments, at least 1.
         deterministic: Play the mode of the policy instead of samples.
         seed: Makes the episodes reproducible.
+        max_steps: Steps of each environment in which they have to finish; None: what the horizon allows.
+        should_stop: Asked before every step.
+
+    Raises:
+        EnvContractError: the episodes are not finished after `max_steps`.
+        NonFiniteError: an action or a return is NaN or infinite.
+        Stopped: `should_stop` said so.
     """
     if episodes < 1:
         raise ValueError(f"An evaluation needs at least 1 episode, got {episodes}.")
@@ -68,11 +88,12 @@ def evaluate(
     running = torch.zeros(2, num_envs, device=device, dtype=torch.float64)
     finished = torch.zeros(num_envs, device=device, dtype=torch.int64)
     has_success = "success" in env.spec.extras
-    limit = (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * rounds + 1
+    limit = max_steps or (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * rounds + 1
     with _playing(policy, deterministic=deterministic):
         obs, _ = env.reset(seed=seed)
         for _ in range(limit):
-            obs, reward, done, extras = env.step(policy(obs))
+            action = _act(env, policy, obs, finished, should_stop)
+            obs, reward, done, extras = env.step(action)
             running[0] += reward
             running[1] += 1
             counted = (done != 0) & (finished < quota)
@@ -90,6 +111,7 @@ def evaluate(
                 f"{env.spec.task} did not finish {episodes} episodes within {limit:,} steps: "
                 "give the environment a horizon."
             )
+    _require_finite_returns(env.spec.task, results[0])
     mask = torch.arange(rounds, device=device) < quota.unsqueeze(1)  # (num_envs, rounds)
     returns, lengths, success = (values[mask].cpu() for values in results)
     return EvalResult(
@@ -113,28 +135,41 @@ def measure(env: VecEnv, policy: Policy, steps: int, *, seed: int | None = None)
         policy: Plays its mode.
         steps: Length of the measurement.
         seed: Makes the episodes reproducible.
+
+    Raises:
+        NonFiniteError: an action or what is measured is NaN or infinite.
     """
     if not env.measurements():
         return {}
     sums: dict[str, dict[str, torch.Tensor]] = {}
+    finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
     with _playing(policy, deterministic=True):
         obs, _ = env.reset(seed=seed)
         for _ in range(steps):
-            obs, _, done, _ = env.step(policy(obs))
+            obs, _, done, _ = env.step(_act(env, policy, obs, finished))
+            finished += done != 0
             policy.reset(done)
             for subject, parts in env.measurements().items():
                 found = sums.setdefault(subject, {})
                 for part, values in parts.items():
                     found[part] = found.get(part, torch.zeros((), device=env.device)) + values.mean()
-    return {
-        subject: {part: float(total / steps) for part, total in parts.items()}
-        | {"num_envs": env.num_envs, "steps": steps}
-        for subject, parts in sums.items()
-    }
+    means = {subject: {part: float(total / steps) for part, total in parts.items()} for subject, parts in sums.items()}
+    for subject, parts in means.items():
+        for part, mean in parts.items():
+            if not math.isfinite(mean):
+                raise NonFiniteError(f"{env.spec.task} measured {subject}.{part} as {mean} within {steps:,} steps.")
+    return {subject: {**parts, "num_envs": env.num_envs, "steps": steps} for subject, parts in means.items()}
 
 
 def record_video(
-    env: VecEnv, policy: Policy, path: Path, *, steps: int, deterministic: bool = True, seed: int | None = None
+    env: VecEnv,
+    policy: Policy,
+    path: Path,
+    *,
+    steps: int,
+    deterministic: bool = True,
+    seed: int | None = None,
+    should_stop: Callable[[], bool] | None = None,
 ) -> int:
     """Film environment 0 for `steps` steps and return the number of frames.
 
@@ -142,23 +177,68 @@ def record_video(
 
     Raises:
         RuntimeError: the environment can't render.
+        NonFiniteError: an action is NaN or infinite.
+        Stopped: `should_stop`, asked before every step, said so; no file is left.
     """
     rate = 1.0 / env.spec.step_dt if env.spec.step_dt else 30.0
     stride = max(1, round(rate / _MAX_FPS))
-    return write_mp4(path, _frames(env, policy, steps, stride, deterministic, seed), fps=rate / stride)
+    frames = _frames(env, policy, steps, stride, deterministic, seed, should_stop)
+    return write_mp4(path, frames, fps=rate / stride)
 
 
 @torch.no_grad()
 def _frames(
-    env: VecEnv, policy: Policy, steps: int, stride: int, deterministic: bool, seed: int | None
+    env: VecEnv,
+    policy: Policy,
+    steps: int,
+    stride: int,
+    deterministic: bool,
+    seed: int | None,
+    should_stop: Callable[[], bool] | None,
 ) -> Iterator[np.ndarray]:
+    finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
     with _playing(policy, deterministic=deterministic):
         obs, _ = env.reset(seed=seed)
         for step in range(steps):
             if step % stride == 0:
                 yield env.render()
-            obs, _, done, _ = env.step(policy(obs))
+            obs, _, done, _ = env.step(_act(env, policy, obs, finished, should_stop))
+            finished += done != 0
             policy.reset(done)
+
+
+def _act(
+    env: VecEnv,
+    policy: Policy,
+    obs: TensorDict,
+    finished: torch.Tensor,
+    should_stop: Callable[[], bool] | None = None,
+) -> torch.Tensor:
+    """The actions for `obs`, which have to be finite; `finished` `(num_envs,)` counts episodes, for the message."""
+    if should_stop is not None and should_stop():
+        raise Stopped
+    action = policy(obs)
+    bad = ~torch.isfinite(action).flatten(1).all(1)
+    if bool(bad.any()):
+        row = int(bad.nonzero()[0])
+        groups = [name for name in env.spec.obs_groups if not bool(torch.isfinite(obs[name][row]).all())]
+        cause = f"its observations {groups} are not finite" if groups else "though its observations are finite"
+        raise NonFiniteError(
+            f"The policy chose NaN or infinity for environment {row} of {env.spec.task} in its episode "
+            f"{int(finished[row]) + 1} ({cause}): {'check the environment' if groups else 'take another checkpoint'}."
+        )
+    return action
+
+
+def _require_finite_returns(task: str, returns: torch.Tensor) -> None:
+    """Refuse to average what is no number; `returns` is `(num_envs, rounds)`."""
+    bad = (~torch.isfinite(returns)).nonzero()
+    if len(bad):
+        row, episode = bad[0].tolist()
+        raise NonFiniteError(
+            f"Episode {episode + 1} of environment {row} of {task} has the return {float(returns[row, episode])}: "
+            "check the environment's rewards."
+        )
 
 
 @contextmanager

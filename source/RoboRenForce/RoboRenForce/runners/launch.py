@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..utils.console import say
-from ..utils.errors import MissingPackageError, UserError
+from ..utils.errors import UserError
 from ..utils.registry import Task, load_task
 from .evaluation import record_video
 from .runner import Runner
@@ -109,11 +109,16 @@ def film(
     """Film the policy of a runner in an environment of its own; without a renderer, say why and go on."""
     try:
         env = build(eval_cfg(task, 1, task.env_cfg.seed, render=True))
-        length = steps or min(env.max_episode_length or _MOST_VIDEO_STEPS, _MOST_VIDEO_STEPS)
-        record_video(env, runner.policy(), path, steps=length, deterministic=deterministic, seed=task.env_cfg.seed)
-        env.close()
-    except (RuntimeError, MissingPackageError) as error:
+        try:
+            length = steps or min(env.max_episode_length or _MOST_VIDEO_STEPS, _MOST_VIDEO_STEPS)
+            record_video(env, runner.policy(), path, steps=length, deterministic=deterministic, seed=task.env_cfg.seed)
+        finally:
+            env.close()
+    except (RuntimeError, UserError) as error:  # what can't render says so
         logger.warning("No video: %s", error)
+        return None
+    except Exception as error:  # simulators, encoders and disks fail in any way: the rest goes on
+        logger.warning("No video: %s: %s", type(error).__name__, error, exc_info=error)
         return None
     say(f"video         {path}")
     return path

@@ -39,6 +39,7 @@ class OffPolicyRunner(EnvRunner):
                         obs = self.step(obs)
                     self.timer.lap("collection")
                     learned = self.algorithm.update()
+                    self.watchdog.beat()
                     self.timer.lap("learning")
                 self.stop_at_nan()
                 self.end_env_iteration(learned)

@@ -38,6 +38,7 @@ class OfflineRunner(Runner):
                 learned = {}
                 for _ in range(self.cfg.updates_per_iteration):
                     learned = self.algorithm.update()
+                    self.watchdog.beat()
                 self.timer.lap("learning")
                 done = self.cfg.updates_per_iteration
                 numbers = {"Train/updates": float((self.iteration + 1) * done)}

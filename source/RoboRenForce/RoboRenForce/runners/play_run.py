@@ -19,7 +19,7 @@ import torch
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
-from ..utils.errors import SpecMismatch
+from ..utils.errors import RunDirectoryError, SpecMismatch
 from ..utils.export import export_policy
 from ..utils.registry import Task
 from ..utils.report import write_report
@@ -79,7 +79,12 @@ class PlayRun:
             numbers = ", ".join(f"{part} {value:.4g}" for part, value in parts.items())
             say(f"{subject.replace('_', ' '):13s} {numbers}")
         content |= measured
-        write_text_atomically(self.run_dir.evaluation, json.dumps(content, indent=1) + "\n")
+        try:
+            write_text_atomically(self.run_dir.evaluation, json.dumps(content, indent=1) + "\n")
+        except OSError as error:
+            raise RunDirectoryError(
+                f"'{self.run_dir.evaluation}' can't be written ({error.strerror}); the results are above."
+            ) from error
         say(f"written to    {self.run_dir.evaluation}")
         return results
 

@@ -40,11 +40,19 @@ from ..utils.run_lock import RunLock
 from ..utils.seeding import rng_state, seed_everything, set_rng_state
 from ..utils.timing import PhaseTimer
 from .callbacks import Callback, CallbackCfg, EvaluateCallback, LogCallback, ReportCallback, VideoCallback
-from .checkpointing import BestCallback, CheckpointCallback, RunDirectoryCallback, saved_on_failure, write_to_run
+from .checkpointing import (
+    BestCallback,
+    CheckpointCallback,
+    RunDirectoryCallback,
+    save_last,
+    saved_on_failure,
+    write_to_run,
+)
 from .metrics import NO_RATIOS, to_host
 from .saved_run import fitting, load_run
 from .statistics import Ratio
 from .stop_request import StopRequest
+from .watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +108,7 @@ class Runner(ABC):
             torch.set_num_threads(cfg.cpu_threads)
         elif self.device.type == "cuda" and self.device.index is not None:
             torch.cuda.set_device(self.device)  # graphs are captured on the current device
-        self.distributed = DistributedContext.from_environment(self.device)
+        self.distributed = DistributedContext.from_environment(self.device, timeout=cfg.step_timeout)
         self.run_dir: RunDir | None = None if log_dir is None else open_run_dir(log_dir)
         self.lock = None if self.run_dir is None or not self.is_main else RunLock(self.run_dir.root)
         """Held while training."""
@@ -116,6 +124,8 @@ class Runner(ABC):
         """Environment steps over all environments and processes."""
         self.total_time = 0.0
         """Seconds of collecting and learning over all sessions."""
+        self.evaluates = bool(cfg.eval_interval) and self.distributed.broadcast_object(eval_env is not None)
+        """Whether policies are evaluated during training, by the main process; all know it."""
         self.best_score = -math.inf
         self.best_iteration: int | None = None
         self.metrics: dict[str, float] = {}
@@ -124,6 +134,19 @@ class Runner(ABC):
         self.continues_episodes = False
         """Whether the environment goes on exactly where the checkpoint was written."""
         self.stop = StopRequest()
+        self.watchdog = Watchdog(
+            self.task,
+            cfg.step_timeout,
+            self.stop,
+            self.distributed,
+            save=lambda: save_last(self, "in a step that hangs"),
+        )
+            self.task,
+            cfg.step_timeout,
+            self.stop,
+            self.distributed,
+            save=lambda: save_last(self, "in a step that hangs"),
+        )
         self.logger = RunLogger()
         self.timer = PhaseTimer(self.device)
         self.stateful: dict[str, Stateful] = {}
@@ -169,7 +192,8 @@ class Runner(ABC):
                 for callback in self.callbacks:
                     callback.on_start(self)
                 self._session_start = time.perf_counter()
-                with saved_on_failure(self):
+                with saved_on_failure(self), self.watchdog:
+                    self.watchdog.begin_iteration(self.iteration + 1)
                     yield
             for callback in self.callbacks:
                 callback.on_end(self)
@@ -224,7 +248,9 @@ class Runner(ABC):
         if self.cfg.check_for_nan:
             self._require_finite(metrics, losses)
         for callback in self.callbacks:
+            self.watchdog.enter(type(callback).__name__)
             callback.after_iteration(self, metrics)
+        self.watchdog.begin_iteration(self.iteration + 1)
 
     def place(self) -> str:
         """Where the loop is in the running iteration, for the message after an error."""
@@ -458,10 +484,16 @@ class RunnerCfg(Cfg):
     """Iterations between evaluations during training; 0: none."""
     eval_episodes: Annotated[int, Range(ge=1)] = 10
     """Episodes of each evaluation."""
+    eval_max_steps: Annotated[int, Range(ge=1)] | None = None
+    """Steps of each environment in an evaluation, for policies whose episodes do not end; None: as many as the horizon
+    allows, but 10,000 an episode at most."""
     video_interval: Annotated[int, Range(ge=0)] = 0
     """Iterations between videos during training; 0: none."""
     video_steps: Annotated[int, Range(ge=1)] = 300
     """Length of a video in environment steps."""
+    step_timeout: Annotated[float, Range(gt=0, le=1e7)] | None = 1800.0
+    """Seconds without a finished step, update or answer of another process after which the run ends with a dump of all
+    stacks; longer than any compilation takes. None: never, as a debugger needs it."""
 
     obs_groups: dict[str, list[str]] = {}
     """Observation set of the algorithm -> groups of the environment; sets that are missing are resolved by name."""

@@ -27,7 +27,7 @@ from ..utils.console import say, setup_logging
 from ..utils.distributed import DistributedContext
 from ..utils.errors import CheckpointError, SpecMismatch, UserError
 from ..utils.registry import Task, load_task
-from ..utils.report import write_report
+from ..utils.report import try_to_write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
 from ..utils.run_lock import RunLock
 from ..utils.side_activity import side_activity
@@ -91,9 +91,8 @@ class TrainingRun:
         stopped = runner.stop.signal
         if self.distributed.is_main:
             if self.video and stopped is None:
-                with side_activity("Filming"):
-                    film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
-                    write_report(self.run_dir)
+                film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
+                try_to_write_report(self.run_dir)
             say(_summary(self.run_dir, runner.saved_elsewhere, interrupted=stopped is not None))
         if self.lock is not None:
             self.lock.release()
@@ -120,7 +119,7 @@ def prepare_training(args: Namespace) -> TrainingRun:
     if args.print_config:
         say(task.to_yaml())
         raise SystemExit(0)
-    distributed = DistributedContext.from_environment(device)
+    distributed = DistributedContext.from_environment(device, timeout=task.runner_cfg.step_timeout)
     cfg = task.runner_cfg
     cfg.experiment_name = cfg.experiment_name or re.sub(r"[/:]", "-", task.id)
     if not any(override.startswith("env.seed=") for override in args.overrides):

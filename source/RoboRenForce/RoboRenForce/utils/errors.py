@@ -11,10 +11,12 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "EnvContractError",
+    "HangError",
     "MissingPackageError",
     "NonFiniteError",
     "NotEnoughMemory",
     "Problem",
+    "ProcessesLostError",
     "RunDirectoryError",
     "RunLockedError",
     "SpecMismatch",
@@ -47,6 +49,14 @@ class CheckpointError(UserError, RuntimeError):
 
 class EnvContractError(UserError, RuntimeError):
     """An environment breaks the `VecEnv` contract."""
+
+
+class HangError(UserError, RuntimeError):
+    """A step, an update or a callback does not come back."""
+
+
+class ProcessesLostError(UserError, RuntimeError):
+    """Other processes of the run do not answer."""
 
 
 class NonFiniteError(UserError, ArithmeticError):

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from .run_dir import replacing
+
 Series = Mapping[str, tuple[list[int], list[float]]]
 
 _INK, _GRID, _LINE = "#1f2933", "#e4e7eb", "#0b7285"
@@ -21,6 +23,24 @@ _TITLES = {
 }
 _LEARNER = ("Loss/", "Policy/")
 _MAX_PANELS = 9
+_LARGEST = 1e100
+"""Axes and sums have to stay finite; metrics of a run are nowhere near."""
+
+
+def drawable(series: Mapping[str, tuple[list[int], list[Any]]]) -> dict[str, tuple[list[int], list[float]]]:
+    """The points of metrics that can be drawn; `metrics.jsonl` may have been written by anyone."""
+    found = {}
+    for tag, (iterations, values) in series.items():
+        points = [
+            (iteration, float(value)) for iteration, value in zip(iterations, values, strict=True) if _fits(value)
+        ]
+        if points:
+            found[tag] = ([iteration for iteration, _ in points], [value for _, value in points])
+    return found
+
+
+def _fits(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) < _LARGEST  # which NaN is not either
 
 
 def plot_curves(series: Series, path: Path, title: str) -> list[str]:
@@ -36,6 +56,7 @@ def plot_curves(series: Series, path: Path, title: str) -> list[str]:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    series = drawable(series)
     tags = choose_tags(series)
     columns = min(3, max(1, len(tags)))
     rows = max(1, -(-len(tags) // columns))
@@ -49,15 +70,13 @@ def plot_curves(series: Series, path: Path, title: str) -> list[str]:
         shown = limits(np.asarray(values, dtype=float)) if tag.startswith(_LEARNER) else None
         if shown is not None:
             axis.set_ylim(*shown)
-        axis.set_title(_TITLES.get(tag, tag.replace("_", " ")), fontsize=10, color=_INK, loc="left")
+        axis.set_title(_TITLES.get(tag, tag.replace("_", " ")), fontsize=10, color=_INK, loc="left", parse_math=False)
         _style(axis)
     for axis in axes[-1]:
         axis.set_xlabel("iteration", fontsize=8, color=_INK)
-    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left", fontweight="bold")
+    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left", fontweight="bold", parse_math=False)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    pyplot.close(figure)
+    _write(figure, path)
     return tags
 
 
@@ -78,20 +97,29 @@ def plot_comparison(runs: Mapping[str, Series], path: Path) -> None:
         axes, (("Train/total_steps", "environment steps"), ("Perf/total_time", "training time [s]")), strict=True
     ):
         for name, series in runs.items():
-            if "Train/mean_reward" in series and x_tag in series:
-                position = dict(zip(*series[x_tag], strict=True))
-                iterations, values = series["Train/mean_reward"]
-                x = [position[iteration] for iteration in iterations]
-                axis.plot(x, smooth(np.asarray(values, dtype=float)), linewidth=1.6, label=name)
+            x, values = _against(x_tag, drawable(series))
+            if x:
+                axis.plot(x, smooth(np.asarray(values)), linewidth=1.6, label=name)
         axis.set_xlabel(label, fontsize=9, color=_INK)
         _style(axis)
     axes[0].set_ylabel("mean return", fontsize=9, color=_INK)
-    if axes[0].lines:
-        axes[0].legend(fontsize=7, frameon=False)
+    lines = axes[0].lines
+    if lines:
+        # Labels are given here, since axes leave out lines whose label begins with an underscore.
+        legend = axes[0].legend(lines, [str(line.get_label()) for line in lines], fontsize=7, frameon=False)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
     figure.tight_layout()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-    pyplot.close(figure)
+    _write(figure, path)
+
+
+def _against(x_tag: str, series: Series) -> tuple[list[float], list[float]]:
+    """The mean return against another metric, at the iterations that have both."""
+    if "Train/mean_reward" not in series or x_tag not in series:
+        return [], []
+    position = dict(zip(*series[x_tag], strict=True))
+    points = [(position[i], value) for i, value in zip(*series["Train/mean_reward"], strict=True) if i in position]
+    return [x for x, _ in points], [value for _, value in points]
 
 
 def choose_tags(series: Series) -> list[str]:
@@ -120,6 +148,18 @@ def smooth(values: np.ndarray) -> np.ndarray:
     index = np.arange(len(values))
     reach = np.minimum(np.minimum(index, len(values) - 1 - index), half)
     return (sums[index + reach + 1] - sums[index - reach]) / (2 * reach + 1)
+
+
+def _write(figure: Any, path: Path) -> None:
+    """Write a PNG that appears once it is complete, and forget the figure."""
+    from matplotlib import pyplot
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as file:
+            figure.savefig(file, format="png")
+    finally:
+        pyplot.close(figure)
 
 
 def _style(axis: Any) -> None:

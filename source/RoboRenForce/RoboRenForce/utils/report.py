@@ -9,13 +9,15 @@ import base64
 import html
 import json
 import logging
-import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+from .errors import RunDirectoryError, UserError
 from .logging import read_metrics
-from .plots import plot_curves
+from .plots import drawable, plot_curves
 from .run_dir import RunDir, write_text_atomically
 from .timing import format_duration
 
@@ -23,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 _EMBED_LIMIT = 12 * 2**20
 """Larger videos are linked by their relative path."""
+
+_MODES = ("deterministic", "sampled")
+_RESULT = ("mean", "std", "n", "mean_length")
 
 _STYLE = """
 :root { --ink: #1f2933; --dim: #616e7c; --line: #e4e7eb; --card: #fff; --page: #f5f7fa; --accent: #0b7285 }
@@ -53,13 +58,73 @@ summary { cursor: pointer; color: var(--accent); margin-top: 8px }
 
 
 def write_report(run: RunDir) -> Path:
-    """Draw `curves.png` and write `report.html` from what the run directory holds; returns the page."""
+    """Draw `curves.png` and write `report.html` from what the run directory holds; returns the page.
+
+    A run directory may come from anyone: what does not look as a run writes it is left out with a warning, and no text
+    of it reaches the page unescaped.
+
+    Raises:
+        UserError: the page can't be written, or the metrics or `run.yaml` can't be read.
+    """
     info = run.run_info()
     title = f"{info.get('task', run.root.parent.name)}"
-    series = read_metrics(run.metrics) if run.metrics.is_file() else {}
-    if series:
-        plot_curves(series, run.curves, f"{title}  ·  {run.root.name}")
-    evaluation = json.loads(run.evaluation.read_text()) if run.evaluation.is_file() else {}
+    series = drawable(read_metrics(run.metrics)) if run.metrics.is_file() else {}
+    try:
+        if series:
+            plot_curves(series, run.curves, f"{title}  ·  {run.root.name}")
+        write_text_atomically(run.report, _page(run, title, info, series))
+    except OSError as error:
+        raise RunDirectoryError(
+            f"The report of '{run.root}' can't be written ({error.strerror}); free some space, then call "
+            f"`rrf plot {shlex.quote(str(run.root))}`."
+        ) from error
+    return run.report
+
+
+def try_to_write_report(run: RunDir) -> None:
+    """`write_report` at the end of a training, which a report that can't be written must not turn into a failure."""
+    try:
+        write_report(run)
+    except Exception as error:  # the run is finished and saved, whatever the drawing stumbles over
+        logger.warning("No report: %s", error, exc_info=not isinstance(error, UserError))
+
+
+def read_evaluation(path: Path) -> dict[str, Any]:
+    """What `rrf eval` has written: results by mode and what the environment measured; {} if there is no such file.
+
+    Entries that are not of that form are left out with a warning.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        logger.warning("'%s' can't be read (%s): it is left out; `rrf eval` writes it anew.", path, error)
+        return {}
+    if not isinstance(content, dict):
+        logger.warning("'%s' is no JSON object: it is left out; `rrf eval` writes it anew.", path)
+        return {}
+    good = {name: value for name, value in content.items() if _is_of_evaluation(name, value)}
+    if len(good) < len(content):
+        odd = ", ".join(sorted(content.keys() - good.keys()))[:200]
+        logger.warning("'%s' has entries that no evaluation writes (%r): they are left out.", path, odd)
+    return good
+
+
+def _is_of_evaluation(name: str, value: Any) -> bool:
+    if name in _MODES:
+        return isinstance(value, dict) and all(_is_number(value.get(key)) for key in _RESULT)
+    if isinstance(value, dict):  # what a task package measures
+        return all(_is_number(number) for number in value.values())
+    return isinstance(value, str | int)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
+
+
+def _page(run: RunDir, title: str, info: Mapping[str, Any], series: Mapping[str, Any]) -> str:
+    evaluation = read_evaluation(run.evaluation)
     parts = [
         f"<h1>{html.escape(title)}</h1><p class=sub>{html.escape(f'{run.root.parent.name} / {run.root.name}')}</p>",
         _cards(series, evaluation, info),
@@ -74,13 +139,12 @@ def write_report(run: RunDir) -> Path:
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style><main>{''.join(parts)}</main></html>\n"
     )
-    write_text_atomically(run.report, page)
-    return run.report
+    return page.encode(errors="replace").decode()  # halves of surrogate pairs, which JSON may hold, can't be written
 
 
 def _cards(series: Mapping[str, Any], evaluation: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     cards = []
-    for mode in ("deterministic", "sampled"):
+    for mode in _MODES:
         if mode in evaluation:
             result = evaluation[mode]
             cards.append((f"{_number(result['mean'])} ± {_number(result['std'])}", f"{mode} return, n = {result['n']}"))
@@ -96,8 +160,9 @@ def _cards(series: Mapping[str, Any], evaluation: Mapping[str, Any], info: Mappi
     speeds = series.get("Perf/total_fps", ([], []))[1]
     if speeds:
         cards.append((f"{sorted(speeds)[len(speeds) // 2]:,.0f}", "steps per second (median)"))
-    if "num_envs" in info.get("spec", {}):
-        cards.append((f"{info['spec']['num_envs']:,}", "environments"))
+    num_envs = _mapping(info.get("spec")).get("num_envs")
+    if isinstance(num_envs, int):
+        cards.append((f"{num_envs:,}", "environments"))
     shown = "".join(
         f"<div class=card><b>{html.escape(value)}</b><span>{html.escape(label)}</span></div>" for value, label in cards
     )
@@ -105,12 +170,13 @@ def _cards(series: Mapping[str, Any], evaluation: Mapping[str, Any], info: Mappi
 
 
 def _video(run: RunDir) -> str:
-    videos = sorted(run.videos.glob("**/*.mp4"), key=lambda path: path.stat().st_mtime) if run.videos.is_dir() else []
+    videos = [path for path in run.videos.glob("**/*.mp4") if _is_own_file(run, path)]
     if not videos:
         return ""
-    newest = videos[-1]
+    newest = max(videos, key=lambda path: path.stat().st_mtime)
     relative = newest.relative_to(run.root).as_posix()
-    source = _data_uri(newest, "video/mp4") if newest.stat().st_size <= _EMBED_LIMIT else html.escape(relative)
+    embedded = newest.stat().st_size <= _EMBED_LIMIT
+    source = _data_uri(newest, "video/mp4") if embedded else html.escape(quote(relative))
     return (
         f"<h2>The policy</h2><section><video controls loop muted autoplay playsinline src='{source}'></video>"
         f"<p class=sub>{html.escape(relative)}</p></section>"
@@ -118,48 +184,47 @@ def _video(run: RunDir) -> str:
 
 
 def _evaluation(evaluation: Mapping[str, Any]) -> str:
-    modes = [mode for mode in ("deterministic", "sampled") if mode in evaluation]
+    modes = [mode for mode in _MODES if mode in evaluation]
     if not modes:
         return ""
-    rows = "".join(
-        f"<tr><td>{mode}<td class=n>{_number(result['mean'])}<td class=n>{_number(result['std'])}"
-        f"<td class=n>{result['n']}<td class=n>{_number(result['mean_length'])}"
-        for mode in modes
-        for result in (evaluation[mode],)
-    )
-    checkpoint = html.escape(str(evaluation.get("checkpoint", "")))
+    rows = ""
+    for mode in modes:
+        result = evaluation[mode]
+        numbers = (_number(result["mean"]), _number(result["std"]), str(result["n"]), _number(result["mean_length"]))
+        rows += f"<tr><td>{mode}" + "".join(f"<td class=n>{html.escape(number)}" for number in numbers)
     for name, numbers in evaluation.items():  # what a task package measures besides returns
         if isinstance(numbers, dict) and name not in modes:
             listed = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in numbers.items())
             rows += f"<tr><td>{html.escape(name.replace('_', ' '))}<td colspan=4>{html.escape(listed)}"
     return (
         "<h2>Evaluation</h2><section><table><tr><th>actions<th class=n>mean return<th class=n>std<th class=n>episodes"
-        f"<th class=n>mean length</tr>{rows}</table><p class=sub>{checkpoint}</p></section>"
+        f"<th class=n>mean length</tr>{rows}</table>"
+        f"<p class=sub>{html.escape(str(evaluation.get('checkpoint', '')))}</p></section>"
     )
 
 
 def _commands(run: RunDir, info: Mapping[str, Any]) -> str:
-    command = info.get("command", "")
+    command = str(info.get("command", ""))
     lines = f"<pre>{html.escape(command)}</pre>" if command else ""
-    target = run.root.as_posix()
+    target = html.escape(shlex.quote(run.root.as_posix()))
     return (
         f"<h2>Commands</h2><section>{lines}Play it, or go on training:"
-        f"<pre>rrf play --target {html.escape(target)} --video\nrrf train --resume {html.escape(target)}</pre>"
-        "</section>"
+        f"<pre>rrf play --target {target} --video\nrrf train --resume {target}</pre></section>"
     )
 
 
 def _facts(info: Mapping[str, Any]) -> str:
-    spec = info.get("spec", {})
-    action = spec.get("action", {})
+    spec = _mapping(info.get("spec"))
+    action = _mapping(spec.get("action"))
+    groups, versions = _mapping(spec.get("obs_groups")), _mapping(info.get("versions"))
     facts = {
-        "Observations": ", ".join(f"{name} {shape}" for name, shape in spec.get("obs_groups", {}).items()),
+        "Observations": ", ".join(f"{name} {shape}" for name, shape in groups.items()),
         "Actions": f"{action.get('kind')} [{action.get('dim')}]" if action else "",
         "Horizon": f"{spec['max_episode_length']} steps" if spec.get("max_episode_length") else "",
         "Seed": info.get("seed", ""),
         "Device": info.get("device", ""),
         "Hardware": info.get("hardware", ""),
-        "Versions": ", ".join(f"{name} {version}" for name, version in info.get("versions", {}).items()),
+        "Versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "Commit": info.get("commit", ""),
         "Started": info.get("started", ""),
     }
@@ -170,10 +235,19 @@ def _facts(info: Mapping[str, Any]) -> str:
 def _config(run: RunDir) -> str:
     blocks = ""
     for name, label in (("agent", "Runner, algorithm and policy"), ("env", "Environment")):
-        if run.params(name).is_file():
-            text = html.escape(run.params(name).read_text(encoding="utf-8"))
+        if _is_own_file(run, run.params(name)):
+            text = html.escape(run.params(name).read_text(encoding="utf-8", errors="replace"))
             blocks += f"<details><summary>{label} (params/{name}.yaml)</summary><pre>{text}</pre></details>"
     return f"<h2>Configuration</h2><section>{blocks}</section>" if blocks else ""
+
+
+def _is_own_file(run: RunDir, path: Path) -> bool:
+    """Whether a file lies in the run directory itself: what a link shows must not travel with the page."""
+    return path.is_file() and path.resolve().is_relative_to(run.root.resolve())
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _image(path: Path) -> str:
@@ -185,8 +259,6 @@ def _data_uri(path: Path, kind: str) -> str:
 
 
 def _number(value: float) -> str:
-    if not math.isfinite(value):
-        return "-"
     return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

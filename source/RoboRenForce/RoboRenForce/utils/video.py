@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
@@ -30,7 +31,7 @@ def write_mp4(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0)
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     count, shape = 0, None
     try:
         with av.open(str(partial), "w", format="mp4", options={"movflags": "faststart"}) as container:
