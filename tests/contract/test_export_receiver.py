@@ -152,7 +152,7 @@ CASES: dict[str, dict[str, Any]] = {
         "obs_mask": [1],
         **PENDULUM,
     },
-    "discrete-actions-from-3": {"action": "choice", "cfg": CHOICE},
+    "discrete-actions-from-3": {"action": "choice", "cfg": CHOICE, "onnx_actions": "simulator"},
     "discrete-observations-masked": {"observed": "cell", "action": "half_open", "cfg": PPO, "obs_mask": [0, -2]},
     "groups-out-of-order-sac": {
         "observed": "groups",
@@ -160,6 +160,7 @@ CASES: dict[str, dict[str, Any]] = {
         "cfg": SAC,
         "groups": ["speed", "mode", "angle"],
         "frame_skip": 2,
+        "onnx_actions": "simulator",
     },
     "history-in-another-unit": {
         "observed": "groups",
@@ -167,15 +168,23 @@ CASES: dict[str, dict[str, Any]] = {
         "cfg": SAC.replace(backbone_cfg=GRU),
         "groups": ["mode", "angle"],
         "history": True,
+        "onnx_actions": "simulator",
     },
-    "not-rescaled": {"action": "skew", "cfg": PPO, "rescale_actions": False},
+    "not-rescaled": {"action": "skew", "cfg": PPO, "rescale_actions": False, "onnx_actions": None},
 }
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_file_is_played_with_its_metadata_alone(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    options = {"observed": "vector", "action": "torque", "groups": ["policy"], "history": False} | CASES[name]
-    cfg, groups, history = (options.pop(key) for key in ("cfg", "groups", "history"))
+    options = {
+        "observed": "vector",
+        "action": "torque",
+        "groups": ["policy"],
+        "history": False,
+        "onnx_actions": "policy",
+    }
+    options |= CASES[name]
+    cfg, groups, history, onnx_actions = (options.pop(key) for key in ("cfg", "groups", "history", "onnx_actions"))
     env = make_env(**options)
     policy = make_policy(env, cfg, groups, history=history)
     interface, exportable = env.simulator_interface(), policy.exportable()
@@ -185,14 +194,14 @@ def test_a_file_is_played_with_its_metadata_alone(name: str, tmp_path: Path, mon
     given = [recorder.episodes[0] for recorder in env.envs]
     assert np.std(np.concatenate(given), axis=0).max() > 0.05  # the actions say something
 
-    export_policy(for_simulator(exportable, interface), tmp_path)
-    in_simulator_units = tmp_path / "simulator"
-    export_policy(for_simulator(exportable, interface, "simulator"), in_simulator_units, formats=["pt2"])
-    players = [
-        receiver["Receiver"](tmp_path / "policy.onnx"),
-        receiver["Pt2Receiver"](tmp_path / "policy.pt2"),
-        receiver["Pt2Receiver"](in_simulator_units / "policy.pt2"),
-    ]
+    players = []
+    for actions in ("policy", "simulator"):
+        folder = tmp_path / actions
+        formats = ["pt2", "onnx"] if actions == onnx_actions else ["pt2"]
+        export_policy(for_simulator(exportable, interface, actions), folder, formats=formats)
+        players += [
+            receiver[{"onnx": "Receiver", "pt2": "Pt2Receiver"}[name]](folder / f"policy.{name}") for name in formats
+        ]
     for player in players:
         chosen = kept(player, monkeypatch)
         for row in range(EPISODES):
@@ -216,8 +225,8 @@ def test_a_run_is_exported_and_played_as_it_was_evaluated(tmp_path: Path, monkey
     player = receiver["Pt2Receiver"](str(run.exported / "policy.pt2"))
     assert player.action["units"] == "simulator" and player.action["low"] == [-2.0]
     assert [receiver["play"](player, seed) for seed in (7, 8)] == pytest.approx(expected, abs=1e-3)
-    main(["export", "--export_formats", "onnx"])
-    player = receiver["Receiver"](str(run.exported / "policy.onnx"))
+    main(["export", "--export_formats", "pt2"])
+    player = receiver["Pt2Receiver"](str(run.exported / "policy.pt2"))
     assert player.action["units"] == "policy" and player.action["scale"] == [2.0]
     assert [receiver["play"](player, seed) for seed in (7, 8)] == pytest.approx(expected, abs=1e-3)
 

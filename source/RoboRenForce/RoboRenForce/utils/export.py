@@ -173,7 +173,8 @@ def _write(path: Path, policy: Exportable, texts: Mapping[str, str], written: Fo
             f"'{path}' can't be written: {error.strerror or error}. Free the place and export again."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
     return deviation
 
 

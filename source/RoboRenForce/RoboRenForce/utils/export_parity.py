@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -35,8 +36,10 @@ def parity(policy: Exportable, session: Session) -> float:
             inputs = policy.example(batch, generator, spread)
             expected, got = policy.call({**inputs, **own}), session({**inputs, **other})
             if got.keys() != expected.keys():
-                return float("inf")
+                return math.inf
             worst = max(worst, *(_deviation(got[name], value, spread) for name, value in expected.items()))
+            if worst == math.inf:
+                return worst
             if policy.state is not None:
                 state_in, state_out = policy.state
                 own, other = {state_in: expected[state_out]}, {state_in: got[state_out]}
@@ -46,8 +49,8 @@ def parity(policy: Exportable, session: Session) -> float:
 def _deviation(got: Tensor, expected: Tensor, spread: float) -> float:
     """Never NaN, so that `max` cannot lose it."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
-        return float("inf")
+        return math.inf
     same = (got == expected) | (got.isnan() & expected.isnan())
     scale = expected.abs().clamp(min=max(1.0, spread))
     deviation = ((got - expected).abs() / scale).masked_fill(same, 0.0)
-    return float(deviation.nan_to_num(nan=float("inf"), posinf=float("inf")).max())
+    return float(deviation.nan_to_num(nan=math.inf, posinf=math.inf).max())
