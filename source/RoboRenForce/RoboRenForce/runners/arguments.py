@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..utils.errors import UserError, did_you_mean
-from ..utils.export import DEFAULT_FORMATS, FORMATS, check_formats
+from ..utils.export_formats import DEFAULT_FORMATS, FORMATS, check_formats
 from ..utils.run_dir import DEFAULT_LOG_ROOT
 
 _OVERRIDES = """

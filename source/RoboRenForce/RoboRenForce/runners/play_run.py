@@ -23,7 +23,8 @@ from ..utils.checkpoint import load_checkpoint
 from ..utils.console import say, setup_logging
 from ..utils.environment_info import versions
 from ..utils.errors import SpecMismatch
-from ..utils.export import DEFAULT_FORMATS, export_policy
+from ..utils.export import export_policy
+from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically

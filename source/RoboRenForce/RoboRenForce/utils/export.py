@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .errors import UserError, did_you_mean
-from .export_formats import FORMATS, Format
+from .errors import UserError
+from .export_formats import DEFAULT_FORMATS, FORMATS, Format, check_formats
 from .export_parity import parity
 from .optional import require_package
 
 METADATA_VERSION = 1
 """Changes when a key that a receiver may rely on changes its meaning."""
-DEFAULT_FORMATS = ("onnx", "pt2")
 TOLERANCE = 1e-5
 
 
@@ -143,15 +142,6 @@ def export_policy(
             require_package(module, extra="export", purpose=f"{written.file_name} files")
         errors[written.file_name] = _write(folder / written.file_name, policy, texts, written)
     return Exported([folder / name for name in errors], errors)
-
-
-def check_formats(formats: Sequence[str]) -> None:
-    """Raise a UserError if a format is unknown or none is named."""
-    for name in formats:
-        if name not in FORMATS:
-            raise UserError(f"There is no export format '{name}': {did_you_mean(name, FORMATS)}")
-    if not formats:
-        raise UserError(f"No export format is named: choose from {', '.join(FORMATS)}.")
 
 
 def _write(path: Path, policy: Exportable, texts: Mapping[str, str], written: Format) -> float:

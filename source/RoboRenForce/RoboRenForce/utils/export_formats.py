@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .errors import UserError, did_you_mean
 from .export_parity import Session
 
 if TYPE_CHECKING:
@@ -108,6 +109,18 @@ FORMATS = {
     "pt2": Format("policy.pt2", _encode_pt2, _open_pt2),
     "torchscript": Format("policy.pt", _encode_torchscript, _open_torchscript),
 }
+
+
+DEFAULT_FORMATS = ("onnx", "pt2")
+
+
+def check_formats(formats: Sequence[str]) -> None:
+    """Raise a UserError if a format is unknown or none is named."""
+    for name in formats:
+        if name not in FORMATS:
+            raise UserError(f"There is no export format '{name}': {did_you_mean(name, FORMATS)}")
+    if not formats:
+        raise UserError(f"No export format is named: choose from {', '.join(FORMATS)}.")
 
 
 @contextmanager
