@@ -18,7 +18,7 @@ from RoboRenForce.algorithms import ActorPolicy, for_simulator
 from RoboRenForce.algorithms.history_policy import HistoryPolicy
 from RoboRenForce.algorithms.simulator_policy import _SimulatorActions
 from RoboRenForce.cli import main
-from RoboRenForce.envs import ActionSpec, VecEnv, with_previous_action
+from RoboRenForce.envs import ActionSpec, MultiModalCfg, VecEnv, VecEnvWrapper, with_previous_action
 from RoboRenForce.envs.simulator_interface import ActionInterface
 from RoboRenForce.runners.evaluation import evaluate
 from RoboRenForce.utils.export import export_policy
@@ -225,10 +225,6 @@ def test_a_run_is_exported_and_played_as_it_was_evaluated(tmp_path: Path, monkey
     player = receiver["Pt2Receiver"](str(run.exported / "policy.pt2"))
     assert player.action["units"] == "simulator" and player.action["low"] == [-2.0]
     assert [receiver["play"](player, seed) for seed in (7, 8)] == pytest.approx(expected, abs=1e-3)
-    main(["export", "--export_formats", "pt2"])
-    player = receiver["Pt2Receiver"](str(run.exported / "policy.pt2"))
-    assert player.action["units"] == "policy" and player.action["scale"] == [2.0]
-    assert [receiver["play"](player, seed) for seed in (7, 8)] == pytest.approx(expected, abs=1e-3)
 
 
 # --------------------------------------------------------------------------------------- the formula, for every space
@@ -257,3 +253,31 @@ def test_an_environment_without_a_simulator_clips_to_its_bounds() -> None:
     endless = ActionInterface.of(ActionSpec("continuous", 2)).to_metadata("policy")
     assert receiver["to_simulator"](np.float32([9.0, -9.0]), endless).tolist() == [9.0, -9.0]
     assert endless["low"] == [None, None]
+
+
+def test_renamed_groups_and_pictures_are_traced_to_the_simulator() -> None:
+    space = spaces.Dict({"state": spaces.Box(-1, 1, (2,)), "goal": spaces.Discrete(3, start=4)})
+    sources = action_maps.ObsLayout(space, "Plant-v0", names={"state": "policy"}).sources
+    assert sources["policy"]["source"] == {"key": "state", "space": "box", "keep": None}
+    assert sources["goal"]["source"] == {"key": "goal", "space": "discrete", "n": 3, "start": 4, "keep": None}
+    env = make_env("pendulum", "torque", **PENDULUM, image_group="camera", image_size=[8, 8])
+    interface = env.simulator_interface()
+    assert interface.observations["camera"]["source"]["space"] == "render"
+    assert interface.simulator["wrappers"] == ["test_export_receiver:Recorder"]
+    chained = MultiModalCfg(images={"front": "camera"}, keep=["policy"], instruction="swing", chunk_size=3)
+    interface = chained.build(env=VecEnvWrapper(env)).simulator_interface()
+    assert interface.observations.keys() == {"front", "policy"} and interface.action.shape == (3, 1)
+    assert interface.action.scale == (2.0,)
+    env.close()
+
+
+def test_the_parts_of_mujocos_observations_are_named() -> None:
+    pytest.importorskip("mujoco")
+    env = gym_tasks.GymEnvCfg(env_id="Hopper-v5", num_envs=1, frame_skip=2).build()
+    interface = env.simulator_interface()
+    assert interface.observations["policy"]["parts"] == [{"name": "qpos", "size": 5}, {"name": "qvel", "size": 6}]
+    assert interface.simulator["frame_skip"] == 2 and interface.simulator["id"] == "Hopper-v5"
+    env.close()
+    env = gym_tasks.GymEnvCfg(env_id="Hopper-v5", num_envs=1, obs_mask=[0]).build()
+    assert env.simulator_interface().observations["policy"]["parts"] is None  # some of it is hidden
+    env.close()

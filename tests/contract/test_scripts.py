@@ -287,6 +287,14 @@ def test_eval_export_and_plot_work_on_the_newest_run(capsys: pytest.CaptureFixtu
     assert set(json.loads(run.evaluation.read_text())) == {"checkpoint", "task", "seed", "sampled"}
     main(["export", "--checkpoint", "2"])
     assert sorted(os.listdir(run.exported)) == ["policy.onnx", "policy.pt2"]
+    extra = {"metadata.json": ""}
+    torch.export.load(run.exported / "policy.pt2", extra_files=extra)
+    known = json.loads(extra["metadata.json"])
+    assert json.loads(known["action"])["units"] == "policy" and known["checkpoint"] == "model_2.pt"
+    assert json.loads(known["versions"])["torch"] and json.loads(known["simulator"])["id"] == "CartPole-v1"
+    (run.exported / "policy.onnx").unlink()
+    main(["play", "--episodes", "1", "--export-formats", "torchscript,pt2"])  # names what to export, so it exports
+    assert sorted(os.listdir(run.exported)) == ["policy.pt", "policy.pt2"]
     other = trained("--run_name", "other")
     main(["plot"])
     assert str(other.report) in capsys.readouterr().out
