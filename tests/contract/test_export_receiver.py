@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -240,11 +241,27 @@ def test_the_formula_is_what_the_adapter_does(space: spaces.Space[Any], rescale:
     policy = 1.7 * torch.randn(50, *single) if single else torch.randint(int(space.n), (50,))
     expected = actions.to_simulator(policy)
     played = _SimulatorActions(torch.nn.Identity(), interface)(policy)
+    wanted = np.asarray(expected, np.float64).reshape(50, -1)
+    np.testing.assert_allclose(played.numpy().reshape(50, -1), wanted, atol=1e-6)
     for units, given in (("policy", policy), ("simulator", played)):
         known = json.loads(json.dumps(interface.to_metadata(units)))
         got = [receiver["to_simulator"](action, known) for action in given.numpy()]
         np.testing.assert_allclose(np.asarray(got, np.float64), np.asarray(expected, np.float64), atol=1e-6)
         assert all(space.contains(np.asarray(action, space.dtype)) for action in got)
+
+
+def test_actions_are_clipped_before_they_are_scaled() -> None:
+    """Where the simulator has no bounds, as mjlab's, nothing else would clip them."""
+    free = ActionInterface("continuous", 2, (2,), "float32").unscaled()
+    interface = replace(free, clip_low=(-1.0, -1.0), clip_high=(1.0, 1.0), scale=(2.5, 4.0), offset=(0.0, 1.0))
+    policy = torch.tensor([[-3.0, 9.0], [0.5, -0.5]])
+    wanted = [[-2.5, 5.0], [1.25, -1.0]]
+    assert _SimulatorActions(torch.nn.Identity(), interface)(policy).tolist() == wanted
+    known = json.loads(json.dumps(interface.to_metadata("policy")))
+    assert [receiver["to_simulator"](action, known).tolist() for action in policy.numpy()] == wanted
+    # In a file that gives the simulator's actions nothing is left to do, or it would be done twice.
+    left = interface.to_metadata("simulator")
+    assert receiver["to_simulator"](np.float32([2.5, 5.0]), left).tolist() == [2.5, 5.0]
 
 
 def test_an_environment_without_a_simulator_clips_to_its_bounds() -> None:
