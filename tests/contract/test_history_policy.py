@@ -132,7 +132,7 @@ def test_an_exported_policy_needs_no_previous_action(tmp_path: Path, backbone):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     policy = HistoryPolicy(actor(backbone))
-    export_policy(policy.exportable(), tmp_path)
+    export_policy(policy.exportable(), tmp_path, formats=["onnx"])
     session = onnxruntime.InferenceSession(str(tmp_path / "policy.onnx"), providers=["CPUExecutionProvider"])
     flat_input, state_input = session.get_inputs()
     assert flat_input.shape[-1] == 4

@@ -232,6 +232,10 @@ def check_export(run: RunDir, policy: Any, env: VecEnv) -> None:
     for name in ("default_joint_pos", "joint_stiffness", "joint_damping", "action_scale"):
         assert len([float(number) for number in metadata[name].split(",")]) == len(GO1_JOINTS), name
     assert metadata["command_names"] == "twist"
+    known, (observed,) = json.loads(metadata["action"]), json.loads(metadata["observations"])
+    assert known["units"] == "policy" and observed["source"]["key"] == "actor"
+    assert [part["name"] for part in observed["parts"]] == metadata["observation_names"].split(",")
+    assert json.loads(metadata["step_dt"]) == env.spec.step_dt and json.loads(metadata["metadata_version"]) == 1
     assert {"base_lin_vel", "joint_pos", "actions", "command"} <= set(metadata["observation_names"].split(","))
     obs = env.get_observations()
     obs = obs.apply(lambda group: 3.0 * torch.randn_like(group))
@@ -310,6 +314,27 @@ def test_bounded_actions_are_scaled_and_clipped_and_known_to_the_spec() -> None:
     scale = [float(value) for value in env.export_metadata("run")["action_scale"].split(",")]
     own = env.unwrapped.action_manager.get_term("joint_pos").scale[0]
     torch.testing.assert_close(torch.tensor(scale), 2.5 * own, atol=1e-3, rtol=0)
+    # A file that gives mjlab's own actions has mjlab's own scale.
+    scale = [float(value) for value in env.export_metadata("run", actions="simulator")["action_scale"].split(",")]
+    torch.testing.assert_close(torch.tensor(scale), own, atol=1e-3, rtol=0)
+    action = env.simulator_interface().action
+    assert action.scale == (2.5,) * 12 and action.clip_low == (-1.0,) * 12 and action.clip_high == (1.0,) * 12
+    assert action.to_metadata("policy")["high"] == [None] * 12
+    env.close()
+
+
+def test_receivers_are_told_mjlabs_terms_and_clipping() -> None:
+    env = MJLabEnvCfg(task=GO1, num_envs=2, device="cpu", env_graph="off", clip_actions=1.5).build()
+    interface = env.simulator_interface()
+    known = interface.action.to_metadata("policy")
+    env.step(torch.tensor([[0.5] * 12, [-3.0] * 12]))
+    torch.testing.assert_close(env.unwrapped.action_manager.action, torch.tensor([[0.5] * 12, [-1.5] * 12]))
+    assert (known["clip_low"], known["clip_high"], known["scale"]) == ([-1.5] * 12, [1.5] * 12, [1.0] * 12)
+    assert interface.observations["policy"] == interface.observations["actor"]
+    entry = interface.observations["policy"]
+    assert entry["source"]["key"] == "actor" and sum(part["size"] for part in entry["parts"]) == 48
+    assert {"name": "joint_pos", "size": 12} in entry["parts"] and {"name": "command", "size": 3} in entry["parts"]
+    assert interface.simulator["frame_skip"] == env.unwrapped.cfg.decimation
     env.close()
 
 

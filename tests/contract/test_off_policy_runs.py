@@ -178,7 +178,7 @@ def test_the_exported_policy_acts_the_same(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     runner = sac_cfg().build(env=scripted())
     runner.learn()
-    export_policy(runner.policy().exportable(), tmp_path)
+    export_policy(runner.policy().exportable(), tmp_path, formats=["onnx"])
     obs = runner.env.get_observations()
     flat = torch.cat([obs[group] for group in runner.algorithm.actor.groups], dim=-1)
     session = onnxruntime.InferenceSession(str(tmp_path / "policy.onnx"), providers=["CPUExecutionProvider"])

@@ -109,7 +109,7 @@ def test_the_scripts_train_resume_play_film_and_export(tmp_path: Path) -> None:
         assert result[mode]["n"] == len(returns) == 3
         assert result[mode]["mean"] == pytest.approx(sum(returns) / 3)
         assert re.search(rf"{mode} +mean \d", done.stdout)
-    assert sorted(os.listdir(root / "exported")) == ["policy.onnx", "policy.pt"]
+    assert sorted(os.listdir(root / "exported")) == ["policy.onnx", "policy.pt2"]
     assert os.listdir(root / "videos") == ["play_model_5.mp4"]
     page = (root / "report.html").read_text()
     assert "data:video/mp4" in page and "deterministic return, n = 3" in page
@@ -285,7 +285,15 @@ def test_eval_export_and_plot_work_on_the_newest_run(capsys: pytest.CaptureFixtu
     main(["eval", "--episodes", "2", "--stochastic"])
     assert set(json.loads(run.evaluation.read_text())) == {"checkpoint", "task", "seed", "sampled"}
     main(["export", "--checkpoint", "2"])
-    assert sorted(os.listdir(run.exported)) == ["policy.onnx", "policy.pt"]
+    assert sorted(os.listdir(run.exported)) == ["policy.onnx", "policy.pt2"]
+    extra = {"metadata.json": ""}
+    torch.export.load(run.exported / "policy.pt2", extra_files=extra)
+    known = json.loads(extra["metadata.json"])
+    assert json.loads(known["action"])["units"] == "policy" and known["checkpoint"] == "model_2.pt"
+    assert json.loads(known["versions"])["torch"] and json.loads(known["simulator"])["id"] == "CartPole-v1"
+    (run.exported / "policy.onnx").unlink()
+    main(["play", "--episodes", "1", "--export-formats", "torchscript,pt2"])  # names what to export, so it exports
+    assert sorted(os.listdir(run.exported)) == ["policy.pt", "policy.pt2"]
     other = trained("--run_name", "other")
     main(["plot"])
     assert str(other.report) in capsys.readouterr().out

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ..components.actor import Actor
+from ..components.observation import ObservationEncoder
+from ..envs.spec import EnvSpec
 from ..utils.export import Exportable
 from .algorithm import Policy
 
@@ -60,14 +64,48 @@ class ActorPolicy(Policy):
             outputs = ("actions", state[1])
         metadata = {
             "task": spec.task,
-            "obs_groups": list(encoder.flat_groups),
-            "obs_sizes": [spec.obs_dim([group]) for group in encoder.flat_groups],
-            "image_groups": list(encoder.image_groups),
+            **describe_observations(spec, encoder.flat_groups, encoder.image_groups),
+            "normalization": "none" if encoder.normalizer is None else "inside",
             "action_kind": spec.action.kind,
             "action_dim": spec.action.dim,
+            "step_dt": spec.step_dt,
             "spec": spec.to_dict(),
         }
-        return Exportable(_ExportedActor(actor), inputs, outputs, state, metadata)
+        return Exportable(_ExportedActor(actor), inputs, outputs, state, metadata, _typical(encoder))
+
+
+def describe_observations(spec: EnvSpec, flat_groups: Sequence[str], image_groups: Sequence[str]) -> dict[str, Any]:
+    """Metadata on the inputs: the groups in their order, and which columns of which input each of them fills."""
+    sizes = [spec.obs_dim([group]) for group in flat_groups]
+    observations = []
+    for index, group in enumerate([*flat_groups, *image_groups]):
+        is_flat = index < len(flat_groups)
+        observations.append(
+            {
+                "group": group,
+                "input": "obs" if is_flat else group,
+                "column": sum(sizes[:index]) if is_flat else None,
+                "size": spec.obs_dim([group]),
+                "shape": list(spec.obs_groups[group]),
+                "dtype": str(torch.float32 if is_flat else spec.dtype_of(group)).removeprefix("torch."),
+                "source": None,
+                "parts": None,
+            }
+        )
+    return {
+        "obs_groups": list(flat_groups),
+        "obs_sizes": sizes,
+        "image_groups": list(image_groups),
+        "observations": observations,
+    }
+
+
+def _typical(encoder: ObservationEncoder) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and standard deviation of the flat observations, from the normalizer."""
+    if encoder.normalizer is None:
+        return {}
+    mean = encoder.normalizer.inverse(torch.zeros(encoder.flat_features))
+    return {"obs": (mean, encoder.normalizer.inverse(torch.ones(encoder.flat_features)) - mean)}
 
 
 class _ExportedActor(nn.Module):
@@ -89,7 +127,7 @@ class _ExportedActor(nn.Module):
         rest = list(inputs)
         if self.flat_groups:
             parts = rest.pop(0).split(self.sizes, dim=-1)
-            shaped = [part.unflatten(-1, shape) for part, shape in zip(parts, self.shapes, strict=True)]
+            shaped = [part.reshape(-1, *shape) for part, shape in zip(parts, self.shapes, strict=True)]
             obs |= dict(zip(self.flat_groups, shaped, strict=True))
         obs |= {group: rest.pop(0) for group in self.image_groups}
         output, state = self.actor.evaluate(obs, rest[0] if rest else None, None)

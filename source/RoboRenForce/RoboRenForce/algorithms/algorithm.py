@@ -79,7 +79,7 @@ class Policy(nn.Module, ABC):
         """Forget the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
 
     def exportable(self) -> Exportable:
-        """A copy of the deterministic policy as a function of plain tensors, for ONNX and TorchScript."""
+        """A copy of the deterministic policy as a function of plain tensors, for `export_policy`."""
         raise UserError(f"{type(self).__name__} can't be exported; play it from its checkpoint instead.")
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..components.actor import Actor
 from ..envs.obs_groups import PREVIOUS_ACTION
 from ..utils.export import Exportable
-from .actor_policy import ActorPolicy
+from .actor_policy import ActorPolicy, describe_observations
 
 
 class HistoryPolicy(ActorPolicy):
@@ -60,11 +60,12 @@ class HistoryPolicy(ActorPolicy):
         module = _ExportedHistory(inner.module, column, size, bool(groups), memory)
         metadata = {
             **(inner.metadata or {}),
-            "obs_groups": groups,
-            "obs_sizes": [spec.obs_dim([group]) for group in groups],
+            **describe_observations(spec, groups, encoder.image_groups),
             "spec": _without_previous_action(spec.to_dict()),
         }
-        return Exportable(module, inputs, ("actions", "state_out"), ("state_in", "state_out"), metadata)
+        fed = [index for index in range(encoder.flat_features) if not column <= index < column + size]
+        typical = {name: (mean[fed], std[fed]) for name, (mean, std) in inner.typical.items()} if groups else {}
+        return Exportable(module, inputs, ("actions", "state_out"), ("state_in", "state_out"), metadata, typical)
 
 
 class _ExportedHistory(nn.Module):

@@ -41,8 +41,8 @@ def evaluate(argv: Sequence[str]) -> None:
 
 
 def export(argv: Sequence[str]) -> None:
-    """Export a trained policy to ONNX and TorchScript."""
-    args = play_parser("Export a trained policy to ONNX and TorchScript.").parse(argv)
+    """Export a trained policy as files that run without RoboRenForce."""
+    args = play_parser("Export a trained policy as files that run without RoboRenForce.").parse(argv)
     args.export = True
     _play(args, evaluates=False)
 

@@ -7,6 +7,7 @@ from .group_vec import GroupVec, GroupVecCfg
 from .multi_modal import MultiModal, MultiModalCfg
 from .obs_groups import PREVIOUS_ACTION, resolve_obs_groups, with_previous_action
 from .scripted_env import ScriptedEnv, ScriptedEnvCfg
+from .simulator_interface import ActionInterface, SimulatorInterface
 from .spec import ActionSpec, EnvSpec
 from .vec_env import ALWAYS_IN_EXTRAS, StepReturn, VecEnv
 from .wrapper import VecEnvWrapper
@@ -14,6 +15,7 @@ from .wrapper import VecEnvWrapper
 __all__ = [
     "ALWAYS_IN_EXTRAS",
     "PREVIOUS_ACTION",
+    "ActionInterface",
     "ActionSpec",
     "DynamicEnv",
     "DynamicEnvCfg",
@@ -26,6 +28,7 @@ __all__ = [
     "MultiModalCfg",
     "ScriptedEnv",
     "ScriptedEnvCfg",
+    "SimulatorInterface",
     "StepReturn",
     "VecEnv",
     "VecEnvWrapper",

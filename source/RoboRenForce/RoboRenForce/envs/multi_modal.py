@@ -30,6 +30,7 @@ from tensordict import TensorDict
 
 from ..configclass import Cfg, Range, configclass
 from .same_start import choose_rows
+from .simulator_interface import SimulatorInterface
 from .spec import EnvSpec
 from .vec_env import StepReturn, VecEnv
 from .wrapper import VecEnvWrapper
@@ -92,6 +93,16 @@ class MultiModal(VecEnvWrapper):
     def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
         """See `VecEnv.step_rows`."""
         return self._step(actions, active)
+
+    def simulator_interface(self) -> SimulatorInterface:
+        """See `VecEnv.simulator_interface`; what `proprio` is made of is not in it."""
+        inner, cfg = self.env.simulator_interface(), self.multi_modal_cfg
+        sources = {**cfg.images, **{name: name for name in cfg.keep}}
+        known = {**inner.observations, RENDER: {"source": {"key": None, "space": "render"}}}
+        observations = {name: known[source] for name, source in sources.items() if source in known}
+        chunk = (cfg.chunk_size,) if cfg.chunk_size else ()
+        action = replace(inner.action, shape=(*chunk, *inner.action.shape))
+        return replace(inner, action=action, observations=observations)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the inner environment and the texts; empty if the inner one can't be restored."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from .simulator_interface import ActionInterface, SimulatorInterface, Units
 from .spec import EnvSpec
 
 StepReturn = tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]
@@ -178,8 +179,20 @@ class VecEnv(ABC):
         """
         return {}
 
-    def export_metadata(self, run: str) -> dict[str, str]:
-        """What the simulator writes into exported policies, such as joint names and gains; `run` is the run's name."""
+    def simulator_interface(self) -> SimulatorInterface:
+        """What is done here between a policy and the simulator, so that an exported policy can do without.
+
+        This one describes an environment that is its own simulator: `step` clips actions to their bounds.
+        """
+        return SimulatorInterface(ActionInterface.of(self.spec.action))
+
+    def export_metadata(self, run: str, *, actions: Units = "policy") -> dict[str, str]:
+        """What the simulator's own tools want to read in exported policies, such as joint names and gains.
+
+        Args:
+            run: The run's name.
+            actions: What the file gives, see `simulator_interface`: the policy's actions, or the simulator's.
+        """
         return {}
 
     def close(self) -> None:  # noqa: B027 - closing is optional

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from .simulator_interface import SimulatorInterface
 from .vec_env import StepReturn, VecEnv
 
 
@@ -74,9 +75,13 @@ class VecEnvWrapper(VecEnv):
         """See `VecEnv.measurements`; rows are those of the inner environment."""
         return self.env.measurements()
 
-    def export_metadata(self, run: str) -> dict[str, str]:
+    def simulator_interface(self) -> SimulatorInterface:
+        """See `VecEnv.simulator_interface`."""
+        return self.env.simulator_interface()
+
+    def export_metadata(self, run: str, **options: Any) -> dict[str, str]:
         """See `VecEnv.export_metadata`."""
-        return self.env.export_metadata(run)
+        return self.env.export_metadata(run, **options)
 
     def close(self) -> None:
         """See `VecEnv.close`."""

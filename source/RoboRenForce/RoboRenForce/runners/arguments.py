@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from ..utils.errors import UserError, did_you_mean
+from ..utils.export_formats import DEFAULT_FORMATS, FORMATS, check_formats
 from ..utils.run_dir import DEFAULT_LOG_ROOT
 
 _OVERRIDES = """
@@ -91,7 +92,18 @@ def play_parser(description: str | None) -> Parser:
     parser.add_argument(
         "--steps", type=_positive, help="length of the video in steps (default: an episode, at most 500)"
     )
-    parser.add_argument("--export", action="store_true", help="write ONNX and TorchScript files")
+    parser.add_argument("--export", action="store_true", help="write the policy as files that run without RoboRenForce")
+    parser.add_argument(
+        "--export_formats",
+        type=_formats,
+        help=f"{', '.join(FORMATS)}, several with commas (default: {','.join(DEFAULT_FORMATS)})",
+    )
+    parser.add_argument(
+        "--export_actions",
+        choices=("policy", "simulator"),
+        help="what the files give: the policy's actions, their clip and scale in the metadata (default), or with clip "
+        "and scale applied what the simulator takes",
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: that of the run, or cpu)")
     parser.add_argument("--seed", type=_natural, help="seed of the episodes (default: that of the run + 1)")
     parser.add_argument("--log_root", default=DEFAULT_LOG_ROOT, help=f"where runs are (default: {DEFAULT_LOG_ROOT})")
@@ -138,4 +150,10 @@ def _loggers(text: str) -> list[str]:
     for name in names:
         if name not in known:
             raise argparse.ArgumentTypeError(f"there is no logger '{name}': {did_you_mean(name, known)}")
+    return names
+
+
+def _formats(text: str) -> list[str]:
+    names = [name for name in text.split(",") if name]
+    check_formats(names)
     return names

@@ -16,11 +16,14 @@ from pathlib import Path
 
 import torch
 
+from ..algorithms import for_simulator
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
+from ..utils.environment_info import versions
 from ..utils.errors import RunDirectoryError, SpecMismatch
 from ..utils.export import export_policy
+from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
@@ -29,6 +32,11 @@ from .launch import MOST_PLAY_ENVS, build, film, find_device, task_of_checkpoint
 from .runner import Runner
 from .saved_run import load_run
 
+EXPORTED_ACTIONS = {
+    "policy": "clip, scale and offset are in the metadata; --export_actions simulator puts them into the file",
+    "simulator": "clip, scale and offset are in the file",
+}
+"""What the file gives -> what its receiver has to know."""
 MEASURED_STEPS = 500
 """Steps over which what an environment measures is averaged: ten seconds at 50 Hz."""
 
@@ -94,11 +102,17 @@ class PlayRun:
         return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
 
     def export(self, runner: Runner) -> None:
-        """Write ONNX and TorchScript files to `exported/`, with what the simulator adds to their metadata."""
-        known = {"checkpoint": self.checkpoint.name} | runner.env.export_metadata(self.run_dir.root.name)
-        exported = export_policy(runner.policy().exportable(), self.run_dir.exported, known)
+        """Write the policy to `exported/`, with all that a receiver who has only the file needs to know."""
+        env, actions = runner.env, self.args.export_actions or "policy"
+        options = {} if actions == "policy" else {"actions": actions}
+        known = {"checkpoint": self.checkpoint.name, "versions": versions()}
+        known |= env.export_metadata(self.run_dir.root.name, **options)
+        policy = for_simulator(runner.policy().exportable(), env.simulator_interface(), actions)
+        formats = self.args.export_formats or DEFAULT_FORMATS
+        exported = export_policy(policy, self.run_dir.exported, known, formats=formats)
         for path in exported.paths:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
+        say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
 
     def report(self) -> None:
         """Write the report anew, with what playing has added."""
@@ -108,6 +122,7 @@ class PlayRun:
 def prepare_play(args: Namespace) -> PlayRun:
     """Find the checkpoint and the configuration that it was trained with."""
     setup_logging()
+    args.export = args.export or bool(args.export_formats or args.export_actions)
     target = args.target or newest_run(args.log_root, task=args.task).root
     checkpoint = resolve_checkpoint(target, args.checkpoint)
     data = load_run(checkpoint)

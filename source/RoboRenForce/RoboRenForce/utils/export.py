@@ -1,18 +1,17 @@
-"""Policies as files that run without RoboRenForce: ONNX and TorchScript, each compared with the original after writing.
+"""Policies as files that run without RoboRenForce, each compared with the original after writing.
 
 The normalizer is inside. A feed-forward policy maps `obs (batch, size)` to `actions (batch, ...)`; a recurrent one has
 the additional input `state_in (layers, batch, size)`, zeros at the start of an episode, and the output `state_out`.
+What else a receiver has to know is in the file's metadata; `docs/export.md` explains every key.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,13 @@ import torch
 from torch import Tensor, nn
 
 from .errors import UserError
+from .export_formats import DEFAULT_FORMATS, FORMATS, Format, check_formats
+from .export_parity import parity
 from .optional import require_package
 
-OPSET = 18
+METADATA_VERSION = 1
+"""Changes when a key that a receiver may rely on changes its meaning."""
 TOLERANCE = 1e-5
-_BATCHES = (1, 5)
-_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,25 @@ class Exportable:
     """Input and output of the memory of a recurrent policy, whose batch is axis 1; everywhere else it is axis 0."""
     metadata: dict[str, Any] | None = None
     """What the receiver has to know: groups, sizes, task."""
+    typical: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    """Input -> mean and standard deviation of what the policy saw in training, where known; 0 and 1 elsewhere."""
 
     def batch_axis(self, name: str) -> int:
-        """Axis of the batch of an input."""
+        """Axis of the batch of an input or output."""
         return int(self.state is not None and name in self.state)
 
     def call(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The outputs by name."""
         with torch.no_grad():
-            returned = self.module(*inputs.values())
-        values = returned if len(self.outputs) > 1 else (returned,)
+            return self.named(self.module(*(inputs[name] for name in self.inputs)))
+
+    def named(self, returned: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
+        """Output -> value, from what a module returned."""
+        values = (returned,) if isinstance(returned, Tensor) else returned
         return dict(zip(self.outputs, values, strict=True))
 
-    def example(self, batch: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Random inputs of a batch size; the memory is empty."""
+    def example(self, batch: int, generator: torch.Generator, spread: float = 1.0) -> dict[str, Tensor]:
+        """Random inputs of a batch size, `spread` standard deviations around the mean; the memory is empty."""
         found = {}
         for name, tensor in self.inputs.items():
             shape = list(tensor.shape)
@@ -62,10 +67,40 @@ class Exportable:
             if self.state is not None and name == self.state[0]:
                 found[name] = torch.zeros(shape, dtype=tensor.dtype)
             elif tensor.dtype.is_floating_point:
-                found[name] = 3.0 * torch.randn(shape, generator=generator, dtype=tensor.dtype)
+                mean, std = self.typical.get(name, (0.0, 1.0))
+                found[name] = mean + std * spread * torch.randn(shape, generator=generator, dtype=tensor.dtype)
             else:
                 found[name] = torch.randint(0, 256, shape, generator=generator).to(tensor.dtype)
         return found
+
+    @cached_property
+    def program(self) -> torch.export.ExportedProgram:
+        """The traced policy, for any batch size."""
+        with torch.no_grad():
+            return torch.export.export(
+                self.module, tuple(self.inputs.values()), dynamic_shapes=(self.dynamic_shapes,), strict=False
+            )
+
+    @property
+    def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
+        """For each input the axis that is the batch."""
+        batch = torch.export.Dim("batch")
+        return tuple({self.batch_axis(name): batch} for name in self.inputs)
+
+    def signature(self) -> dict[str, Any]:
+        """Metadata that every policy has: the version of the keys, inputs and outputs in order, the memory."""
+        inputs = [self._described(name, tensor) for name, tensor in self.inputs.items()]
+        outputs = [self._described(name, tensor) for name, tensor in self.call(self.inputs).items()]
+        memory = None
+        if self.state is not None:
+            (shape,) = (entry["shape"] for entry in inputs if entry["name"] == self.state[0])
+            memory = {"input": self.state[0], "output": self.state[1], "shape": shape, "start": "zeros"}
+        return {"metadata_version": METADATA_VERSION, "inputs": inputs, "outputs": outputs, "memory": memory}
+
+    def _described(self, name: str, tensor: Tensor) -> dict[str, Any]:
+        shape: list[int | str] = list(tensor.shape)
+        shape[self.batch_axis(name)] = "batch"
+        return {"name": name, "shape": shape, "dtype": str(tensor.dtype).removeprefix("torch.")}
 
 
 @dataclass(frozen=True)
@@ -77,144 +112,70 @@ class Exported:
     """File name -> largest deviation from the original."""
 
 
-def export_policy(policy: Exportable, folder: Path, metadata: Mapping[str, Any] | None = None) -> Exported:
-    """Write `policy.pt` (TorchScript) and `policy.onnx` to `folder` and compare both with the original.
+def export_policy(
+    policy: Exportable,
+    folder: Path,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    formats: Sequence[str] = DEFAULT_FORMATS,
+) -> Exported:
+    """Write a policy to `folder` in several formats and compare each file with the original.
 
     Args:
         policy: What to export.
         folder: Made if it is absent.
         metadata: Added to what the policy says about itself; texts are written as they are, everything else as JSON.
+        formats: `onnx` (`policy.onnx`), `pt2` (`policy.pt2`, `torch.export`), `torchscript` (`policy.pt`, deprecated
+            in torch).
 
     Raises:
-        MissingPackageError: ONNX packages are missing; `policy.pt` has been written then.
-        UserError: a written file computes something else than the policy; that file is not kept.
+        MissingPackageError: packages of a format are missing; formats that need none have been written then.
+        UserError: a format is unknown, the policy returns NaN, the folder can't be written, or a written file computes
+            something else than the policy; that file is not kept.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = _as_texts({**(policy.metadata or {}), **(metadata or {})})
-    errors = {"policy.pt": _write(folder / "policy.pt", policy, texts, _to_torchscript, _run_torchscript)}
-    for module in ("onnx", "onnxruntime", "onnxscript"):
-        require_package(module, extra="export", purpose="ONNX files")
-    errors["policy.onnx"] = _write(folder / "policy.onnx", policy, texts, _to_onnx, _run_onnx)
+    check_formats(formats)
+    _require_finite(policy)
+    texts = _as_texts({**policy.signature(), **(policy.metadata or {}), **(metadata or {})})
+    errors = {}
+    for written in sorted((FORMATS[name] for name in formats), key=lambda known: len(known.packages)):
+        for module in written.packages:
+            require_package(module, extra="export", purpose=f"{written.file_name} files")
+        errors[written.file_name] = _write(folder / written.file_name, policy, texts, written)
     return Exported([folder / name for name in errors], errors)
 
 
-Writer = Callable[[Exportable, Path, Mapping[str, str]], None]
-Session = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
-
-
-def _write(
-    path: Path,
-    policy: Exportable,
-    texts: Mapping[str, str],
-    writer: Writer,
-    opener: Callable[[Path, Exportable], Session],
-) -> float:
+def _write(path: Path, policy: Exportable, texts: Mapping[str, str], written: Format) -> float:
     """Write one file under its name only if it agrees with the original; returns the largest deviation."""
+    content = written.encode(policy, texts)
     partial = path.with_name(f".partial-{path.name}")
     try:
-        writer(policy, partial, texts)
-        deviation = parity(policy, opener(partial, policy))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content)
+        deviation = parity(policy, written.open(partial, policy))
         if not deviation <= TOLERANCE:
             raise UserError(
                 f"The exported '{path.name}' deviates from the policy by {deviation:.2g}, more than {TOLERANCE:g}: "
                 "it is not kept. Please report the network that it was exported from."
             )
         os.replace(partial, path)
+    except OSError as error:
+        raise UserError(
+            f"'{path}' can't be written: {error.strerror or error}. Free the place and export again."
+        ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.is_file():
+            partial.unlink()
     return deviation
 
 
-def parity(policy: Exportable, session: Session) -> float:
-    """Largest deviation of `session` from the policy, over random inputs, batch sizes and, with memory, several steps.
-
-    Deviations of values above 1 are relative.
-    """
-    generator = torch.Generator().manual_seed(0)
-    worst = 0.0
-    for batch in _BATCHES:
-        inputs = policy.example(batch, generator)
-        for _ in range(_STEPS):
-            expected, got = policy.call(inputs), session(inputs)
-            for name, value in expected.items():
-                scale = value.abs().clamp(min=1)
-                worst = max(worst, float(((got[name].to(value.dtype) - value).abs() / scale).max()))
-            inputs = policy.example(batch, generator)
-            if policy.state is not None:
-                inputs[policy.state[0]] = expected[policy.state[1]]
-    return worst
-
-
-def _to_torchscript(policy: Exportable, path: Path, texts: Mapping[str, str]) -> None:
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # deprecated, and still what C++ controllers load
-        traced = torch.jit.trace(policy.module, tuple(policy.inputs.values()), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={"metadata.json": json.dumps(dict(texts))})
-
-
-def _run_torchscript(path: Path, policy: Exportable) -> Session:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = torch.jit.load(str(path))
-
-    def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        with torch.no_grad():
-            returned = module(*inputs.values())
-        return dict(zip(policy.outputs, returned if len(policy.outputs) > 1 else (returned,), strict=True))
-
-    return call
-
-
-def _to_onnx(policy: Exportable, path: Path, texts: Mapping[str, str]) -> None:
-    import onnx
-
-    batch = torch.export.Dim("batch")
-    shapes = tuple({policy.batch_axis(name): batch} for name in policy.inputs)
-    with warnings.catch_warnings(), _quiet_exporter():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            policy.module,
-            tuple(policy.inputs.values()),
-            str(path),
-            input_names=list(policy.inputs),
-            output_names=list(policy.outputs),
-            opset_version=OPSET,
-            dynamo=True,
-            dynamic_shapes=(shapes,),
-            external_data=False,
-            verbose=False,
-        )
-    model = onnx.load(str(path))
-    onnx.helper.set_model_props(model, dict(texts))
-    onnx.save(model, str(path))
-
-
-def _run_onnx(path: Path, policy: Exportable) -> Session:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-    def call(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        returned = session.run(list(policy.outputs), {name: value.numpy() for name, value in inputs.items()})
-        return {name: torch.as_tensor(value) for name, value in zip(policy.outputs, returned, strict=True)}
-
-    return call
-
-
-@contextmanager
-def _quiet_exporter() -> Iterator[None]:
-    """Keep the exporter's progress messages out of the terminal."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [log.level for log in loggers]
-    for log in loggers:
-        log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        for log, level in zip(loggers, levels, strict=True):
-            log.setLevel(level)
+def _require_finite(policy: Exportable) -> None:
+    """Refuse a policy that is broken itself: no comparison would tell."""
+    for name, value in policy.call(policy.example(8, torch.Generator().manual_seed(0))).items():
+        if not bool(value.isfinite().all()):
+            raise UserError(
+                f"The policy's own '{name}' is NaN or infinite for observations like those of its training, expected "
+                "finite numbers: it is not exported. Choose an earlier checkpoint (--checkpoint best)."
+            )
 
 
 def _as_texts(metadata: Mapping[str, Any]) -> dict[str, str]:

@@ -24,6 +24,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
+from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
 from RoboRenForce.utils.errors import UnknownTaskError, UserError, did_you_mean
@@ -93,6 +94,17 @@ class EnvPoolEnv(HostVecEnv):
         state = np.concatenate([positions, obs[: inner.model.nq - skipped + inner.model.nv]])
         inner.set_state(state[: inner.model.nq], state[inner.model.nq :])
         return rendering.frame(self._artist, self.cfg.env_id)
+
+    def simulator_interface(self) -> SimulatorInterface:
+        """See `VecEnv.simulator_interface`."""
+        simulator = {
+            "name": "envpool",
+            "id": self.cfg.env_id,
+            "kwargs": self.cfg.to_dict()["env_kwargs"],
+            "max_episode_steps": self._limit or None,
+            "frame_skip": 1,
+        }
+        return SimulatorInterface(self._actions.interface, self._layout.sources, simulator)
 
     def close(self) -> None:
         """See `VecEnv.close`."""

@@ -16,6 +16,7 @@ import gymnasium as gym
 import numpy as np
 import torch
 from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
+from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
 from RoboRenForce.utils.errors import UserError
@@ -24,7 +25,7 @@ from tensordict import TensorDict
 from . import gym_state, rendering
 from .host_env import SUCCESS_KEYS, Buffers, HostVecEnv
 from .make_gym import find_time_limit, make_env, step_limit
-from .spaces import ActionMap, ObsLayout
+from .spaces import FLAT_GROUP, ActionMap, ObsLayout
 
 _log = logging.getLogger(__name__)
 
@@ -117,6 +118,24 @@ class GymVecEnv(HostVecEnv):
     def render(self) -> np.ndarray:
         """See `VecEnv.render`."""
         return rendering.frame(self.envs[0], self.cfg.env_id)
+
+    def simulator_interface(self) -> SimulatorInterface:
+        """See `VecEnv.simulator_interface`."""
+        observations = self._layout.sources
+        if FLAT_GROUP in observations and not self.cfg.wrappers:  # wrappers may change what is where
+            observations[FLAT_GROUP] |= {"parts": _parts(self.envs[0], self.spec.obs_groups[FLAT_GROUP])}
+        if self.cfg.image_group is not None:
+            observations[self.cfg.image_group] = {"source": {"key": None, "space": "render"}}
+        cfg = self.cfg.to_dict()
+        simulator = {
+            "name": "gymnasium",
+            "id": self.cfg.env_id,
+            "kwargs": cfg["env_kwargs"],
+            "wrappers": cfg["wrappers"],
+            "max_episode_steps": self._limit or None,
+            "frame_skip": self.cfg.frame_skip,
+        }
+        return SimulatorInterface(self._actions.interface, observations, simulator)
 
     def close(self) -> None:
         """See `VecEnv.close`."""
@@ -299,6 +318,13 @@ def _dynamics(env: gym.Env[Any, Any]) -> np.ndarray | None:
         return np.concatenate([inner.data.qpos, inner.data.qvel])
     state = vars(inner).get("state")
     return None if state is None else np.asarray(state, dtype=np.float64).reshape(-1)
+
+
+def _parts(env: gym.Env[Any, Any], shape: tuple[int, ...]) -> list[dict[str, Any]] | None:
+    """Names and sizes of what Gymnasium's MuJoCo tasks observe, in order; None where the environment doesn't say."""
+    structure: dict[str, int] = vars(env.unwrapped).get("observation_structure", {})
+    parts = [{"name": name, "size": int(size)} for name, size in structure.items() if name != "skipped_qpos" and size]
+    return parts if (sum(part["size"] for part in parts),) == shape else None
 
 
 def _step_seconds(env: gym.Env[Any, Any], frame_skip: int) -> float | None:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 from gymnasium import spaces
+from RoboRenForce.envs.simulator_interface import ActionInterface
 from RoboRenForce.envs.spec import ActionSpec
 from RoboRenForce.utils.errors import UserError
 
@@ -36,6 +37,13 @@ class _Group:
     dtype: type[np.generic]
     start: int | None
     """First value of a Discrete observation, which becomes one-hot; None for a Box."""
+
+    @property
+    def source(self) -> dict[str, Any]:
+        """How the group is made, as plain data."""
+        if self.start is None:
+            return {"key": self.key, "space": "box"}
+        return {"key": self.key, "space": "discrete", "n": self.shape[0], "start": self.start}
 
     def write(self, row: np.ndarray, value: Any) -> None:
         """Put one observation into `row`, of shape `shape`."""
@@ -81,6 +89,16 @@ class ObsLayout:
     def dtypes(self) -> dict[str, str]:
         """Groups that aren't float32."""
         return {group.name: "uint8" for group in self._groups if group.dtype is np.uint8}
+
+    @property
+    def sources(self) -> dict[str, dict[str, Any]]:
+        """How each group is made of the simulator's observation, see `VecEnv.simulator_interface`.
+
+        The observation itself, or what a Dict has under `key`; one-hot from `start` if it is a Discrete; flattened row
+        by row, of which the indices `keep` are kept.
+        """
+        kept = None if self._kept is None else self._kept.tolist()
+        return {group.name: {"source": {**group.source, "keep": kept}} for group in self._groups}
 
     def buffers(self, num_envs: int) -> dict[str, np.ndarray]:
         """Fresh arrays `(num_envs, *shape)`, before anything is hidden."""
@@ -142,6 +160,31 @@ class ActionMap:
             self.spec = ActionSpec("continuous", dim, tuple(low.tolist()), tuple(high.tolist()))
         else:
             self.spec = ActionSpec("continuous", dim)
+
+    @property
+    def interface(self) -> ActionInterface:
+        """What `to_simulator` does, as data."""
+        interface = ActionInterface.of(self.spec)
+        if self.spec.kind == "discrete":
+            start = int(self._space.start)  # pyright: ignore[reportAttributeAccessIssue]
+            return replace(interface, start=start)
+        scaled = {}
+        if self._rescale:
+            scale = 0.5 * (self._high - self._low)
+            scaled = {
+                "clip_low": self.spec.low,
+                "clip_high": self.spec.high,
+                "scale": tuple(scale.tolist()),
+                "offset": tuple((self._low + scale).tolist()),
+            }
+        return replace(
+            interface,
+            shape=tuple(self._shape),
+            dtype=str(self._space.dtype),
+            low=tuple(self._low.tolist()),
+            high=tuple(self._high.tolist()),
+            **scaled,
+        )
 
     def to_simulator(self, actions: torch.Tensor) -> Sequence[Any] | np.ndarray:
         """One action per row, for `env.step`; `actions` is `(num_envs, *spec.shape)` and stays as it is."""

@@ -8,12 +8,15 @@ resets afterwards.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from mjlab.envs import ManagerBasedRlEnv
+from RoboRenForce.envs.simulator_interface import ActionInterface, SimulatorInterface, Units
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn, VecEnv
 from tensordict import TensorDict
@@ -132,9 +135,19 @@ class MJLabVecEnv(VecEnv):
         """See `VecEnv.measurements`: how far the velocity is from the command, in tasks that command one."""
         return velocity_errors(self.env)
 
-    def export_metadata(self, run: str) -> dict[str, str]:
+    def simulator_interface(self) -> SimulatorInterface:
+        """See `VecEnv.simulator_interface`: what `step` does before mjlab's, and mjlab's observation terms."""
+        action = replace(ActionInterface.of(self.spec.action).unscaled(), dtype="float32")
+        if self.spec.action.low is not None and self.spec.action.high is not None:
+            action = replace(action, clip_low=self.spec.action.low, clip_high=self.spec.action.high)
+        if self._action_bounds is not None:
+            action = replace(action, scale=tuple(self._action_bounds.tolist()))
+        simulator = {"name": "mjlab", "id": self.cfg.task, "frame_skip": self.env.cfg.decimation}
+        return SimulatorInterface(action, _observation_sources(self.env, self.spec), simulator)
+
+    def export_metadata(self, run: str, *, actions: Units = "policy") -> dict[str, str]:
         """See `VecEnv.export_metadata`: what mjlab writes into its own ONNX files."""
-        return onnx_metadata(self.env, run, self._action_bounds)
+        return onnx_metadata(self.env, run, self._action_bounds if actions == "policy" else None)
 
     def close(self) -> None:
         """Free the renderer and mjlab's environment."""
@@ -242,6 +255,22 @@ def _spec(env: Any, cfg: MJLabEnvCfg, obs: Mapping[str, Any], *, with_success: b
         extra_dims={} if command is None else {"command": command.shape[-1]},
         step_dt=env.step_dt,
     )
+
+
+def _observation_sources(env: Any, spec: EnvSpec) -> dict[str, dict[str, Any]]:
+    """Group -> its key in mjlab's observations, and the names and sizes of its terms in order where they are flat."""
+    manager = env.observation_manager
+    found = {}
+    for group, shape in spec.obs_groups.items():
+        key = group if group in manager.active_terms else "actor"
+        shapes = manager.group_obs_term_dim[key]
+        parts = [
+            {"name": name, "size": math.prod(term)}
+            for name, term in zip(manager.active_terms[key], shapes, strict=True)
+        ]
+        source = {"key": key, "space": "box", "keep": None}
+        found[group] = {"source": source, "parts": parts if len(shape) == 1 else None}
+    return found
 
 
 def _commands(env: Any) -> torch.Tensor | None:

@@ -1,0 +1,83 @@
+"""What an adapter does between a policy and its simulator, as data: for receivers of exported policies."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .spec import ActionSpec
+
+Units = Literal["policy", "simulator"]
+
+
+@dataclass(frozen=True)
+class ActionInterface:
+    """From a policy's action `a` to the one that the simulator's own `step` takes.
+
+    Continuous, per dimension: `clip(clip(a, clip_low, clip_high) * scale + offset, low, high)`, with infinities where
+    there is no bound. Discrete: `a + start`, of `dim` choices.
+    """
+
+    kind: Literal["continuous", "discrete"]
+    dim: int
+    shape: tuple[int, ...]
+    """Shape of one action as the simulator takes it."""
+    dtype: str
+    clip_low: tuple[float, ...] = ()
+    clip_high: tuple[float, ...] = ()
+    scale: tuple[float, ...] = ()
+    offset: tuple[float, ...] = ()
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    start: int = 0
+
+    @classmethod
+    def of(cls, spec: ActionSpec) -> ActionInterface:
+        """That of an environment whose `step` does no more than the contract says: clip to the bounds."""
+        dtype = str(spec.dtype).removeprefix("torch.")
+        made = cls(spec.kind, spec.dim, spec.shape, dtype)
+        if spec.kind == "discrete":
+            return made
+        free = made.unscaled()
+        return replace(free, low=spec.low or free.low, high=spec.high or free.high)
+
+    def unscaled(self) -> ActionInterface:
+        """The same without clipping, scale and bounds of continuous actions."""
+        endless, dim = (math.inf,) * self.dim, self.dim
+        below = (-math.inf,) * dim
+        return replace(
+            self,
+            clip_low=below,
+            clip_high=endless,
+            scale=(1.0,) * dim,
+            offset=(0.0,) * dim,
+            low=below,
+            high=endless,
+        )
+
+    def to_metadata(self, units: Units) -> dict[str, Any]:
+        """What is left to do with the output of a file that gives actions in `units`; None is no bound."""
+        common = {"kind": self.kind, "units": units, "shape": list(self.shape), "dtype": self.dtype}
+        if self.kind == "discrete":
+            return {**common, "n": self.dim, "start": self.start, "offset": self.start if units == "policy" else 0}
+        left = self if units == "policy" else replace(self.unscaled(), low=self.low, high=self.high)
+        names = ("clip_low", "clip_high", "scale", "offset", "low", "high")
+        return common | {name: [_or_none(value) for value in getattr(left, name)] for name in names}
+
+
+@dataclass(frozen=True)
+class SimulatorInterface:
+    """How a receiver that has the simulator and not our adapter makes observations and takes actions."""
+
+    action: ActionInterface
+    observations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Observation group -> `source`, how it is made of the simulator's observation, and `parts`, the names and sizes of
+    what is in it; each only where known."""
+    simulator: Mapping[str, Any] = field(default_factory=dict)
+    """Plain data: which simulator, which environment of it, with which options, how many of its steps per action."""
+
+
+def _or_none(value: float) -> float | None:
+    return value if math.isfinite(value) else None
