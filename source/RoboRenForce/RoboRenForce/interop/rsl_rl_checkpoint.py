@@ -200,11 +200,14 @@ def _statistics(prefix: str, normalizer: Normalizer | None) -> dict[str, Tensor]
     """
     if normalizer is None or type(normalizer) is Normalizer:
         return {}
-    cfg = getattr(normalizer, "cfg", None)
-    if not isinstance(normalizer, EmpiricalNormalizer) or cfg.clip is not None or cfg.eps != RSL_RL_EPS:
+    if not (
+        isinstance(normalizer, EmpiricalNormalizer)
+        and normalizer.cfg.clip is None
+        and normalizer.cfg.eps == RSL_RL_EPS
+    ):
         raise CheckpointError(
-            f"rsl_rl normalizes with running statistics, eps={RSL_RL_EPS} and no clip; here it is {cfg}. "
-            "Use EmpiricalNormalizerCfg()."
+            f"rsl_rl normalizes by running statistics with eps={RSL_RL_EPS} and without a clip, here it is a "
+            f"{type(normalizer).__name__} with other settings: use EmpiricalNormalizerCfg()."
         )
     moments = normalizer.moments
     return {f"{prefix}._mean": moments.mean, f"{prefix}._var": moments.var, f"{prefix}.count": moments.count}

@@ -181,7 +181,9 @@ def _symmetry_cfg(options: Mapping[str, Any], env: Any) -> SymmetryCfg:
     _require("symmetry_cfg", options, ("data_augmentation_func",))
     if not any(options.get(name) for name in switches):
         raise _unavailable("a symmetry_cfg that only logs", f"{' or '.join(switches)}, or no symmetry_cfg")
-    function = require_rsl_rl("rsl_rl.utils").resolve_callable(options["data_augmentation_func"])
+    function = options["data_augmentation_func"]
+    if not callable(function):
+        function = require_rsl_rl("rsl_rl.utils").resolve_callable(function)
     return SymmetryCfg(
         function=_bind_environment(function, env),
         use_data_augmentation=options.get("use_data_augmentation", False),
