@@ -7,8 +7,8 @@
 
 Systems: `peer` is mjlab's environment with rsl_rl's runner and PPO; `learner` puts our PPO into rsl_rl's runner by its
 `class_name`; `environment` runs rsl_rl's runner and PPO on our environment; `ours` is our runner, PPO and environment;
-`ours_bf16` is the same with `algorithm.precision=bf16`. `rsl_rl_VERSION`, with `_bf16` and `_compile` behind it, is `peer`
-with a release of rsl_rl from `--peer_site VERSION=FOLDER` and its fast options (`rsl_rl_peer.py`):
+`ours_bf16` is the same with `algorithm.precision=bf16`. A variant of `rsl_rl_peer.py` is `peer` with a release of
+rsl_rl from a folder, and with its fast options:
 
     python benchmarks/mjlab_train.py --peer_site 5.4.2=FOLDER --peer_site 5.5.1=FOLDER \
         --systems rsl_rl_5.4.2,rsl_rl_5.5.1_bf16_compile,ours,ours_bf16

@@ -1,7 +1,7 @@
 """Releases of rsl_rl beside each other: where each is, and the options that make it fast.
 
-A variant is called `rsl_rl_VERSION`, with `_bf16` for mixed precision and `_compile` for compiled models behind it, as in
-`rsl_rl_5.5.1_bf16_compile`. Each runs in a process of its own that finds its release in a folder:
+A variant is called `rsl_rl_VERSION`, with `_bf16` for mixed precision and `_compile` for compiled models behind it: for
+example `rsl_rl_5.5.1_bf16_compile`. Each runs in a process of its own that finds its release in a folder:
 
     pip install --no-deps --target FOLDER rsl-rl-lib==5.5.1
 """
