@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -263,3 +264,110 @@ def test_the_drop_in_follows_the_installed_release(
     else:
         with pytest.raises(UserError, match=rf"5\.4 and 5\.5.*is {installed}: install rsl-rl-lib==5\.4\.2 or 5\.5\.1"):
             rsl_rl_options.installed_parity()
+
+
+# ------------------------------------------------------------------------------------------- mjlab's own configurations
+
+TASK = "Mjlab-Cartpole-Balance"
+MJLAB_MODEL: dict[str, tuple[Any, Callable[[Any], Any] | type[Refused], Any]] = {
+    "hidden_dims": ((5, 4), lambda net: net.backbone_cfg.hidden_features, [5, 4]),
+    "activation": ("lrelu", lambda net: net.backbone_cfg.activations, "LEAKYRELU"),
+    "obs_normalization": ("TOGGLED", lambda net: net.normalizer_cfg is not None, None),
+    "cnn_cfg": ({"output_channels": [4], "kernel_size": 5}, lambda net: net.cnn_cfg.kernel_sizes, [5]),
+    "rnn_type": ("gru", lambda net: net.backbone_cfg.cell, "gru"),
+    "rnn_hidden_dim": (9, lambda net: net.backbone_cfg.hidden_size, 9),
+    "rnn_num_layers": (2, lambda net: net.backbone_cfg.num_layers, 2),
+    "class_name": ("somewhere:OwnModel", Refused, None),
+}
+OF_MJLABS_SCRIPTS = {"class_name", "logger", "wandb_project", "wandb_tags", "resume", "load_run", "load_checkpoint"}
+OF_MJLABS_SCRIPTS |= {"upload_model", "experiment_name", "actor", "critic", "algorithm"}
+"""Fields of the runner that say where to log and what to load, and the sections."""
+
+
+@pytest.fixture
+def rl_cfg() -> Any:
+    pytest.importorskip("mjlab")
+    import mjlab.tasks  # noqa: F401 - registers the tasks
+    from mjlab.tasks.registry import load_rl_cfg
+
+    return load_rl_cfg(TASK)
+
+
+def translated(rl_cfg: Any) -> Any:
+    from RRF_mjlab_tasks.agents import runner_cfg_from_mjlab
+
+    return runner_cfg_from_mjlab(rl_cfg, TASK)
+
+
+def test_mjlabs_algorithm_section(rl_cfg: Any) -> None:
+    rows = {"share_cnn_encoders": (True, Refused, None), **PPO}
+    for field in fields(rl_cfg.algorithm):
+        if field.name == "class_name":
+            continue
+        value, read, _ = rows[field.name]
+        assert getattr(rl_cfg.algorithm, field.name) != value
+        changed = replace(rl_cfg, algorithm=replace(rl_cfg.algorithm, **{field.name: value}))
+        if read is Refused:
+            with pytest.raises(UserError, match=rf"{TASK}.*{value if isinstance(value, str) else field.name}"):
+                translated(changed)
+        else:
+            assert getattr(translated(changed).algorithm, field.name) == value
+    plain = translated(rl_cfg).algorithm
+    assert (plain.parity, plain.shuffle, plain.time_out_bootstrap) == ("none", "once", "current")
+
+
+@pytest.mark.parametrize("section", ["actor", "critic"])
+def test_mjlabs_model_sections(rl_cfg: Any, section: str) -> None:
+    model = getattr(rl_cfg, section)
+    for field in fields(model):
+        if field.name == "distribution_cfg":
+            continue
+        value, read, expected = MJLAB_MODEL[field.name]
+        if value == "TOGGLED":
+            value = expected = not getattr(model, field.name)
+        options = {field.name: value} | (
+            {"rnn_type": "lstm"} if field.name.startswith("rnn_") and value != "gru" else {}
+        )
+        changed = replace(rl_cfg, **{section: replace(model, **options)})
+        if read is Refused:
+            with pytest.raises(UserError, match="OwnModel"):
+                translated(changed)
+        else:
+            assert read(getattr(translated(changed).policy, f"{section}_cfg")) == expected, field.name
+
+
+def test_mjlabs_distribution_section(rl_cfg: Any) -> None:
+    options = {"init_std": 0.5, "std_range": (0.1, 0.9), "std_type": "log", "learn_std": False}
+    assert set(OPTIONS["rsl_rl_5_5"]["GaussianDistribution"]) == {*options, "output_dim"}
+    rl_cfg.actor.distribution_cfg = {"class_name": "GaussianDistribution", **options}
+    actor = translated(rl_cfg).policy.actor_cfg
+    found = (actor.init_std, (actor.min_std, actor.max_std), actor.use_log_std, actor.learn_std)
+    assert found == (0.5, (0.1, 0.9), True, False)
+    rl_cfg.actor.distribution_cfg["std_rnge"] = (0, 1)
+    with pytest.raises(UserError, match="std_rnge"):
+        translated(rl_cfg)
+
+
+def test_mjlabs_runner_section(rl_cfg: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {"seed": 7, "num_steps_per_env": 5, "max_iterations": 9, "save_interval": 3, "run_name": "x"}
+    values["obs_groups"] = {"actor": ("actor",), "critic": ("actor",)}
+    assert {field.name for field in fields(rl_cfg)} == {*values, *OF_MJLABS_SCRIPTS, "clip_actions"}
+    changed = replace(rl_cfg, **values, clip_actions=3.0)
+    found = translated(changed)
+    for name, value in values.items():
+        expected = {key: list(groups) for key, groups in value.items()} if name == "obs_groups" else value
+        assert getattr(found, name) == expected
+    from mjlab.tasks import registry
+    from RRF_mjlab_tasks.registration import find_mjlab_task
+
+    monkeypatch.setattr(registry, "load_rl_cfg", lambda task: changed)
+    task = find_mjlab_task(TASK)
+    assert task is not None and task.env_cfg.clip_actions == 3.0
+
+
+def test_options_of_a_cnn_that_are_not_known_are_refused(rl_cfg: Any) -> None:
+    for options, sentence in (({"stridee": 2}, "stridee"), ({"flatten": False}, "flatten=False")):
+        rl_cfg.actor.cnn_cfg = {"output_channels": [4], "kernel_size": 5, **options}
+        with pytest.raises(UserError, match=sentence):
+            translated(rl_cfg)
+    assert set(OPTIONS["rsl_rl_5_5"]["CNNModel"]) - set(OPTIONS["rsl_rl_5_5"]["MLPModel"]) == {"cnn_cfg", "cnns"}

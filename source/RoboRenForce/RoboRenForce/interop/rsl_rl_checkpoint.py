@@ -201,9 +201,7 @@ def _statistics(prefix: str, normalizer: Normalizer | None) -> dict[str, Tensor]
     if normalizer is None or type(normalizer) is Normalizer:
         return {}
     if not (
-        isinstance(normalizer, EmpiricalNormalizer)
-        and normalizer.cfg.clip is None
-        and normalizer.cfg.eps == RSL_RL_EPS
+        isinstance(normalizer, EmpiricalNormalizer) and normalizer.cfg.clip is None and normalizer.cfg.eps == RSL_RL_EPS
     ):
         raise CheckpointError(
             f"rsl_rl normalizes by running statistics with eps={RSL_RL_EPS} and without a clip, here it is a "
