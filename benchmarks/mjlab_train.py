@@ -7,7 +7,12 @@
 
 Systems: `peer` is mjlab's environment with rsl_rl's runner and PPO; `learner` puts our PPO into rsl_rl's runner by its
 `class_name`; `environment` runs rsl_rl's runner and PPO on our environment; `ours` is our runner, PPO and environment;
-`ours_bf16` is the same with `algorithm.precision=bf16`.
+`ours_bf16` is the same with `algorithm.precision=bf16`. A variant of `rsl_rl_peer.py` is `peer` with a release of
+rsl_rl from a folder, and with its fast options:
+
+    python benchmarks/mjlab_train.py --peer_site 5.4.2=FOLDER --peer_site 5.5.1=FOLDER \
+        --systems rsl_rl_5.4.2,rsl_rl_5.5.1_bf16_compile,ours,ours_bf16
+
 Throughput is the median over the iterations after the warm-up; compilation and capture happen in the warm-up and are
 reported as `setup_s`. Without `--curves` rsl_rl runs without a log directory, which spares it its episode statistics;
 ours always keeps them.
@@ -28,6 +33,9 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+import rsl_rl_peer
+from peer_scripts import shown_command
 
 SYSTEMS = ("peer", "learner", "environment", "ours", "ours_bf16")
 CURVES = {
@@ -59,6 +67,8 @@ def run_rsl_rl(args: argparse.Namespace) -> dict[str, Any]:
     cfg = asdict(load_rl_cfg(args.task)) | {"logger": "tensorboard", "upload_model": False, "seed": args.seed}
     if args.system == "learner":
         cfg["algorithm"]["class_name"] = "RoboRenForce.interop.rsl_rl:PPO"
+    elif rsl_rl_peer.is_variant(args.system):
+        rsl_rl_peer.switch_on(cfg, args.system)
     log_dir = tempfile.mkdtemp() if args.curves else None
     import torch
 
@@ -138,7 +148,7 @@ def summarize(result: dict[str, Any], warmup: int) -> dict[str, Any]:
     }
 
 
-def run_in_process(args: argparse.Namespace, system: str, seed: int) -> dict[str, Any]:
+def run_in_process(args: argparse.Namespace, system: str, seed: int, environment: dict[str, str]) -> dict[str, Any]:
     """One system in a process of its own, so that none inherits the memory, caches or switches of another."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
@@ -160,7 +170,9 @@ def run_in_process(args: argparse.Namespace, system: str, seed: int) -> dict[str
         )
         command += args.overrides if system.startswith("ours") else []
         command += ["algorithm.precision=bf16"] if system == "ours_bf16" else []
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=os.environ | environment
+        )
         if done.returncode or not path.exists():
             return {"error": done.stdout[-3000:]}
         return json.loads(path.read_text())
@@ -177,6 +189,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--first_seed", type=int, default=1)
     parser.add_argument("--curves", action="store_true", help="also keep reward and tracking error per iteration")
+    rsl_rl_peer.add_peer_site(parser)
     parser.add_argument("--log_dir", help="keep the runs of ours below this folder")
     parser.add_argument("--output", default="benchmarks/results/mjlab_train.json")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -191,10 +204,16 @@ def main() -> None:
 
     from report import environment_report, write_json
 
+    sites, systems = rsl_rl_peer.sites_of(args.peer_site), args.systems.split(",")
+    del args.peer_site  # paths of this machine
+    environments = {
+        system: rsl_rl_peer.environment_of(system, sites) if rsl_rl_peer.is_variant(system) else {}
+        for system in systems
+    }
     runs: dict[str, list[dict[str, Any]]] = {}
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for system in args.systems.split(","):
-            result = run_in_process(args, system, seed)
+        for system in systems:
+            result = run_in_process(args, system, seed, environments[system])
             if "error" in result:
                 print(system, "failed:", result["error"], flush=True)
                 runs.setdefault(system, []).append({"seed": seed, **result})
@@ -207,8 +226,10 @@ def main() -> None:
                 summary.pop("wall_s")
             runs.setdefault(system, []).append(summary)
     data = {"benchmark": "mjlab_train", "arguments": vars(args), "runs": runs, **environment_report()}
-    if "peer" in runs and "steps_per_s" in runs["peer"][0]:
-        peer = statistics.median(run["steps_per_s"] for run in runs["peer"])
+    data["command"] = shown_command(sys.argv)
+    peers = [system for system in systems if system == "peer" or rsl_rl_peer.is_variant(system)]
+    if peers and "steps_per_s" in runs[peers[0]][0]:  # ratios are to the first of them
+        peer = statistics.median(run["steps_per_s"] for run in runs[peers[0]])
         data["speedup"] = {
             system: round(statistics.median(r["steps_per_s"] for r in found) / peer, 2)
             for system, found in runs.items()

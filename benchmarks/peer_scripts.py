@@ -148,6 +148,12 @@ def run_child(script: str, words: Sequence[str], environment: Mapping[str, str],
         return json.loads(path.read_text())
 
 
+def environment_with(site: str) -> dict[str, str]:
+    """The environment of a process that finds the packages in a folder before those that are installed."""
+    path = os.pathsep.join(filter(None, [site and str(Path(site).resolve()), os.environ.get("PYTHONPATH")]))
+    return {"PYTHONPATH": path} if path else {}
+
+
 def write_rates(args: Any, name: str, found: Mapping[str, dict[str, Any]], columns: Mapping[str, Any]) -> None:
     """A result file of updates a second: `found` are the variants so far, `columns` further columns of the table."""
     from report import environment_report, write_json
@@ -182,8 +188,9 @@ def shown_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if is_shown(key, value)}
 
 
-def _without_folder(value: Any) -> Any:
-    return Path(value).name if isinstance(value, str) and "/" in value else value
+def _without_folder(word: str) -> str:
+    name, equals, path = word.rpartition("=")  # a path may stand behind a name, as in 5.5.1=/folder
+    return f"{name}{equals}{Path(path).name}" if "/" in path else word
 
 
 # ------------------------------------------------------------------------------------------------ online: Gymnasium
@@ -219,12 +226,6 @@ def infos_of_old_gymnasium(on_step: Callable[[np.ndarray, list[dict[str, float]]
             return obs, rewards, terminations, truncations, infos
 
     gymnasium.vector.SyncVectorEnv = OldSyncVectorEnv
-
-
-def leanrl_environment(site: str) -> dict[str, str]:
-    """The environment of a process that finds TorchRL and the TensorDict that belongs to it in a folder."""
-    path = os.pathsep.join(filter(None, [site and str(Path(site).resolve()), os.environ.get("PYTHONPATH")]))
-    return {"PYTHONPATH": path} if path else {}
 
 
 def modules_of_old_tensordict() -> None:

@@ -25,7 +25,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from peer_scripts import leanrl_environment, run_child, write_rates
+from peer_scripts import environment_with, run_child, write_rates
 
 OBS, ACTIONS, BATCH = 17, 6, 256
 TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
@@ -190,7 +190,7 @@ def run_in_process(args: argparse.Namespace, name: str) -> dict[str, Any]:
         words += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
     for key in ("updates", "repeats", "warmup", "transitions", "device"):
         words += [f"--{key}", str(getattr(args, key))]
-    environment = leanrl_environment(args.leanrl_site) if name.startswith("leanrl") else {}
+    environment = environment_with(args.leanrl_site) if name.startswith("leanrl") else {}
     return run_child(__file__, [*words, *args.overrides], environment)
 
 

@@ -166,7 +166,7 @@ def run_ours(args: argparse.Namespace, record: Record) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Start every run in a session of its own and return."""
-    from peer_scripts import ONE_THREAD, leanrl_environment, shown_command
+    from peer_scripts import ONE_THREAD, environment_with, shown_command
 
     folder = Path(args.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def start(args: argparse.Namespace) -> None:
                 words += ["--script", str(Path(scripts[system]).resolve())]
             else:
                 words += ["--task", task, *args.overrides]
-            environment = os.environ | ONE_THREAD | (leanrl_environment(args.leanrl_site) if system == "leanrl" else {})
+            environment = os.environ | ONE_THREAD | (environment_with(args.leanrl_site) if system == "leanrl" else {})
             if system == "cleanrl_cpu":
                 environment |= dict.fromkeys(ONE_THREAD, str(CPU_THREADS))
             command = [sys.executable, str(Path(__file__).resolve()), "child", *words]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -162,4 +163,76 @@ def test_runs_are_compared_at_the_steps_that_both_systems_reached(peers: Any, tm
 def test_a_command_is_shown_without_folders_and_note(peers: Any):
     argv = ["/here/benchmarks/x.py", "start", "--peer", "/some/where/peer.py", "--note", "it's slow", "--steps", "3"]
     assert peers.shown_command(argv) == "python benchmarks/x.py start --peer peer.py --steps 3"
+    argv = ["x.py", "--peer_site", "5.5.1=/some/where/new", "algorithm.precision=bf16"]
+    assert peers.shown_command(argv) == "python benchmarks/x.py --peer_site 5.5.1=new algorithm.precision=bf16"
     assert peers.shown_arguments({"data": "/a/b.npz", "steps": 3, "note": "n", "cleanrl": ""}) == {"steps": 3}
+
+
+def test_releases_of_rsl_rl_have_a_folder_and_their_fast_options(peers: Any, monkeypatch: pytest.MonkeyPatch):
+    rsl_rl = __import__("rsl_rl_peer")
+    sites = rsl_rl.sites_of(["5.4.2=/old", "5.5.1=/new"])
+    assert rsl_rl.variants_of(sites) == [
+        *("rsl_rl_5.4.2", "rsl_rl_5.4.2_compile", "rsl_rl_5.5.1", "rsl_rl_5.5.1_compile"),
+        *("rsl_rl_5.5.1_bf16", "rsl_rl_5.5.1_bf16_compile"),
+    ]
+    monkeypatch.setenv("PYTHONPATH", "/ours")
+    assert rsl_rl.environment_of("rsl_rl_5.5.1_bf16", sites) == {"PYTHONPATH": f"/new{os.pathsep}/ours"}
+    with pytest.raises(SystemExit, match=r"--peer_site 5\.6\.0=FOLDER"):
+        rsl_rl.environment_of("rsl_rl_5.6.0", sites)
+    for word in ("5.5.1", "=/new", "5.5.1="):
+        with pytest.raises(SystemExit, match="VERSION=FOLDER"):
+            rsl_rl.sites_of([word])
+
+    monkeypatch.setattr(rsl_rl, "version", lambda name: "5.5.1")
+    expected = {"": {}, "_bf16": {"bf16"}, "_compile": {"compile"}, "_bf16_compile": {"bf16", "compile"}}
+    for switches, options in expected.items():
+        cfg: dict[str, Any] = {"algorithm": {}}
+        rsl_rl.switch_on(cfg, f"rsl_rl_5.5.1{switches}")
+        assert cfg["algorithm"].get("use_mixed_precision", False) == ("bf16" in options)
+        assert cfg.get("torch_compile_mode") == ("default" if "compile" in options else None)
+    assert rsl_rl.sites_of([]) == {"5.5.1": ""} and rsl_rl.environment_of("rsl_rl_5.5.1", {"5.5.1": ""}) == {
+        "PYTHONPATH": "/ours"
+    }
+    with pytest.raises(RuntimeError, match=r"needs rsl-rl-lib 5\.4\.2 and finds 5\.5\.1"):
+        rsl_rl.switch_on({"algorithm": {}}, "rsl_rl_5.4.2")
+    with pytest.raises(SystemExit, match="no variant"):
+        rsl_rl.environment_of("rsl_rl", sites)
+
+
+def test_updates_are_compared_with_the_first_and_the_fastest_peer(
+    peers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    benchmark = __import__("ppo_learner_vs_rsl_rl")
+    times = {"rsl_rl_5.4.2": 60.0, "rsl_rl_5.5.1_bf16_compile": 30.0, "ours_tf32": 10.0}
+    started: list[tuple[str, dict[str, str]]] = []
+
+    def run_child(script: str, words: list[str], environment: dict[str, str]) -> dict[str, Any]:
+        options = dict(zip(words[::2], words[1::2], strict=True))
+        assert options["--num_envs"] == "7" and options["--device"] == "cpu" and options["--repeats"] == "2"
+        started.append((options["--variant"], environment))
+        ms = times.get(options["--variant"])
+        return {"error": "Traceback\nMemoryError: full"} if ms is None else {"collect_ms": 1.0, "update_ms": ms}
+
+    monkeypatch.setattr(benchmark, "run_child", run_child)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    output = tmp_path / "out.json"
+    words = ["--peer_site", "5.4.2=/old", "--peer_site", "5.5.1=/new", "--num_envs", "7", "--repeats", "2"]
+    words += ["--variants", ",".join([*times, "ours_bf16"]), "--device", "cpu", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["ppo_learner_vs_rsl_rl.py", *words])
+    benchmark.main()
+    assert [site.get("PYTHONPATH") for _, site in started] == ["/old", "/new", None, None]
+    data = json.loads(output.read_text())
+    assert data["fastest_peer"] == "rsl_rl_5.5.1_bf16_compile" and data["failed"] == {"ours_bf16": "MemoryError: full"}
+    assert [row["speedup"] for row in data["results"].values()] == [1.0, 2.0, 6.0]
+    assert [row["speedup_over_fastest_peer"] for row in data["results"].values()] == [0.5, 1.0, 3.0]
+    assert "/new" not in output.read_text()
+
+
+def test_the_installed_rsl_rl_is_measured(peers: Any):
+    benchmark, rsl_rl = __import__("ppo_learner_vs_rsl_rl"), __import__("rsl_rl_peer")
+    pytest.importorskip("rsl_rl")
+    (release,) = rsl_rl.sites_of([])
+    sizes = {"num_envs": 8, "num_steps": 2, "actor_obs": 3, "critic_obs": 4, "actions": 2, "warmup": 0, "repeats": 2}
+    for name in (f"rsl_rl_{release}", "ours_tf32_eager"):
+        result = benchmark.measure(Namespace(device="cpu", **sizes), name)
+        assert len(result["update_ms_all"]) == 2 and result["update_ms"] > 0.0

@@ -47,7 +47,7 @@ class RunningMoments(nn.Module):
             raise ValueError(
                 f"Running statistics got a batch of shape {tuple(x.shape)}; expected (..., *{self.shape})."
             )
-        rows, mean, m2 = _batch_moments(x.reshape(-1, *self.shape), distributed)
+        rows, mean, m2 = batch_moments(x.reshape(-1, *self.shape), distributed)
         if max_count is not None:
             rows = rows * (self.count < max_count)
         total = self.count + rows
@@ -69,7 +69,7 @@ class RunningMoments(nn.Module):
         return self
 
 
-def _batch_moments(x: Tensor, distributed: DistributedContext | None) -> tuple[Tensor, Tensor, Tensor]:
+def batch_moments(x: Tensor, distributed: DistributedContext | None) -> tuple[Tensor, Tensor, Tensor]:
     """Rows, mean and biased variance `(...)` over dimension 0 of `x` `(B, ...)`, over all ranks."""
     x = x.to(torch.float64)
     rows = torch.full((), float(x.shape[0]), dtype=torch.float64, device=x.device)

@@ -141,12 +141,6 @@ class Runner(ABC):
             self.distributed,
             save=lambda: save_last(self, "in a step that hangs"),
         )
-            self.task,
-            cfg.step_timeout,
-            self.stop,
-            self.distributed,
-            save=lambda: save_last(self, "in a step that hangs"),
-        )
         self.logger = RunLogger()
         self.timer = PhaseTimer(self.device)
         self.stateful: dict[str, Stateful] = {}

@@ -7,12 +7,16 @@ permutation serves all epochs.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from RoboRenForce import algorithms, components, networks, runners
-from RoboRenForce.interop.rsl_rl import SAME_NAME
-from RoboRenForce.utils.errors import UserError
+from RoboRenForce.interop.rsl_rl_options import activation_from_rsl_rl, ppo_cfg_from_rsl_rl
+from RoboRenForce.utils.errors import ConfigError, UserError
+
+MODELS = ("MLPModel", "RNNModel", "CNNModel", "SpatialSoftmaxCNNModel")
+"""rsl_rl's and mjlab's models that have a counterpart."""
 
 
 def runner_cfg_from_mjlab(rl_cfg: Any, task: str) -> runners.OnPolicyRunnerCfg:
@@ -22,9 +26,6 @@ def runner_cfg_from_mjlab(rl_cfg: Any, task: str) -> runners.OnPolicyRunnerCfg:
         rl_cfg: `RslRlOnPolicyRunnerCfg` of the task.
         task: Its id, for messages.
     """
-    algorithm = {name: getattr(rl_cfg.algorithm, name) for name in SAME_NAME}
-    if rl_cfg.algorithm.optimizer != "adam":
-        raise UserError(f"{task} trains with {rl_cfg.algorithm.optimizer}; RoboRenForce's PPO has Adam only.")
     return runners.OnPolicyRunnerCfg(
         seed=rl_cfg.seed,
         num_steps_per_env=rl_cfg.num_steps_per_env,
@@ -35,8 +36,25 @@ def runner_cfg_from_mjlab(rl_cfg: Any, task: str) -> runners.OnPolicyRunnerCfg:
         policy=components.ActorCriticPackCfg(
             actor_cfg=_actor(rl_cfg.actor, task), critic_cfg=components.VNetworkCfg(**_network(rl_cfg.critic, task))
         ),
-        algorithm=algorithms.PPOCfg(shuffle="once", time_out_bootstrap="current", **algorithm),
+        algorithm=_algorithm(rl_cfg.algorithm, task),
     )
+
+
+def _algorithm(algorithm: Any, task: str) -> algorithms.PPOCfg:
+    options = asdict(algorithm)
+    del options["class_name"]
+    if options.pop("share_cnn_encoders", False):
+        raise UserError(f"{task} shares the CNN of actor and critic (share_cnn_encoders), which ours do not.")
+    for name in ("rnd_cfg", "symmetry_cfg"):  # they need the environment, which is not built yet
+        if options.pop(name, None):
+            raise UserError(f"{task} sets {name}; give ours with --config (algorithm.reward_terms, .loss_terms).")
+    if options["optimizer"].lower() != "adam":
+        raise UserError(f"{task} trains with {options['optimizer']}; RoboRenForce's PPO has Adam only.")
+    try:
+        cfg = ppo_cfg_from_rsl_rl(options, parity="rsl_rl_5_5")  # the release with all options
+    except ConfigError as error:
+        raise UserError(f"{task}: {error}") from error
+    return cfg.replace(parity="none", shuffle="once", time_out_bootstrap="current")
 
 
 def _actor(model: Any, task: str) -> components.StateIndStdActorCfg:
@@ -44,6 +62,7 @@ def _actor(model: Any, task: str) -> components.StateIndStdActorCfg:
     name = distribution.pop("class_name", "GaussianDistribution").rpartition(":")[2]
     if name != "GaussianDistribution":
         raise UserError(f"{task} uses rsl_rl's {name}; give it a policy of ours with --config (policy.actor_cfg).")
+    _refuse_unknown(distribution, ("init_std", "std_range", "std_type", "learn_std"), f"{task}: {name}")
     low, high = distribution.get("std_range", (1e-6, 1e6))
     return components.StateIndStdActorCfg(
         init_std=distribution.get("init_std", 1.0),
@@ -57,8 +76,10 @@ def _actor(model: Any, task: str) -> components.StateIndStdActorCfg:
 
 def _network(model: Any, task: str) -> dict[str, Any]:
     """Backbone, normalizer and CNN of an rsl_rl model."""
+    if (name := model.class_name.replace(":", ".").rpartition(".")[2]) not in MODELS:
+        raise UserError(f"{task} has the model {name}; give it a policy of ours with --config (policy.actor_cfg).")
     backbone: networks.NetworkCfg = networks.MLPCfg(
-        hidden_features=list(model.hidden_dims), activations=model.activation.upper()
+        hidden_features=list(model.hidden_dims), activations=activation_from_rsl_rl(model.activation).upper()
     )
     if model.rnn_type is not None:
         backbone = networks.RNNCfg(
@@ -70,6 +91,10 @@ def _network(model: Any, task: str) -> dict[str, Any]:
         "cnn_cfg": None if model.cnn_cfg is None else _cnn(model.cnn_cfg, task),
     }
 
+
+CNN_OPTIONS = ("output_channels", "kernel_size", "stride", "padding", "activation", "global_pool")
+CNN_OPTIONS += ("spatial_softmax", "spatial_softmax_temperature", "dilation", "norm", "max_pool", "flatten")
+"""rsl_rl's and mjlab's options of a CNN; what of them ours lacks is refused below."""
 
 _POOLINGS = {"none": "flatten", "avg": "average", "max": "max"}
 """rsl_rl's `global_pool` -> ours."""
@@ -87,13 +112,14 @@ def _cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg | dict[str, n
 
 
 def _one_cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg:
+    _refuse_unknown(options, CNN_OPTIONS, f"{task}: its CNN")
     channels = list(options["output_channels"])
 
     def per_layer(name: str, default: Any) -> list[Any]:
         value = options.get(name, default)
         return list(value) if isinstance(value, (list, tuple)) else [value] * len(channels)
 
-    for name, plain in (("dilation", 1), ("norm", "none"), ("max_pool", False)):
+    for name, plain in (("dilation", 1), ("norm", "none"), ("max_pool", False), ("flatten", True)):
         if any(value != plain for value in per_layer(name, plain)):
             raise UserError(
                 f"{task} has a CNN with {name}={options[name]}, which ours does not have; "
@@ -112,8 +138,13 @@ def _one_cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg:
         kernel_sizes=kernels,
         strides=strides,
         paddings=[max(size, 0) for size in paddings],
-        activation=options.get("activation", "elu").upper(),
+        activation=activation_from_rsl_rl(options.get("activation", "elu")).upper(),
         pooling="spatial_softmax" if options.get("spatial_softmax") else _POOLINGS[options.get("global_pool", "none")],
         softmax_temperature=options.get("spatial_softmax_temperature", 1.0),
         features=None,
     )
+
+
+def _refuse_unknown(options: Mapping[str, Any], known: Iterable[str], subject: str) -> None:
+    if unknown := sorted(set(options) - set(known)):
+        raise UserError(f"{subject} has the options {unknown}, which have no counterpart here: remove them.")

@@ -74,7 +74,11 @@ def find_mjlab_task(task_id: str) -> Task | None:
         if task_id.lower().startswith("mjlab-"):
             raise UnknownTaskError(f"mjlab has no task {task_id!r}: {did_you_mean(task_id, known, limit=3)}")
         return None
-    return Task(task_id, env_cfg(task_id), runner_cfg(task_id))
+    from mjlab.tasks.registry import load_rl_cfg
+
+    # mjlab's scripts give this option of the learner to the wrapper of the environment
+    env = env_cfg(task_id).replace(clip_actions=load_rl_cfg(task_id).clip_actions)
+    return Task(task_id, env, runner_cfg(task_id))
 
 
 def env_cfg(mjlab_id: str) -> MJLabEnvCfg:

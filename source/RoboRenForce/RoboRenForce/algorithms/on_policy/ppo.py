@@ -4,10 +4,11 @@ Schulman et al. 2017 (arXiv 1707.06347) with GAE (arXiv 1506.02438) and the conv
 policy with a state-independent standard deviation, asymmetric observations, a learning rate steered by the measured
 KL divergence.
 
-Where it leaves rsl_rl, and why (all of it undone by `parity="rsl_rl_5_4"`):
+Where it leaves rsl_rl, and why (all of it undone by `parity`, for the version that is named there):
 
 - time-outs bootstrap with V(final observation) instead of V(s_t), which is exact;
-- normalizer statistics change once per iteration, after the update, so the ratio on the first mini-batch is exactly 1;
+- normalizer statistics change once per iteration, after the update, so the ratio on the first mini-batch is exactly 1
+  (rsl_rl since 5.5 too; 5.4 changes them at every step);
 - every epoch draws its own permutation.
 
 Nothing here talks to the host: learning rate, KL, metrics and the skipping of bad steps live on the device, so acting,
@@ -462,8 +463,8 @@ class PPOCfg(AlgorithmCfg):
     """A permutation for every epoch, one for all epochs (a single gather: fastest), or the order of collection."""
     normalizer_update: Literal["iteration", "step"] = "iteration"
     """When observation statistics change: after each update, or at every step as rsl_rl 5.4 does."""
-    parity: Literal["none", "rsl_rl_5_4"] = "none"
-    """`rsl_rl_5_4` sets the options below which this class reproduces rsl_rl 5.4.2 number for number."""
+    parity: Literal["none", "rsl_rl_5_4", "rsl_rl_5_5"] = "none"
+    """Set the options with which this class reproduces rsl_rl 5.4 or 5.5 number for number."""
 
     # speed
     cuda_graph: GraphMode = "auto"
@@ -476,7 +477,7 @@ class PPOCfg(AlgorithmCfg):
     def check(self) -> Iterable[str]:
         """Options that contradict each other."""
         if self.parity != "none" and self.time_out_bootstrap == "none":
-            yield "time_out_bootstrap: got 'none', but parity='rsl_rl_5_4' bootstraps as rsl_rl does; drop one"
+            yield f"time_out_bootstrap: got 'none', but parity='{self.parity}' bootstraps as rsl_rl does; drop one"
         if self.min_lr > self.max_lr:
             yield f"min_lr: {self.min_lr} is above max_lr={self.max_lr}; swap them"
 
@@ -494,5 +495,9 @@ class PPOCfg(AlgorithmCfg):
         """The configuration with the options that `parity` stands for filled in."""
         if self.parity == "none":
             return self
-        shuffle = "none" if recurrent else "once"
-        return self.replace(shuffle=shuffle, time_out_bootstrap="current", normalizer_update="step", parity="none")
+        return self.replace(
+            shuffle="none" if recurrent else "once",
+            time_out_bootstrap="current",
+            normalizer_update="step" if self.parity == "rsl_rl_5_4" else "iteration",
+            parity="none",
+        )

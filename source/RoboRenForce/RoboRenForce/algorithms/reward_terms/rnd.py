@@ -46,7 +46,7 @@ class RND(RewardTerm):
         self.target = cfg.target_cfg.build(size, cfg.num_outputs).to(device).requires_grad_(False)
         for tensor in [*self.predictor.parameters(), *self.target.parameters()]:
             self.distributed.broadcast_(tensor.data)
-        normalizer = EmpiricalNormalizerCfg()
+        normalizer = EmpiricalNormalizerCfg(until=cfg.normalize_until)
         self.state_normalizer = normalizer.build((size,)).to(device) if cfg.normalize_state else None
         self.reward_normalizer: EmpiricalNormalizer | None = (
             normalizer.build(()).to(device) if cfg.normalize_reward else None
@@ -57,6 +57,8 @@ class RND(RewardTerm):
         self.weight = cfg.weight * (spec.step_dt or 1.0)
         self.final_weight = cfg.final_weight * (spec.step_dt or 1.0)
         self.steps = torch.zeros((), device=device)
+        self.last_bonus = torch.zeros(spec.num_envs, device=device)
+        """The bonus `(N,)` of the last step, for the log of whoever drives the learner."""
         self._discounted = torch.zeros(spec.num_envs, device=device)
         self._reward_sum = torch.zeros(2, device=device)
 
@@ -71,6 +73,7 @@ class RND(RewardTerm):
                 self.reward_normalizer.update(self._discounted, self.distributed)
                 surprise = surprise / self.reward_normalizer.moments.var.sqrt().clamp(min=1e-8).to(surprise.dtype)
             bonus = self._scheduled_weight() * surprise
+            self.last_bonus.copy_(bonus)
             self._reward_sum[0].add_(bonus.mean())
             self._reward_sum[1].add_(1.0)
         return bonus
@@ -128,6 +131,10 @@ class RND(RewardTerm):
             if module is not None:
                 module.load_state_dict(state[name])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.load_progress(state)
+
+    def load_progress(self, state: Mapping[str, Any]) -> None:
+        """Restore where the schedule is, and the discounted sums if the number of environments is the same."""
         self.steps.copy_(state["steps"])
         if state["discounted"].shape == self._discounted.shape:
             self._discounted.copy_(state["discounted"])
@@ -162,6 +169,8 @@ class RNDCfg(RewardTermCfg):
     """Normalize observations by running statistics."""
     normalize_reward: bool = False
     """Divide the bonus by the running standard deviation of its discounted sum."""
+    normalize_until: Annotated[int, Range(gt=0)] | None = None
+    """Freeze both statistics once so many samples have been seen, None for never."""
     reward_gamma: Annotated[float, Range(ge=0, le=1)] = 0.99
     """Discount of that sum."""
 
