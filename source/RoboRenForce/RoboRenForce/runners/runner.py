@@ -27,6 +27,7 @@ from torch import Tensor
 
 from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
 from ..configclass import MISSING, Cfg, Range, configclass
+from ..configclass.references import main_script
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
 from ..utils.checkpoint import load_checkpoint, save_checkpoint
@@ -239,6 +240,7 @@ class Runner(ABC):
             )
         data = {
             "task": self.task,
+            "script": None if (script := main_script()) is None else str(script),
             "spec": self.env.spec.to_dict(),
             "config": self.config_dict(),
             "versions": versions(),
@@ -371,7 +373,7 @@ class RunnerCfg(Cfg):
 
     seed: int = 42
     """Seed of everything; processes of one run use seed + rank."""
-    cpu_threads: Annotated[int, Range(ge=1)] = 1
+    cpu_threads: Annotated[int, Range(ge=1, le=1024)] = 1
     """Threads of torch when learning on a CPU: networks of a few hundred units are fastest with one."""
     deterministic: bool = False
     """Ask torch for deterministic kernels: slower, and exact on the GPU too."""

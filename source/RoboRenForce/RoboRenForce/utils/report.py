@@ -10,6 +10,7 @@ import html
 import json
 import logging
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -141,7 +142,7 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
 def _commands(run: RunDir, info: Mapping[str, Any]) -> str:
     command = info.get("command", "")
     lines = f"<pre>{html.escape(command)}</pre>" if command else ""
-    target = run.root.as_posix()
+    target = shlex.quote(run.root.as_posix())
     return (
         f"<h2>Commands</h2><section>{lines}Play it, or go on training:"
         f"<pre>rrf play --target {html.escape(target)} --video\nrrf train --resume {html.escape(target)}</pre>"

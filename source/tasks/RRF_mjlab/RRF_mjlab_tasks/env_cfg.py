@@ -26,7 +26,7 @@ class MJLabEnvCfg(Cfg):
     class_type: type | str = "RRF_mjlab_tasks.mjlab_env:MJLabVecEnv"
     task: str = "Mjlab-Velocity-Flat-Unitree-Go1"
     """mjlab's task id."""
-    num_envs: Annotated[int, Range(ge=1)] = 4096
+    num_envs: Annotated[int, Range(ge=1, le=1_000_000)] = 4096
     """Environments per process."""
     seed: int = 42
     """Seed of mjlab's and torch's random numbers."""
