@@ -27,7 +27,7 @@ from .serialize import (
     container_of,
     expected_class,
 )
-from .trust import REPAIR, is_held, is_limited, refuses_module
+from .trust import is_held, is_limited, refuses_module
 from .wording import mismatch, show, value_problems
 
 
@@ -47,6 +47,8 @@ def from_plain(cls: type, data: Mapping[str, Any]) -> Any:
 
 _MOST_VALUES = 100_000
 _DEEPEST = 64
+_MOST_PROBLEMS = 100
+"""Nobody reads more, and each is looked up among the names that there are."""
 
 
 def require_bounded(data: Any, name: str) -> None:
@@ -93,6 +95,8 @@ def merge(
     cls = type(cfg)
     hints = field_types(cls)
     for key, item in data.items():
+        if len(problems) > _MOST_PROBLEMS:
+            return
         where = join_path(path, str(key))
         if key == CLASS_KEY:
             if not names_class:
@@ -151,12 +155,14 @@ def _decode_union(data: Any, hint: Any, current: Any, path: str, problems: list[
 def _role_problems(value: Any, hint: Any, current: Any, path: str) -> list[Problem]:
     """What keeps a value that came as text from the role that its annotation gives it."""
     is_text = isinstance(value, str)
-    if value is MISSING or value is None or value is current or (is_text and value == current) or is_held(value):
+    if value is MISSING or value is None or value is current or (is_text and value == current):
         return []
     for role in simplify(hint)[1]:
+        if is_held(value, role):
+            return []
         if isinstance(role, ImportsModule) and is_text and refuses_module(value, role.packages):
             what = f"got {value!r}, and a file may not import {value.rpartition(':')[0]!r}"
-            return [Problem(path, what, f"give it on the command line, or {REPAIR}")]
+            return [Problem(path, what, "give it on the command line, or read the file with --trust")]
         if isinstance(role, SubclassOf):
             try:
                 found = resolve(value, role.packages) if is_reference(value) else value

@@ -8,10 +8,12 @@ the boundary.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import inspect
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+import typing
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -19,9 +21,9 @@ from types import FunctionType
 from typing import Any, NamedTuple
 
 from .errors import ConfigError, did_you_mean
-from .fields import field_names
-from .hints import is_cfg
-from .references import find_module, is_reference, limit, load, main_module, main_script, reference_to
+from .fields import ImportsModule, SubclassOf, field_types
+from .hints import is_callable_hint, is_cfg, simplify
+from .references import find_module, limit, load, main_module, main_script, reference_to
 
 TASK_PACKAGES = "roborenforce.tasks"
 """Group of the entry points by which task packages announce themselves."""
@@ -83,6 +85,8 @@ class AllowList(NamedTuple):
     """Reference -> class or function."""
     texts: frozenset[str]
     """References that it holds as text."""
+    in_role: frozenset[tuple[Any, Any]]
+    """Role of a field and what it holds: that needs no second look, even if Python gave it against its role."""
     everything: bool = False
     """The file is trusted: it may name anything, and only roles are checked."""
 
@@ -91,15 +95,15 @@ class AllowList(NamedTuple):
         """Whatever these configurations hold, at every depth."""
         objects: dict[str, Any] = {}
         texts: set[str] = set()
-        for value in _everything_in(configs):
+        in_role: set[tuple[Any, Any]] = set()
+        for value, roles in _everything_in(configs):
+            in_role.update((role, value) for role in roles if isinstance(value, Hashable))
             if isinstance(value, str):
                 texts.add(_key(value))
-            else:
-                try:
-                    objects[_key(reference_to(value))] = value
-                except ConfigError:  # a lambda: no text leads to it
-                    continue
-        return cls(objects, frozenset(texts), everything)
+                continue
+            with contextlib.suppress(ConfigError):  # a lambda: no text leads to it
+                objects[_key(reference_to(value))] = value
+        return cls(objects, frozenset(texts), frozenset(in_role), everything)
 
     def find(self, reference: str, packages: tuple[str, ...] | None = ()) -> Any:
         """What `reference` names, if that is allowed; the arguments are those of `resolve`.
@@ -121,17 +125,13 @@ class AllowList(NamedTuple):
         finally:
             limit.reset(token)
         if found is None:
-            raise ConfigError(f"a file may not name {reference!r}: {REPAIR}.")
+            raise ConfigError(f"a file may not name {reference!r}; {_REPAIR}")
         return found
 
-    def holds(self, value: Any) -> bool:
-        """Whether the trusted configuration holds this very class or function, whatever its role."""
-        return any(value is known for known in self.objects.values())
 
-
-REPAIR = (
-    "name a class of RoboRenForce, of an installed task package or of torch.nn, or something that the task uses, or "
-    "read the file with --trust (in Python trust=True) if you trust who wrote it"
+_REPAIR = (
+    "it may name classes of RoboRenForce, of installed task packages and of torch.nn, and what the task uses; "
+    "give --trust (in Python trust=True) if you trust its author"
 )
 
 
@@ -151,12 +151,10 @@ def is_limited() -> bool:
     return isinstance(allowed, AllowList) and not allowed.everything
 
 
-def is_held(value: Any) -> bool:
-    """Whether a file is being read into a configuration that holds this class, function or reference already."""
+def is_held(value: Any, role: Any) -> bool:
+    """Whether a file is being read into a configuration that holds this value in this role already."""
     allowed = limit.get()
-    return isinstance(allowed, AllowList) and (
-        value in allowed.texts if isinstance(value, str) else allowed.holds(value)
-    )
+    return isinstance(allowed, AllowList) and isinstance(value, Hashable) and (role, value) in allowed.in_role
 
 
 def refuses_module(text: str, packages: Iterable[str]) -> bool:
@@ -225,24 +223,37 @@ def _key(reference: str) -> str:
     return f"{Path(place).name if place.endswith('.py') else place}{colon}{name}"
 
 
-def _everything_in(values: Iterable[Any]) -> Iterator[Any]:
-    """Classes, functions and references in configurations and containers, each of which is looked into once."""
-    waiting, seen = list(values), set()
+def _everything_in(configs: Iterable[Any]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Classes, functions and references at every depth, with the roles that the field which holds them gives."""
+    waiting: list[tuple[Any, tuple[Any, ...]]] = [(config, ()) for config in configs]
+    seen: set[int] = set()
     while waiting:
-        value = waiting.pop()
+        value, roles = waiting.pop()
         if isinstance(value, str):
-            if is_reference(value) or ":" in value:
-                yield value
+            if roles:
+                yield value, roles
         elif isinstance(value, type) or callable(value):
-            yield value
+            yield value, roles
+        elif isinstance(value, enum.Enum):
+            yield type(value), ()
         elif id(value) not in seen:
             seen.add(id(value))
             if is_cfg(value):
-                yield type(value)
-                waiting += [getattr(value, name) for name in field_names(type(value))]
+                yield type(value), ()
+                hints = field_types(type(value))
+                waiting += [(getattr(value, name), tuple(_roles_in(hint))) for name, hint in hints.items()]
             elif isinstance(value, Mapping):
-                waiting += [*value.keys(), *value.values()]
+                waiting += [(item, roles) for pair in value.items() for item in pair]
             elif isinstance(value, list | tuple | set | frozenset):
-                waiting += value
-            elif isinstance(value, enum.Enum):
-                yield type(value)
+                waiting += [(item, roles) for item in value]
+
+
+def _roles_in(hint: Any) -> Iterator[Any]:
+    """What an annotation says, at any depth, about classes and functions; a bare one is a role of its own."""
+    plain, metadata = simplify(hint)
+    yield from (item for item in metadata if isinstance(item, SubclassOf | ImportsModule))
+    if is_callable_hint(plain):
+        yield Callable
+    else:
+        for inner in typing.get_args(plain):
+            yield from _roles_in(inner)
