@@ -297,7 +297,7 @@ def test_a_wrapper_that_needs_more_than_an_environment_is_one_sentence():
         GymEnvCfg(env_id="CartPole-v1", num_envs=1, wrappers=[gym.wrappers.RecordVideo]).build()
 
 
-# ------------------------------------------------------------------------------------------ configurations by themselves
+# ----------------------------------------------------------------------------------------- configurations by themselves
 
 
 @configclass

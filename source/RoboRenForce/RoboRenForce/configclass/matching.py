@@ -107,7 +107,8 @@ def _single(value: Any, hint: Any, path: str, default: Any, finished: bool) -> I
         yield Finding(path, value, hint, default)
     elif origin is float and not _is_usable(value, hint, finished):
         got = str(value) if isinstance(value, float) else "an integer that no float can hold"
-        yield Finding(path, value, hint, default, f"got {got}, expected a finite number")
+        sentence = f"got {got}, expected a finite number; write the largest one that you mean"
+        yield Finding(path, value, hint, default, sentence, says_fix=True)
     elif is_cfg(value) and finished:
         yield from cfg_findings(value, path)
 

@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
+from ..algorithms.algorithm import Algorithm, AlgorithmCfg, Policy, RunContext
 from ..configclass import MISSING, Cfg, Range, configclass
 from ..configclass.references import main_script
 from ..envs.spec import EnvSpec
@@ -34,7 +34,7 @@ from ..utils.checkpoint import load_checkpoint, save_checkpoint
 from ..utils.console import Progress
 from ..utils.distributed import DistributedContext
 from ..utils.environment_info import versions
-from ..utils.errors import CheckpointError, NonFiniteError, SpecMismatch
+from ..utils.errors import CheckpointError, ConfigError, NonFiniteError, Problem, SpecMismatch, did_you_mean
 from ..utils.logging import RunLogger
 from ..utils.run_dir import RunDir, open_run_dir
 from ..utils.seeding import rng_state, seed_everything, set_rng_state
@@ -335,6 +335,12 @@ class Runner(ABC):
     # ------------------------------------------------------------------ building
 
     def _context(self, spec: EnvSpec) -> RunContext:
+        known = getattr(self.cfg.algorithm.class_type, "obs_sets", Algorithm.obs_sets)
+        unknown = [name for name in self.cfg.obs_groups if name not in known]
+        if unknown:
+            what = f"{type(self.cfg.algorithm).__name__} reads no such observation set"
+            problems = [Problem(f"obs_groups.{name}", what, did_you_mean(name, known)) for name in unknown]
+            raise ConfigError(problems, type(self.cfg).__name__)
         return RunContext(
             spec=spec,
             device=self.device,

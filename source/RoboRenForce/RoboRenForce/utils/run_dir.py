@@ -199,7 +199,8 @@ def run_of(checkpoint: Path) -> RunDir:
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a crash leaves the old or the new text, never a part."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    # A path that the locale can't decode has lone surrogates, which UTF-8 lacks.
+    with open(partial, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
