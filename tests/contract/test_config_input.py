@@ -17,6 +17,7 @@ from RoboRenForce.configclass import Cfg, ConfigError, Range, apply_overrides, c
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.runners import launch
 from RoboRenForce.runners.runner import RunnerCfg
+from RoboRenForce.utils import registry
 from RoboRenForce.utils.console import Display, Progress, make_printable, say
 from RoboRenForce.utils.errors import UserError
 from RRF_gym_tasks import EnvPoolCfg, GymEnvCfg
@@ -224,6 +225,7 @@ def test_a_script_with_its_own_task_and_callback(tmp_path: Path, monkeypatch: py
     script = folder / "my_loco.py"
     script.write_text(SCRIPT, encoding="utf-8")
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(registry, "_finders", [])  # simulators that are asked for an unknown id take long to import
     runpy.run_path(str(script), run_name="__main__")
     del gym.registry["MyLoco-PPO"]
     assert "written to" in capsys.readouterr().out  # the same script finds its callback again
