@@ -117,7 +117,7 @@ def test_the_command_line_has_the_same_bounds(text: str):
 @pytest.mark.parametrize("field", ["number", "maybe", "many"])
 def test_floats_are_finite(field: str, value: float):
     with pytest.raises(ConfigError, match="expected a finite number") as caught:
-        NumbersCfg(**{field: [value] if field == "many" else value}).validate()
+        NumbersCfg().replace(**{field: [value] if field == "many" else value}).validate()
     assert caught.value.problems[0].path.startswith(field)
 
 

@@ -336,7 +336,7 @@ def test_activations_of_torch_may_be_named(name: str):
 
 def test_a_class_that_is_built_differently_is_one_sentence():
     cfg = runners.callbacks.CallbackCfg(class_type=torch.nn.Linear)
-    with pytest.raises(ConfigError, match="class_type: the class Linear can't be built with this configuration"):
+    with pytest.raises(ConfigError, match="class_type: the class Linear can't be built with CallbackCfg"):
         cfg.build()
     assert type(CallbackCfg(class_type=ReportCallback).build()) is ReportCallback
     override = networks.MLPCfg()

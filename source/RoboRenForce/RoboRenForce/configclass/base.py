@@ -67,8 +67,7 @@ class Cfg:
         if isinstance(target, str):
             target = resolve(target)
         cfg = self.copy()
-        if target is not type(self).__cfg_defaults__.get(CLASS_FIELD):
-            _require_constructor(target, cfg, args, runtime)
+        _require_constructor(target, cfg, args, runtime)
         return target(cfg, *args, **runtime)
 
     def copy(self) -> Self:
@@ -122,14 +121,14 @@ class Cfg:
 
 
 def _require_constructor(target: Any, cfg: Cfg, args: tuple[Any, ...], runtime: Mapping[str, Any]) -> None:
-    """Refuse a class other than the default one that can't be constructed like it."""
-    try:
-        inspect.signature(target).bind(cfg, *args, **runtime)
-    except (TypeError, ValueError) as error:
-        what = f"{wording.show(target)} can't be built with this configuration ({error})"
-    else:
-        if not inspect.isabstract(target):
-            return
-        what = f"{wording.show(target)} is abstract"
-    fix = f"name a class that is built like {wording.show(type(cfg).__cfg_defaults__.get(CLASS_FIELD))}"
-    raise ConfigError([Problem(CLASS_FIELD, what, fix)], type(cfg).__qualname__)
+    """Refuse an abstract class, and one other than the default that can't be constructed like it."""
+    usual = type(cfg).__cfg_defaults__.get(CLASS_FIELD)
+    what = f"{wording.show(target)} is abstract" if inspect.isabstract(target) else ""
+    if not what and target is not usual:
+        try:
+            inspect.signature(target).bind(cfg, *args, **runtime)
+        except (TypeError, ValueError) as error:
+            what = f"{wording.show(target)} can't be built with {type(cfg).__name__} ({error})"
+    if what:
+        fix = "use a configuration whose class is complete" if target is usual else f"derive it from {usual!r}"
+        raise ConfigError([Problem(CLASS_FIELD, what, fix)], type(cfg).__qualname__)
