@@ -188,7 +188,7 @@ def _find_defined(reference: str, packages: tuple[str, ...]) -> Any:
         raise ConfigError(f"{reference!r} can't be found in {place}: {did_you_mean(name, known)}")
     if not isinstance(found, type | FunctionType):
         return None
-    home = found.__module__
+    home = found.__module__ or ""
     if homes == {"torch.nn"} and not (isinstance(found, type) and issubclass(found, sys.modules["torch.nn"].Module)):
         return None
     at_home = home in homes or is_covered(home, homes)

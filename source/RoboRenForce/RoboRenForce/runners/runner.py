@@ -25,7 +25,7 @@ from typing import Annotated, Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import Algorithm, AlgorithmCfg, Policy, RunContext
+from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
 from ..configclass import MISSING, Cfg, Range, configclass
 from ..configclass.references import main_script
 from ..envs.spec import EnvSpec
@@ -127,6 +127,7 @@ class Runner(ABC):
         # One seed for building gives every process the same weights; after that each draws its own numbers.
         seed_everything(cfg.seed, deterministic=cfg.deterministic)
         self.algorithm = cfg.algorithm.build(policy=cfg.policy, context=self._context(spec or env.spec))
+        self._require_known_obs_sets()
         seed_everything(cfg.seed + self.distributed.rank)
         self.callbacks = self._build_callbacks()
 
@@ -335,12 +336,6 @@ class Runner(ABC):
     # ------------------------------------------------------------------ building
 
     def _context(self, spec: EnvSpec) -> RunContext:
-        known = getattr(self.cfg.algorithm.class_type, "obs_sets", Algorithm.obs_sets)
-        unknown = [name for name in self.cfg.obs_groups if name not in known]
-        if unknown:
-            what = f"{type(self.cfg.algorithm).__name__} reads no such observation set"
-            problems = [Problem(f"obs_groups.{name}", what, did_you_mean(name, known)) for name in unknown]
-            raise ConfigError(problems, type(self.cfg).__name__)
         return RunContext(
             spec=spec,
             device=self.device,
@@ -349,6 +344,14 @@ class Runner(ABC):
             obs_groups=self.cfg.obs_groups,
             distributed=self.distributed,
         )
+
+    def _require_known_obs_sets(self) -> None:
+        known = self.algorithm.obs_sets
+        what = f"{type(self.cfg.algorithm).__name__} reads no such observation set"
+        unknown = [name for name in self.cfg.obs_groups if name not in known]
+        problems = [Problem(f"obs_groups.{name}", what, did_you_mean(name, known)) for name in unknown]
+        if problems:
+            raise ConfigError(problems, type(self.cfg).__name__)
 
     def _build_callbacks(self) -> list[Callback]:
         """Evaluation first: its result, and what further callbacks add to it, is logged and decides about the best."""
