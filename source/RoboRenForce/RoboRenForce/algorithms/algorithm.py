@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from tensordict import TensorDict
@@ -87,6 +87,8 @@ class Algorithm(ABC):
     """A learner. Built by `AlgorithmCfg.build(policy=..., context=...)`."""
 
     cfg: Any
+    obs_sets: ClassVar[tuple[str, ...]] = ("actor", "critic", "rnd_state")
+    """Observation sets that it, or a term of its, reads; `obs_groups` may name no other."""
     """The algorithm's own configuration; subclasses say which."""
     context: RunContext
 

@@ -63,8 +63,8 @@ def _play(args: argparse.Namespace, *, evaluates: bool) -> None:
 def list_tasks(argv: Sequence[str]) -> None:
     """List the tasks of all installed packages."""
     parser = Parser(description="List the tasks of all installed packages.")
-    parser.add_argument("prefix", nargs="?", default="", help="show only ids that start with this")
-    say(task_table(parser.parse(argv).prefix))
+    parser.add_argument("part", nargs="?", default="", help="show only ids that contain this, in any case")
+    say(task_table(parser.parse(argv).part))
 
 
 def check(argv: Sequence[str]) -> None:

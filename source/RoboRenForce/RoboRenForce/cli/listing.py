@@ -9,14 +9,14 @@ from ..utils.errors import UserError
 from ..utils.registry import ENV_KEY, list_tasks, load_task
 
 
-def task_table(prefix: str = "") -> str:
-    """Ids, packages and algorithms of the registered tasks that start with `prefix`, one line each.
+def task_table(part: str = "") -> str:
+    """Ids, packages and algorithms of the registered tasks whose id contains `part`, in any case, one line each.
 
     Raises:
         UserError: there is none.
     """
     rows = [("TASK", "PACKAGE", "ALGORITHM")]
-    for task_id in list_tasks(prefix):
+    for task_id in list_tasks(part):
         try:
             task = load_task(task_id)
         except UserError as error:  # a broken task is shown as such and hides no other
@@ -24,7 +24,7 @@ def task_table(prefix: str = "") -> str:
             continue
         rows.append((task_id, _package(task_id, task.env_cfg), _algorithm(task.runner_cfg.algorithm)))
     if len(rows) == 1:
-        wanted = f" that starts with '{prefix}'" if prefix else ""
+        wanted = f" with '{part}' in its id" if part else ""
         raise UserError(f"There is no task{wanted}; `rrf doctor` shows which task packages are installed.")
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     lines = [f"{task_id:{widths[0]}s}  {package:{widths[1]}s}  {algorithm}" for task_id, package, algorithm in rows]

@@ -6,7 +6,7 @@ Nothing here imports torch or any other part of the project.
 from .base import Cfg
 from .decorator import configclass
 from .errors import ConfigError, Problem, UserError
-from .fields import MISSING, Range
+from .fields import MISSING, ImportsModule, Range, SubclassOf
 from .overrides import apply_overrides, apply_yaml, to_yaml
 from .references import reference_to, resolve
 
@@ -14,8 +14,10 @@ __all__ = [
     "MISSING",
     "Cfg",
     "ConfigError",
+    "ImportsModule",
     "Problem",
     "Range",
+    "SubclassOf",
     "UserError",
     "apply_overrides",
     "apply_yaml",

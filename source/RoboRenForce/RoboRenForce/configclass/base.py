@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from . import restore, serialize, wording, yaml_text
-from .errors import ConfigError, did_you_mean
-from .fields import MISSING, field_names
+from . import trust as limits
+from .errors import ConfigError, Problem, did_you_mean
+from .fields import CLASS_FIELD, MISSING, field_names
 from .references import resolve
 
 
@@ -60,12 +61,14 @@ class Cfg:
     def build(self, *args: Any, **runtime: Any) -> Any:
         """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`."""
         self.validate()
-        target = getattr(self, "class_type", None)
+        target = getattr(self, CLASS_FIELD, None)
         if target is None or target is MISSING:
             raise ConfigError(f"{type(self).__qualname__} describes no class: give it a field class_type.")
         if isinstance(target, str):
             target = resolve(target)
-        return target(self.copy(), *args, **runtime)
+        cfg = self.copy()
+        _require_constructor(target, cfg, args, runtime)
+        return target(cfg, *args, **runtime)
 
     def copy(self) -> Self:
         """A deep copy."""
@@ -83,13 +86,20 @@ class Cfg:
         return serialize.encode_cfg(self, expected=type(self))
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+    def from_dict(cls, data: Mapping[str, Any], *, trust: bool = True) -> Self:
         """Build a configuration from plain data; fields that are absent keep their defaults.
+
+        Args:
+            data: what `to_dict` makes, or a part of it.
+            trust: whether it may name any class or function, as your program does; say False for data of others.
 
         Raises:
             ConfigError: lists every unknown key, with the nearest name, and every value of a wrong type.
         """
-        return restore.from_plain(cls, data)
+        if trust:
+            return restore.from_plain(cls, data)
+        with limits.only(limits.AllowList.of(cls())):
+            return restore.from_plain(cls, data)
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """The configuration as YAML text, also written to `path` if one is given."""
@@ -99,6 +109,26 @@ class Cfg:
         return text
 
     @classmethod
-    def from_yaml(cls, source: str | Path) -> Self:
-        """Build a configuration from a YAML file (a `Path`, or a string without line break) or from YAML text."""
-        return cls.from_dict(yaml_text.load_mapping(source))
+    def from_yaml(cls, source: str | Path, *, trust: bool | None = None) -> Self:
+        """Build a configuration from a YAML file (a `Path`, or a string without line break) or from YAML text.
+
+        Args:
+            source: the file or the text.
+            trust: whether it may name any class or function; None: text of your program may, a file may not.
+        """
+        trust = not yaml_text.is_file(source) if trust is None else trust
+        return cls.from_dict(yaml_text.load_mapping(source), trust=trust)
+
+
+def _require_constructor(target: Any, cfg: Cfg, args: tuple[Any, ...], runtime: Mapping[str, Any]) -> None:
+    """Refuse an abstract class, and one other than the default that can't be constructed like it."""
+    usual = type(cfg).__cfg_defaults__.get(CLASS_FIELD)
+    what = f"{wording.show(target)} is abstract" if inspect.isabstract(target) else ""
+    if not what and target is not usual:
+        try:
+            inspect.signature(target).bind(cfg, *args, **runtime)
+        except (TypeError, ValueError) as error:
+            what = f"{wording.show(target)} can't be built with {type(cfg).__name__} ({error})"
+    if what:
+        fix = "use a configuration whose class is complete" if target is usual else f"derive it from {usual!r}"
+        raise ConfigError([Problem(CLASS_FIELD, what, fix)], type(cfg).__qualname__)

@@ -8,7 +8,7 @@ import sys
 import types
 import typing
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 
 class _Missing:
@@ -37,6 +37,9 @@ class _Missing:
         return "MISSING"
 
 
+CLASS_FIELD = "class_type"
+"""The field that names the class which a configuration builds; text may name subclasses of its default."""
+
 MISSING: Any = _Missing()
 """Default of a field that must be given before the configuration is used."""
 
@@ -62,7 +65,29 @@ class Range:
 
     def __str__(self) -> str:
         bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
-        return " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if bound is not None) or "any"
+        return " and ".join(f"{sign} {_number(bound)}" for sign, bound in bounds if bound is not None) or "any"
+
+
+def _number(bound: float) -> str:
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+
+
+@dataclass(frozen=True)
+class SubclassOf:
+    """Role of what text may name: `Annotated[Callable[..., Any], SubclassOf(Wrapper)]`. Python may assign anything."""
+
+    base: Any
+    """The class, or a reference to it."""
+    packages: tuple[str, ...] = ()
+    """Packages whose classes a file may name here besides what `trust` covers everywhere."""
+
+
+@dataclass(frozen=True)
+class ImportsModule:
+    """The text may begin with `module:`, which is imported: `Annotated[str, ImportsModule()]`."""
+
+    packages: tuple[str, ...] = ()
+    """Packages whose modules a file may name here besides what `trust` covers everywhere."""
 
 
 class _Unknown:
@@ -123,5 +148,7 @@ def field_types(cls: type) -> dict[str, Any]:
         for name, annotation in declared.items():
             found[name] = _evaluate(annotation, owner.__module__, names)
     found = {name: found[name] for name in field_names(cls)}
+    if CLASS_FIELD in found and (kind := cls.__dict__.get("__cfg_defaults__", {}).get(CLASS_FIELD)):
+        found[CLASS_FIELD] = Annotated[found[CLASS_FIELD], SubclassOf(kind)]
     type.__setattr__(cls, "__cfg_types__", found)
     return found

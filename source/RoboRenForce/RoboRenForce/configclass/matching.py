@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, NamedTuple
@@ -104,6 +105,10 @@ def _single(value: Any, hint: Any, path: str, default: Any, finished: bool) -> I
             yield Finding(path, value, hint, default)
     elif not _is_instance(value, origin):
         yield Finding(path, value, hint, default)
+    elif origin is float and not _is_usable(value, hint, finished):
+        got = str(value) if isinstance(value, float) else "an integer that no float can hold"
+        sentence = f"got {got}, expected a finite number; write the largest one that you mean"
+        yield Finding(path, value, hint, default, sentence, says_fix=True)
     elif is_cfg(value) and finished:
         yield from cfg_findings(value, path)
 
@@ -116,6 +121,17 @@ def _is_instance(value: Any, kind: Any) -> bool:
     if kind is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return isinstance(value, kind)
+
+
+def _is_usable(number: float, hint: Any, finished: bool) -> bool:
+    """Whether a number fits into a float and is finite; infinity is, where a `Range` of the annotation names it."""
+    try:
+        if math.isfinite(number) or not finished:
+            return True
+    except OverflowError:
+        return False
+    ranges = [item for item in simplify(hint)[1] if isinstance(item, Range)]
+    return any(bound in (math.inf, -math.inf) for item in ranges for bound in (item.ge, item.gt, item.le, item.lt))
 
 
 def _inside_anything(value: Any, path: str, finished: bool) -> Iterator[Finding]:

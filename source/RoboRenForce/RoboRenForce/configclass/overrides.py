@@ -12,7 +12,7 @@ Values are written in the grammar of OmegaConf and Hydra. Where the annotation a
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from .errors import ConfigError, Problem, did_you_mean
 from .fields import MISSING, field_types
 from .hints import MAPPINGS, arms, is_anything, is_cfg, is_cfg_class, item_hint, simplify
 from .matching import fits
-from .restore import decode, merge
+from .restore import decode, merge, require_bounded
 from .serialize import MISSING_TEXT
+from .trust import AllowList, only
 from .wording import show
 
 Configs = Cfg | Mapping[str, Cfg]
@@ -51,24 +52,34 @@ def apply_overrides(configs: Configs, overrides: Sequence[str]) -> None:
     roots.commit("The command line")
 
 
-def apply_yaml(configs: Configs, source: str | Path) -> None:
+def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = None) -> None:
     """Merge a YAML file, or YAML text, into configurations in place; it may name a few fields only.
+
+    Args:
+        configs: what is changed.
+        source: the file or the text.
+        trust: whether it may name any class or function, or those of the allow-list (see `trust`); None: text of your
+            program may, a file may not.
 
     Raises:
         ConfigError: lists every unknown field and wrong value; nothing is changed then.
     """
     roots = _Roots(configs)
-    for key, item in yaml_text.load_mapping(source).items():
-        cfg, keys, names = roots.find([str(key)])
-        if keys:
-            merge(cfg, {key: item}, "", roots.problems, names)
-        elif isinstance(item, Mapping):
-            merge(cfg, item, str(key), roots.problems)
-        else:
-            what = f"got {show(item)}, expected the fields of {type(cfg).__name__}"
-            roots.problems.append(Problem(str(key), what, "write its fields below it"))
-    is_text = isinstance(source, str) and "\n" in source
-    roots.commit("The YAML text" if is_text else str(source))
+    data = yaml_text.load_mapping(source)
+    is_file = yaml_text.is_file(source)
+    name = str(source) if is_file else "The YAML text"
+    require_bounded(data, name)
+    with only(AllowList.of(*roots.originals, everything=not is_file if trust is None else trust)):
+        for key, item in data.items():
+            cfg, keys, names = roots.find([str(key)])
+            if keys:
+                merge(cfg, {key: item}, "", roots.problems, names)
+            elif isinstance(item, Mapping):
+                merge(cfg, item, str(key), roots.problems)
+            else:
+                what = f"got {show(item)}, expected the fields of {type(cfg).__name__}"
+                roots.problems.append(Problem(str(key), what, "write its fields below it"))
+    roots.commit(name)
 
 
 def to_yaml(configs: Configs) -> str:
@@ -86,6 +97,11 @@ class _Roots:
         copies = {id(cfg): cfg.copy() for cfg in self._originals.values()}
         self._copies = {name: copies[id(cfg)] for name, cfg in self._originals.items()}
         self.problems: list[Problem] = []
+
+    @property
+    def originals(self) -> Iterable[Cfg]:
+        """The configurations as they are."""
+        return self._originals.values()
 
     def find(self, keys: list[str]) -> tuple[Cfg, list[str], list[str]]:
         """The configuration a path leads into, the rest of the path, and what its first key could also have meant."""
@@ -218,5 +234,8 @@ def _parse(text: str) -> Any:
         return text
     if "${" in text:
         raise ValueError("interpolations are not supported")
-    value = OmegaConf.create({"text": text, "value": "${oc.decode:${text}}"})["value"]
+    try:
+        value = OmegaConf.create({"text": text, "value": "${oc.decode:${text}}"})["value"]
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

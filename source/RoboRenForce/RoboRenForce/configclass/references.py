@@ -1,60 +1,128 @@
-"""Classes and functions as text, `module:name`, and back."""
+"""Classes and functions as text, and back: `module:name`, or `/path/script.py:name` for what a script defines.
+
+Text that a program holds, or that its user types, is as trusted as the program: `resolve` imports what it names. While
+a file is read, `trust.only` puts an allow-list between the text and the imports.
+"""
 
 from __future__ import annotations
 
 import importlib
 import re
+import shlex
 import sys
-from typing import Any, TypeGuard
+from contextvars import ContextVar
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, TypeGuard
 
 from .errors import ConfigError, did_you_mean
 
-_REFERENCE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_REFERENCE = re.compile(r"([A-Za-z_][\w.]*|[^\n]*\.py):[A-Za-z_][\w.]*")
+
+
+class Finder(Protocol):
+    """Finds a reference among what is allowed; the arguments are those of `resolve`."""
+
+    def find(self, reference: str, packages: tuple[str, ...] | None = ()) -> Any:
+        """The object, or a ConfigError."""
+        ...
+
+
+limit: ContextVar[Finder | None] = ContextVar("limit", default=None)
+"""What `resolve` asks instead of importing; None: everything may be imported."""
 
 
 def is_reference(text: Any) -> TypeGuard[str]:
-    """Whether `text` has the form `module:name`."""
+    """Whether `text` has the form `module:name` or `script.py:name`."""
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
-def resolve(reference: str) -> Any:
-    """Import what `module:name` names; the name may be dotted.
+def resolve(reference: str, packages: tuple[str, ...] | None = ()) -> Any:
+    """What a reference names; the name may be dotted.
+
+    Args:
+        reference: the text.
+        packages: where an allow-list is in force, packages that it covers besides its own; None: the place that the
+            value is for expects no class or function, so only what the trusted configuration holds is found.
 
     Raises:
-        ConfigError: the text has another form, the module can't be imported, or it has no such name.
+        ConfigError: the text has another form, the module can't be imported, it has no such name, or an allow-list is
+            in force and does not cover it.
     """
     if not is_reference(reference):
         raise ConfigError(f"{reference!r} is no reference: write 'module:name', for example 'torch.nn:ELU'.")
-    module_name, _, name = reference.partition(":")
-    try:  # built-in modules such as torch._C._nn are loaded but have no file to import them from
-        found: Any = sys.modules.get(module_name) or importlib.import_module(module_name)
-    except ImportError as error:
-        raise ConfigError(
-            f"{reference!r} can't be imported ({error}): check the module's name or install it."
-        ) from error
+    allowed = limit.get()
+    return load(reference) if allowed is None else allowed.find(reference, packages)
+
+
+def load(reference: str) -> Any:
+    """`resolve` without an allow-list."""
+    place, _, name = reference.rpartition(":")
+    found: Any = find_module(reference)
     for part in name.split("."):
         try:
             found = getattr(found, part)
         except AttributeError:
             names = [known for known in dir(found) if not known.startswith("_")]
-            raise ConfigError(f"{reference!r} can't be found in {module_name}: {did_you_mean(part, names)}") from None
+            raise ConfigError(f"{reference!r} can't be found in {place}: {did_you_mean(part, names)}") from None
     return found
 
 
+def find_module(reference: str) -> ModuleType:
+    """The module, imported if need be, or the running script that a reference begins with.
+
+    Raises:
+        ConfigError: it can't be imported, or it is a script that is not running.
+    """
+    place = reference.rpartition(":")[0]
+    main = sys.modules["__main__"]
+    if place.endswith(".py"):
+        if (script := main_script()) is not None and script.name == Path(place).name:
+            return main
+        raise ConfigError(
+            f"{reference!r} is known to that script only, which is not running: give your command to "
+            f"`python {shlex.quote(place)}`, or define it in a module that can be imported."
+        )
+    if place == main_module():
+        return main
+    try:  # built-in modules such as torch._C._nn are loaded but have no file to import them from
+        return sys.modules.get(place) or importlib.import_module(place)
+    except ImportError as error:
+        raise ConfigError(
+            f"{reference!r} can't be imported ({error}): check the module's name or install it."
+        ) from error
+
+
+def main_module() -> str | None:
+    """The name of the module that runs as `python -m name`; None for a script, which can't be imported by name."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return None if spec is None else spec.name
+
+
+def main_script() -> Path | None:
+    """The script that is running; None for `python -m`, installed commands and interactive sessions."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    if file is None or main_module() is not None or not file.endswith(".py"):
+        return None
+    return Path(file).resolve()
+
+
 def reference_to(value: Any) -> str:
-    """`module:name` of a class or function.
+    """The text from which `resolve` makes this class or function.
 
     Raises:
         ConfigError: the name does not lead back to the same object, as for lambdas.
     """
     module = getattr(value, "__module__", None)
+    if module == "__main__":  # says nothing in another process
+        module = main_module() or main_script() or module
     # The qualified name of C functions may name a hidden class (torch.relu), hence the second attempt.
     for name in (getattr(value, "__qualname__", None), getattr(value, "__name__", None)):
         reference = f"{module}:{name}"
         if module is None or name is None or not is_reference(reference):
             continue
         try:
-            found = resolve(reference)
+            found = load(reference)
         except ConfigError:
             continue
         if found is value or found == value:

@@ -16,6 +16,8 @@ from .matching import Finding, cfg_findings, findings, fits
 
 _LONGEST = 60
 """Characters of a value that are repeated in a message."""
+_MOST_BITS = 4096
+"""Longer integers are not written out; Python refuses to at a few times that."""
 
 
 def problems_of(cfg: Any) -> list[Problem]:
@@ -54,6 +56,8 @@ def show(value: Any) -> str:
         return f"a {type(value).__name__}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return f"an integer of {value.bit_length()} bits"
     text = repr(value)
     return f"{text if len(text) <= _LONGEST else text[: _LONGEST - 3] + '...'} ({type(value).__name__})"
 
@@ -103,6 +107,8 @@ def _how_to_fix(value: Any, hint: Any, default: Any) -> str:
 
 def _for_shape(value: Any) -> Iterator[tuple[str, Any]]:
     """Repairs of the kind of a value: another bracket, a missing bracket, a number of another kind, a missing call."""
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        return
     if isinstance(value, list):
         yield f"write {value!r} as a tuple", tuple(value)
     if isinstance(value, tuple):

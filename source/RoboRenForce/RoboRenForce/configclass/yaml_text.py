@@ -7,6 +7,7 @@ appears twice is an error. Only plain data is read: no tag constructs an object.
 from __future__ import annotations
 
 import re
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,17 @@ class _Loader(yaml.SafeLoader):
     """A safe loader with the scalars of YAML 1.2."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise ConfigError(f"The key {key!r} appears twice{node.start_mark}; keep one of them.")
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable):  # what is not is refused below
+                if key in seen:
+                    raise ConfigError(f"The key {key!r} appears twice{node.start_mark}; keep one of them.")
+                seen.add(key)
         return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: Any) -> None:
+        """Merge keys are of YAML 1.1, and multiply what they repeat: they are no keys of ours."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -60,31 +67,61 @@ def dump(data: Any) -> str:
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
+_LONGEST = 250_000
+"""Characters of a text that is read; a configuration with every field written out has ten thousand."""
+
+
 def load(text: str, name: str = "The YAML text") -> Any:
     """Plain data from YAML text; `name` says in errors where the text comes from."""
+    if len(text) > _LONGEST:
+        raise ConfigError(
+            f"{name} has {len(text):,} characters, expected a configuration of at most {_LONGEST:,}: "
+            f"keep large data in a file of its own."
+        )
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{name} is not valid YAML: {' '.join(str(error).split())}") from error
+    except RecursionError:
+        raise ConfigError(f"{name} is nested too deeply: flatten it.") from None
+    except ConfigError:
+        raise
+    except ValueError as error:  # of int(): too many digits, or 8 and 9 after a leading 0
+        raise ConfigError(f"{name} holds a number that can't be read: {error}.") from error
+
+
+def is_file(source: str | Path) -> bool:
+    """Whether `source` is the path of a YAML file: a `Path`, or text without a line break and a colon."""
+    return isinstance(source, Path) or ("\n" not in source and ": " not in source and source.strip() not in ("", "{}"))
 
 
 def load_mapping(source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file, given by its path, or in YAML text (a string with a line break or a colon).
+    """The mapping in a YAML file or in YAML text.
 
     Raises:
         ConfigError: there is no such file, it is no YAML, or its top level is no mapping.
     """
-    name = "The YAML text"
-    text = source
-    if isinstance(source, Path) or ("\n" not in source and ": " not in source and source.strip() not in ("", "{}")):
-        path = Path(source)
-        name = str(path)
-        if not path.is_file():
-            raise ConfigError(f"There is no configuration file {name}: check the path.")
-        text = path.read_text(encoding="utf-8")
-    data = load(str(text), name)
+    name = str(source) if is_file(source) else "The YAML text"
+    data = load(_read(Path(source)) if is_file(source) else str(source), name)
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{name} holds a {type(data).__name__}, expected fields: write `name: value` lines.")
     return data
+
+
+def _read(path: Path) -> str:
+    try:
+        if path.is_file() and path.stat().st_size > 4 * _LONGEST:  # even if every character takes four bytes
+            raise ConfigError(f"{path} has {path.stat().st_size:,} bytes, which is no configuration: check the path.")
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file {path}: check the path.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8."
+        ) from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path} can't be read ({error}): check the path.") from error

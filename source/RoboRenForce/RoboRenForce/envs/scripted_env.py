@@ -177,7 +177,7 @@ class ScriptedEnvCfg(Cfg):
     """Options of `ScriptedEnv`."""
 
     class_type: type = ScriptedEnv
-    num_envs: Annotated[int, Range(ge=1)] = 4
+    num_envs: Annotated[int, Range(ge=1, le=1_000_000)] = 4
     seed: int = 0
     device: str = "cpu"
     script: list[list[str]] = [["terminated@3", "time_out@5"]]

@@ -74,6 +74,7 @@ def train_parser(description: str | None, *, task: str | None = None) -> Parser:
     parser.add_argument("--video", action="store_true", help="film the trained policy at the end")
     parser.add_argument("--config", type=Path, metavar="FILE", help="YAML of fields to change, as in --print_config")
     parser.add_argument("--print_config", action="store_true", help="show the configuration and leave")
+    add_trust(parser, "--config and the checkpoint")
     return parser
 
 
@@ -107,7 +108,14 @@ def play_parser(description: str | None) -> Parser:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ... (default: that of the run, or cpu)")
     parser.add_argument("--seed", type=_natural, help="seed of the episodes (default: that of the run + 1)")
     parser.add_argument("--log_root", default=DEFAULT_LOG_ROOT, help=f"where runs are (default: {DEFAULT_LOG_ROOT})")
+    add_trust(parser, "the checkpoint")
     return parser
+
+
+def add_trust(parser: Parser, files: str) -> None:
+    """The flag that lets files name any class."""
+    text = f"let {files} name any class and import any module: only for files whose author you trust (SECURITY.md)"
+    parser.add_argument("--trust", action="store_true", help=text)
 
 
 def _parser(description: str | None) -> Parser:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
+import shlex
 import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
@@ -200,7 +201,7 @@ def store(runner: Runner, data: Mapping[str, Any]) -> Path:
         # Another name than in a run: it is resumed into a new run directory, not into this folder.
         path = _write_elsewhere(f"{run.root.name}_iteration_{data['iteration']}.pt", data, refused)
     runner.saved_elsewhere = path
-    logger.warning("%s Its content is in '%s': go on with --resume %s", refused, path, path)
+    logger.warning("%s Its content is in '%s': go on with --resume %s", refused, path, shlex.quote(str(path)))
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 
-from ..utils.console import say
-from ..utils.errors import UserError
-from ..utils.registry import Task, load_task
+from ..configclass.references import main_script
+from ..utils.console import make_printable, say
+from ..utils.errors import UnknownTaskError, UserError
+from ..utils.registry import Task, is_of_own_package, load_stored_task
 from .evaluation import record_video
 from .runner import Runner
 
@@ -33,7 +35,7 @@ def user_errors() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.stderr.write(f"Error: {error}\n")
+        make_printable(sys.stderr).write(f"Error: {error}\n")
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         sys.stderr.write("Interrupted; checkpoints that were written are complete.\n")
@@ -47,7 +49,7 @@ def console_command() -> str:
     beside = Path(sys.executable).with_name("rrf")
     if not beside.is_file():
         return "python -m RoboRenForce.cli"
-    return str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside)
+    return shlex.quote(str(beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside))
 
 
 def find_device(name: str) -> torch.device:
@@ -74,13 +76,29 @@ def find_device(name: str) -> torch.device:
     return torch.device("cuda", index)
 
 
-def task_of_checkpoint(data: dict[str, Any]) -> Task:
-    """The task of a loaded checkpoint, with the configuration that it was trained with."""
-    task = load_task(data["task"])
-    task.runner_cfg = type(task.runner_cfg).from_dict(data["config"]["agent"])
-    if data["config"]["env"] is not None:
-        task.env_cfg = type(task.env_cfg).from_dict(data["config"]["env"])
-    return task
+def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str | None = None) -> Task:
+    """The task of a loaded checkpoint, with the configuration that it was trained with.
+
+    Args:
+        data: the checkpoint.
+        trust: whether it may name any class and import any module, or what the allow-list covers (SECURITY.md).
+        task: the id that the user named, if any.
+
+    Raises:
+        UnknownTaskError: nobody here has registered the task; the message says which script does.
+    """
+    try:
+        found = load_stored_task(data["task"], trust=trust or task == data["task"])
+    except UnknownTaskError as error:
+        script = data.get("script")
+        if script is None or script == str(main_script()) or is_of_own_package(data["task"]):
+            raise
+        arguments = shlex.join(sys.argv[1:])
+        raise UnknownTaskError(
+            f"Task {data['task']} is registered by {script}: run `python {shlex.quote(script)} {arguments}`."
+        ) from error
+    found.restore(data["config"], trust=trust)
+    return found
 
 
 def build(cfg: Any, **runtime: Any) -> Any:

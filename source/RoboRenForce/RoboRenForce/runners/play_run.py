@@ -126,7 +126,8 @@ def prepare_play(args: Namespace) -> PlayRun:
     target = args.target or newest_run(args.log_root, task=args.task).root
     checkpoint = resolve_checkpoint(target, args.checkpoint)
     data = load_run(checkpoint)
-    task, spec = task_of_checkpoint(data), EnvSpec.from_dict(data["spec"])
+    task = task_of_checkpoint(data, trust=args.trust, task=args.task)
+    spec = EnvSpec.from_dict(data["spec"])
     if args.target and args.task not in (None, task.id):
         raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     task.env_cfg.num_envs = args.num_envs or min(args.episodes, MOST_PLAY_ENVS)

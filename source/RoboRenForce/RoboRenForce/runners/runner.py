@@ -27,13 +27,14 @@ from torch import Tensor
 
 from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
 from ..configclass import MISSING, Cfg, Range, configclass
+from ..configclass.references import main_script
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
 from ..utils.checkpoint import save_checkpoint
 from ..utils.console import Progress
 from ..utils.distributed import DistributedContext
 from ..utils.environment_info import versions
-from ..utils.errors import CheckpointError, NonFiniteError, SpecMismatch
+from ..utils.errors import CheckpointError, ConfigError, NonFiniteError, Problem, SpecMismatch, did_you_mean
 from ..utils.logging import RunLogger
 from ..utils.run_dir import RunDir, open_run_dir
 from ..utils.run_lock import RunLock
@@ -147,6 +148,7 @@ class Runner(ABC):
         # One seed for building gives every process the same weights; after that each draws its own numbers.
         seed_everything(cfg.seed, deterministic=cfg.deterministic)
         self.algorithm = cfg.algorithm.build(policy=cfg.policy, context=self._context(spec or env.spec))
+        self._require_known_obs_sets()
         seed_everything(cfg.seed + self.distributed.rank)
         self.callbacks = self._build_callbacks()
 
@@ -300,6 +302,7 @@ class Runner(ABC):
     def _state(self, local: list[Any], interrupted: str | None = None) -> dict[str, Any]:
         return {
             "task": self.task,
+            "script": None if (script := main_script()) is None else str(script),
             "spec": self.env.spec.to_dict(),
             "config": self.config_dict(),
             "versions": versions(),
@@ -405,6 +408,14 @@ class Runner(ABC):
             distributed=self.distributed,
         )
 
+    def _require_known_obs_sets(self) -> None:
+        known = self.algorithm.obs_sets
+        what = f"{type(self.cfg.algorithm).__name__} reads no such observation set"
+        unknown = [name for name in self.cfg.obs_groups if name not in known]
+        problems = [Problem(f"obs_groups.{name}", what, did_you_mean(name, known)) for name in unknown]
+        if problems:
+            raise ConfigError(problems, type(self.cfg).__name__)
+
     def _build_callbacks(self) -> list[Callback]:
         """Saving comes before what may fail.
 
@@ -446,7 +457,7 @@ class RunnerCfg(Cfg):
 
     seed: int = 42
     """Seed of everything; processes of one run use seed + rank."""
-    cpu_threads: Annotated[int, Range(ge=1)] = 1
+    cpu_threads: Annotated[int, Range(ge=1, le=1024)] = 1
     """Threads of torch when learning on a CPU: networks of a few hundred units are fastest with one."""
     deterministic: bool = False
     """Ask torch for deterministic kernels: slower, and exact on the GPU too."""

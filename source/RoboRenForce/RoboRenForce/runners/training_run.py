@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,7 +136,7 @@ def prepare_training(args: Namespace) -> TrainingRun:
 def apply_flags(task: Task, args: Namespace) -> None:
     """Change the configuration of a task: first by --config, then by flags, last by overrides."""
     if args.config is not None:
-        task.apply_yaml(args.config)
+        task.apply_yaml(args.config, trust=args.trust)
     if args.num_envs is not None:
         task.env_cfg.num_envs = args.num_envs
     for name in ("seed", "max_iterations", "run_name", "experiment_name", "logger", "log_root"):
@@ -186,7 +187,7 @@ def _task_to_train(args: Namespace, checkpoint: Path | None) -> Task:
         raise SpecMismatch(
             f"'{checkpoint}' belongs to task '{data['task']}', not to '{args.task}'; leave --task out to continue it."
         )
-    return task_of_checkpoint(data)
+    return task_of_checkpoint(data, trust=args.trust, task=args.task)
 
 
 def _locked_directory(cfg: Any, checkpoint: Path | None) -> RunLock:
@@ -217,13 +218,13 @@ def _is_newest(checkpoint: Path) -> bool:
 
 def _summary(run: RunDir, saved_elsewhere: Path | None, *, interrupted: bool) -> str:
     newest, best = saved_elsewhere or run.pointed("latest"), run.pointed("best")
-    target = saved_elsewhere or run.root
+    root, target = shlex.quote(str(run.root)), shlex.quote(str(saved_elsewhere or run.root))
     lines = ["Training was stopped; everything is saved." if interrupted else "Training is done."]
     if newest is not None:
         lines.append(f"  checkpoint   {newest}" + (f" (best: {best.name})" if best is not None else ""))
     if run.report.is_file():
         lines.append(f"  report       {run.report}")
-    lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {run.root}")
+    lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {root}")
     rrf = console_command()
     resume = f"  go on        {rrf} train --resume {target}"
     play = f"  play         {rrf} play --target {target} --video --export"

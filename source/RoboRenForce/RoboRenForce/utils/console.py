@@ -61,6 +61,7 @@ class Display:
     """Seconds between two lines when piped; the first and the last iteration always get one."""
 
     def __post_init__(self) -> None:
+        make_printable(self.stream)
         self.console = Console(file=self.stream, highlight=False)
         self._live: Live | None = None
         self._shown_at = float("-inf")
@@ -177,9 +178,17 @@ def _number(value: float) -> str:
 
 def say(text: str) -> None:
     """Write a result for the user to standard output."""
+    stream = make_printable(sys.stdout)
     with contextlib.suppress(OSError):
-        sys.stdout.write(text + "\n")
-        sys.stdout.flush()
+        stream.write(text + "\n")
+        stream.flush()
+
+
+def make_printable(stream: TextIO) -> TextIO:
+    """The stream itself; from now on it escapes characters that its encoding lacks instead of raising."""
+    if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
+    return stream
 
 
 class _StderrHandler(logging.Handler):
@@ -188,7 +197,7 @@ class _StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Write one message."""
         with contextlib.suppress(OSError):
-            sys.stderr.write(self.format(record) + "\n")
+            make_printable(sys.stderr).write(self.format(record) + "\n")
 
 
 def setup_logging(*, is_main: bool = True) -> None:

@@ -23,7 +23,7 @@ import copy
 import importlib
 import importlib.util
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from typing import Any
@@ -34,9 +34,10 @@ from ..configclass import Cfg, ConfigError, resolve
 from ..configclass.errors import contradiction
 from ..configclass.fields import field_names
 from ..configclass.overrides import apply_overrides, apply_yaml, to_yaml
-from .errors import UnknownTaskError, did_you_mean, nearest
+from ..configclass.trust import TASK_PACKAGES, AllowList, allow_package, allowed_packages, is_covered, only
+from .errors import Problem, UnknownTaskError, did_you_mean, nearest
 
-ENTRY_POINT_GROUP = "roborenforce.tasks"
+ENTRY_POINT_GROUP = TASK_PACKAGES
 ENV_KEY = "env_cfg_entry_point"
 RUNNER_KEY = "RoboRenForce_entry_point"
 
@@ -63,9 +64,30 @@ class Task:
         """Assign `path=value` texts: `env.path` in the environment's, any other path in the runner's configuration."""
         apply_overrides(self._configs(), overrides)
 
-    def apply_yaml(self, source: Any) -> None:
-        """Merge a YAML file: the environment's fields below `env`, the runner's at the top level or below `agent`."""
-        apply_yaml(self._configs(), source)
+    def apply_yaml(self, source: Any, *, trust: bool | None = None) -> None:
+        """Merge a YAML file: the environment's fields below `env`, the runner's at the top level or below `agent`.
+
+        With `trust` it may name any class or function, without only those of the allow-list (SECURITY.md).
+        """
+        apply_yaml(self._configs(), source, trust=trust)
+
+    def restore(self, config: Mapping[str, Any], *, trust: bool = False) -> None:
+        """Take the configurations that a checkpoint holds; what it may name is that of `apply_yaml`.
+
+        Raises:
+            ConfigError: lists every value that does not fit and every name that a file may not give.
+        """
+        problems: list[Problem] = []
+        with only(AllowList.of(self.env_cfg, self.runner_cfg, everything=trust)):
+            for owner, key, prefix in (("env_cfg", "env", "env"), ("runner_cfg", "agent", "")):
+                if config[key] is None:
+                    continue
+                try:
+                    setattr(self, owner, type(getattr(self, owner)).from_dict(config[key]))
+                except ConfigError as error:
+                    problems += [problem.below(prefix) for problem in error.problems]
+        if problems:
+            raise ConfigError(problems, f"The configuration in the checkpoint of {self.id}")
 
     def to_yaml(self) -> str:
         """Both configurations as YAML that `apply_yaml` reads."""
@@ -132,10 +154,27 @@ def load_task(task_id: str) -> Task:
     return Task(task_id, *(_configuration(task_id, key, spec.kwargs[key]) for key in (ENV_KEY, RUNNER_KEY)))
 
 
-def list_tasks(prefix: str = "") -> list[str]:
-    """Ids of all tasks of installed packages that start with `prefix`, in alphabetical order."""
+def load_stored_task(task_id: str, *, trust: bool = False) -> Task:
+    """`load_task` for an id that a file gives: `module:Name-v0` imports nothing that files may not name.
+
+    Raises:
+        UnknownTaskError: there is none, or its module is refused.
+    """
+    module, colon, _ = task_id.rpartition(":")
+    if colon and not trust and not is_covered(module, {*allowed_packages(), "gymnasium"}):
+        raise UnknownTaskError(
+            f"The checkpoint's task '{task_id}' imports the module '{module}', which a file may not name: "
+            f"give --task {task_id} yourself, or --trust, if you trust who wrote the checkpoint."
+        )
+    return load_task(task_id)
+
+
+def list_tasks(part: str = "") -> list[str]:
+    """Ids of all tasks of installed packages that contain `part`, in any case, in alphabetical order."""
     import_task_packages()
-    return sorted(name for name, spec in gym.registry.items() if RUNNER_KEY in spec.kwargs and name.startswith(prefix))
+    return sorted(
+        name for name, spec in gym.registry.items() if RUNNER_KEY in spec.kwargs and part.lower() in name.lower()
+    )
 
 
 def import_task_packages(task_id: str = "") -> list[str]:
@@ -151,6 +190,7 @@ def import_task_packages(task_id: str = "") -> list[str]:
     for name, (module, _) in _OWN_PACKAGES.items():  # a source tree on PYTHONPATH has no entry points
         if name not in modules and importlib.util.find_spec(module) is not None:
             modules[name] = module
+            allow_package(module)
     name = _simulator(task_id)
     chosen = [modules[name]] if name in modules else list(dict.fromkeys(modules.values()))
     failures = []
@@ -163,6 +203,11 @@ def import_task_packages(task_id: str = "") -> list[str]:
     return failures
 
 
+def is_of_own_package(task_id: str) -> bool:
+    """Whether the id says which of our own packages registers it."""
+    return _simulator(task_id) in _OWN_PACKAGES
+
+
 def _simulator(task_id: str) -> str:
     """`gym` for `RoboRenForce-Gym-HalfCheetah-PPO`; empty for ids of another form."""
     words = task_id.lower().split("-")
@@ -171,9 +216,9 @@ def _simulator(task_id: str) -> str:
 
 def _find(task_id: str) -> Any:
     """What Gymnasium knows about the id, after importing the package that it names, or all of them; None if nothing."""
-    for only in (task_id, ""):
+    for named in (task_id, ""):
         if task_id not in gym.registry:
-            import_task_packages(only)
+            import_task_packages(named)
     return gym.registry.get(task_id)
 
 

@@ -258,7 +258,8 @@ def run_of(checkpoint: Path) -> RunDir:
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a small file so that a crash leaves the old or the new text, never a part."""
     with replacing(path) as file:
-        file.write(text.encode())
+        # A path that the locale can't decode has lone surrogates, which UTF-8 lacks.
+        file.write(text.encode(errors="backslashreplace"))
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ from RoboRenForce.buffer import EpisodeArrays
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import VecEnv
 from RoboRenForce.runners import Runner, evaluate
-from RoboRenForce.runners.arguments import Parser
+from RoboRenForce.runners.arguments import Parser, add_trust
 from RoboRenForce.runners.launch import build, find_device, task_of_checkpoint
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
 from RoboRenForce.runners.saved_run import load_run
@@ -61,6 +61,7 @@ def collect_parser(description: str | None) -> Parser:
     parser.add_argument("--num_envs", type=int, default=8, help="environments side by side (default: 8)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add_trust(parser, "the checkpoint")
     return parser
 
 
@@ -181,7 +182,7 @@ def prepare_collection(args: Namespace) -> Collection:
         target = newest_run(DEFAULT_LOG_ROOT, task=args.task).root
     if target is not None:
         checkpoint = resolve_checkpoint(target, args.checkpoint or "latest")
-        task = task_of_checkpoint(load_run(checkpoint))
+        task = task_of_checkpoint(load_run(checkpoint), trust=args.trust, task=args.task)
         if args.task not in (None, task.id):
             raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     elif args.task is not None:

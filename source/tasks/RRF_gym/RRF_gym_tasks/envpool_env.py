@@ -224,13 +224,13 @@ class EnvPoolCfg(Cfg):
     class_type: type = EnvPoolEnv
     env_id: str = MISSING
     """An id that `envpool.list_all_envs()` has."""
-    num_envs: Annotated[int, Range(ge=1)] = 16
+    num_envs: Annotated[int, Range(ge=1, le=100_000)] = 16
     """MuJoCo Playground's robots take about 50 MB and 0.2 s of a core each when they are built."""
     seed: Annotated[int, Range(ge=0)] = 0
     """Environment `i` starts from `seed + i`."""
     device: str = "cpu"
     """Where tensors go; the simulators run on the CPU."""
-    num_threads: Annotated[int, Range(ge=1)] | None = None
+    num_threads: Annotated[int, Range(ge=1, le=1024)] | None = None
     """Threads that step the environments; None for one per available core."""
     env_kwargs: dict[str, Any] = {}
     """Options of the environment, as `envpool.make` takes them."""

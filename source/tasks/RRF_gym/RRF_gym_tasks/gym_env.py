@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 import torch
-from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
+from RoboRenForce.configclass import MISSING, Cfg, ImportsModule, Range, SubclassOf, configclass
 from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
@@ -272,17 +272,18 @@ class GymEnvCfg(Cfg):
     """Options of `GymVecEnv`."""
 
     class_type: type = GymVecEnv
-    env_id: str = MISSING
+    env_id: Annotated[str, ImportsModule(("gymnasium",))] = MISSING
     """Any Gymnasium id, such as `HalfCheetah-v5`; `module:Name-v0` imports the module first."""
-    num_envs: Annotated[int, Range(ge=1)] = 16
+    num_envs: Annotated[int, Range(ge=1, le=100_000)] = 16
     seed: Annotated[int, Range(ge=0)] = 0
     """Environment `i` starts from `seed + i`."""
     device: str = "cpu"
     """Where tensors go; the simulators run on the CPU."""
     env_kwargs: dict[str, Any] = {}
     """Passed to `gymnasium.make`."""
-    wrappers: list[Callable[..., Any]] = []
-    """Functions from environment to environment, or `module:name` of them; applied to each copy, innermost first."""
+    wrappers: list[Annotated[Callable[..., Any], SubclassOf(gym.Wrapper, ("gymnasium.wrappers",))]] = []
+    """Subclasses of `gymnasium.Wrapper`, applied to each copy, innermost first; from Python also functions from
+    environment to environment."""
     max_episode_steps: Annotated[int, Range(ge=1)] | None = None
     """Time limit in steps of the environment; None for the registered one."""
     frame_skip: Annotated[int, Range(ge=1)] = 1

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from RoboRenForce.configclass import resolve
-from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, did_you_mean
+from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, UserError, did_you_mean
 
 from . import rendering
 
@@ -64,8 +66,20 @@ def make_env(cfg: GymEnvCfg, pictures: bool) -> gym.Env[Any, Any]:
     if type(env) is OrderEnforcing:
         env = env.env  # GymVecEnv always resets first; the check costs time at every step
     for wrapper in cfg.wrappers:
-        env = (resolve(wrapper) if isinstance(wrapper, str) else wrapper)(env)
+        env = _wrapped(env, resolve(wrapper) if isinstance(wrapper, str) else wrapper)
     return env
+
+
+def _wrapped(env: gym.Env[Any, Any], wrapper: Callable[..., Any]) -> Any:
+    try:
+        inspect.signature(wrapper).bind(env)
+    except (TypeError, ValueError) as error:
+        name = getattr(wrapper, "__name__", wrapper)
+        raise UserError(
+            f"env.wrappers: {name} can't be made from the environment alone ({error}); "
+            f"derive a wrapper from it that gives it the rest."
+        ) from None
+    return wrapper(env)
 
 
 def find_time_limit(env: gym.Env[Any, Any]) -> TimeLimit[Any, Any] | None:

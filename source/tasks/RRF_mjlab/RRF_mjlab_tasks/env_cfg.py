@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class MJLabEnvCfg(Cfg):
     class_type: type | str = "RRF_mjlab_tasks.mjlab_env:MJLabVecEnv"
     task: str = "Mjlab-Velocity-Flat-Unitree-Go1"
     """mjlab's task id."""
-    num_envs: Annotated[int, Range(ge=1)] = 4096
+    num_envs: Annotated[int, Range(ge=1, le=1_000_000)] = 4096
     """Environments per process."""
     seed: int = 42
     """Seed of mjlab's and torch's random numbers."""
@@ -75,6 +76,13 @@ class MJLabEnvCfg(Cfg):
             )
 
 
+def import_mjlab_tasks() -> None:
+    """Let mjlab register its tasks, without the warning that one of its modules compiles with `torch.jit.script`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*torch.jit.script", category=FutureWarning)
+        import mjlab.tasks  # noqa: F401
+
+
 def make_mjlab_env(cfg: MJLabEnvCfg) -> Any:
     """mjlab's environment for `cfg`, not reset yet.
 
@@ -82,7 +90,7 @@ def make_mjlab_env(cfg: MJLabEnvCfg) -> Any:
         UserError: the task needs a motion file, a path is unknown, the device is missing or its memory too small.
     """
     os.environ.setdefault("MUJOCO_GL", "egl")
-    import mjlab.tasks  # noqa: F401 - registers the tasks
+    import_mjlab_tasks()
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.tasks.registry import load_env_cfg
 

@@ -14,7 +14,7 @@ import gymnasium as gym
 from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, UserError, did_you_mean
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
 
-from .env_cfg import MJLabEnvCfg
+from .env_cfg import MJLabEnvCfg, import_mjlab_tasks
 
 _AGENTS = {
     "PPO": "RRF_mjlab_tasks.registration:{}_ppo",
@@ -55,7 +55,7 @@ def register_tasks() -> None:
 def mjlab_tasks() -> list[str]:
     """Ids in mjlab's registry, those of third-party packages included."""
     _require_mjlab()
-    import mjlab.tasks  # noqa: F401 - registers the tasks
+    import_mjlab_tasks()
     from mjlab.tasks.registry import list_tasks
 
     return list_tasks()
@@ -94,7 +94,7 @@ def bounded_env_cfg(mjlab_id: str, algorithm: str) -> MJLabEnvCfg:
 def runner_cfg(mjlab_id: str) -> Any:
     """Our training configuration for one of mjlab's tasks."""
     _require_mjlab()
-    import mjlab.tasks  # noqa: F401 - registers the tasks
+    import_mjlab_tasks()
     from mjlab.tasks.registry import load_rl_cfg
 
     from .agents import runner_cfg_from_mjlab
