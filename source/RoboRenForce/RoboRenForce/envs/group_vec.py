@@ -166,7 +166,7 @@ class GroupVec(VecEnvWrapper):
     def _record_eval(self, rewards: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]) -> None:
         rows = slice(self._num_train, None)
         success = extras["success"][rows] if "success" in extras else None
-        self.eval_statistics.record(rewards[rows], dones[rows], success)
+        self.eval_statistics.record(extras.get("raw_rewards", rewards)[rows], dones[rows], success)
         if self._eval_policy is not None:
             self._eval_policy.reset(dones[rows])
 

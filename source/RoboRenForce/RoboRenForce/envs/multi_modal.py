@@ -214,6 +214,8 @@ class _ChunkResult:
         so_far = self._extras[name]
         if name in _ANY_ACTION:
             return so_far | value
+        if name == "raw_rewards":
+            return so_far + torch.where(runs, value, 0.0)
         if name == "reward_terms":
             return so_far + torch.where(runs.unsqueeze(1), value, 0.0)
         if name == "final_observations":

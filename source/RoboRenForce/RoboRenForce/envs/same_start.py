@@ -155,6 +155,8 @@ class SameStartGroups:
         """What waiting rows did unseen must not be learned from."""
         obs, rewards, dones, extras = step
         hidden = {name: extras[name] & runs for name in ("terminated", "time_outs", "success") if name in extras}
+        if "raw_rewards" in extras:
+            hidden["raw_rewards"] = torch.where(runs, extras["raw_rewards"], 0.0)
         if "reward_terms" in extras:
             hidden["reward_terms"] = torch.where(runs.unsqueeze(1), extras["reward_terms"], 0.0)
         return obs, torch.where(runs, rewards, 0.0), dones * runs, {**extras, **hidden}

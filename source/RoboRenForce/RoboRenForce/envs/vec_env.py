@@ -39,6 +39,8 @@ class VecEnv(ABC):
     - `final_observations` TensorDict `[num_envs]`: in rows that are done the true last observation of the finished
       episode, in all other rows the returned observation, so its value is the exact bootstrap in every row,
     - `success` bool `(num_envs,)`: valid in rows that are done,
+    - `raw_rewards` float32 `(num_envs,)`: what the task itself gave, where wrappers of the user change `rewards`;
+      evaluations report returns of these,
     - `reward_terms` float `(num_envs, len(spec.reward_terms))`: the parts of this step's reward,
     - `command` float `(num_envs, C)` and `dynamics` float `(num_envs, D)`: of the moment of the returned observations,
       so of the new episode in rows that are done; `C` and `D` are in `spec.extra_dims`,

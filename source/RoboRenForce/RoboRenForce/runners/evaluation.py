@@ -49,7 +49,8 @@ def evaluate(
     """Play exactly `episodes` whole episodes and count all of them.
 
     How many episodes each environment contributes is fixed beforehand. Taking the first `episodes` that end would
-    prefer short ones, and bias the mean wherever length and return are related.
+    prefer short ones, and bias the mean wherever length and return are related. Returns are those of the task,
+    also where wrappers of the user change the rewards that the learner gets.
 
     Args:
         env: Reset by this function; its running episodes are lost.
@@ -73,7 +74,7 @@ def evaluate(
         obs, _ = env.reset(seed=seed)
         for _ in range(limit):
             obs, reward, done, extras = env.step(policy(obs))
-            running[0] += reward
+            running[0] += extras.get("raw_rewards", reward)
             running[1] += 1
             counted = (done != 0) & (finished < quota)
             rows, columns = index[counted], finished[counted]

@@ -47,7 +47,13 @@ def snapshot(env: gym.Env[Any, Any]) -> list[dict[str, Any]]:
 
 def restore(env: gym.Env[Any, Any], state: list[dict[str, Any]]) -> None:
     """Put back what `snapshot` of an equally built environment returned."""
-    for layer, attributes in zip(_layers(env), state, strict=True):
+    layers = _layers(env)
+    if len(layers) != len(state):
+        raise UserError(
+            f"The saved state is of an environment with {len(state) - 1} wrappers and this one has {len(layers) - 1}: "
+            f"resume with the wrappers that it was saved with, or start a new run."
+        )
+    for layer, attributes in zip(layers, state, strict=True):
         for name, value in attributes.items():
             if name == "np_random":
                 layer.np_random.bit_generator.state = _decoded(value)
