@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from ..utils.errors import SpecMismatch
 from .spec import EnvSpec
 
 StepReturn = tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]
@@ -160,7 +161,7 @@ class VecEnv(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         if state:
-            raise ValueError(f"{type(self).__name__} holds no restorable state, got the keys {sorted(state)}.")
+            raise SpecMismatch(f"{type(self).__name__} holds no restorable state, got the keys {sorted(state)}.")
 
     def render(self) -> Any:
         """One RGB frame `(H, W, 3)` uint8 of environment 0 as a NumPy array.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
@@ -14,7 +14,8 @@ import torch
 from gymnasium.wrappers import NormalizeObservation, NormalizeReward
 from RoboRenForce.utils.errors import UserError
 
-from .make_gym import make_copy, reset
+from .gym_state import STATIC
+from .make_gym import make_env, reset
 from .raw_reward import RawReward
 
 if TYPE_CHECKING:
@@ -29,65 +30,75 @@ def refuse_learned_statistics(cfg: GymEnvCfg) -> None:
     """Refuse wrappers whose observations or rewards depend on earlier episodes.
 
     What they have learned would be in no checkpoint that `play` or an exported policy reads, and differs from copy to
-    copy. They are found by what they do: two episodes from one seed with the same actions are the same below the
-    wrappers and differ above, and numbers that a wrapper keeps differ at their ends.
+    copy. They are found by what they do: two episodes from one seed with the same actions are the same below such a
+    wrapper and differ above it, and begin with other numbers in it.
 
     Raises:
         UserError: names the wrapper and our normalizer.
     """
-    env, raw = make_copy(cfg, pictures=False)
-    if raw is None:
-        return  # no wrappers
-    for layer in _wrappers(env):
+    if not cfg.wrappers:
+        return
+    env = make_env(cfg, pictures=False)
+    layers = list(_layers(env))
+    for layer in layers:
         if isinstance(layer, NormalizeObservation | NormalizeReward) and layer.update_running_mean:
             raise _refusal(cfg, layer, "running mean and variance", rewards=isinstance(layer, NormalizeReward))
-    first, again = _episode(env, raw, cfg), _episode(env, raw, cfg)
+    first, again = _episode(env, layers, cfg), _episode(env, layers, cfg)
     env.close()
-    if _same(first.above, again.above) or not _same(first.below, again.below):
-        return
-    for layer, kept in again.kept.items():
-        changed = [name for name, numbers in kept.items() if not _same(numbers, first.kept[layer].get(name))]
-        if changed:
-            observations = [[returned[0] for returned in episode.above] for episode in (first, again)]
-            raise _refusal(cfg, layer, f"'{changed[0]}'", rewards=_same(*observations))
+    # Innermost first: the first layer with a difference makes it, the others pass it on.
+    for layer, one, other in reversed(list(zip(layers, first, again, strict=True))):
+        if not _same(one.returned, other.returned):
+            changed = [name for name in other.kept if not _same(one.kept.get(name, []), other.kept[name])]
+            if changed and not isinstance(layer, RawReward):
+                observations = [[returned[0] for returned in seen.returned] for seen in (one, other)]
+                raise _refusal(cfg, layer, f"'{changed[0]}'", rewards=_same(*observations))
+            return  # random without a seed, or the environment itself
 
 
 @dataclass
-class _Episode:
-    above: list[Any]
-    """What `reset` and `step` returned above the wrappers, without info."""
-    below: list[Any]
-    """The same below them."""
-    kept: dict[Any, dict[str, list[np.ndarray]]]
-    """Wrapper -> attribute -> the floats in it, at the end."""
+class _Seen:
+    """One layer over the beginning of an episode."""
+
+    returned: list[Any] = field(default_factory=list)
+    """What its `reset` and `step` returned, without info."""
+    kept: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    """Attribute -> the floats in it after the reset; at the end, means over one and two equal episodes are equal."""
 
 
-def _episode(env: gym.Env[Any, Any], raw: RawReward, cfg: GymEnvCfg) -> _Episode:
-    """The beginning of the episode of `cfg.seed`."""
+def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
+    """The beginning of the episode of `cfg.seed`, seen by each layer."""
+    seen = [_Seen() for _ in layers]
+    for layer, entry in zip(layers, seen, strict=True):
+        layer.reset = _watched(layer.reset, entry)
+        layer.step = _watched(layer.step, entry)
     env.action_space.seed(cfg.seed)
-    with raw.watched() as below:
-        above = [copy.deepcopy((reset(env, cfg, cfg.seed)[0],))]
-        for _ in range(_COMPARED_STEPS):
-            returned = env.step(env.action_space.sample())
-            above.append(copy.deepcopy(returned[:4]))
-            if returned[2] or returned[3]:
-                break
-    kept = {
-        layer: {
-            name: list(_floats(value, _DEPTH))
-            for name, value in {**vars(type(layer)), **vars(layer)}.items()
-            if name != "env"
-        }
-        for layer in _wrappers(env)
-    }
-    return _Episode(above, below, kept)
+    reset(env, cfg, cfg.seed)
+    for layer, entry in zip(layers, seen, strict=True):
+        attributes = {**vars(type(layer)), **vars(layer)}
+        entry.kept = {name: list(_floats(value, _DEPTH)) for name, value in attributes.items() if name not in STATIC}
+    for _ in range(_COMPARED_STEPS):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            break
+    for layer in layers:
+        del layer.reset, layer.step
+    return seen
 
 
-def _wrappers(env: Any) -> Iterator[Any]:
-    """The user's wrappers, outermost first."""
-    while env is not None and not isinstance(env, RawReward):
+def _watched(call: Callable[..., Any], entry: _Seen) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        returned = call(*args, **kwargs)
+        entry.returned.append(copy.deepcopy(returned[:-1]))
+        return returned
+
+    return watched
+
+
+def _layers(env: Any) -> Iterator[Any]:
+    """The user's wrappers, outermost first, and `RawReward`, which is around the environment itself."""
+    while env is not None:
         yield env
-        env = getattr(env, "env", None)
+        env = None if isinstance(env, RawReward) else getattr(env, "env", None)
 
 
 def _floats(value: Any, depth: int) -> Iterator[np.ndarray]:

@@ -25,8 +25,8 @@ from . import gym_state, rendering
 from .carried_state import refuse_learned_statistics
 from .host_env import Buffers, HostVecEnv
 from .info_keys import InfoReader
-from .make_gym import find_time_limit, make_copy, reset, step_limit
-from .returned_values import ReturnCheck, Step
+from .make_gym import find_time_limit, make_copy, reset, return_check, step_limit
+from .returned_values import Step
 from .spaces import ActionMap, ObsLayout
 
 _log = logging.getLogger(__name__)
@@ -55,8 +55,7 @@ class GymVecEnv(HostVecEnv):
         self._limit = step_limit(cfg)
         self._time_limits = [find_time_limit(env) for env in self.envs]
         self._require_equal_spaces()
-        name = f"{cfg.env_id} with its wrappers" if cfg.wrappers else cfg.env_id
-        self._checks = [ReturnCheck(env, name) for env in self.envs]
+        self._checks = [return_check(env, cfg) for env in self.envs]
         # The first steps are checked, then each entry is replaced by the environment's own `step`.
         self._single_steps = [self._first_steps(i) for i in range(cfg.num_envs)]
         self._steps = [self._repeated(i) for i in range(cfg.num_envs)] if cfg.frame_skip > 1 else self._single_steps

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from RoboRenForce.utils.errors import EnvContractError, UserError
 
 from .host_env import SUCCESS_KEYS
-from .make_gym import make_env, reset, step_limit
-from .returned_values import ReturnCheck
+from .make_gym import make_env, reset, return_check, step_limit
 
 if TYPE_CHECKING:
     from .gym_env import GymEnvCfg
@@ -111,7 +110,7 @@ class _Keys:
 def _find_keys(cfg: GymEnvCfg) -> _Keys:
     """Play an episode of a spare copy; longer if the success key that the user names hasn't been seen."""
     found, env, limit = _Keys(), make_env(cfg, pictures=False), step_limit(cfg)
-    check = ReturnCheck(env, cfg.env_id)
+    check = return_check(env, cfg)
     env.action_space.seed(cfg.seed)
     check.reset(reset(env, cfg, cfg.seed))
     for step in range(1, _MOST_STEPS + 1):

@@ -10,6 +10,7 @@ import copy
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from RoboRenForce.utils.errors import EnvContractError, MissingPackageError, Unk
 
 from . import rendering
 from .raw_reward import RawReward
+from .returned_values import ReturnCheck
 
 if TYPE_CHECKING:
     from .gym_env import GymEnvCfg
@@ -84,6 +86,11 @@ def reset(env: gym.Env[Any, Any], cfg: GymEnvCfg, seed: int | None) -> Any:
     return env.reset(seed=seed)
 
 
+def return_check(env: gym.Env[Any, Any], cfg: GymEnvCfg) -> ReturnCheck:
+    """What checks an environment that `make_env` made, wrappers included."""
+    return ReturnCheck(env, f"{cfg.env_id} with its wrappers" if cfg.wrappers else cfg.env_id)
+
+
 def find_time_limit(env: gym.Env[Any, Any]) -> TimeLimit[Any, Any] | None:
     """The TimeLimit wrapper around an environment, if there is one."""
     while isinstance(env, gym.Wrapper):
@@ -134,6 +141,8 @@ def _make(spec: Any, cfg: GymEnvCfg, options: dict[str, Any]) -> gym.Env[Any, An
     except Exception as error:
         # Gymnasium's own environments are no code of the user's: what they raise, and only if they are given
         # arguments, is about these. Values are refused in many ways: a KeyError for a map, an OSError for a file.
+        if _raised_by_gymnasium_make(error):
+            raise UserError(f"Gymnasium can't make {spec.id}: {_first_line(error)}") from error
         unexpected = isinstance(error, TypeError) and _UNEXPECTED.search(str(error))
         if unexpected or not cfg.env_kwargs or not _is_of_gymnasium(_creator(spec)):
             raise
@@ -141,6 +150,12 @@ def _make(spec: Any, cfg: GymEnvCfg, options: dict[str, Any]) -> gym.Env[Any, An
             f"GymEnvCfg.env_kwargs doesn't fit {spec.id}: {type(error).__name__}: {_first_line(error)}; got "
             f"{cfg.env_kwargs}."
         ) from error
+
+
+def _raised_by_gymnasium_make(error: BaseException) -> bool:
+    """Whether `gymnasium.make` itself refuses what a constructor returned, rather than passes on what it raised."""
+    frames = list(traceback.walk_tb(error.__traceback__))
+    return error.__cause__ is None and frames[-1][0].f_code is gym.make.__code__
 
 
 def _creator(spec: Any) -> Callable[..., Any]:

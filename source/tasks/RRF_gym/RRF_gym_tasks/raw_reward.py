@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import gymnasium as gym
@@ -40,25 +37,6 @@ class RawReward(gym.Wrapper[Any, Any, Any, Any]):
         """The sum so far, which begins anew."""
         total, self._total = self._total, 0.0
         return total
-
-    @contextmanager
-    def watched(self) -> Iterator[list[Any]]:
-        """Copies of what is returned meanwhile, without info."""
-        seen: list[Any] = []
-
-        def watching(call: Callable[..., Any]) -> Callable[..., Any]:
-            def watched(*args: Any, **kwargs: Any) -> Any:
-                returned = call(*args, **kwargs)
-                seen.append(copy.deepcopy(returned[:-1]))
-                return returned
-
-            return watched
-
-        self.step, self.reset = watching(self.step), watching(self.reset)
-        try:
-            yield seen
-        finally:
-            del self.step, self.reset
 
     def _step_directly(self, step: Step) -> None:
         self._bare_step = step

@@ -53,9 +53,9 @@ class ReturnCheck:
             raise self._error("step", f"the reward {described(reward)}", "one number", "return float(reward)")
         for flag, value in (("terminated", terminated), ("truncated", truncated)):
             if _shape(value) != () or _kind(value) != "b":
-                raise self._error("step", f"{flag} as {described(value)}", "a bool", f"return bool({flag})")
+                raise self._error("step", f"{flag} {described(value)}", "a bool", f"return bool({flag})")
         if not isinstance(info, dict):
-            raise self._error("step", f"info as {described(info)}", "a dict", "return {} if there is nothing to say")
+            raise self._error("step", f"info {described(info)}", "a dict", "return {} if there is nothing to say")
         return returned
 
     def first(self, step: Step, then: Callable[[Step], None]) -> Step:

@@ -208,8 +208,8 @@ def _kept(group: _Group, flat: bool, hidden: Sequence[int], env_id: str) -> np.n
     if not flat or len(group.shape) != 1:
         raise UserError(f"GymEnvCfg.obs_mask hides numbers of one flat observation, and that of {env_id} isn't one.")
     size = group.shape[0]
-    wrong = [index for index in hidden if not -size <= index < size]
-    kept = np.setdiff1d(np.arange(size), np.asarray(hidden) % size)
+    wrong = [index for index in hidden if not 0 <= index < size]
+    kept = np.setdiff1d(np.arange(size), hidden)
     if wrong or not len(kept):
         raise UserError(
             f"GymEnvCfg.obs_mask is {list(hidden)}, and {env_id} observes {size} numbers: name indices from 0 to "
