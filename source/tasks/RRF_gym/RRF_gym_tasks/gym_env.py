@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -55,9 +56,13 @@ class GymVecEnv(HostVecEnv):
         self._limit = step_limit(cfg)
         self._time_limits = [find_time_limit(env) for env in self.envs]
         self._require_equal_spaces()
-        self._checks = [return_check(env, cfg) for env in self.envs]
-        # The first steps are checked, then each entry is replaced by the environment's own `step`.
-        self._single_steps = [self._first_steps(i) for i in range(cfg.num_envs)]
+        # The first steps and resets are checked; then the environment's own `step` and `reset` take these places.
+        checks = [return_check(env, cfg) for env in self.envs]
+        self._single_steps = [
+            check.first(env.step, partial(self._step_directly, i))
+            for i, (check, env) in enumerate(zip(checks, self.envs, strict=True))
+        ]
+        self._check_reset: list[Callable[[Any], tuple[Any, Any]] | None] = [check.reset for check in checks]
         self._steps = [self._repeated(i) for i in range(cfg.num_envs)] if cfg.frame_skip > 1 else self._single_steps
         self.reset(seed=cfg.seed)
         refuse_learned_statistics(cfg)
@@ -172,8 +177,9 @@ class GymVecEnv(HostVecEnv):
             self._reset_into(buffers, ended, [None] * len(ended))
         return self._result(buffers, rewards, flags, terms, final, raw)
 
-    def _first_steps(self, row: int) -> Step:
-        return self._checks[row].first(self.envs[row].step, lambda step: self._single_steps.__setitem__(row, step))
+    def _step_directly(self, row: int, step: Step) -> None:
+        """The first steps of a row were right."""
+        self._single_steps[row], self._check_reset[row] = step, None
 
     def _repeated(self, row: int) -> Step:
         """A step that applies its action `frame_skip` times, within the episode and its time limit."""
@@ -205,7 +211,8 @@ class GymVecEnv(HostVecEnv):
         """Start new episodes in `rows` and write their first observations."""
         rows, write = list(rows), self._layout.writer(buffers)
         for i, seed in zip(rows, seeds, strict=True):
-            obs, _ = self._checks[i].reset(reset(self.envs[i], self.cfg, seed))
+            returned, check = reset(self.envs[i], self.cfg, seed), self._check_reset[i]
+            obs, _ = returned if check is None else check(returned)
             write(i, obs)
         self._lengths[rows] = 0
         self._take_raw_rewards(rows)  # a wrapper may have stepped to begin the episode

@@ -16,7 +16,7 @@ from gymnasium import spaces
 from RoboRenForce.utils.errors import EnvContractError
 
 CHECKED_STEPS = 50
-"""Steps of each copy that are checked; after that its `step` is called directly."""
+"""Steps of each copy that are checked, with the resets meanwhile; after that they are called directly."""
 
 _NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -82,7 +82,7 @@ class ReturnCheck:
 
 def observation_fault(space: gym.Space[Any], obs: Any, what: str = "the observation") -> tuple[str, str, str] | None:
     """What was got, what was expected and what to do; None if `obs` is an observation of `space`."""
-    expected, fix = str(space), "return what observation_space declares, or declare what is returned"
+    fix = "return what observation_space declares, or declare what is returned"
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping) or obs.keys() != space.spaces.keys():
             return f"{what} {described(obs)}", f"a dict with the keys {list(space.spaces)}", fix
@@ -91,11 +91,11 @@ def observation_fault(space: gym.Space[Any], obs: Any, what: str = "the observat
     if not isinstance(space, _NUMERIC):
         return None  # below a wrapper that makes something else of it
     if _shape(obs) != space.shape or _kind(obs) not in "biuf":
-        return f"{what} {described(obs)}", expected, fix
+        return f"{what} {described(obs)}", str(space), fix
     if _is_whole(space) and _kind(obs) == "f":
-        return f"{what} as floats ({described(obs)})", f"integers of {expected}", fix
+        return f"{what} as floats ({described(obs)})", f"integers of {space}", fix
     if _leaves(space, np.asarray(obs)):
-        return f"{what} with values from {np.min(obs)} to {np.max(obs)}", f"values of {expected}", fix
+        return f"{what} with values from {np.min(obs)} to {np.max(obs)}", f"values of {space}", fix
     return None
 
 

@@ -48,7 +48,11 @@ class _Group:
         start, size, shape = self.start, self.shape[0], self.space.shape
 
         def write(row: int, value: Any) -> None:
-            if getattr(value, "shape", None) != shape and np.shape(value) != shape:
+            try:
+                fits = value.shape == shape
+            except AttributeError:  # a list or a number
+                fits = np.shape(value) == shape
+            if not fits:
                 raise self._error(value)
             target[row] = value
 
