@@ -73,7 +73,7 @@ def run(change, wrong_from=1):
     return counting_cfg(num_steps_per_env=8).build(env=cls(ScriptedEnvCfg(num_envs=4, extras=EXTRAS)))
 
 
-SILENT = "reward scalar,reward double,dones bool,dones one,cast,group missing,terminated int,terms".split(",")
+SILENT = ("reward scalar", "reward double", "dones bool", "dones one", "cast", "terminated int", "terms")
 """Changes that no copy into a buffer would refuse."""
 
 
