@@ -162,6 +162,12 @@ def test_bad_input():
         build("HalfCheetah-v5", env_kwargs={"gravity": 1.0})
     with pytest.raises(ConfigError, match="set that instead"):
         build("HalfCheetah-v5", env_kwargs={"seed": 1})
+    with pytest.raises(ConfigError, match=r"env_kwargs doesn't fit HalfCheetah-v5.*no\.xml"):
+        build("HalfCheetah-v5", env_kwargs={"xml_file": "/no.xml"})
+    with pytest.raises(ConfigError, match="batch_size is this adapter's to choose"):
+        build("HalfCheetah-v5", env_kwargs={"batch_size": 1})
+    with pytest.raises(UserError, match="indices from 0 to 16"):
+        build("HalfCheetah-v5", obs_mask=[-1])
     with pytest.raises(UserError, match=r"\['reward_walk'\].*reward_run"):
         build("HalfCheetah-v5", reward_terms=["reward_walk"])
 

@@ -17,7 +17,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from ..buffer.dataset import TransitionDataset
-from ..configclass import Cfg, configclass
+from ..configclass import Cfg, ConfigError, configclass
 from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
 from ..utils.errors import UserError
@@ -163,7 +163,7 @@ def require_policy(algorithm: Algorithm, policy: Any, wanted: type[Cfg]) -> None
     What is no configuration, such as modules that exist already, is taken as it is.
     """
     if isinstance(policy, Cfg) and not isinstance(policy, wanted):
-        raise ValueError(
+        raise ConfigError(
             f"{type(algorithm).__name__} learns the modules of an {wanted.__name__}, but policy is an "
             f"{type(policy).__name__}: set policy={wanted.__name__}(...), or start from a task of this algorithm "
             "(`rrf list`)."

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..utils.errors import NotEnoughMemory
 from .records import Field, Records, bytes_per_slot, free_bytes
@@ -49,7 +49,7 @@ class ReplayBuffer:
         self.spec = cfg.stored_spec(spec)
         """The environment as the samples show it."""
         if self.rows < self.window:
-            raise ValueError(
+            raise ConfigError(
                 f"replay.capacity={cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} "
                 f"environments, expected at least {self.window}: set it to {self.window * self.num_envs} or more."
             )

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..configclass import Range, configclass
+from ..configclass import ConfigError, Range, configclass
 from ..envs.obs_groups import PREVIOUS_ACTION, with_previous_action
 from ..envs.spec import EnvSpec
 from .replay import ReplayBuffer, ReplayBufferCfg
@@ -42,7 +42,7 @@ class SequenceReplayBuffer(ReplayBuffer):
         self, cfg: SequenceReplayBufferCfg, *, spec: EnvSpec, gamma: float, batch_size: int, device: torch.device
     ) -> None:
         if cfg.previous_action and spec.action.kind != "continuous":
-            raise ValueError(
+            raise ConfigError(
                 f"The previous action as an observation needs continuous actions, got {spec.action.kind} ones of "
                 f"'{spec.task}': set replay.previous_action=false."
             )

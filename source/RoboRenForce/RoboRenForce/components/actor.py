@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 from typing_extensions import override
 
-from ..configclass import configclass
+from ..configclass import ConfigError, configclass
 from ..envs.spec import EnvSpec
 from .distributions import Categorical, Distribution
 from .observation import ObservationNetwork, ObservationNetworkCfg, Observations
@@ -87,7 +87,7 @@ class CategoricalActorCfg(ActorCfg):
 def require_action_kind(spec: EnvSpec, kind: str, actor: str, alternative: str) -> None:
     """Raise unless the actions of `spec` are of `kind`."""
     if spec.action.kind != kind:
-        raise ValueError(
+        raise ConfigError(
             f"{actor} needs {kind} actions; '{spec.task}' has {spec.action.kind} actions "
             f"[{spec.action.dim}]: use {alternative}."
         )
@@ -99,7 +99,7 @@ def require_unit_box(spec: EnvSpec, actor: str) -> None:
     if (low is not None and any(bound != -1.0 for bound in low)) or (
         high is not None and any(bound != 1.0 for bound in high)
     ):
-        raise ValueError(
+        raise ConfigError(
             f"{actor} samples actions in [-1, 1]; '{spec.task}' declares low={low}, high={high}: "
             f"let the environment adapter rescale its actions to [-1, 1], or use StateIndStdActorCfg."
         )

@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..networks.cnn import CNNCfg
 from ..networks.mlp import MLP, MLPCfg
@@ -65,7 +65,7 @@ class QNetwork(nn.Module):
     def __init__(self, cfg: QNetworkCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         super().__init__()
         if spec.action.kind != "continuous":
-            raise ValueError(
+            raise ConfigError(
                 f"QNetwork scores continuous actions; '{spec.task}' has {spec.action.kind} actions "
                 f"[{spec.action.dim}]: use an on-policy algorithm with CategoricalActorCfg and VNetworkCfg."
             )
@@ -156,7 +156,7 @@ def _build_history(cfg: QNetworkCfg, in_features: int) -> RecurrentNetwork | Non
         return None
     network = cfg.history_cfg.build(in_features, cfg.history_features)
     if not isinstance(network, RecurrentNetwork):
-        raise ValueError(
+        raise ConfigError(
             f"history_cfg builds a {type(network).__name__}, which has no memory; expected a recurrent network: use "
             f"RNNCfg or TransformerCfg, or None and a larger backbone_cfg."
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from ..configclass import Range, configclass
+from ..configclass import ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..networks.mlp import MLPCfg
 from ..networks.network import NetworkCfg
@@ -51,7 +51,7 @@ class HistoryActorQPackCfg(ActorQPackCfg):
         features = self._encoder(None)
         if features is not None:
             if not isinstance(actor.backbone_cfg, MLPCfg):
-                raise ValueError(
+                raise ConfigError(
                     f"history_encoder='{self.history_encoder}' is put before a perceptron, and actor_cfg.backbone_cfg "
                     f"is a {type(actor.backbone_cfg).__name__}: use MLPCfg there, or ActorQPackCfg with your networks."
                 )

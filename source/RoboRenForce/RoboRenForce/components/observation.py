@@ -8,7 +8,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ..configclass import Cfg, configclass
+from ..configclass import Cfg, ConfigError, configclass
 from ..configclass.errors import did_you_mean
 from ..envs.spec import EnvSpec
 from ..networks.cnn import CNNCfg
@@ -51,7 +51,7 @@ class ObservationEncoder(nn.Module):
         for group in image_groups:
             cfg = cnn_cfg.get(group) if isinstance(cnn_cfg, dict) else cnn_cfg
             if cfg is None:
-                raise ValueError(
+                raise ConfigError(
                     f"Observation group '{group}' is an image {tuple(spec.obs_groups[group])} and has no network: "
                     f"give the actor or critic that reads it cnn_cfg=CNNCfg(...) or "
                     f"cnn_cfg={{'{group}': CNNCfg(...)}}."
@@ -166,10 +166,10 @@ class ObservationNetworkCfg(Cfg):
 def _sort_groups(spec: EnvSpec, groups: Sequence[str]) -> tuple[list[str], list[str]]:
     """The flat and the image groups among `groups`, in their order."""
     if not groups:
-        raise ValueError(f"Got no observation groups to read; expected some of {sorted(spec.obs_groups)}.")
+        raise ConfigError(f"Got no observation groups to read; expected some of {sorted(spec.obs_groups)}.")
     flat, images = [], []
     for group in groups:
         if group not in spec.obs_groups:
-            raise ValueError(f"Unknown observation group '{group}'; {did_you_mean(group, spec.obs_groups)}")
+            raise ConfigError(f"Unknown observation group '{group}'; {did_you_mean(group, spec.obs_groups)}")
         (images if len(spec.obs_groups[group]) == 3 else flat).append(group)
     return flat, images

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..configclass import ConfigError
 from ..utils.distributed import DistributedContext
 
 ALIGNMENT = 32
@@ -54,7 +55,7 @@ class GradientStep:
         }
         self.params = [p for part in trainable.values() for p in part]
         if not self.params:
-            raise ValueError(f"GradientStep got no trainable parameter in {sorted(trainable)}: was everything frozen?")
+            raise ConfigError(f"GradientStep got no trainable parameter in {sorted(trainable)}: was everything frozen?")
         self.max_grad_norm, self.betas, self.eps, self.weight_decay = max_grad_norm, betas, eps, weight_decay
         self.distributed = distributed or DistributedContext()
         like = self.params[0].detach()

@@ -15,15 +15,15 @@ import torch
 from tensordict import TensorDict
 
 from ..utils.errors import EnvContractError
-from .run_comparison import copied, equal_runs, generators, restore_generators, same_device
+from .run_comparison import copied, equal_runs, generators, restore_generators
 from .spec import EnvSpec
-from .vec_env import ALWAYS_IN_EXTRAS, StepReturn, VecEnv
+from .structure import StructureCheck, contract_error
+from .vec_env import StepReturn, VecEnv
 
 _KNOWN_EXTRAS = (
     *("final_observations", "success", "reward_terms", "command", "dynamics", "group_id", "active"),
-    *("instruction", "executed_steps", "chunk_rewards"),
+    *("instruction", "executed_steps", "chunk_rewards", "raw_rewards"),
 )
-_BOOL_EXTRAS = ("terminated", "time_outs", "success", "active")
 _STATE_EXTRAS = ("command", "dynamics", "group_id", "instruction")
 _ROW_LABELS = ("block", "instruction_id")
 """Groups that tell rows apart by design, whatever state they are in."""
@@ -54,42 +54,37 @@ def check_vec_env(
         EnvContractError: lists the findings.
     """
     check = _Check(env, seed)
-    check.spec()
-    if not check.findings:
-        check.rollout(num_steps)
-    # What follows compares runs with one another; with wrong shapes it would only repeat them in other words.
-    if not check.findings:
-        check.time_limit(exact_final_observations)
-        check.given_and_returned_tensors()
-        check.seeding()
-        check.action_range()
-        check.state()
-        check.rows()
-        env.reset(seed=seed)
+    try:
+        check.run(num_steps, exact_final_observations)
+    except EnvContractError as error:
+        check.findings.append(str(error))  # what an adapter found below it, while it was stepped
     if check.findings and raise_error:
-        raise _error(env, check.findings)
+        raise contract_error(env, check.findings)
     return check.findings
 
 
-def _error(env: VecEnv, findings: list[str]) -> EnvContractError:
-    listed = "\n".join(f"  {number}. {finding}" for number, finding in enumerate(findings, 1))
-    return EnvContractError(f"{type(env).__name__} breaks the VecEnv contract:\n{listed}")
-
-
-class _Check:
+class _Check(StructureCheck):
     """The checks, in the order in which they are called, and what they found."""
 
     def __init__(self, env: VecEnv, seed: int) -> None:
-        self.env = env
+        super().__init__(env)
         self.seed = seed
-        self.findings: list[str] = []
         self._generator = torch.Generator().manual_seed(seed)
 
-    def expect(self, condition: bool, sentence: str) -> bool:
-        """Note `sentence` once if `condition` fails; returns the condition."""
-        if not condition and sentence not in self.findings:
-            self.findings.append(sentence)
-        return condition
+    def run(self, num_steps: int, exact_final_observations: bool) -> None:
+        """All checks; the later ones only if what they compare has the right shapes."""
+        self.spec()
+        if not self.findings:
+            self.rollout(num_steps)
+        # What follows compares runs with one another; with wrong shapes it would only repeat them in other words.
+        if not self.findings:
+            self.time_limit(exact_final_observations)
+            self.given_and_returned_tensors()
+            self.seeding()
+            self.action_range()
+            self.state()
+            self.rows()
+            self.env.reset(seed=self.seed)
 
     # --- what the environment says about itself ---------------------------------------------------------------------
 
@@ -148,36 +143,11 @@ class _Check:
             self.counters(before, step)
             self._same_as_current(step[0], "step")
 
-    def observations(self, obs: Any, where: str) -> None:
-        """Groups, shapes, dtypes and device are those of the spec, and nothing is NaN."""
-        spec = self.env.spec
-        if not self.expect(isinstance(obs, TensorDict), f"{where} returns {type(obs).__name__}, expected a TensorDict"):
-            return
-        self.expect(
-            obs.batch_size == (spec.num_envs,),
-            f"{where} has batch size {list(obs.batch_size)}, expected [{spec.num_envs}]",
-        )
-        found = sorted(obs.keys())
-        if not self.expect(
-            found == sorted(spec.obs_groups),
-            f"{where} has the groups {found}, spec.obs_groups declares {sorted(spec.obs_groups)}",
-        ):
-            return
-        for name, shape in spec.obs_groups.items():
-            self.tensor(obs[name], f"{where}: group '{name}'", spec.dtype_of(name), shape)
-
     def tensor(self, value: Any, what: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
-        """`value` is a finite tensor `(num_envs, *shape)` of `dtype` on the environment's device."""
-        if not self.expect(isinstance(value, torch.Tensor), f"{what} is {type(value).__name__}, expected a tensor"):
-            return
-        expected = (self.env.num_envs, *shape)
-        self.expect(value.shape == expected, f"{what} has shape {tuple(value.shape)}, expected {expected}")
-        self.expect(value.dtype == dtype, f"{what} has dtype {value.dtype}, expected {dtype}")
-        self.expect(
-            same_device(value.device, self.env.device),
-            f"{what} is on {value.device}, the environment on {self.env.device}",
-        )
-        self.expect(bool(value.isfinite().all()), f"{what} has values that aren't finite")
+        """As for any step, and all values are finite."""
+        super().tensor(value, what, dtype, shape)
+        if isinstance(value, torch.Tensor):
+            self.expect(bool(value.isfinite().all()), f"{what} has values that aren't finite")
 
     def lengths(self) -> None:
         """`episode_length_buf` is int64 `(num_envs,)`."""
@@ -185,25 +155,10 @@ class _Check:
 
     def step(self, step: Any) -> None:
         """Everything about one returned step that doesn't need its predecessor."""
-        if not self.expect(
-            isinstance(step, tuple) and len(step) == 4, "step doesn't return (obs, rewards, dones, extras)"
-        ):
-            return
-        obs, rewards, dones, extras = step
-        self.observations(obs, "step")
-        self.tensor(rewards, "rewards", torch.float32)
-        self.tensor(dones, "dones", torch.int64)
-        declared = sorted({*ALWAYS_IN_EXTRAS, *self.env.spec.extras})
-        if not self.expect(isinstance(extras, dict), f"extras is {type(extras).__name__}, expected a dict"):
-            return
-        if not self.expect(
-            sorted(extras) == declared, f"extras has the keys {sorted(extras)}, declared are {declared}"
-        ):
-            return
-        for name in declared:
-            self._extra(name, extras[name])
+        super().step(step)
         if self.findings:
             return
+        obs, _, dones, extras = step
         self._flags(dones, extras)
         if "final_observations" in extras:
             running = ~dones.bool()
@@ -220,33 +175,6 @@ class _Check:
             not bool((extras["terminated"] & extras["time_outs"]).any()),
             "a row is terminated and time_outs at once: where the task ended, nothing is bootstrapped",
         )
-
-    def _extra(self, name: str, value: Any) -> None:
-        spec, what = self.env.spec, f"extras['{name}']"
-        columns = {
-            "reward_terms": len(spec.reward_terms),
-            "chunk_rewards": spec.action.chunk,
-            "command": spec.extra_dims.get("command", 0),
-            "dynamics": spec.extra_dims.get("dynamics", 0),
-        }
-        if name in _BOOL_EXTRAS:
-            self.tensor(value, what, torch.bool)
-        elif name == "log":
-            if self.expect(isinstance(value, dict), f"{what} is {type(value).__name__}, expected a dict"):
-                for key, entry in value.items():
-                    scalar = isinstance(entry, int | float) or (isinstance(entry, torch.Tensor) and entry.dim() == 0)
-                    self.expect(isinstance(key, str) and scalar, f"{what}[{key!r}] is no 0-dim tensor or number")
-        elif name == "final_observations":
-            self.observations(value, what)
-        elif name == "instruction":
-            texts = (
-                isinstance(value, list) and len(value) == spec.num_envs and all(isinstance(text, str) for text in value)
-            )
-            self.expect(texts, f"{what} is no list of {spec.num_envs} strings")
-        elif name in columns:
-            self.tensor(value, what, torch.float32, (columns[name],))
-        else:
-            self.tensor(value, what, torch.int64)
 
     def counters(self, before: torch.Tensor, step: StepReturn) -> None:
         """`episode_length_buf` counts executed steps, starts at 0 again and never passes the horizon."""
@@ -426,7 +354,7 @@ class _Check:
     def _reset(self) -> TensorDict:
         result = self.env.reset(seed=self.seed)
         if not (isinstance(result, tuple) and len(result) == 2):
-            raise _error(self.env, ["reset doesn't return (observations, extras)"])
+            raise contract_error(self.env, ["reset doesn't return (observations, extras)"])
         self._state_extras(result[1], "reset")
         return result[0]
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import torch
 from tensordict import TensorDict
 
-from ..configclass import Cfg, configclass
+from ..configclass import Cfg, ConfigError, configclass
 from .obs_groups import resolve_obs_groups
 from .spec import EnvSpec
 from .vec_env import StepReturn, VecEnv
@@ -53,7 +53,7 @@ class DynamicEnv(VecEnvWrapper):
         missing = [name for name in cfg.require if name not in self.spec.extras]
         if missing:
             has = [name for name in CHANNELS if name in self.spec.extras]
-            raise ValueError(
+            raise ConfigError(
                 f"DynamicEnvCfg.require asks for {missing}, but {env.spec.task} provides {has or 'no channel'}: drop "
                 f"them from `require`, or let the environment offer them in dynamic_channels()."
             )

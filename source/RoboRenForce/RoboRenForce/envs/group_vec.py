@@ -20,7 +20,7 @@ from typing import Annotated, Any, Protocol
 import torch
 from tensordict import TensorDict
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 from .eval_statistics import EvalStatistics
 from .same_start import SameStartGroups
 from .spec import EnvSpec
@@ -166,7 +166,7 @@ class GroupVec(VecEnvWrapper):
     def _record_eval(self, rewards: torch.Tensor, dones: torch.Tensor, extras: dict[str, Any]) -> None:
         rows = slice(self._num_train, None)
         success = extras["success"][rows] if "success" in extras else None
-        self.eval_statistics.record(rewards[rows], dones[rows], success)
+        self.eval_statistics.record(extras.get("raw_rewards", rewards)[rows], dones[rows], success)
         if self._eval_policy is not None:
             self._eval_policy.reset(dones[rows])
 
@@ -265,13 +265,13 @@ class GroupVecCfg(Cfg):
 def _num_train_rows(cfg: GroupVecCfg, env: VecEnv) -> int:
     num_train = env.num_envs - cfg.num_eval_envs
     if num_train < 1:
-        raise ValueError(
+        raise ConfigError(
             f"GroupVecCfg.num_eval_envs is {cfg.num_eval_envs} and {env.spec.task} has {env.num_envs} environments: "
             f"at least one must be left for training."
         )
     for name, parts in (("num_blocks", cfg.num_blocks), ("group_size", cfg.group_size)):
         if parts and num_train % parts:
-            raise ValueError(
+            raise ConfigError(
                 f"GroupVecCfg.{name}={parts} must divide the {num_train} training environments ({env.num_envs} in all, "
                 f"{cfg.num_eval_envs} of them for evaluation): change one of the three numbers."
             )

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 import torch
 from tensordict import TensorDict
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 from .same_start import choose_rows
 from .simulator_interface import SimulatorInterface
 from .spec import EnvSpec
@@ -225,6 +225,8 @@ class _ChunkResult:
         so_far = self._extras[name]
         if name in _ANY_ACTION:
             return so_far | value
+        if name == "raw_rewards":
+            return so_far + torch.where(runs, value, 0.0)
         if name == "reward_terms":
             return so_far + torch.where(runs.unsqueeze(1), value, 0.0)
         if name == "final_observations":
@@ -294,7 +296,7 @@ def _spec(cfg: MultiModalCfg, env: VecEnv, frame: torch.Tensor | None) -> EnvSpe
     if chunk:
         extras += ["executed_steps", "chunk_rewards"]
         if chunk > 1 and "step_rows" not in inner.capabilities:
-            raise ValueError(
+            raise ConfigError(
                 f"MultiModalCfg.chunk_size={chunk} needs an environment that can hold single rows, because an episode "
                 f"may end inside a chunk and the rest of it must not reach the next one, but {inner.task} doesn't name "
                 f"'step_rows' in spec.capabilities: implement VecEnv.step_rows, or use chunk_size=1."
@@ -305,14 +307,14 @@ def _spec(cfg: MultiModalCfg, env: VecEnv, frame: torch.Tensor | None) -> EnvSpe
 
 def _require_group(spec: EnvSpec, group: str) -> None:
     if group not in spec.obs_groups:
-        raise ValueError(f"MultiModalCfg names the group '{group}', but {spec.task} has {sorted(spec.obs_groups)}.")
+        raise ConfigError(f"MultiModalCfg names the group '{group}', but {spec.task} has {sorted(spec.obs_groups)}.")
 
 
 def _image_shape(spec: EnvSpec, name: str, group: str) -> tuple[int, ...]:
     _require_group(spec, group)
     shape, dtype = spec.obs_groups[group], spec.dtype_of(group)
     if len(shape) != 3 or dtype != torch.uint8:
-        raise ValueError(
+        raise ConfigError(
             f"MultiModalCfg.images['{name}'] takes the group '{group}' of {spec.task}, which is {dtype} {shape}: an "
             f"image is uint8 with three axes."
         )
@@ -323,14 +325,16 @@ def _instructions(cfg: MultiModalCfg, env: VecEnv) -> list[str]:
     """The texts that the configuration gives; empty where the environment has its own."""
     if "instruction" in env.spec.extras:
         if cfg.instruction is not None:
-            raise ValueError(f"{env.spec.task} gives its own instructions: leave MultiModalCfg.instruction at None.")
+            raise ConfigError(f"{env.spec.task} gives its own instructions: leave MultiModalCfg.instruction at None.")
         return []
     if cfg.instruction is None:
-        raise ValueError(f"{env.spec.task} gives no instructions: set MultiModalCfg.instruction to the text to follow.")
+        raise ConfigError(
+            f"{env.spec.task} gives no instructions: set MultiModalCfg.instruction to the text to follow."
+        )
     if isinstance(cfg.instruction, str):
         return [cfg.instruction] * env.num_envs
     if len(cfg.instruction) != env.num_envs:
-        raise ValueError(
+        raise ConfigError(
             f"MultiModalCfg.instruction has {len(cfg.instruction)} texts for {env.num_envs} environments: give one "
             f"text for all or one each."
         )
@@ -341,7 +345,7 @@ def _first_frame(cfg: MultiModalCfg, env: VecEnv) -> torch.Tensor | None:
     if RENDER not in cfg.images.values():
         return None
     if env.num_envs != 1:
-        raise ValueError(
+        raise ConfigError(
             f"MultiModalCfg.images takes a picture from render(), which shows environment 0 only, but there are "
             f"{env.num_envs}: let the adapter declare an image group, or use num_envs=1."
         )

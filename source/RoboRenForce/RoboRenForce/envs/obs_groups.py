@@ -11,6 +11,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from ..configclass import ConfigError
 from .spec import EnvSpec
 
 PREVIOUS_ACTION = "previous_action"
@@ -35,7 +36,7 @@ def resolve_obs_groups(
         overrides: set -> groups, given by the user. Sets beyond `sets` are kept.
 
     Raises:
-        ValueError: a set can't be resolved, or an override is empty or names a group that doesn't exist.
+        ConfigError: a set can't be resolved, or an override is empty or names a group that doesn't exist.
     """
     overrides = dict(overrides or {})
     resolved = {name: _checked(spec, name, groups) for name, groups in overrides.items()}
@@ -50,10 +51,10 @@ def with_previous_action(spec: EnvSpec) -> EnvSpec:
     """`spec` with the group `previous_action`.
 
     Raises:
-        ValueError: the environment has a group of that name.
+        ConfigError: the environment has a group of that name.
     """
     if PREVIOUS_ACTION in spec.obs_groups:
-        raise ValueError(
+        raise ConfigError(
             f"'{spec.task}' has an observation group '{PREVIOUS_ACTION}' of its own: set "
             f"replay.previous_action=false and read that one, or give it another name."
         )
@@ -69,7 +70,7 @@ def _default(spec: EnvSpec, name: str, overrides: Mapping[str, Sequence[str]]) -
             if actor in overrides:
                 return _checked(spec, actor, overrides[actor])
         return _default(spec, "actor", overrides)
-    raise ValueError(
+    raise ConfigError(
         f"No observation group for the set '{name}': {spec.task} has the groups {sorted(spec.obs_groups)}. "
         f"Say which to use: obs_groups={{'{name}': [...]}}."
     )
@@ -78,12 +79,12 @@ def _default(spec: EnvSpec, name: str, overrides: Mapping[str, Sequence[str]]) -
 def _checked(spec: EnvSpec, name: str, groups: Sequence[str]) -> list[str]:
     groups = [groups] if isinstance(groups, str) else list(groups)
     if not groups:
-        raise ValueError(f"obs_groups['{name}'] is empty: name at least one of {sorted(spec.obs_groups)}.")
+        raise ConfigError(f"obs_groups['{name}'] is empty: name at least one of {sorted(spec.obs_groups)}.")
     for group in groups:
         if group not in spec.obs_groups:
             near = difflib.get_close_matches(group, list(spec.obs_groups), n=1)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise ValueError(
+            raise ConfigError(
                 f"obs_groups['{name}'] names the group '{group}', but {spec.task} has {sorted(spec.obs_groups)}.{hint}"
             )
     return groups

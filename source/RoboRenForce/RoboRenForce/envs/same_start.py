@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from ..configclass import ConfigError
 from .vec_env import StepReturn, VecEnv
 
 
@@ -35,7 +36,7 @@ class SameStartGroups:
 
     def __init__(self, env: VecEnv, num_rows: int, group_size: int, seed: int, check_same_start: bool) -> None:
         if "reset_rows" not in env.spec.capabilities:
-            raise ValueError(
+            raise ConfigError(
                 f"group_size={group_size} needs an environment that can reset single rows to a chosen state, but "
                 f"{env.spec.task} doesn't name 'reset_rows' in spec.capabilities: implement it, or drop group_size."
             )
@@ -155,6 +156,8 @@ class SameStartGroups:
         """What waiting rows did unseen must not be learned from."""
         obs, rewards, dones, extras = step
         hidden = {name: extras[name] & runs for name in ("terminated", "time_outs", "success") if name in extras}
+        if "raw_rewards" in extras:
+            hidden["raw_rewards"] = torch.where(runs, extras["raw_rewards"], 0.0)
         if "reward_terms" in extras:
             hidden["reward_terms"] = torch.where(runs.unsqueeze(1), extras["reward_terms"], 0.0)
         return obs, torch.where(runs, rewards, 0.0), dones * runs, {**extras, **hidden}

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from ..utils.errors import SpecMismatch
 from .simulator_interface import ActionInterface, SimulatorInterface, Units
 from .spec import EnvSpec
 
@@ -40,6 +41,8 @@ class VecEnv(ABC):
     - `final_observations` TensorDict `[num_envs]`: in rows that are done the true last observation of the finished
       episode, in all other rows the returned observation, so its value is the exact bootstrap in every row,
     - `success` bool `(num_envs,)`: valid in rows that are done,
+    - `raw_rewards` float32 `(num_envs,)`: what the task itself gave, where wrappers of the user change `rewards`;
+      evaluations report returns of these,
     - `reward_terms` float `(num_envs, len(spec.reward_terms))`: the parts of this step's reward,
     - `command` float `(num_envs, C)` and `dynamics` float `(num_envs, D)`: of the moment of the returned observations,
       so of the new episode in rows that are done; `C` and `D` are in `spec.extra_dims`,
@@ -159,7 +162,7 @@ class VecEnv(ABC):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         if state:
-            raise ValueError(f"{type(self).__name__} holds no restorable state, got the keys {sorted(state)}.")
+            raise SpecMismatch(f"{type(self).__name__} holds no restorable state, got the keys {sorted(state)}.")
 
     def render(self) -> Any:
         """One RGB frame `(H, W, 3)` uint8 of environment 0 as a NumPy array.

@@ -9,6 +9,8 @@ from typing import Any
 from torch import nn
 from torch.nn.modules import activation as torch_activations
 
+from ..configclass import ConfigError
+
 _MODULES: dict[str, type[nn.Module]] = {
     name.lower(): getattr(nn, name)
     for name in [*torch_activations.__all__, "Identity"]
@@ -37,10 +39,10 @@ def build_activation(name: str, **kwargs: Any) -> nn.Module:
     """The activation module called `name` (any case, a class of `torch.nn`), built with `kwargs`.
 
     Raises:
-        ValueError: no such activation; the message names the nearest ones.
+        ConfigError: no such activation; the message names the nearest ones.
     """
     if (problem := activation_problem(name, kwargs)) is not None:
-        raise ValueError(f"{problem[0].upper()}{problem[1:]}")
+        raise ConfigError(f"{problem[0].upper()}{problem[1:]}")
     return _MODULES[name.lower()](**kwargs)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
-from ..configclass import Range, configclass
+from ..configclass import ConfigError, Range, configclass
 from .activation import activation_problem, build_activation
 from .network import Network, NetworkCfg
 
@@ -53,7 +53,7 @@ class CNN(Network):
             kernel, stride, padding = (_per_layer(v, index) for v in (cfg.kernel_sizes, cfg.strides, cfg.paddings))
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
             if min(height, width) < 1:
-                raise ValueError(
+                raise ConfigError(
                     f"Convolution {index} (kernel {kernel}, stride {stride}, padding {padding}) leaves "
                     f"{height}x{width} pixels of an image of shape {shape}: "
                     f"use smaller kernels or strides, fewer layers or larger images."
@@ -138,15 +138,15 @@ def image_shape(in_features: int | tuple[int, ...]) -> tuple[int, int, int]:
     """`in_features` if it is an image shape `(C, H, W)`.
 
     Raises:
-        ValueError: it is no image shape, or looks like `(H, W, C)`.
+        ConfigError: it is no image shape, or looks like `(H, W, C)`.
     """
     if isinstance(in_features, int) or len(in_features) != 3:
-        raise ValueError(
+        raise ConfigError(
             f"A CNN got observations of shape {in_features}; expected an image (C, H, W). Use MLPCfg for flat input."
         )
     first, second, last = in_features
     if (last in (1, 3, 4) and min(first, second) > 4) or (first == second >= 32 and last <= 16):
-        raise ValueError(
+        raise ConfigError(
             f"A CNN got images of shape {tuple(in_features)}, which looks like (H, W, C); expected (C, H, W). "
             f"Permute them in the environment adapter: images.permute(0, 3, 1, 2) gives {(last, first, second)}."
         )

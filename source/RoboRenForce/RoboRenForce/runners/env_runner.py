@@ -11,12 +11,16 @@ from torch import Tensor
 
 from ..algorithms.algorithm import StepOut
 from ..configclass import Range, configclass
+from ..envs.structure import require_observations, require_step
+from ..envs.vec_env import StepReturn
 from ..utils.checkpoint import as_plain, save_tensors
 from ..utils.errors import NonFiniteError
 from ..utils.side_activity import side_activity
 from .nan_guard import NanGuard
 from .runner import Runner, RunnerCfg
 from .statistics import EnvLog, EpisodeStatistics
+
+_CHECKED_STEPS = 3
 
 
 class EnvRunner(Runner):
@@ -32,6 +36,8 @@ class EnvRunner(Runner):
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
         self._unbooked: tuple[Tensor, StepOut] | None = None
+        self._checked_steps = 0
+        self._step_env = self._first_steps
 
     @torch.no_grad()
     def step(self, obs: TensorDict) -> TensorDict:
@@ -43,12 +49,21 @@ class EnvRunner(Runner):
         self.keep_books()
         action = self.algorithm.act(obs).action
         self.watchdog.enter_step()
-        obs, reward, done, extras = self.env.step(action)
+        obs, reward, done, extras = self._step_env(action)
         self.watchdog.leave()
         step = StepOut(obs, reward, done, extras)
         self.algorithm.record(step)
         self._unbooked = (action, step)
         return obs
+
+    def _first_steps(self, action: Tensor) -> StepReturn:
+        """Step, and check what the environment returns against its spec; afterwards it is called directly."""
+        returned = self.env.step(action)
+        require_step(self.env, returned)
+        self._checked_steps += 1
+        if self._checked_steps == _CHECKED_STEPS:
+            self._step_env = self.env.step
+        return returned
 
     @torch.no_grad()
     def keep_books(self) -> None:
@@ -89,10 +104,15 @@ class EnvRunner(Runner):
             self.statistics.restart(ages)
             self.algorithm.restart_episodes()
             self.continues_episodes = True  # if `learn` is called again
-        return self.env.get_observations()
+        obs = self.env.get_observations()
+        require_observations(self.env, obs, "get_observations()")
+        return obs
 
     def stop_at_nan(self) -> None:
         """If the steps of this iteration are bad, save what is needed to understand them and stop."""
+        if self._unbooked is not None:
+            _, last = self._unbooked
+            require_step(self.env, (last.obs, last.reward, last.done, last.extras))
         self.keep_books()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return

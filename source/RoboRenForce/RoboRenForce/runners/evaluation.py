@@ -62,7 +62,8 @@ def evaluate(
     """Play exactly `episodes` whole episodes and count all of them.
 
     How many episodes each environment contributes is fixed beforehand. Taking the first `episodes` that end would
-    prefer short ones, and bias the mean wherever length and return are related.
+    prefer short ones, and bias the mean wherever length and return are related. Returns are those of the task,
+    also where wrappers of the user change the rewards that the learner gets.
 
     Args:
         env: Reset by this function; its running episodes are lost.
@@ -94,7 +95,7 @@ def evaluate(
         for _ in range(limit):
             action = _act(env, policy, obs, finished, should_stop)
             obs, reward, done, extras = env.step(action)
-            running[0] += reward
+            running[0] += extras.get("raw_rewards", reward)
             running[1] += 1
             counted = (done != 0) & (finished < quota)
             rows, columns = index[counted], finished[counted]

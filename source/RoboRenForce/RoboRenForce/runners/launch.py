@@ -1,4 +1,4 @@
-"""What the scripts of all simulators share: errors as sentences, devices, tasks of checkpoints, building, filming."""
+"""What the scripts of all simulators share: errors as sentences, devices, tasks of checkpoints, filming."""
 
 from __future__ import annotations
 
@@ -101,16 +101,6 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
     return found
 
 
-def build(cfg: Any, **runtime: Any) -> Any:
-    """Build from a configuration; what its class finds wrong with it is as much the user's to repair as its types."""
-    try:
-        return cfg.build(**runtime)
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool) -> Any:
     """The environment of a task for evaluation or, with `render`, for videos."""
     cfg = task.env_cfg.replace(num_envs=num_envs, seed=seed)
@@ -126,7 +116,7 @@ def film(
 ) -> Path | None:
     """Film the policy of a runner in an environment of its own; without a renderer, say why and go on."""
     try:
-        env = build(eval_cfg(task, 1, task.env_cfg.seed, render=True))
+        env = eval_cfg(task, 1, task.env_cfg.seed, render=True).build()
         try:
             length = steps or min(env.max_episode_length or _MOST_VIDEO_STEPS, _MOST_VIDEO_STEPS)
             record_video(env, runner.policy(), path, steps=length, deterministic=deterministic, seed=task.env_cfg.seed)

@@ -28,7 +28,7 @@ from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
 from .evaluation import EvalResult, evaluate, measure
-from .launch import MOST_PLAY_ENVS, build, film, find_device, task_of_checkpoint
+from .launch import MOST_PLAY_ENVS, film, find_device, task_of_checkpoint
 from .runner import Runner
 from .saved_run import load_run
 
@@ -55,11 +55,11 @@ class PlayRun:
 
     def build_env(self) -> VecEnv:
         """The environments to evaluate in."""
-        return build(self.task.env_cfg)
+        return self.task.env_cfg.build()
 
     def build_runner(self, env: VecEnv) -> Runner:
         """The runner with the learner of the checkpoint; it writes nothing."""
-        runner = build(self.task.runner_cfg, env=env, device=self.device, spec=self.spec)
+        runner = self.task.runner_cfg.build(env=env, device=self.device, spec=self.spec)
         runner.load(self.checkpoint, resume=False)
         runner.algorithm.eval()
         return runner

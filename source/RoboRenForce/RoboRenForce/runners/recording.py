@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..algorithms.algorithm import Policy
 from ..buffer.dataset import EpisodeArrays
+from ..configclass import ConfigError
 from ..envs.spec import ActionSpec
 from ..envs.vec_env import VecEnv
 from ..utils.errors import EnvContractError
@@ -57,7 +58,7 @@ class PolicyBehavior(Behavior):
         self, policy: Policy, action: ActionSpec, *, deterministic: bool, noise: float = 0.0, epsilon: float = 0.0
     ) -> None:
         if noise and action.kind == "discrete":
-            raise ValueError("Noise can't be added to discrete actions: use epsilon, the share of random ones.")
+            raise ConfigError("Noise can't be added to discrete actions: use epsilon, the share of random ones.")
         policy.deterministic = deterministic
         self.policy, self.action, self.noise, self.epsilon = policy, action, noise, epsilon
 

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
-from ..configclass import MISSING, Cfg, Range, configclass
+from ..configclass import MISSING, Cfg, ConfigError, Range, configclass
 from ..configclass.references import main_script
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
@@ -101,7 +101,7 @@ class Runner(ABC):
         self.task = task or env.spec.task
         self.device = torch.device(device)
         if torch.device(env.device).type != self.device.type:
-            raise ValueError(
+            raise ConfigError(
                 f"'{env.spec.task}' returns tensors on {env.device} and the runner learns on {self.device}: give both "
                 f"the same device, as --device does (env.device={self.device}, or build(device='{env.device}'))."
             )

@@ -32,7 +32,7 @@ from ..utils.report import try_to_write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
 from ..utils.run_lock import RunLock
 from ..utils.side_activity import side_activity
-from .launch import MOST_PLAY_ENVS, build, console_command, eval_cfg, film, find_device, task_of_checkpoint
+from .launch import MOST_PLAY_ENVS, console_command, eval_cfg, film, find_device, task_of_checkpoint
 from .runner import Runner
 from .saved_run import SAVED_RUN, load_run
 
@@ -55,20 +55,17 @@ class TrainingRun:
 
     def build_env(self) -> VecEnv:
         """The training environments of this process."""
-        return build(self.task.env_cfg)
+        return self.task.env_cfg.build()
 
     def build_runner(self, env: VecEnv) -> Runner:
         """The runner, resumed if that was asked for."""
         cfg = self.task.runner_cfg
         eval_env = None
         if self.distributed.is_main and (cfg.eval_interval or cfg.video_interval):
-            eval_env = build(
-                eval_cfg(
-                    self.task, min(cfg.eval_episodes, MOST_PLAY_ENVS), cfg.seed + 1, render=bool(cfg.video_interval)
-                )
-            )
-        runner = build(
-            cfg,
+            eval_env = eval_cfg(
+                self.task, min(cfg.eval_episodes, MOST_PLAY_ENVS), cfg.seed + 1, render=bool(cfg.video_interval)
+            ).build()
+        runner = cfg.build(
             env=env,
             log_dir=self.run_dir.root,
             device=self.device,

@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 import torch
 
+from ..configclass import ConfigError
+
 logger = logging.getLogger(__name__)
 
 GraphMode = Literal["auto", "on", "off"]
@@ -27,7 +29,7 @@ class GraphedStep:
         self, function: Callable[[], None], device: torch.device, mode: GraphMode, name: str, warmup: int = 2
     ) -> None:
         if mode == "on" and device.type != "cuda":
-            raise ValueError(
+            raise ConfigError(
                 f"cuda_graph=on needs a CUDA device, got '{device}'. Use cuda_graph=auto or --device cuda:0."
             )
         self.function = function

@@ -18,7 +18,7 @@ from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import VecEnv
 from RoboRenForce.runners import Runner, evaluate
 from RoboRenForce.runners.arguments import Parser, add_trust
-from RoboRenForce.runners.launch import build, find_device, task_of_checkpoint
+from RoboRenForce.runners.launch import find_device, task_of_checkpoint
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
 from RoboRenForce.runners.saved_run import load_run
 from RoboRenForce.utils.console import say, setup_logging
@@ -162,7 +162,7 @@ class Collection:
         """The runner with the learner of a checkpoint."""
         if self._runner is None:
             spec = EnvSpec.from_dict(load_run(path)["spec"])
-            self._runner = build(self.task.runner_cfg, env=self.env, device=self.env.device, spec=spec)
+            self._runner = self.task.runner_cfg.build(env=self.env, device=self.env.device, spec=spec)
         runner: Any = self._runner
         runner.load(path, resume=False)
         runner.algorithm.eval()
@@ -194,7 +194,7 @@ def prepare_collection(args: Namespace) -> Collection:
     task.apply_overrides(args.overrides)
     task.validate()
     seed_everything(args.seed)
-    return Collection(args, task, build(task.env_cfg), checkpoint)
+    return Collection(args, task, task.env_cfg.build(), checkpoint)
 
 
 def _require_consistent(args: Namespace) -> None:

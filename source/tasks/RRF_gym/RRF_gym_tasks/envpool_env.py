@@ -23,7 +23,7 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 import torch
-from RoboRenForce.configclass import MISSING, Cfg, Range, configclass
+from RoboRenForce.configclass import MISSING, Cfg, ConfigError, Range, configclass
 from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
@@ -256,6 +256,9 @@ class EnvPoolCfg(Cfg):
         for name in ("num_envs", "num_threads", "seed", "max_episode_steps"):
             if name in self.env_kwargs:
                 yield f"env_kwargs: {name} has a field of its own, set that instead"
+        for name in ("env_type", "batch_size"):
+            if name in self.env_kwargs:
+                yield f"env_kwargs: {name} is this adapter's to choose, leave it out"
 
 
 def _make_pool(cfg: EnvPoolCfg, seed: int) -> Any:
@@ -270,8 +273,15 @@ def _make_pool(cfg: EnvPoolCfg, seed: int) -> Any:
         try:
             pool = envpool.make(cfg.env_id, env_type="gymnasium", **options, **cfg.env_kwargs)
             _ = pool.observation_space, pool.action_space  # made, with their warnings, at the first look
-        except TypeError as error:
-            raise UserError(f"EnvPoolCfg.env_kwargs doesn't fit {cfg.env_id}: {error}.") from error
+        except Exception as error:
+            # Nothing here is code of the user's. Values are refused in many ways: a TypeError of pybind, a RuntimeError
+            # for a file that is not there.
+            if not cfg.env_kwargs:
+                raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ConfigError(
+                f"EnvPoolCfg.env_kwargs doesn't fit {cfg.env_id}: {reason}; got {cfg.env_kwargs}."
+            ) from error
     return pool
 
 

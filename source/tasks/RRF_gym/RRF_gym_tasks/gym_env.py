@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Annotated, Any
 
 import gymnasium as gym
@@ -19,12 +20,15 @@ from RoboRenForce.configclass import MISSING, Cfg, ImportsModule, Range, Subclas
 from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
-from RoboRenForce.utils.errors import UserError
+from RoboRenForce.utils.errors import EnvContractError, UserError
 from tensordict import TensorDict
 
 from . import gym_state, rendering
-from .host_env import SUCCESS_KEYS, Buffers, HostVecEnv
-from .make_gym import find_time_limit, make_env, step_limit
+from .carried_state import refuse_learned_statistics
+from .host_env import Buffers, HostVecEnv
+from .info_keys import InfoReader
+from .make_gym import find_time_limit, make_copy, reset, return_check, step_limit
+from .returned_values import Step
 from .spaces import FLAT_GROUP, ActionMap, ObsLayout
 
 _log = logging.getLogger(__name__)
@@ -39,9 +43,11 @@ class GymVecEnv(HostVecEnv):
 
     def __init__(self, cfg: GymEnvCfg) -> None:
         rendering.choose_backends()
-        self.envs = [
-            make_env(cfg, pictures=cfg.image_group is not None or (cfg.render and i == 0)) for i in range(cfg.num_envs)
+        copies = [
+            make_copy(cfg, pictures=cfg.image_group is not None or (cfg.render and i == 0)) for i in range(cfg.num_envs)
         ]
+        self.envs = [env for env, _ in copies]
+        self._raw_rewards = [raw for _, raw in copies if raw is not None]
         first = self.envs[0]
         for env in self.envs:
             rendering.draw_fast(env)
@@ -50,9 +56,19 @@ class GymVecEnv(HostVecEnv):
         super().__init__(cfg, layout, ActionMap(first.action_space, cfg.env_id, cfg.rescale_actions))
         self._limit = step_limit(cfg)
         self._time_limits = [find_time_limit(env) for env in self.envs]
-        self._steps = [self._repeated(i) if cfg.frame_skip > 1 else env.step for i, env in enumerate(self.envs)]
-        self._success_key = self._find_info_keys()
+        self._require_equal_spaces()
+        # The first steps and resets are checked; then the environment's own `step` and `reset` take these places.
+        checks = [return_check(env, cfg) for env in self.envs]
+        self._single_steps = [
+            check.first(env.step, partial(self._step_directly, i))
+            for i, (check, env) in enumerate(zip(checks, self.envs, strict=True))
+        ]
+        self._check_reset: list[Callable[[Any], tuple[Any, Any]] | None] = [check.reset for check in checks]
+        self._steps = [self._repeated(i) for i in range(cfg.num_envs)] if cfg.frame_skip > 1 else self._single_steps
         self.reset(seed=cfg.seed)
+        refuse_learned_statistics(cfg)
+        self._info = InfoReader(cfg)
+        self._success_key = self._info.success_key
         self.spec = self._make_spec()
 
     # --- the contract -----------------------------------------------------------------------------------------------
@@ -164,46 +180,61 @@ class GymVecEnv(HostVecEnv):
         self._lengths[rows] += 1
         over = (self._lengths >= self.spec.max_episode_length).tolist() if self.spec.max_episode_length else None
 
-        steps, write, ended = self._steps, self._layout.write, []
+        steps, write, ended = self._steps, self._layout.writer(buffers), []
         for i in rows:
             obs, rewards[i], terminated, truncated, info = steps[i](chosen[i])
-            write(buffers, i, obs)
+            write(i, obs)
             if names:
-                terms[i] = [info[name] for name in names]
+                terms[i] = self._info.reward_terms(info)
             if terminated or truncated or (over is not None and over[i]):
                 ended.append(i)
-                flags[:, i] = terminated, not terminated, self._success_key is not None and info[self._success_key]
+                flags[:, i] = terminated, not terminated, self._info.succeeded(info, terminated)
+        raw = self._take_raw_rewards(rows)
         self._draw(buffers, rows)
         final = {name: buffer.copy() for name, buffer in buffers.items()} if ended else buffers
         if ended:
             self._reset_into(buffers, ended, [None] * len(ended))
-        return self._result(buffers, rewards, flags, terms, final)
+        return self._result(buffers, rewards, flags, terms, final, raw)
 
-    def _repeated(self, row: int) -> Callable[[Any], tuple[Any, float, bool, bool, dict[str, Any]]]:
+    def _step_directly(self, row: int, step: Step) -> None:
+        """The first steps of a row were right."""
+        self._single_steps[row], self._check_reset[row] = step, None
+
+    def _repeated(self, row: int) -> Step:
         """A step that applies its action `frame_skip` times, within the episode and its time limit."""
 
         def step(action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             repeats = self.cfg.frame_skip
             if self._limit:
                 repeats = min(repeats, self._limit - (int(self._lengths[row]) - 1) * repeats)
-            obs, reward, terminated, truncated, info = self.envs[row].step(action)
+            obs, reward, terminated, truncated, info = self._single_steps[row](action)
             total = float(reward)
             for _ in range(repeats - 1):
                 if terminated or truncated:
                     break
-                obs, reward, terminated, truncated, info = self.envs[row].step(action)
+                obs, reward, terminated, truncated, info = self._single_steps[row](action)
                 total += float(reward)
             return obs, total, terminated, truncated, info
 
         return step
 
+    def _take_raw_rewards(self, rows: Sequence[int]) -> np.ndarray | None:
+        """What the environments gave below the wrappers since the last time; None without wrappers."""
+        if not self._raw_rewards:
+            return None
+        raw = np.zeros(self.cfg.num_envs, np.float32)
+        raw[rows] = [self._raw_rewards[i].take() for i in rows]
+        return raw
+
     def _reset_into(self, buffers: Buffers, rows: Iterable[int], seeds: list[int | None]) -> None:
         """Start new episodes in `rows` and write their first observations."""
-        rows = list(rows)
+        rows, write = list(rows), self._layout.writer(buffers)
         for i, seed in zip(rows, seeds, strict=True):
-            obs, _ = self.envs[i].reset(seed=seed)
-            self._layout.write(buffers, i, obs)
+            returned, check = reset(self.envs[i], self.cfg, seed), self._check_reset[i]
+            obs, _ = returned if check is None else check(returned)
+            write(i, obs)
         self._lengths[rows] = 0
+        self._take_raw_rewards(rows)  # a wrapper may have stepped to begin the episode
         self._draw(buffers, rows)
 
     def _draw(self, buffers: Buffers, rows: Iterable[int]) -> None:
@@ -222,26 +253,16 @@ class GymVecEnv(HostVecEnv):
 
     # --- what is known before the first step ------------------------------------------------------------------------
 
-    def _find_info_keys(self) -> str | None:
-        """The key under which `info` tells success; checks the reward terms too. Both by one step of a spare copy."""
-        cfg = self.cfg
-        if cfg.success_key is None and not cfg.reward_terms:
-            return None
-        spare = make_env(cfg, pictures=False)
-        spare.reset(seed=cfg.seed)
-        spare.action_space.seed(cfg.seed)
-        info = spare.step(spare.action_space.sample())[4]
-        spare.close()
-        missing = [name for name in cfg.reward_terms if name not in info]
-        if missing:
-            raise UserError(f"GymEnvCfg.reward_terms names {missing}, but the info of {cfg.env_id} has {sorted(info)}.")
-        if cfg.success_key == "auto":
-            return next((key for key in SUCCESS_KEYS if key in info), None)
-        if cfg.success_key is not None and cfg.success_key not in info:
-            raise UserError(
-                f"GymEnvCfg.success_key is '{cfg.success_key}', but the info of {cfg.env_id} has {sorted(info)}."
-            )
-        return cfg.success_key
+    def _require_equal_spaces(self) -> None:
+        first = self.envs[0]
+        for name in ("observation_space", "action_space"):
+            spaces = [getattr(env, name) for env in self.envs]
+            other = next((space for space in spaces if space != spaces[0]), None)
+            if other is not None:
+                raise EnvContractError(
+                    f"{self.cfg.env_id}: two copies have the {name} {getattr(first, name)} and {other}, expected equal "
+                    f"ones; make it depend on the constructor's arguments alone."
+                )
 
     def _make_spec(self) -> EnvSpec:
         cfg = self.cfg
@@ -259,12 +280,20 @@ class GymVecEnv(HostVecEnv):
             obs_groups=groups,
             action=self._actions.spec,
             max_episode_length=-(-self._limit // cfg.frame_skip),
-            extras=self._declared_extras(),
+            extras=(*self._declared_extras(), *(["raw_rewards"] if cfg.wrappers else [])),
             obs_dtypes=dtypes,
             reward_terms=tuple(cfg.reward_terms),
             capabilities=("reset_rows", "step_rows"),
             step_dt=_step_seconds(self.envs[0], cfg.frame_skip),
         )
+
+
+_INSTEAD = {
+    "id": "from the field env_id",
+    "max_episode_steps": "from the field of that name",
+    "disable_env_checker": "and the first steps are checked here",
+}
+"""Argument of `gymnasium.make` that can't be among `env_kwargs` -> where it comes from."""
 
 
 @configclass
@@ -283,7 +312,10 @@ class GymEnvCfg(Cfg):
     """Passed to `gymnasium.make`."""
     wrappers: list[Annotated[Callable[..., Any], SubclassOf(gym.Wrapper, ("gymnasium.wrappers",))]] = []
     """Subclasses of `gymnasium.Wrapper`, applied to each copy, innermost first; from Python also functions from
-    environment to environment."""
+    environment to environment.
+
+    One that learns over episodes, such as `NormalizeObservation`, is refused: our normalizers are in the checkpoint.
+    """
     max_episode_steps: Annotated[int, Range(ge=1)] | None = None
     """Time limit in steps of the environment; None for the registered one."""
     frame_skip: Annotated[int, Range(ge=1)] = 1
@@ -294,6 +326,10 @@ class GymEnvCfg(Cfg):
     """Indices of a flat observation that the learner doesn't see."""
     success_key: str | None = "auto"
     """Key of `info` that says whether a finished episode succeeded; `auto` takes `is_success` or `success`, if any."""
+    success_key_optional: bool = False
+    """The key is only there where an episode succeeded: without it an episode has failed."""
+    reset_options: dict[str, Any] = {}
+    """Passed to every `reset` as its `options`."""
     reward_terms: list[str] = []
     """Keys of `info` that are parts of the reward, provided as `extras["reward_terms"]`."""
     render: bool = True
@@ -306,10 +342,13 @@ class GymEnvCfg(Cfg):
     """Height and width of `image_group`."""
 
     def check(self) -> Iterable[str]:
-        """Sizes are pairs."""
+        """Sizes are pairs; what has a field of its own can't be given again."""
         for name, size in (("render_size", self.render_size), ("image_size", self.image_size)):
             if len(size) != 2 or min(size) < 1:
                 yield f"{name}: {size} is no [height, width]"
+        for name in _INSTEAD:
+            if name in self.env_kwargs:
+                yield f"env_kwargs: {name} is given to gymnasium.make already, {_INSTEAD[name]}"
 
 
 def _dynamics(env: gym.Env[Any, Any]) -> np.ndarray | None:
@@ -332,4 +371,4 @@ def _step_seconds(env: gym.Env[Any, Any], frame_skip: int) -> float | None:
     """Simulated time of one action: MuJoCo and Pendulum call it dt, CartPole tau."""
     inner: Any = env.unwrapped
     seconds = inner.dt if rendering.is_mujoco(env) else vars(inner).get("dt", vars(inner).get("tau"))
-    return None if seconds is None else float(seconds) * frame_skip
+    return float(seconds) * frame_skip if isinstance(seconds, int | float | np.number) and seconds > 0 else None

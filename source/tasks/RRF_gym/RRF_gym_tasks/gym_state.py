@@ -20,7 +20,7 @@ from RoboRenForce.utils.errors import UserError
 
 _FIXED_TYPES = (gym.Space, EnvSpec, FunctionType, MethodType, type)
 _RENDERING_MODULES = ("pygame", "gymnasium.envs.mujoco.mujoco_rendering")
-_STATIC = (
+STATIC = (
     "env",
     "spec",
     "metadata",
@@ -30,6 +30,7 @@ _STATIC = (
     "_ezpickle_args",
     "_ezpickle_kwargs",
 )
+"""Attributes of environments and wrappers that never change."""
 
 
 class NotRestorableError(TypeError):
@@ -47,7 +48,13 @@ def snapshot(env: gym.Env[Any, Any]) -> list[dict[str, Any]]:
 
 def restore(env: gym.Env[Any, Any], state: list[dict[str, Any]]) -> None:
     """Put back what `snapshot` of an equally built environment returned."""
-    for layer, attributes in zip(_layers(env), state, strict=True):
+    layers = _layers(env)
+    if len(layers) != len(state):
+        raise UserError(
+            f"The saved state is of an environment with {len(state) - 1} wrappers and this one has {len(layers) - 1}: "
+            f"resume with the wrappers that it was saved with, or start a new run."
+        )
+    for layer, attributes in zip(layers, state, strict=True):
         for name, value in attributes.items():
             if name == "np_random":
                 layer.np_random.bit_generator.state = _decoded(value)
@@ -67,7 +74,7 @@ def _layers(env: gym.Env[Any, Any]) -> list[Any]:
 def _layer_state(layer: Any) -> dict[str, Any]:
     state: dict[str, Any] = {}
     for name, value in vars(layer).items():
-        if name in _STATIC or isinstance(value, _FIXED_TYPES) or type(value).__module__.startswith(_RENDERING_MODULES):
+        if name in STATIC or isinstance(value, _FIXED_TYPES) or type(value).__module__.startswith(_RENDERING_MODULES):
             continue
         if isinstance(value, np.random.Generator):
             state["np_random"] = _encoded(value.bit_generator.state, name)

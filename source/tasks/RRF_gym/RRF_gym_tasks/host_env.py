@@ -66,7 +66,13 @@ class HostVecEnv(VecEnv):
         return self._obs
 
     def _result(
-        self, buffers: Buffers, rewards: np.ndarray, flags: np.ndarray, terms: np.ndarray, final: Buffers
+        self,
+        buffers: Buffers,
+        rewards: np.ndarray,
+        flags: np.ndarray,
+        terms: np.ndarray,
+        final: Buffers,
+        raw_rewards: np.ndarray | None = None,
     ) -> StepReturn:
         """The return value of a step, with `buffers` as the current observations.
 
@@ -76,6 +82,7 @@ class HostVecEnv(VecEnv):
             flags: terminated, time_outs and success, bool `(3, num_envs)`.
             terms: reward terms, float32 `(num_envs, R)`.
             final: true last observations in rows that are done; `buffers` itself where none is.
+            raw_rewards: what the simulator gave, float32 `(num_envs,)`; None where `rewards` are that.
         """
         terminated, time_outs, success = flags
         ended = final is not buffers
@@ -87,6 +94,8 @@ class HostVecEnv(VecEnv):
             "success": success,
             "reward_terms": terms,
         }
+        if raw_rewards is not None:
+            arrays["raw_rewards"] = raw_rewards
         arrays |= {f"obs/{name}": array for name, array in self._layout.visible(buffers).items()}
         if ended:
             arrays |= {f"final/{name}": array for name, array in self._layout.visible(final).items()}
@@ -98,6 +107,8 @@ class HostVecEnv(VecEnv):
             "log": {},
             "final_observations": self._groups(found, "final/" if ended else "obs/"),
         }
+        if raw_rewards is not None:
+            extras["raw_rewards"] = found["raw_rewards"]
         if self._success_key is not None:
             extras["success"] = found["success"]
         if self.cfg.reward_terms:

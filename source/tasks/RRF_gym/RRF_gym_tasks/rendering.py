@@ -85,8 +85,10 @@ def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
     """
     if env.render_mode != "rgb_array":
         modes = env.metadata.get("render_modes") or []
-        reason = "it was built with render=False" if "rgb_array" in modes else f"its render modes are {modes}"
-        raise RenderingError(f"{env_id} can't make pictures: {reason}, needed is 'rgb_array'.")
+        reason = f"its render modes are {modes}"
+        if "rgb_array" in modes:
+            reason = "it was built with render=False, or its constructor doesn't take render_mode"
+        raise RenderingError(f"{env_id} can't make pictures: {reason}; needed is render_mode='rgb_array'.")
     try:
         picture = env.render()
     except gym.error.DependencyNotInstalled as error:

@@ -1,14 +1,13 @@
 """Gymnasium's spaces in the terms of the environment contract.
 
 Observations: a Box is the group `policy`, a Discrete the same one-hot, a Dict one group per key. Actions: a Box of
-    finite bounds
-is [-1, 1] for the learner and rescaled here, an unbounded one is passed through, a Discrete is an index.
+finite bounds is [-1, 1] for the learner and rescaled here, an unbounded one is passed through, a Discrete is an index.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +17,9 @@ import torch
 from gymnasium import spaces
 from RoboRenForce.envs.simulator_interface import ActionInterface
 from RoboRenForce.envs.spec import ActionSpec
-from RoboRenForce.utils.errors import UserError
+from RoboRenForce.utils.errors import EnvContractError, UserError
+
+from .returned_values import described
 
 FLAT_GROUP = "policy"
 """Name of the only group where observations aren't a Dict."""
@@ -35,6 +36,8 @@ class _Group:
     """Key in a Dict observation; None where the observation is the group itself."""
     shape: tuple[int, ...]
     dtype: type[np.generic]
+    space: gym.Space[Any]
+    env_id: str
     start: int | None
     """First value of a Discrete observation, which becomes one-hot; None for a Box."""
 
@@ -45,13 +48,48 @@ class _Group:
             return {"key": self.key, "space": "box"}
         return {"key": self.key, "space": "discrete", "n": self.shape[0], "start": self.start}
 
-    def write(self, row: np.ndarray, value: Any) -> None:
-        """Put one observation into `row`, of shape `shape`."""
+    def writer(self, target: np.ndarray) -> Callable[[int, Any], None]:
+        """A function that puts one observation into its row of `target`, `(num_envs, *shape)`.
+
+        It never broadcasts: comparing the shapes costs no more than finding the array anew for every row did.
+        """
+        start, size, shape = self.start, self.shape[0], self.space.shape
+
+        def write(row: int, value: Any) -> None:
+            try:
+                fits = value.shape == shape
+            except AttributeError:  # a list or a number
+                fits = np.shape(value) == shape
+            if not fits:
+                raise self._error(value)
+            target[row] = value
+
+        def write_one_hot(row: int, value: Any) -> None:
+            index = int(value) - start
+            if not 0 <= index < size:
+                raise self._error(value)
+            target[row] = 0
+            target[row, index] = 1
+
+        return write if start is None else write_one_hot
+
+    def write_rows(self, target: np.ndarray, rows: np.ndarray, batch: np.ndarray) -> None:
+        """Put a batch of observations into `rows` of `target`."""
         if self.start is None:
-            row[...] = value
-        else:
-            row[:] = 0
-            row[int(value) - self.start] = 1
+            target[rows] = batch.reshape(len(rows), *self.shape)
+            return
+        index = np.asarray(batch).reshape(len(rows)) - self.start
+        if index.min() < 0 or index.max() >= self.shape[0]:
+            raise self._error(batch)
+        target[rows] = 0
+        target[rows, index] = 1
+
+    def _error(self, value: Any) -> EnvContractError:
+        name = "the observation" if self.key is None else f"the observation '{self.key}'"
+        return EnvContractError(
+            f"{self.env_id} returned {name} {described(value)}, expected one of {self.space}; return what "
+            f"observation_space declares."
+        )
 
 
 class ObsLayout:
@@ -104,24 +142,22 @@ class ObsLayout:
         """Fresh arrays `(num_envs, *shape)`, before anything is hidden."""
         return {group.name: np.zeros((num_envs, *group.shape), group.dtype) for group in self._groups}
 
-    def write(self, buffers: dict[str, np.ndarray], row: int, obs: Any) -> None:
-        """Put the observation of one environment into its row."""
-        if self._flat is not None and self._flat.start is None:
-            buffers[FLAT_GROUP][row] = obs  # the fast path of most tasks
-            return
-        for group in self._groups:
-            group.write(buffers[group.name][row], obs if group.key is None else obs[group.key])
+    def writer(self, buffers: dict[str, np.ndarray]) -> Callable[[int, Any], None]:
+        """A function that puts the observation of one environment into its row."""
+        if self._flat is not None:
+            return self._flat.writer(buffers[FLAT_GROUP])  # the fast path of most tasks
+        writers = [(group.key, group.writer(buffers[group.name])) for group in self._groups]
+
+        def write(row: int, obs: Any) -> None:
+            for key, write_part in writers:
+                write_part(row, obs[key])
+
+        return write
 
     def write_rows(self, buffers: dict[str, np.ndarray], rows: np.ndarray, obs: Any) -> None:
         """Put a batch of observations, `(len(rows), ...)` per group, into `rows`, int `(K,)`."""
         for group in self._groups:
-            batch = obs if group.key is None else obs[group.key]
-            buffer = buffers[group.name]
-            if group.start is None:
-                buffer[rows] = batch.reshape(len(rows), *group.shape)
-            else:
-                buffer[rows] = 0
-                buffer[rows, np.asarray(batch).reshape(-1) - group.start] = 1
+            group.write_rows(buffers[group.name], rows, obs if group.key is None else obs[group.key])
 
     def visible(self, buffers: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         """What the learner sees of `buffers`; the same arrays where nothing is hidden."""
@@ -203,10 +239,10 @@ class ActionMap:
 def _group(key: str | None, space: gym.Space[Any], env_id: str, names: Mapping[str, str]) -> _Group:
     name = FLAT_GROUP if key is None else names.get(key, key)
     if isinstance(space, spaces.Discrete):
-        return _Group(name, key, (int(space.n),), np.float32, int(space.start))
+        return _Group(name, key, (int(space.n),), np.float32, space, env_id, int(space.start))
     if isinstance(space, spaces.Box) and math.prod(space.shape):
         image = space.dtype == np.uint8 and len(space.shape) == 3
-        return _Group(name, key, space.shape or (1,), np.uint8 if image else np.float32, None)
+        return _Group(name, key, space.shape or (1,), np.uint8 if image else np.float32, space, env_id, None)
     where = "the observation space" if key is None else f"the observation '{key}' of type"
     raise UnsupportedSpaceError(
         f"{env_id} has {where} {space}: Discrete, non-empty Box and Dict of these are supported. "
@@ -219,8 +255,8 @@ def _kept(group: _Group, flat: bool, hidden: Sequence[int], env_id: str) -> np.n
     if not flat or len(group.shape) != 1:
         raise UserError(f"GymEnvCfg.obs_mask hides numbers of one flat observation, and that of {env_id} isn't one.")
     size = group.shape[0]
-    wrong = [index for index in hidden if not -size <= index < size]
-    kept = np.setdiff1d(np.arange(size), np.asarray(hidden) % size)
+    wrong = [index for index in hidden if not 0 <= index < size]
+    kept = np.setdiff1d(np.arange(size), hidden)
     if wrong or not len(kept):
         raise UserError(
             f"GymEnvCfg.obs_mask is {list(hidden)}, and {env_id} observes {size} numbers: name indices from 0 to "

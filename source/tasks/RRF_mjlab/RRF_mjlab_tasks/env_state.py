@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from mjlab.envs import ManagerBasedRlEnv
+from RoboRenForce.utils.errors import SpecMismatch
 
 from .fast_step.buffers import settle_buffers
 from .fast_step.state_slots import Slot, plain_slots, state_roots, tensor_slots
@@ -50,7 +51,7 @@ class EnvState:
         """Restore what `save` returned; `forward()` and `sense()` have to follow.
 
         Raises:
-            ValueError: the state belongs to another environment.
+            SpecMismatch: the state belongs to another environment.
         """
         env = self._env
         terms, numbers = self._tensors(), self._numbers()
@@ -87,14 +88,14 @@ class EnvState:
 
     def _check(self, state: dict[str, Any], terms: list[Slot]) -> None:
         if state["num_envs"] != self._env.num_envs:
-            raise ValueError(f"The state holds {state['num_envs']} environments, this one has {self._env.num_envs}.")
+            raise SpecMismatch(f"The state holds {state['num_envs']} environments, this one has {self._env.num_envs}.")
         wrong = [
             f"{slot.path} {tuple(slot.get().shape)} here and {tuple(state['terms'][slot.path].shape)} there"
             for slot in terms
             if slot.path in state["terms"] and state["terms"][slot.path].shape != slot.get().shape
         ]
         if wrong:
-            raise ValueError(f"The state belongs to another task: {'; '.join(wrong[:5])}.")
+            raise SpecMismatch(f"The state belongs to another task: {'; '.join(wrong[:5])}.")
 
     def _physics(self) -> dict[str, torch.Tensor]:
         sim = self._env.sim

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from mjlab.envs import ManagerBasedRlEnv
+from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.simulator_interface import ActionInterface, SimulatorInterface, Units
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn, VecEnv
@@ -225,7 +226,7 @@ def _spec(env: Any, cfg: MJLabEnvCfg, obs: Mapping[str, Any], *, with_success: b
     shapes = {}
     for name, value in obs.items():
         if not isinstance(value, torch.Tensor):
-            raise ValueError(
+            raise ConfigError(
                 f"Observation group '{name}' of {cfg.task} is not concatenated (got {type(value).__name__}); "
                 f"set concatenate_terms=True in its ObservationGroupCfg."
             )

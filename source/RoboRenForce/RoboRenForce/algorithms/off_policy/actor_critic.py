@@ -15,7 +15,7 @@ from ...buffer.sequence import SequenceReplayBufferCfg
 from ...components.actor_q import ActorQPackCfg
 from ...components.critic import QNetwork
 from ...components.target import polyak_, target_of
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ..algorithm import RunContext
 from ..loss_terms import LossTermCfg
 from .passes import features_of
@@ -37,7 +37,7 @@ class ReplayActorCritic(ReplayLearner):
         self.critic: QNetwork = self.networks.critic
         self.loss_terms = [term.build() for term in cfg.loss_terms]
         if self.loss_terms and isinstance(cfg.replay, SequenceReplayBufferCfg):
-            raise ValueError("loss_terms are not available for sequences, got a SequenceReplayBufferCfg: drop one.")
+            raise ConfigError("loss_terms are not available for sequences, got a SequenceReplayBufferCfg: drop one.")
         self.critic_optimizer = self.gradient_step({"critic": self.critic}, cfg.critic_learning_rate)
         self.actor_optimizer = self.gradient_step({"actor": self.actor}, cfg.actor_learning_rate)
         self.target_critic = target_of(self.critic)

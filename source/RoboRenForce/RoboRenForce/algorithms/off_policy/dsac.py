@@ -10,7 +10,7 @@ from __future__ import annotations
 from ...components.actor_q import ActorQPackCfg
 from ...components.return_heads import GaussianHead
 from ...components.temperature import TemperatureCfg
-from ...configclass import configclass
+from ...configclass import ConfigError, configclass
 from ..algorithm import RunContext
 from .sac import SAC, SACCfg
 
@@ -21,7 +21,7 @@ class DSAC(SAC):
     def __init__(self, cfg: DSACCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
         if not isinstance(self.critic.head, GaussianHead):
-            raise ValueError(
+            raise ConfigError(
                 f"DSAC learns normal distributions of the return, but policy.critic_cfg.head_cfg builds a "
                 f"{type(self.critic.head).__name__}: use GaussianHeadCfg."
             )

@@ -34,7 +34,7 @@ from ...components.normalizer import BoundedRewardScaler
 from ...components.observation import Observations
 from ...components.optimizer import GradientStep
 from ...components.return_heads import ReturnHead
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
 from ...networks.batch_norm import BatchNorm, uses_batch_statistics
@@ -82,16 +82,16 @@ class ReplayLearner(Algorithm, ABC):
         spec = context.spec
         require_policy(self, policy, self.policy_cfg)
         if spec.action.kind != "continuous":
-            raise ValueError(
+            raise ConfigError(
                 f"{type(self).__name__} needs continuous actions; '{spec.task}' has {spec.action.kind} actions "
                 f"[{spec.action.dim}]: use PPOCfg with a CategoricalActorCfg."
             )
         if context.data is not None:
             context.data.require_fit(spec)
             if cfg.max_return is not None:
-                raise ValueError("max_return follows rewards as they come; use dataset.reward_mode for recorded ones.")
+                raise ConfigError("max_return follows rewards as they come; use dataset.reward_mode for recorded ones.")
         elif "final_observations" not in spec.extras:
-            raise ValueError(
+            raise ConfigError(
                 f"{type(self).__name__} needs final_observations, the true successors at the end of episodes, which "
                 f"'{spec.task}' lacks (it has: {', '.join(spec.extras) or 'no optional extras'}). "
                 "Let its adapter provide them, see docs/adding/environment.md."
@@ -396,13 +396,13 @@ class ReplayLearner(Algorithm, ABC):
         """Refuse a memory where batches are single transitions, and batch statistics where padding would enter them."""
         recurrent = [name for name, network in self.networks.named_children() if network.is_recurrent]
         if recurrent and not isinstance(self.replay, SequenceReplayBuffer):
-            raise ValueError(
+            raise ConfigError(
                 f"{' and '.join(recurrent)} have a memory and learn from sequences, but batches come from a "
                 f"{type(self.replay).__name__}: use replay=SequenceReplayBufferCfg(...), or networks without memory."
             )
 
         if isinstance(self.replay, SequenceReplayBuffer) and uses_batch_statistics(self.networks):
-            raise ValueError(
+            raise ConfigError(
                 "The networks have batch normalization, and batches are sequences with padding, which would count as "
                 "data: use MLPCfg instead of FlashNetCfg, or replay=ReplayBufferCfg(...)."
             )
@@ -417,7 +417,7 @@ class ReplayLearner(Algorithm, ABC):
             data = replace(data, **read)
             return DatasetBuffer(data, cfg.gamma, cfg.batch_size, self.device, next_action=self.needs_next_action)
         if isinstance(cfg.replay, PrioritizedReplayBufferCfg) and not self.sets_priorities:
-            raise ValueError(
+            raise ConfigError(
                 f"{type(self).__name__} has no TD errors for the priorities of a PrioritizedReplayBufferCfg, which "
                 "would draw uniformly: use replay=ReplayBufferCfg(...). (A learner that calls update_priorities says "
                 "so with sets_priorities = True.)"

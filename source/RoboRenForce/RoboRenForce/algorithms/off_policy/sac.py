@@ -23,7 +23,7 @@ from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
 from ...components.gaussian_actor import TanhGaussianActor
 from ...components.temperature import TemperatureCfg
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...utils.precision import autocast
 from ..algorithm import RunContext
 from .actor_critic import ReplayActorCritic, ReplayActorCriticCfg
@@ -39,7 +39,7 @@ class SAC(ReplayActorCritic):
     def __init__(self, cfg: SACCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
         if not isinstance(self.actor, TanhGaussianActor):
-            raise ValueError(
+            raise ConfigError(
                 f"{type(self).__name__} learns a squashed normal policy, but policy.actor_cfg builds a "
                 f"{type(self.actor).__name__}: use TanhGaussianActorCfg, or TD3Cfg with a deterministic policy."
             )

@@ -22,7 +22,7 @@ from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
 from ...components.deterministic_actor import DeterministicActor
 from ...components.exploration import ExplorationCfg, GaussianNoiseCfg
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...utils.precision import autocast
 from ..algorithm import RunContext
 from .actor_critic import ReplayActorCritic, ReplayActorCriticCfg
@@ -37,7 +37,7 @@ class TD3(ReplayActorCritic):
     def __init__(self, cfg: TD3Cfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
         if not isinstance(self.actor, DeterministicActor):
-            raise ValueError(
+            raise ConfigError(
                 f"TD3 learns a deterministic policy, but policy.actor_cfg builds a {type(self.actor).__name__}: "
                 "use DeterministicActorCfg, or SACCfg with a stochastic policy."
             )

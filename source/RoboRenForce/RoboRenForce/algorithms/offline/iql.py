@@ -22,7 +22,7 @@ from ...buffer.replay_batch import Observations, ReplayBatch
 from ...components.actor_q import ActorQVPackCfg
 from ...components.return_heads import ScalarHead
 from ...components.target import polyak_, target_of
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...networks.batch_norm import uses_batch_statistics
 from ...utils.precision import autocast
 from ..algorithm import RunContext
@@ -42,12 +42,12 @@ class IQL(ReplayLearner):
         super().__init__(cfg, policy=policy, context=context)
         self.critic, self.value = self.networks.critic, self.networks.value
         if not isinstance(self.critic.head, ScalarHead):
-            raise ValueError(
+            raise ConfigError(
                 f"IQL learns values, but policy.critic_cfg.head_cfg builds a {type(self.critic.head).__name__}: "
                 "use ScalarHeadCfg."
             )
         if uses_batch_statistics(self.critic, self.value):
-            raise ValueError(
+            raise ConfigError(
                 "IQL never asks its critics about a', which batch normalization needs for its statistics: use MLPCfg "
                 "instead of FlashNetCfg in policy.critic_cfg and policy.value_cfg."
             )

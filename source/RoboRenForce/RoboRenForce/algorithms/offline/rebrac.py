@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from ...buffer.replay_batch import ReplayBatch
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...utils.precision import autocast
 from ..off_policy.passes import td_loss
 from ..off_policy.td3 import TD3, TD3Cfg
@@ -31,7 +31,7 @@ class ReBRAC(TD3):
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """TD3's, with the distance of a' to the data in the target."""
         if batch.next_action is None:
-            raise ValueError("ReBRAC needs the data's next actions, which a replay doesn't know: use TD3Cfg online.")
+            raise ConfigError("ReBRAC needs the data's next actions, which a replay doesn't know: use TD3Cfg online.")
         with autocast(self.cfg.precision, self.device):
             next_action = self.next_action(batch)
             penalty = self.cfg.critic_penalty * (next_action - batch.next_action).square().sum(-1)

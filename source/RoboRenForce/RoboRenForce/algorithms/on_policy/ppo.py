@@ -30,7 +30,7 @@ from ...components.actor_critic import ActorCriticPackCfg
 from ...components.lr_schedule import adapt_to_kl_, linear_
 from ...components.normalizer import RewardScaler, ValueNormalizer
 from ...components.optimizer import GradientStep
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
@@ -310,18 +310,18 @@ class PPO(Algorithm):
         unit = "environments" if self.recurrent else "transitions"
         size = spec.num_envs * (1 if self.recurrent else self.context.rollout_steps)
         if size % cfg.num_mini_batches:
-            raise ValueError(
+            raise ConfigError(
                 f"algorithm.num_mini_batches = {cfg.num_mini_batches} does not divide the {size} {unit} of a rollout. "
                 "Choose a divisor, or change --num_envs or num_steps_per_env."
             )
         if cfg.time_out_bootstrap == "final" and "final_observations" not in spec.extras:
-            raise ValueError(
+            raise ConfigError(
                 f"algorithm.time_out_bootstrap = 'final' needs final_observations, which '{spec.task}' lacks "
                 f"(it has: {', '.join(spec.extras) or 'no optional extras'}). Use algorithm.time_out_bootstrap=current."
             )
         if self.recurrent and self.loss_terms:
             names = ", ".join(term.name for term in self.loss_terms)
-            raise ValueError(
+            raise ConfigError(
                 f"loss_terms ({names}) are not available for recurrent policies. Use a feed-forward backbone."
             )
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ...components.normalizer import EmpiricalNormalizer, EmpiricalNormalizerCfg
 from ...components.optimizer import GradientStep
-from ...configclass import Range, configclass
+from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...networks import MLPCfg
 from ..algorithm import RunContext
@@ -38,7 +38,7 @@ class RND(RewardTerm):
         self.groups = resolve_obs_groups(spec, (chosen,), overrides)[chosen]
         images = [name for name in self.groups if len(spec.obs_groups[name]) != 1]
         if images:
-            raise ValueError(
+            raise ConfigError(
                 f"RND needs flat observations, got the image groups {images}. Set reward_terms.N.obs_groups."
             )
         size = spec.obs_dim(self.groups)

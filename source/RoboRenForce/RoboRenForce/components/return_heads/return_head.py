@@ -16,7 +16,7 @@ from typing import Literal, TypeAlias, get_args
 import torch
 from torch import Tensor, nn
 
-from ...configclass import Cfg, configclass
+from ...configclass import Cfg, ConfigError, configclass
 from ...configclass.errors import did_you_mean
 
 Aggregate: TypeAlias = Literal["min", "mean", "own"]
@@ -67,7 +67,7 @@ class ReturnHead(nn.Module, ABC):
             `(..., *target)`, or `(E, ..., *target)` for `aggregate="own"`; without gradient.
         """
         if aggregate not in _AGGREGATES:
-            raise ValueError(f"Unknown aggregate '{aggregate}'; {did_you_mean(aggregate, _AGGREGATES)}")
+            raise ConfigError(f"Unknown aggregate '{aggregate}'; {did_you_mean(aggregate, _AGGREGATES)}")
         batch = next_output.shape[1:-1]
         tensors = {"reward": reward, "discount": discount}
         if isinstance(bonus, Tensor):
