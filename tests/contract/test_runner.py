@@ -264,6 +264,16 @@ def test_a_policy_that_acts_nan_is_blamed_itself() -> None:
     assert (report["first_bad_step"], report["bad_environments"], report["action_is_bad"]) == (1, [1], True)
 
 
+@pytest.mark.parametrize(("value", "bad"), [(1e9, False), (-1e9, False), (1.1e10, True), (-1e30, True)])
+def test_what_no_simulator_can_mean_counts_as_infinite(value: float, bad: bool) -> None:
+    guard = NanGuard(scripted(num_envs=2).spec, 1, CPU)
+    obs = TensorDict({"policy": torch.zeros(2, 3), "critic": torch.zeros(2, 4)}, batch_size=[2])
+    obs["critic"][1, 2] = value
+    guard.watch(torch.zeros(2, 2), StepOut(obs, torch.zeros(2), torch.zeros(2).long(), {"final_observations": obs}))
+    assert guard.tripped() == bad
+    assert not bad or guard.report()["bad_environments"] == [1]
+
+
 def test_a_bad_last_observation_is_seen() -> None:
     spec = scripted(num_envs=2).spec
     guard = NanGuard(spec, 1, CPU)

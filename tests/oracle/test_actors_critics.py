@@ -313,6 +313,33 @@ def test_images_are_encoded_per_group_scaled_and_never_normalized():
         critic.evaluate_flat(obs["policy"], None)
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "cnn", "image"),
+    [
+        ((16, 12), "uint8", None, "refused"),  # grey
+        ((4, 16, 12), "uint8", None, "refused"),  # frames side by side
+        ((2, 16, 12, 3), "uint8", None, "refused"),
+        ((16, 12, 3), "float32", None, "refused"),
+        ((16, 12), "uint8", SMALL_CNN, True),
+        ((2, 16, 12, 3), "uint8", SMALL_CNN, True),
+        ((16, 12), "float32", {"eye": SMALL_CNN}, True),  # depth in meters
+        ((16, 12), "float32", SMALL_CNN, False),  # a table of numbers, as before
+        ((128,), "uint8", None, False),  # the memory of an Atari
+    ],
+)
+def test_pixels_need_a_cnn_and_numbers_do_not(shape, dtype, cnn, image):
+    spec = EnvSpec("t", N, {"policy": (2,), "eye": shape}, ActionSpec("continuous", 1), 9, obs_dtypes={"eye": dtype})
+    cfg = components.VNetworkCfg(backbone_cfg=SMALL, cnn_cfg=cnn)
+    if image == "refused":
+        with pytest.raises(ValueError, match=r"'eye' is an image .* cnn_cfg=CNNCfg\(\.\.\.\)"):
+            cfg.build(spec=spec, groups=["policy", "eye"])
+        return
+    critic = cfg.build(spec=spec, groups=["policy", "eye"])
+    assert critic.encoder.image_groups == (["eye"] if image else [])
+    obs = {"policy": torch.zeros(N, 2), "eye": torch.ones(N, *shape).to(getattr(torch, dtype))}
+    assert critic(obs)[0].shape == (N,)
+
+
 def test_images_alone_need_no_normalizer_and_take_sequences():
     cfg = components.StateIndStdActorCfg(backbone_cfg=RECURRENT["gru"], cnn_cfg=SMALL_CNN)
     actor = cfg.build(spec=SPEC, groups=["cam.left"])

@@ -273,9 +273,9 @@ def test_without_an_output_size_the_feature_map_is_the_output():
 @pytest.mark.parametrize(
     ("shape", "words"),
     [
-        ((64, 64, 3), "looks like (H, W, C)"),
-        ((480, 640, 1), "looks like (H, W, C)"),
-        ((84, 84, 9), "looks like (H, W, C)"),
+        ((64, 64, 64), "cnn_cfg.layout='hwc' or 'chw'"),
+        ((64, 7, 7), "which may be (H, W, C) or (C, H, W)"),
+        ((4, 64, 64, 64), "cnn_cfg.layout='hwc' or 'chw'"),
         ((3, 16, 16), "leaves 0x0 pixels"),
         ((16,), "expected an image (C, H, W)"),
         (12, "Use MLPCfg"),
@@ -285,6 +285,47 @@ def test_images_that_do_not_fit_are_refused_in_words(shape, words):
     with pytest.raises(ValueError) as error:
         CNNCfg(channels=[8, 8], kernel_sizes=[8, 4], strides=[4, 2]).build(shape, 4)
     assert words in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("layout", "shape", "words"),
+    [
+        ("chw", (64, 48, 3), "looks like (H, W, C): set cnn_cfg.layout='hwc'"),
+        ("hwc", (4, 84, 84), "looks like (C, H, W): set cnn_cfg.layout='chw'"),
+        ("hwc", (2, 3, 84, 84), "looks like (C, H, W): set cnn_cfg.layout='chw'"),
+    ],
+)
+def test_a_layout_that_contradicts_the_shape_is_refused(layout, shape, words):
+    with pytest.raises(ValueError) as error:
+        CNNCfg(layout=layout).build(shape, 4)
+    assert words in str(error.value)
+
+
+def test_images_of_every_layout_are_the_same_channels_first():
+    """Values differ along every axis, so an axis in the wrong place changes the output."""
+    cfg = CNNCfg(channels=[4], kernel_sizes=[3], strides=[2])
+    chw = torch.rand(5, 6, 12, 9)  # 6 channels: 2 frames of 3
+    frames = chw.unflatten(1, (2, 3))
+    nets = {
+        "chw": (cfg.build((6, 12, 9), 4), chw),
+        "hwc": (cfg.build((12, 9, 6), 4), chw.permute(0, 2, 3, 1)),
+        "frames chw": (cfg.build((2, 3, 12, 9), 4), frames),
+        "frames hwc": (cfg.build((2, 12, 9, 3), 4), frames.permute(0, 1, 3, 4, 2)),
+        "square hwc": (cfg.replace(layout="hwc").build((12, 9, 9), 4), None),
+    }
+    reference, image = nets["chw"]
+    expected = reference(image)
+    torch.testing.assert_close(expected, reference.layers(image))
+    for name in ("hwc", "frames chw", "frames hwc"):
+        net, image = nets[name]
+        net.load_state_dict(reference.state_dict())
+        torch.testing.assert_close(net(image), expected)
+        torch.testing.assert_close(net(torch.stack([image, 2 * image]))[0], expected)  # and with (T, B)
+        torch.testing.assert_close(net(image[0]), expected[0])
+    assert nets["square hwc"][0](torch.rand(2, 12, 9, 9)).shape == (2, 4)
+    grey, same = cfg.build((12, 9), 4), cfg.build((1, 12, 9), 4)
+    same.load_state_dict(grey.state_dict())
+    torch.testing.assert_close(grey(chw[:, 0]), same(chw[:, :1]))
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 import torch.multiprocessing as mp
 from gymnasium.wrappers.utils import RunningMeanStd
 from RoboRenForce.components import EmpiricalNormalizerCfg, NormalizerCfg, RewardScaler, RunningMoments, ValueNormalizer
+from RoboRenForce.components.normalizer import BoundedRewardScaler
 from RoboRenForce.utils.distributed import DistributedContext
 
 
@@ -30,6 +31,35 @@ def test_merged_unequal_batches_equal_one_float64_batch():
     assert moments.count.item() == len(whole)
     np.testing.assert_allclose(moments.mean.numpy(), whole.mean(0), rtol=1e-12)
     np.testing.assert_allclose(moments.var.numpy(), whole.var(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("absurd", [1e30, -3e38, 1.1e10, math.inf, math.nan])
+@pytest.mark.parametrize("when", ["first", "later"])
+def test_one_absurd_number_does_not_ruin_the_statistics(absurd, when):
+    """It counts as the mean so far; everything else of its row and batch counts as always, bit for bit."""
+    normalizer, expected = EmpiricalNormalizerCfg().build(3), EmpiricalNormalizerCfg().build(3)
+    batches = _unequal_batches()[2:]
+    if when == "first":
+        batches.insert(0, torch.zeros(1, 3))
+    for index, batch in enumerate(batches):
+        bad, good = batch.clone(), batch.double()
+        if index == (0 if when == "first" else 1):
+            bad[0, 1], good[0, 1] = absurd, expected.moments.mean[1]
+        normalizer.update(bad)
+        expected.update(good)
+    for name in ("count", "mean", "var"):
+        assert torch.equal(getattr(normalizer.moments, name), getattr(expected.moments, name))
+    assert normalizer(batches[-1]).abs().max() < 10
+
+
+@pytest.mark.parametrize("scaler", [RewardScaler(2, 0.99), BoundedRewardScaler(2, 0.99)])
+def test_one_absurd_reward_does_not_ruin_the_scale(scaler):
+    """Its running return would stay absurd for hundreds of steps."""
+    done = torch.zeros(2)
+    for step in range(200):
+        scaler.update(torch.tensor([1.0, 1e30 if step == 50 else -1.0]), done)
+    assert 0.01 < scaler(torch.tensor(1.0)) < 1.0
+    assert scaler.discounted.abs().max() < 100
 
 
 def test_the_batch_shape_and_the_order_of_batches_do_not_matter():

@@ -292,6 +292,64 @@ def test_rebrac_by_hand() -> None:
     assert float(learner.policy_loss(found)[0].detach()) == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
+def spread(learner: Any) -> None:
+    """Critics that disagree, values of both signs, and targets that are not what they follow."""
+    with torch.no_grad():
+        for network in (learner.critic, learner.target_critic, learner.target_actor):
+            for parameter in network.parameters():
+                parameter.add_(0.5 * torch.randn_like(parameter))
+
+
+@pytest.mark.parametrize("target_actor", [True, False])
+@pytest.mark.parametrize("aggregate", ["min", "mean", "own"])
+def test_rebrac_with_critics_that_disagree(aggregate: Any, target_actor: bool) -> None:
+    options = {"aggregate": aggregate, "target_actor": target_actor, "critic_penalty": 0.7, "target_noise": 0.0}
+    learner, found = make(algorithms.ReBRACCfg(**options)), batch()
+    spread(learner)
+    action = (learner.target_actor if target_actor else learner.actor)(found.next_obs)[0].mode
+    next_q = learner.target_critic(found.next_obs, action)
+    next_q = {"min": next_q.amin(0), "mean": next_q.mean(0), "own": next_q}[aggregate]
+    penalty = 0.7 * (action - found.next_action).square().sum(-1)
+    target = (found.reward + found.discount * (next_q - penalty)).detach()
+    expected = (q_of(learner.critic, found) - target).square().mean(1).sum()
+    torch.testing.assert_close(learner.critic_loss(found)[0], expected)
+
+
+@pytest.mark.parametrize("option", ["first", "min", "mean"])
+@pytest.mark.parametrize("kind", [algorithms.TD3BCCfg, algorithms.ReBRACCfg])
+def test_values_of_both_signs_have_the_scale_of_their_mean_size(kind: Any, option: Any) -> None:
+    learner, found = make(kind(policy_value=option)), batch()
+    spread(learner)
+    action = learner.actor(found.obs)[0].mode
+
+    def value() -> Tensor:
+        q = q_of(learner.critic, found, action)
+        return {"first": q[0], "min": q.amin(0), "mean": q.mean(0)}[option]
+
+    with torch.no_grad():  # the bias of the output: values straddle 0
+        list(learner.critic.parameters())[-1].sub_(value().mean())
+    q = value()
+    assert (q > 0).any() and (q < 0).any()
+    distance = (action - found.action).square()
+    loss = distance.mean() if kind is algorithms.TD3BCCfg else 0.001 * distance.sum(-1).mean()
+    weight = 2.5 if kind is algorithms.TD3BCCfg else 1.0
+    expected = loss - weight * q.mean() / q.abs().mean().detach()
+    actual, parameters = learner.policy_loss(found)[0], list(learner.actor.parameters())
+    torch.testing.assert_close(actual, expected)
+    one, other = (torch.autograd.grad(x, parameters) for x in (actual, expected))
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-7)
+
+
+def test_the_multiplier_has_no_bound_that_it_could_reach_early() -> None:
+    cfg = algorithms.CQLCfg(target_gap=0.0, conservative_weight=3.0)
+    learner = make(cfg)
+    with torch.no_grad():
+        learner.multiplier.log_value.fill_(math.log(50.0))
+    assert float(learner.weight()) == pytest.approx(150.0, rel=1e-5)
+    assert not learner.weight().requires_grad
+
+
 # --- data ------------------------------------------------------------------------------------------------------------
 
 

@@ -222,13 +222,57 @@ def test_state_without_contents_starts_empty_and_says_so(caplog):
 
 
 def test_contents_of_another_replay_are_refused():
-    tape, wider = random_tape(12, 2, seed=2), random_tape(12, 3, seed=2)
+    tape = random_tape(12, 2, seed=2)
     here = build(tape, capacity=42, store=True)
     tape.add_to(here)
     with pytest.raises(ValueError, match=r"capacity of 21 steps .* 30"):
         build(tape, capacity=60).load_state_dict(here.state_dict())
-    with pytest.raises(ValueError, match="number of environments"):
-        build(wider, capacity=60).load_state_dict(here.state_dict())
+    state = here.state_dict()
+    state["contents"] = {name: table[..., 1:] for name, table in state["contents"].items()}
+    with pytest.raises(ValueError, match="same observation groups"):
+        build(tape, capacity=42).load_state_dict(state)
+    with pytest.raises(ValueError, match="same observation groups"):
+        build(random_tape(12, 3, seed=2), capacity=42).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("before", "now"), [(2, 3), (3, 2), (4, 1), (1, 4), (5, 12)])
+@pytest.mark.parametrize(("steps", "rows", "rows_now"), [(7, 20, 40), (12, 8, 40), (12, 8, 3)])
+def test_transitions_of_another_number_of_environments_stay(before, now, steps, rows, rows_now, caplog):
+    """Each old environment's newest steps, oldest first, in one line that is cut into columns; cuts are truncations."""
+    caplog.set_level("INFO")
+    tape, other = random_tape(steps, before, seed=before, end=0.15), random_tape(5, now, seed=9)
+    other.obs += 10_000
+    other.next_obs += 10_000
+    here = build(tape, capacity=rows * before, n_step=3, store=True)
+    tape.add_to(here)
+    there = build(other, capacity=rows_now * now, n_step=3, store=True)
+    there.load_state_dict(here.state_dict())
+
+    stored = min(steps, rows)
+    columns = min(stored * before // now, rows_now)
+    newest = -(-columns * now // before)
+    line = [(t, n) for n in range(before) for t in range(steps - newest, steps)][newest * before - columns * now :]
+    assert len(there) == len(line) == there.num_added
+    assert caplog.text.count("is laid out for") == 1
+    batch = there._transitions(torch.arange(len(there)))
+    for column in range(now):
+        piece = line[column * columns : (column + 1) * columns]
+        for row, (t, n) in enumerate(piece):
+            horizon = 1
+            while horizon < 3 and row + horizon < columns and piece[row + horizon] == (t + horizon, n):
+                horizon += 1
+            slot = row * now + column
+            reward, discount, successor = n_step(tape, t, n, horizon, 0.9, newest=steps - 1)
+            assert batch.obs["critic"][slot].item() == tape.obs[t, n]
+            assert batch.reward[slot].item() == pytest.approx(reward, abs=1e-5)
+            assert batch.discount[slot].item() == pytest.approx(discount, abs=1e-6)
+            assert batch.next_obs["critic"][slot].item() == successor
+
+    other.add_to(there)  # goes on behind what was stored
+    assert len(there) == min(columns + 5, rows_now) * now
+    drawn = there._transitions(torch.arange(len(there)))
+    assert (drawn.obs["critic"] > 10_000).sum().item() == min(5, rows_now) * now
+    assert torch.equal(drawn.obs["critic"] > 10_000, drawn.next_obs["critic"] > 10_000)  # no window leads into them
 
 
 def test_values_may_be_integers_or_float64():

@@ -7,8 +7,9 @@ owned by the algorithm and is part of `state_dict`.
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -22,6 +23,8 @@ from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
 from ..utils.errors import UserError
 from ..utils.export import Exportable
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,19 @@ class AlgorithmCfg(Cfg):
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
         """Like `check`, for rollouts of `num_steps` in each of `num_envs`; asked before an environment starts."""
         return ()
+
+
+def name_unused_groups(context: RunContext, read: Collection[str]) -> None:
+    """Warn of the observation groups that are not in `read`: what a learner never sees should be no surprise."""
+    spec = context.spec
+    unused = [f"'{name}' {tuple(shape)}" for name, shape in spec.obs_groups.items() if name not in read]
+    if unused and context.distributed.is_main:
+        logger.warning(
+            "%s observes %s, which nothing here reads. To use a group, name it: obs_groups.actor=[%s].",
+            spec.task,
+            ", ".join(unused),
+            ", ".join(spec.obs_groups),
+        )
 
 
 def require_policy(algorithm: Algorithm, policy: Any, wanted: type[Cfg]) -> None:

@@ -172,9 +172,9 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return state
 
     @override
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; without contents the replay is empty and all priorities are forgotten."""
-        super().load_state_dict(state)
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Without contents the replay is empty and all priorities are forgotten."""
+        super()._restore(state)
         self._samples.copy_(state["samples"])
         values = torch.zeros_like(self.tree.values)
         if "contents" in state:

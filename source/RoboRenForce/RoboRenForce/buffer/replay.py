@@ -26,6 +26,7 @@ from ..configclass import Cfg, ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..utils.errors import NotEnoughMemory
 from .records import Field, Records, bytes_per_slot, free_bytes
+from .relayout import relaid
 from .replay_batch import Observations, ReplayBatch
 from .rollout import default_dtype
 
@@ -224,8 +225,22 @@ class ReplayBuffer:
         """Restore `state_dict`; without contents the replay is empty afterwards.
 
         Contents are continued by the next `add`: where an environment begins a new episode after the resume, the
-        newest stored step becomes a truncation.
+        newest stored step becomes a truncation. Those of another number of environments are laid out anew.
         """
+        if "contents" in state:
+            num_before = next(iter(state["contents"].values())).shape[1]
+            if num_before != self.num_envs:
+                state = relaid(state, self.num_envs, self.rows)
+                logger.info(
+                    "The replay of %d environments is laid out for %d: %d transitions stay.",
+                    num_before,
+                    self.num_envs,
+                    int(state["rows_added"]) * self.num_envs,
+                )
+        self._restore(state)
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """`load_state_dict` for the right number of environments."""
         self._rows_added.zero_()
         if "contents" in state:
             self.records.check_state(state["contents"])
@@ -235,6 +250,9 @@ class ReplayBuffer:
                     f"of {self.rows}: resume with the same replay.capacity."
                 )
             self.records.load_state_dict(state["contents"])
+            if "seams" in state:
+                seams = state["seams"].to(self.device)
+                self.records.put("done", seams, torch.ones_like(seams))
             self._count(int(state["rows_added"]))
         else:
             self._lost = int(state["rows_added"]) > 0

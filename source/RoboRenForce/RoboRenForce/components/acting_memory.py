@@ -72,9 +72,11 @@ class ActingMemory:
         kept = self._kept()
         if kept.keys() != state.keys():
             raise ValueError(f"the checkpoint remembers {sorted(state)} between steps, and here it is {sorted(kept)}")
-        if state["start"].shape == self.start.shape:
-            for name, value in kept.items():
-                value.copy_(state[name])
+        if state["start"].shape != self.start.shape:
+            self.restart()
+            return
+        for name, value in kept.items():
+            value.copy_(state[name])
 
     def _kept(self) -> dict[str, Tensor]:
         values = {"start": self.start, "state": self.state, "previous_action": self.previous_action}

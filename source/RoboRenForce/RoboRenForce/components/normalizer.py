@@ -9,7 +9,7 @@ so that updates can be captured in a CUDA graph.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,9 +18,22 @@ from typing_extensions import override
 from ..configclass import Cfg, Range, configclass
 from ..utils.distributed import DistributedContext
 
+LARGEST = 1e10
+"""Numbers beyond plus and minus this are what a broken simulator returns, no measurement: in float32, neighbors are a
+thousand apart there. They enter no statistics, and runs stop at them as they do at NaN."""
+
+
+def plausible(x: Tensor) -> Tensor:
+    """Where `x` is finite and within `LARGEST`, elementwise."""
+    return x.abs() <= LARGEST
+
 
 class RunningMoments(nn.Module):
-    """Mean and variance per feature of everything seen so far; 0 and 1 before the first batch."""
+    """Mean and variance per feature of everything seen so far; 0 and 1 before the first batch.
+
+    Entries that are not finite or beyond `LARGEST` count as the mean so far: a single 1e30 would outweigh all that is
+    ever seen later.
+    """
 
     count: Tensor
     mean: Tensor
@@ -47,7 +60,8 @@ class RunningMoments(nn.Module):
             raise ValueError(
                 f"Running statistics got a batch of shape {tuple(x.shape)}; expected (..., *{self.shape})."
             )
-        rows, mean, m2 = batch_moments(x.reshape(-1, *self.shape), distributed)
+        x = x.reshape(-1, *self.shape).to(torch.float64)
+        rows, mean, m2 = batch_moments(torch.where(plausible(x), x, self.mean), distributed)
         if max_count is not None:
             rows = rows * (self.count < max_count)
         total = self.count + rows
@@ -207,10 +221,21 @@ class RewardScaler(nn.Module):
         n = len(self.discounted)
         returns = []
         for reward, done in zip(rewards.reshape(-1, n), dones.reshape(-1, n), strict=True):
-            self.discounted.mul_(self.gamma).add_(reward)
+            self.discounted.mul_(self.gamma).add_(torch.where(plausible(reward), reward, 0.0))
             returns.append(self.discounted.clone())
             self.discounted.masked_fill_(done.bool(), 0.0)
         self._observe(torch.stack(returns), distributed)
+
+    def restart(self) -> None:
+        """All environments begin new episodes: running returns are 0, the statistics stay."""
+        self.discounted.zero_()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # Running returns belong to episodes; those of another number of environments don't go on here.
+        name = f"{prefix}discounted"
+        if name in state_dict and state_dict[name].shape != self.discounted.shape:
+            state_dict[name] = torch.zeros_like(self.discounted)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _observe(self, returns: Tensor, distributed: DistributedContext | None) -> None:
         """Learn from discounted returns `(T, N)`."""

@@ -24,8 +24,9 @@ Observations = TensorDict | Mapping[str, Tensor]
 class ObservationEncoder(nn.Module):
     """Selects observation groups and turns them into one feature vector `(..., out_features)`.
 
-    Flat groups are concatenated in the order of `groups` and normalized together. Images `(C, H, W)` are encoded by a
-    CNN each and follow; they are never normalized by running statistics.
+    Flat groups are concatenated in the order of `groups` and normalized together. Images are encoded by a CNN each
+    and follow; they are never normalized by running statistics. An image is what has three axes, what is uint8 with
+    two or more, and what has a CNN of its own.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class ObservationEncoder(nn.Module):
         cnn_cfg: CNNCfg | dict[str, CNNCfg] | None,
     ) -> None:
         super().__init__()
-        self.flat_groups, image_groups = _sort_groups(spec, groups)
+        self.flat_groups, image_groups = _sort_groups(spec, groups, cnn_cfg)
         self._flatten = {
             group: len(spec.obs_groups[group]) for group in self.flat_groups if len(spec.obs_groups[group]) != 1
         }
@@ -54,7 +55,7 @@ class ObservationEncoder(nn.Module):
                 raise ConfigError(
                     f"Observation group '{group}' is an image {tuple(spec.obs_groups[group])} and has no network: "
                     f"give the actor or critic that reads it cnn_cfg=CNNCfg(...) or "
-                    f"cnn_cfg={{'{group}': CNNCfg(...)}}."
+                    f"cnn_cfg={{'{group}': CNNCfg(...)}} (policy.actor_cfg, policy.critic_cfg)."
                 )
             encoder: Network = cfg.build(spec.obs_groups[group], cfg.features)
             self.image_encoders.append(encoder)
@@ -163,7 +164,9 @@ class ObservationNetworkCfg(Cfg):
     """Encoder of all image groups, or of each by name."""
 
 
-def _sort_groups(spec: EnvSpec, groups: Sequence[str]) -> tuple[list[str], list[str]]:
+def _sort_groups(
+    spec: EnvSpec, groups: Sequence[str], cnn_cfg: CNNCfg | dict[str, CNNCfg] | None
+) -> tuple[list[str], list[str]]:
     """The flat and the image groups among `groups`, in their order."""
     if not groups:
         raise ConfigError(f"Got no observation groups to read; expected some of {sorted(spec.obs_groups)}.")
@@ -171,5 +174,7 @@ def _sort_groups(spec: EnvSpec, groups: Sequence[str]) -> tuple[list[str], list[
     for group in groups:
         if group not in spec.obs_groups:
             raise ConfigError(f"Unknown observation group '{group}'; {did_you_mean(group, spec.obs_groups)}")
-        (images if len(spec.obs_groups[group]) == 3 else flat).append(group)
+        dims, pixels = len(spec.obs_groups[group]), spec.dtype_of(group) == torch.uint8
+        own = isinstance(cnn_cfg, dict) and group in cnn_cfg
+        (images if dims == 3 or (pixels and dims >= 2) or own else flat).append(group)
     return flat, images

@@ -313,10 +313,10 @@ def _require_group(spec: EnvSpec, group: str) -> None:
 def _image_shape(spec: EnvSpec, name: str, group: str) -> tuple[int, ...]:
     _require_group(spec, group)
     shape, dtype = spec.obs_groups[group], spec.dtype_of(group)
-    if len(shape) != 3 or dtype != torch.uint8:
+    if len(shape) != 3 or shape[2] != 3 or dtype != torch.uint8:
         raise ConfigError(
             f"MultiModalCfg.images['{name}'] takes the group '{group}' of {spec.task}, which is {dtype} {shape}: an "
-            f"image is uint8 with three axes."
+            f"image is uint8 with three axes, (H, W, 3). Let the adapter convert it, or read it with a CNN as it is."
         )
     return shape
 

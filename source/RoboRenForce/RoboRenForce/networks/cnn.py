@@ -1,4 +1,8 @@
-"""Convolutional network over images `(C, H, W)`."""
+"""Convolutional network over images.
+
+`(H, W, C)` as cameras give them, `(C, H, W)`, grey `(H, W)`, or frames `(N, ...)` of the first two, whose channels lie
+side by side.
+"""
 
 from __future__ import annotations
 
@@ -40,15 +44,16 @@ class SpatialSoftmax(nn.Module):
 
 
 class CNN(Network):
-    """Convolutions, pooling and a linear output, `(..., C, H, W) -> (..., out)`; uint8 images are scaled to [0, 1].
+    """Convolutions, pooling and a linear output, `(..., *image) -> (..., out)`; uint8 images are scaled to [0, 1].
 
-    With `out_features=None` the pooled feature map itself is the output and `out_features` its size.
+    The image is one of the shapes above, `in_features`. With `out_features=None` the pooled feature map itself is the
+    output and `out_features` its size.
     """
 
     def __init__(self, cfg: CNNCfg, in_features: int | tuple[int, ...], out_features: int | None) -> None:
-        shape = image_shape(in_features)
+        shape, self.axes = image_layout(in_features, cfg.layout)
         layers: list[nn.Module] = []
-        channels, height, width = shape
+        channels, height, width = self.channels_first = _channels_first(shape, self.axes)
         for index, out_channels in enumerate(cfg.channels):
             kernel, stride, padding = (_per_layer(v, index) for v in (cfg.kernel_sizes, cfg.strides, cfg.paddings))
             height, width = ((size + 2 * padding - kernel) // stride + 1 for size in (height, width))
@@ -86,7 +91,10 @@ class CNN(Network):
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype == torch.uint8:
             x = x.to(next(self.parameters()).dtype) / 255.0
-        return self.layers(x.reshape(-1, *x.shape[-3:])).view(*x.shape[:-3], self.out_features)
+        leading = x.shape[: x.dim() - len(self.axes)]
+        x = x.flatten(0, len(leading) - 1) if leading else x.unsqueeze(0)
+        x = x.permute(0, *(axis + 1 for axis in self.axes)).reshape(-1, *self.channels_first)
+        return self.layers(x).view(*leading, self.out_features)
 
 
 @configclass
@@ -94,6 +102,9 @@ class CNNCfg(NetworkCfg):
     """Configuration of a `CNN`; the defaults are the encoder of Mnih et al. 2015 for 84x84 images."""
 
     class_type: type = CNN
+    layout: Literal["auto", "hwc", "chw"] = "auto"
+    """Whether channels are the last axis of an image or come before height and width. auto: they are the shorter one of
+    first and last axis; a shape that leaves it open is refused."""
     channels: list[int] = [32, 64, 64]
     """Output channels of each convolution."""
     kernel_sizes: int | list[int] = [8, 4, 3]
@@ -134,23 +145,44 @@ class CNNCfg(NetworkCfg):
             yield f"activation: {problem}"
 
 
-def image_shape(in_features: int | tuple[int, ...]) -> tuple[int, int, int]:
-    """`in_features` if it is an image shape `(C, H, W)`.
+def image_layout(
+    in_features: int | tuple[int, ...], layout: Literal["auto", "hwc", "chw"]
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shape of an image, and its axes in the order frames, channels, height, width.
 
     Raises:
-        ConfigError: it is no image shape, or looks like `(H, W, C)`.
+        ConfigError: it is no image shape, leaves the layout open, or contradicts it.
     """
-    if isinstance(in_features, int) or len(in_features) != 3:
+    shape = (in_features,) if isinstance(in_features, int) else tuple(in_features)
+    if len(shape) not in (2, 3, 4):
         raise ConfigError(
-            f"A CNN got observations of shape {in_features}; expected an image (C, H, W). Use MLPCfg for flat input."
+            f"A CNN got observations of shape {shape}; expected an image (C, H, W), (H, W, C) or (H, W), or frames "
+            f"(N, C, H, W) or (N, H, W, C). Use MLPCfg for flat input."
         )
-    first, second, last = in_features
-    if (last in (1, 3, 4) and min(first, second) > 4) or (first == second >= 32 and last <= 16):
+    if len(shape) == 2:
+        return shape, (0, 1)
+    first, second, last = shape[-3:]
+    seen = "hwc" if last < min(first, second) else "chw" if first < min(second, last) else None
+    if layout != "auto" and seen not in (None, layout):
+        names = {"hwc": "(H, W, C)", "chw": "(C, H, W)"}
         raise ConfigError(
-            f"A CNN got images of shape {tuple(in_features)}, which looks like (H, W, C); expected (C, H, W). "
-            f"Permute them in the environment adapter: images.permute(0, 3, 1, 2) gives {(last, first, second)}."
+            f"A CNN with layout='{layout}' got images of shape {shape}, which looks like {names[str(seen)]}: set "
+            f"cnn_cfg.layout='{seen}', or permute them in the environment adapter."
         )
-    return first, second, last
+    if layout == "auto" and seen is None:
+        raise ConfigError(
+            f"A CNN got images of shape {shape}, which may be (H, W, C) or (C, H, W): say which with "
+            f"cnn_cfg.layout='hwc' or 'chw'."
+        )
+    frames = len(shape) - 3
+    order = (2, 0, 1) if (seen if layout == "auto" else layout) == "hwc" else (0, 1, 2)
+    return shape, (*range(frames), *(frames + axis for axis in order))
+
+
+def _channels_first(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int, int]:
+    """`(C, H, W)` of an image; grey ones have one channel, frames lie side by side."""
+    *channels, height, width = (shape[axis] for axis in axes)
+    return math.prod(channels), height, width
 
 
 def _per_layer(value: int | list[int], index: int) -> int:

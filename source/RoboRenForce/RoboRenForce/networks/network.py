@@ -12,7 +12,7 @@ class Network(nn.Module):
     """A module from `in_features` to `out_features`, built by `NetworkCfg.build(in_features, out_features)`.
 
     Feed-forward networks map `net(x: (..., in)) -> (..., out)`; any number of leading dimensions. Networks over
-    images take `in_features = (C, H, W)` and map `(..., C, H, W) -> (..., out)`.
+    images take their shape as `in_features` and map `(..., *image) -> (..., out)`.
     """
 
     is_recurrent: bool = False

@@ -136,7 +136,8 @@ class EnvRunner(Runner):
             )
         raise NonFiniteError(
             f"{self.task} returned NaN or infinity in iteration {self.iteration + 1} "
-            f"(environments {bad[:8]}){where}; check its rewards and observations, or set check_for_nan=false to go on."
+            f"(environments {bad[:8]}){where}; check its rewards and observations (what is beyond 1e10 counts as "
+            f"infinite), or set check_for_nan=false to go on."
         )
 
 

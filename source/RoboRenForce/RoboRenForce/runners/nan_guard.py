@@ -1,4 +1,4 @@
-"""Notice NaN and infinity in the environment without a host sync per step, and keep the rollout in which they are."""
+"""Notice NaN, infinity and absurd numbers in the environment without a host sync per step, and keep their rollout."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..algorithms.algorithm import StepOut
 from ..buffer.step_inputs import copy_together
+from ..components.normalizer import plausible
 from ..envs.spec import EnvSpec
 
 
@@ -49,20 +50,20 @@ class NanGuard:
 
     def tripped(self) -> bool:
         """Whether the kept rollout is bad, then the next one begins; waits for the device."""
-        finite = [torch.isfinite(tensor[: self._step]).all() for tensor in self._rollout.values()]
+        finite = [plausible(tensor[: self._step]).all() for tensor in self._rollout.values()]
         self._step = 0
         return not bool(torch.stack(finite).all())
 
     def report(self) -> dict[str, Any]:
         """What `tripped` found: the rollout `(steps, num_envs, ...)`, its first bad step and who was bad in it."""
-        bad = torch.stack([~torch.isfinite(tensor).flatten(2).all(2) for tensor in self._flat().values()]).any(0)
+        bad = torch.stack([~plausible(tensor).flatten(2).all(2) for tensor in self._flat().values()]).any(0)
         first = int(bad.any(1).int().argmax())
         action = self._rollout["action"][first]
         return {
             "rollout": self._rollout,
             "first_bad_step": first,
             "bad_environments": bad[first].nonzero().flatten().tolist(),
-            "action_is_bad": not bool(torch.isfinite(action).all()),
+            "action_is_bad": not bool(plausible(action).all()),
         }
 
     def _flat(self) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from ..algorithms.algorithm import AlgorithmCfg, Policy, RunContext
-from ..configclass import MISSING, Cfg, ConfigError, Range, configclass
+from ..configclass import MISSING, Cfg, Range, configclass
 from ..configclass.references import main_script
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv

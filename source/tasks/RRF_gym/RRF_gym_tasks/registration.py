@@ -111,8 +111,8 @@ def task_from_gym_id(env_id: str) -> Task:
     flat = [name for name in layout.shapes if name not in layout.dtypes]
     if not flat:
         raise UserError(
-            f"{env_id} observes images only, and the default policy has no network for them: write a task with a "
-            f"CNN policy, see docs/adding/environment.md."
+            f"{env_id} observes images only, and the default policy has no network for them: register a task with the "
+            f"agent {_PPO}:pixels, see docs/adding/environment.md."
         )
     agents = {name: resolve(f"{_PPO}:{name}") for name in ("runner", "feed_forward")}
     wide = sum(math.prod(layout.shapes[name]) for name in flat) > 50

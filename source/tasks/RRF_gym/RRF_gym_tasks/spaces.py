@@ -241,7 +241,7 @@ def _group(key: str | None, space: gym.Space[Any], env_id: str, names: Mapping[s
     if isinstance(space, spaces.Discrete):
         return _Group(name, key, (int(space.n),), np.float32, space, env_id, int(space.start))
     if isinstance(space, spaces.Box) and math.prod(space.shape):
-        image = space.dtype == np.uint8 and len(space.shape) == 3
+        image = space.dtype == np.uint8 and len(space.shape) >= 2
         return _Group(name, key, space.shape or (1,), np.uint8 if image else np.float32, space, env_id, None)
     where = "the observation space" if key is None else f"the observation '{key}' of type"
     raise UnsupportedSpaceError(

@@ -134,6 +134,7 @@ def _one_cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg:
         (kernel - stride + 1) // 2 if padding == "zeros" else 0 for kernel, stride in zip(kernels, strides, strict=True)
     ]
     return networks.CNNCfg(
+        layout="chw",
         channels=channels,
         kernel_sizes=kernels,
         strides=strides,

@@ -44,7 +44,7 @@ from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
 from ...utils.precision import Precision, set_matmul_precision
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, require_policy
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, name_unused_groups, require_policy
 from ..history_policy import HistoryPolicy
 
 SMOOTHING = 0.01
@@ -99,6 +99,7 @@ class ReplayLearner(Algorithm, ABC):
         set_matmul_precision(cfg.precision, self.device)
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         read = {*groups["actor"], *groups["critic"]}
+        name_unused_groups(context, read)
         stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
         self.replay: Any = self._build_replay(stored)
         """Where batches come from: a `ReplayBuffer`, or the `DatasetBuffer` of recorded data."""
@@ -204,7 +205,7 @@ class ReplayLearner(Algorithm, ABC):
         self.memory.restart()
         self.exploration.on_done(torch.ones_like(self.memory.start))
         if self.reward_scaler is not None:
-            self.reward_scaler.discounted.zero_()
+            self.reward_scaler.restart()
 
     def _update_normalizers(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
         for network in self.networks.children():
@@ -387,9 +388,6 @@ class ReplayLearner(Algorithm, ABC):
                 f"{'with' if state is None else 'without'} it"
             )
         if state is not None and self.reward_scaler is not None:
-            running = self.reward_scaler.discounted
-            if state["discounted"].shape != running.shape:  # other environments begin new returns
-                state = {**state, "discounted": torch.zeros_like(running)}
             self.reward_scaler.load_state_dict(state)
 
     def _check_networks(self) -> None:

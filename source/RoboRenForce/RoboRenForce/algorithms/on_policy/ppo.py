@@ -36,7 +36,7 @@ from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, require_policy
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, name_unused_groups, require_policy
 from ..functional import (
     bootstrap_time_outs,
     clipped_surrogate,
@@ -71,6 +71,7 @@ class PPO(Algorithm):
             self.distributed.broadcast_(tensor.data)
 
         read = {*groups["actor"], *groups["critic"], *(name for term in self.reward_terms for name in term.groups)}
+        name_unused_groups(context, read)
         stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
         self.buffer = RolloutBuffer(stored, context.rollout_steps, self.device)
         self.optimizer = GradientStep(
@@ -361,7 +362,7 @@ class PPO(Algorithm):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`. A different number of environments is fine: recurrent states then start anew.
+        """Restore `state_dict`. With another number of environments, recurrent states and running returns start anew.
 
         Raises:
             ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
@@ -376,21 +377,23 @@ class PPO(Algorithm):
             if module is not None:
                 module.load_state_dict(state[name])
         self.iteration.copy_(state["iteration"])
-        if state["start"].shape == self._now.start.shape:
-            self._now.start.copy_(state["start"])
-            self.buffer.start[0].copy_(state["start"])
-            for name, value in state["states"].items():
-                self._now.states[name].copy_(value)
-                self.buffer.states[name].copy_(value)
+        if state["start"].shape != self._now.start.shape:
+            self.restart_episodes()
+            return
+        self._now.start.copy_(state["start"])
+        self.buffer.start[0].copy_(state["start"])
+        for name, value in state["states"].items():
+            self._now.states[name].copy_(value)
+            self.buffer.states[name].copy_(value)
 
     def restart_episodes(self) -> None:
-        """Let recurrent networks begin anew at the next step."""
+        """Let recurrent networks and running returns begin anew at the next step."""
         self._now.start.fill_(True)
         self.buffer.start[0].fill_(True)
         for state in self._now.states.values():  # not read any more, and NaN after a bad observation
             state.zero_()
         if self.reward_scaler is not None:
-            self.reward_scaler.discounted.zero_()
+            self.reward_scaler.restart()
 
     def _require_same_parts(self, state: Mapping[str, Any]) -> None:
         here, there = {term.name for term in self.reward_terms}, set(state["reward_terms"])

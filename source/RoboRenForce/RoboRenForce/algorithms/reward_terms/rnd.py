@@ -13,7 +13,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ...components.normalizer import EmpiricalNormalizer, EmpiricalNormalizerCfg
+from ...components.normalizer import EmpiricalNormalizer, EmpiricalNormalizerCfg, plausible
 from ...components.optimizer import GradientStep
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
@@ -69,7 +69,7 @@ class RND(RewardTerm):
             state = self._state(obs)
             surprise = torch.linalg.vector_norm(self.target(state) - self.predictor(state), dim=-1)
             if self.reward_normalizer is not None:
-                self._discounted.mul_(self.cfg.reward_gamma).add_(surprise)
+                self._discounted.mul_(self.cfg.reward_gamma).add_(torch.where(plausible(surprise), surprise, 0.0))
                 self.reward_normalizer.update(self._discounted, self.distributed)
                 surprise = surprise / self.reward_normalizer.moments.var.sqrt().clamp(min=1e-8).to(surprise.dtype)
             bonus = self._scheduled_weight() * surprise
@@ -138,6 +138,8 @@ class RND(RewardTerm):
         self.steps.copy_(state["steps"])
         if state["discounted"].shape == self._discounted.shape:
             self._discounted.copy_(state["discounted"])
+        else:  # sums of other environments
+            self._discounted.zero_()
 
 
 @configclass

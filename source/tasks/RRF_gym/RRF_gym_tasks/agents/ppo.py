@@ -45,6 +45,22 @@ def recurrent(hidden_size: int = 64) -> Any:
     )
 
 
+def pixels(
+    group: str = "policy", kind: str = "discrete", cnn: networks.CNNCfg | None = None
+) -> runners.OnPolicyRunnerCfg:
+    """Actor and critic that read one group of images and nothing else.
+
+    Args:
+        group: of the environment, such as `GymEnvCfg.image_group`.
+        kind: `discrete` or `continuous` actions.
+        cnn: of both; None: that of Mnih et al. 2015, for 84x84 pixels.
+    """
+    policy = feed_forward(kind, (256,))
+    policy.actor_cfg.cnn_cfg = policy.critic_cfg.cnn_cfg = cnn or networks.CNNCfg()
+    learning = {"learning_rate": 2.5e-4, "entropy_coef": 0.01, "num_learning_epochs": 4}
+    return runner(policy, 128, 1000, learning, obs_groups={"actor": [group], "critic": [group]})
+
+
 def runner(
     policy: Any, steps: int, iterations: int, algorithm: dict[str, Any] | None = None, **options: Any
 ) -> runners.OnPolicyRunnerCfg:
