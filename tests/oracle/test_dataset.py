@@ -189,7 +189,7 @@ def with_value(key: str, row: int, value: float) -> dict[str, np.ndarray]:
         (with_value("actions", 4, 1.5), r"key 'actions', row 4: action 0 is 1.5, expected -1 to 1 \(1 rows of 5 lie"),
         (with_value("terminals", 2, 2), "key 'terminals', row 2: it is 2.0, expected 0 or 1"),
         ({"rewards": np.zeros(4)}, "key 'rewards', row 4: it has 4 rows and 'observations' has 5"),
-        ({"rewards": np.zeros((5, 1))}, r"key 'rewards': its rows have the shape \(1,\), expected \(\)"),
+        ({"rewards": np.zeros((5, 2))}, r"key 'rewards': its rows have the shape \(2,\), expected \(\)"),
         ({"observations": np.zeros((0, 2))}, "key 'observations': it has no rows"),
         ({"rewards": np.float32(1.0)}, "key 'rewards': it is a single value, expected one row per step"),
         ({"rewards": np.array(list("abcde"))}, "key 'rewards': it holds <U1, expected numbers"),
@@ -224,10 +224,6 @@ def test_an_episode_longer_than_possible_lacks_an_end():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"terminations": np.zeros(3, bool)},
-            "key 'episode_0/terminations', row 2: the last step .* is marked neither",
-        ),
         ({"truncations": np.array([0, 1, 0], bool)}, "'episode_0/truncations', row 1: the episode ends here, but goes"),
         ({"observations": {"policy": np.zeros((3, 1))}}, "'episode_0/observations/policy', row 3: it has 3 rows, exp"),
         ({"observations": {"policy": np.full((4, 1), np.nan)}}, "'episode_0/observations/policy', row 0: it holds nan"),
