@@ -62,7 +62,7 @@ def require_finite(source: str, key: str, array: np.ndarray) -> None:
         raise fault(source, key, None, f"it holds {array.dtype}, expected numbers")
     if array.dtype.kind != "f":
         return
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         finite = np.isfinite(array.astype(np.float32))  # what a learner will see: 1e300 becomes infinite
     bad = ~finite.all(axis=tuple(range(1, array.ndim)))
     if bad.any():

@@ -121,7 +121,7 @@ class Hdf5File:
             yield
         except UserError:
             raise
-        # Broad, because which error h5py raises depends on the byte that is damaged: nine classes were seen.
+        # Broad, because which error h5py raises depends on the byte that is damaged.
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             what = f"it can't be read: {reason[:200]}; record or download the data anew"

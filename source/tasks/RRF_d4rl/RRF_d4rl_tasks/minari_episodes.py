@@ -17,6 +17,7 @@ import numpy as np
 from gymnasium import spaces
 from minari.dataset.minari_dataset import MinariDataset
 from minari.dataset.minari_storage import MinariStorage, is_image_space
+from minari.serialization import deserialize_space
 from PIL import Image
 from RoboRenForce.buffer import DatasetError, EpisodeArrays, TransitionDataset
 from RoboRenForce.buffer.dataset_checks import fault, is_real, require_memory
@@ -41,16 +42,22 @@ def read_folder(folder: Path, *, group: str, max_episode_length: int | None = No
         DatasetError: names file, key and row.
     """
     dataset = _opened(folder)
-    named = folder / "data" / _MAIN_FILE
-    named = named if named.is_file() else folder
-    require_observable(dataset.observation_space, str(named))
-    action = action_spec(dataset.action_space, str(named))
+    main = folder / "data" / _MAIN_FILE
+    if not main.is_file():
+        return _joined(dataset, _other_episodes(dataset, folder), str(folder), group, max_episode_length)
+    with Hdf5File(main) as file:
+        return _joined(dataset, _hdf5_episodes(dataset, file), str(main), group, max_episode_length)
+
+
+def _joined(
+    dataset: MinariDataset, episodes: Iterator[dict[str, Any]], source: str, group: str, max_episode_length: int | None
+) -> TransitionDataset:
+    require_observable(dataset.observation_space, source)
     limit = max_episode_length or (dataset.env_spec.max_episode_steps if dataset.env_spec is not None else None)
-    episodes = _hdf5_episodes(dataset, named) if named.is_file() else _other_episodes(dataset, named)
     return TransitionDataset.from_episodes(
-        (_episode(dataset, raw, group, str(named)) for raw in episodes),
-        source=str(named),
-        action=action,
+        (_episode(dataset, raw, group, source) for raw in episodes),
+        source=source,
+        action=action_spec(dataset.action_space, source),
         max_episode_length=limit,
     )
 
@@ -76,7 +83,9 @@ def _opened(folder: Path) -> MinariDataset:
 
 
 def _require_bounded(space: Any) -> None:
-    """A serialized space is no larger than the text that states it."""
+    """A serialized space is one that Minari knows, and no larger than the text that states it."""
+    if space["type"] not in deserialize_space.registry:
+        raise ValueError(f"there is no space of type {space['type']!r}")
     parts = space.get("subspaces", ())
     for part in parts.values() if isinstance(parts, dict) else parts:
         _require_bounded(part)
@@ -97,14 +106,13 @@ def _require_count(episodes: Any, data: Path) -> None:
         raise ValueError(f"its metadata states {episodes} episodes, and {there:,} are there")
 
 
-def _hdf5_episodes(dataset: MinariDataset, path: Path) -> Iterator[dict[str, Any]]:
-    with Hdf5File(path) as file:
-        for number in dataset.episode_indices:
-            key = f"episode_{number}"
-            raw: dict[str, Any] = {name: file.array(f"{key}/{name}") for name in _STEP_KEYS}
-            for name, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
-                raw[name] = _values(file, f"{key}/{name}", space, jpeg=dataset.storage.jpeg_encoding)
-            yield {"id": number, **raw}
+def _hdf5_episodes(dataset: MinariDataset, file: Hdf5File) -> Iterator[dict[str, Any]]:
+    for number in dataset.episode_indices:
+        key = f"episode_{number}"
+        raw: dict[str, Any] = {name: file.array(f"{key}/{name}") for name in _STEP_KEYS}
+        for name, space in (("observations", dataset.observation_space), ("actions", dataset.action_space)):
+            raw[name] = _values(file, f"{key}/{name}", space, jpeg=dataset.storage.jpeg_encoding)
+        yield {"id": number, **raw}
 
 
 def _other_episodes(dataset: MinariDataset, folder: Path) -> Iterator[dict[str, Any]]:

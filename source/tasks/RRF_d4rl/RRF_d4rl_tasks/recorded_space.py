@@ -138,7 +138,7 @@ def _indices(space: spaces.Discrete, values: np.ndarray, source: str, key: str) 
 
 
 def spaces_to_record(spec: EnvSpec) -> RecordedSpaces:
-    """The spaces to state for data of an environment: Gymnasium's own where they are those of its id, else the learner's.
+    """The spaces to state for data of an environment: Gymnasium's own where they fit its id, else those of the learner.
 
     They differ where the environment was wrapped, masked or extended, or isn't one of Gymnasium's.
     """
