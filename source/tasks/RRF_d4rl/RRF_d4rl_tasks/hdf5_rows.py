@@ -9,6 +9,7 @@ have the attributes `action_low` and `action_high` `(A,)`; without them actions 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def write_rows(path: Path, episodes: Sequence[EpisodeArrays], recorded: Recorded
         notes: further attributes of the file.
 
     Raises:
-        UserError: the file exists, or the data doesn't fit this layout.
+        UserError: the file exists or can't be written, or the data doesn't fit this layout.
     """
     if path.exists():
         raise UserError(f"'{path}' exists already: choose another --output, or remove it.")
@@ -87,10 +88,15 @@ def write_rows(path: Path, episodes: Sequence[EpisodeArrays], recorded: Recorded
     attributes: dict[str, Any] = dict(notes)
     if action.low is not None and action.high is not None:
         attributes |= {"action_low": np.asarray(action.low), "action_high": np.asarray(action.high)}
-    path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".part")
-    with h5py.File(unfinished, "w") as file:
-        for key, parts in rows.items():
-            file.create_dataset(key, data=np.concatenate(parts), compression="gzip", compression_opts=1)
-        file.attrs.update(attributes)
-    unfinished.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(unfinished, "w") as file:
+            for key, parts in rows.items():
+                file.create_dataset(key, data=np.concatenate(parts), compression="gzip", compression_opts=1)
+            file.attrs.update(attributes)
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # HDF5 reports some failing writes as the second
+        with suppress(OSError):
+            unfinished.unlink()
+        raise UserError(f"'{path}' can't be written: {error}; choose another --output.") from error

@@ -6,6 +6,7 @@ The cache is `~/.minari/datasets`, or what the environment variable MINARI_DATAS
 from __future__ import annotations
 
 import importlib
+import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,7 +74,7 @@ def write_minari(
         notes: `algorithm_name`, `description` and others of Minari's metadata.
 
     Raises:
-        UserError: it exists, or the id is malformed.
+        UserError: it exists or can't be written, or the id is malformed.
     """
     folder = check_new_id(dataset_id)
     buffers = [
@@ -86,19 +87,23 @@ def write_minari(
         )
         for episode in episodes
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # author and links are for data that is published
-        minari.create_dataset_from_buffers(
-            dataset_id,
-            buffers,
-            env=recorded.env_spec,
-            observation_space=recorded.observation,
-            action_space=recorded.action,
-            data_format="hdf5",
-            jpeg_encoding=False,
-            algorithm_name=notes.get("algorithm_name"),
-            description=notes.get("description"),
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # author and links are for data that is published
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=recorded.env_spec,
+                observation_space=recorded.observation,
+                action_space=recorded.action,
+                data_format="hdf5",
+                jpeg_encoding=False,
+                algorithm_name=notes.get("algorithm_name"),
+                description=notes.get("description"),
+            )
+    except (OSError, RuntimeError) as error:  # HDF5 reports some failing writes as the second
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"'{folder}' can't be written: {error}; choose another --output.") from error
     return folder
 
 

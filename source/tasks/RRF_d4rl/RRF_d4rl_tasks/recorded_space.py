@@ -137,25 +137,41 @@ def _indices(space: spaces.Discrete, values: np.ndarray, source: str, key: str) 
     return values.astype(np.int64) - first
 
 
-def spaces_to_record(spec: EnvSpec) -> RecordedSpaces:
+def spaces_to_record(
+    spec: EnvSpec, kwargs: Mapping[str, Any] | None = None, *, wrapped: bool = False
+) -> RecordedSpaces:
     """The spaces to state for data of an environment: Gymnasium's own where they fit its id, else those of the learner.
 
     They differ where the environment was wrapped, masked or extended, or isn't one of Gymnasium's.
+
+    Args:
+        spec: of the environment that was recorded.
+        kwargs: with which Gymnasium made it.
+        wrapped: whether there were wrappers around it, so that Gymnasium can't make it again.
     """
     learner = _learner_spaces(spec)
     if spec.task not in gym.registry:
         return learner
-    env = gym.make(spec.task)
+    env = gym.make(spec.task, **(kwargs or {}))
     same_observation = _sizes(env.observation_space) == _sizes(learner.observation)
     same_action = _sizes(env.action_space) == _sizes(learner.action)
     native = RecordedSpaces(
         env.observation_space if same_observation else learner.observation,
         env.action_space if same_action else learner.action,
         spec.action,
-        env.spec if same_observation and same_action else None,
+        _stated(env.spec) if same_observation and same_action and not wrapped else None,
     )
     env.close()
     return native
+
+
+def _stated(env_spec: Any) -> Any:
+    """The spec of an environment if it can be written down: its class may be registered itself, not as text."""
+    try:
+        env_spec.to_json()
+    except (TypeError, ValueError):
+        return None
+    return env_spec
 
 
 def _learner_spaces(spec: EnvSpec) -> RecordedSpaces:
