@@ -120,6 +120,12 @@ def test_numbers_of_any_kind_are_read(kind: str) -> None:
     assert np.array_equal(found.reward, data["rewards"][:9])
 
 
+def test_the_group_of_observations_has_the_name_that_was_asked_for() -> None:
+    write()
+    write_set()
+    assert set(read(group="state").obs) == set(read("set", group="state").next_obs) == {"state"}
+
+
 # -------------------------------------------------------------------------------------------------------------- bounds
 
 
@@ -497,6 +503,23 @@ def test_metadata_that_is_no_metadata_is_refused(text: bytes) -> None:
     write_set()
     Path("set/data/metadata.json").write_bytes(text)
     assert refused("set").startswith("'set' is not a readable Minari data set: ")
+
+
+@pytest.mark.parametrize("steps", [3, 4])
+def test_episodes_longer_than_stated_are_refused(steps: int) -> None:
+    """By the data set's own word about its environment, or by the configuration's."""
+    stated = {"id": "X-v0", "entry_point": "x:x", "additional_wrappers": [], "max_episode_steps": steps}
+    write_set()
+    for options, metadata in (({"max_episode_length": steps}, {}), ({}, {"env_spec": json.dumps(stated)})):
+        write_set(**metadata)
+        if steps == 4:
+            assert len(read("set", **options)) == 7
+        else:
+            assert "key 'episode_1/truncations', row 2: the episode that begins in row 0 has 4" in refused(
+                "set", **options
+            )
+    write_set(env_spec=json.dumps(stated))
+    assert len(read("set", max_episode_length=4)) == 7  # the configuration has the last word
 
 
 def test_spaces_that_learners_can_not_take_are_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from RoboRenForce.algorithms import BCCfg
 from RoboRenForce.buffer import EpisodeArrays, TransitionDataset
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
 from RoboRenForce.utils.errors import UserError
@@ -143,6 +145,13 @@ def test_an_environment_of_another_size_is_recorded_with_its_own_spaces() -> Non
     assert read("lopsided/test-v0").action.min() == 0
 
 
+def test_an_environment_with_wrappers_is_not_stated_as_one_without() -> None:
+    _, spec = recorded()
+    gym.registry["Lopsided-v0"].entry_point = "test_recorded_data:Lopsided"  # which can be written down
+    assert spaces_to_record(spec).env_spec.id == "Lopsided-v0"
+    assert spaces_to_record(spec, wrapped=True).env_spec is None
+
+
 def test_environments_side_by_side_keep_their_rows_apart() -> None:
     class Own(Behavior):
         """Environment `i` always does the same."""
@@ -223,17 +232,54 @@ def test_numbers_that_nothing_can_be_done_with_are_refused(words: list[str], sen
         prepare_collection(collect_parser(None).parse(["--target", "run", "--output", "x.hdf5", *words]))
 
 
+def collection(*words: str, env_cfg: Any = None) -> Collection:
+    """A collection of a task that isn't registered."""
+    args = collect_parser(None).parse(["--target", "run", "--output", "lopsided/test-v0", *words])
+    env_cfg = env_cfg or GymEnvCfg(env_id="Lopsided-v0", num_envs=1)
+    task: Any = SimpleNamespace(id="Some-Task", env_cfg=env_cfg, runner_cfg=SimpleNamespace(algorithm=BCCfg()))
+    return Collection(args, task, env_cfg.build(), Path("model_3.pt"))
+
+
+def test_a_collection_states_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two levels, one after the other, in the environment as it was made."""
+    env_cfg = GymEnvCfg(env_id="Lopsided-v0", num_envs=1, env_kwargs={"action": "discrete"})
+    made = collection("--policy", "mixed", "--shares", "random=3,expert=1", "--steps", "40", env_cfg=env_cfg)
+    seeds: list[Any] = []
+
+    def record(env: Any, behavior: Behavior, steps: int, *, seed: int) -> list[EpisodeArrays]:
+        seeds.append((steps, seed))
+        return record_episodes(env, behavior, steps, seed=seed)
+
+    monkeypatch.setattr("RRF_d4rl_tasks.collection.record_episodes", record)
+    monkeypatch.setattr(Collection, "_behavior", lambda self, level: RandomBehavior(self.env.spec.action))
+    episodes = made.record()
+    assert seeds == [(30, 0), (10, 1000)]
+    assert [episode.key for episode in episodes] == [f"episode_{number}" for number in range(len(episodes))]
+    made.write(episodes)
+    stated = minari.load_dataset("lopsided/test-v0")
+    assert stated.action_space == spaces.Discrete(3, start=-4)
+    assert stated.storage.metadata["description"] == "mixed of Some-Task"
+    assert stated.storage.metadata["algorithm_name"] == "BC"
+    assert len(read("lopsided/test-v0")) == sum(len(episode.rewards) for episode in episodes)
+
+
+def test_the_expert_is_the_best_checkpoint_or_the_newest(monkeypatch: pytest.MonkeyPatch) -> None:
+    for best, expected in ((Path("model_2.pt"), "model_2.pt"), (None, "model_3.pt")):
+        run = SimpleNamespace(pointed=lambda name, best=best: best if name == "best" else None, checkpoints=dict)
+        monkeypatch.setattr("RRF_d4rl_tasks.collection.run_of", lambda path, run=run: run)
+        assert collection()._checkpoint_of("expert").name == expected
+        assert collection("--checkpoint", "3")._checkpoint_of("expert").name == "model_3.pt"
+
+
 def test_the_medium_policy_lies_its_part_of_the_way_from_random_to_expert(monkeypatch: pytest.MonkeyPatch) -> None:
     """Returns are negative, as in most tasks that cost something."""
-    args = collect_parser(None).parse(["--target", "run", "--output", "x.hdf5", "--medium", "0.25"])
-    env = GymEnvCfg(env_id="Lopsided-v0", num_envs=1).build()
-    collection = Collection(args, None, env, Path("expert"))  # pyright: ignore[reportArgumentType]
+    made = collection("--medium", "0.25")
     returns = {"a": -99.0, "b": -80.0, "c": -70.0, "expert": -20.0}
     monkeypatch.setattr(Collection, "_judge", lambda self, path: returns[path.name])
     monkeypatch.setattr("RRF_d4rl_tasks.collection._mean_return", lambda episodes: -100.0)
     paths = [Path(name) for name in returns]
-    assert collection._medium(paths, Path("expert")).name == "b"  # -100 + 80 / 4
-    args.medium = 0.3
-    assert collection._medium(paths, Path("expert")).name == "c"
-    args.medium_return = -98.0
-    assert collection._medium(paths, Path("expert")).name == "b"
+    assert made._medium(paths, Path("expert")).name == "b"  # -100 + 80 / 4
+    made.args.medium = 0.3
+    assert made._medium(paths, Path("expert")).name == "c"
+    made.args.medium_return = -98.0
+    assert made._medium(paths, Path("expert")).name == "b"
