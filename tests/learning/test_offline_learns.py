@@ -1,8 +1,8 @@
 """Offline algorithms beat the behavior that recorded their data, and its imitation, on a cart that has to be centered.
 
 Half of the recorded actions are those of a controller, half are random. So imitation acts half as hard as the
-controller and returns -1.8; the controller itself has -0.5, and the data, thrown about, about -8. Every algorithm learns
-with the networks and settings of its Pendulum task, from small batches, for a few hundred updates: 30 s of a CPU in all.
+controller and returns -1.8; the controller itself has -0.5, and the data, thrown about, about -8. Every algorithm
+learns with the networks and settings of its Pendulum task, from small batches, for a few hundred updates.
 
 The bound was chosen on three other recordings (seeds 2 to 4) with two seeds of learning each. There imitation ended at
 -2.47 to -1.77, IQL at -0.67 to -0.65, CQL at -0.84 to -0.69, TD3+BC at -0.76 to -0.64 and ReBRAC at -0.78 to -0.61.

@@ -173,6 +173,14 @@ def test_discrete_actions_stay_indices():
         TransitionDataset.from_episodes([left], source="set", action=ActionSpec("discrete", 2))
 
 
+@pytest.mark.parametrize("wrong", [-1, 1.5, 3, np.nan])
+def test_what_is_no_index_is_no_discrete_action(wrong: float):
+    discrete = ActionSpec("discrete", 3)
+    with pytest.raises(DatasetError, match=r"key 'actions', row 3: (the action is|it holds)"):
+        changed = rows(actions=np.array([0, 2, 1, wrong, 0]))
+        TransitionDataset.from_rows(changed, source="x", action=discrete)
+
+
 def test_several_groups_and_images_keep_their_types():
     observations = {"state": np.zeros((4, 2)), "camera": np.full((4, 2, 2, 3), 7, np.uint8)}
     data = joined(episode(3, observations=observations))
