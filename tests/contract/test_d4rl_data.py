@@ -292,7 +292,7 @@ def test_an_episode_longer_than_stated_lacks_an_end(good: Path, tmp_path: Path) 
         (remove("episode_1/truncations"), "key 'episode_1/truncations': it is missing"),
         (assign("episode_2/observations", 200, np.inf), "key 'episode_2/observations/policy', row 200: it holds inf"),
         (assign("episode_0/actions", 3, -2.5), "key 'episode_0/actions', row 3: action 0 is -2.5, expected -2 to 2"),
-        (assign("episode_3/truncations", 199, False), "key 'episode_3/terminations', row 199: the last step"),
+        (assign("episode_2/truncations", 199, False), "key 'episode_2/terminations', row 199: the last step"),
         (assign("episode_3/terminations", 7, True), "key 'episode_3/terminations', row 7: the episode ends here, but"),
         (shorten("episode_1/observations", 200), "key 'episode_1/observations/policy', row 200: it has 200 rows, exp"),
     ],

@@ -102,7 +102,7 @@ def test_an_iteration_is_its_updates_and_no_environment_step(tmp_path: Path) -> 
     before = env.get_observations()
     runner = offline_cfg("iql").build(env=env, log_dir=tmp_path)
     runner.learn()
-    assert runner.algorithm.num_updates == 12 and runner.steps == 0
+    assert runner.algorithm.num_updates == runner.max_updates == 12 and runner.steps == 0
     assert (before == env.get_observations()).all()
     lines = metrics(tmp_path)
     assert [line["Train/updates"] for line in lines] == [3.0, 6.0, 9.0, 12.0]

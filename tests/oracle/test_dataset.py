@@ -105,6 +105,14 @@ def test_a_termination_on_the_step_of_the_time_limit_is_a_termination():
     assert data.terminated.tolist() == both.tolist() and data.truncated.sum() == 0
 
 
+def test_what_follows_a_termination_is_the_observation_itself_where_nothing_is_recorded():
+    """And not the first one of the next episode, whose values would be finite, too."""
+    data = build(terminals=np.array([0, 0, 1, 0, 1], bool), timeouts=np.zeros(5, bool))
+    assert first(data.next_obs["policy"]) == [1, 2, 2, 11, 11]
+    assert first(data.next_action) == pytest.approx([0.05, 0.1, 0.0, 0.55, 0.0])
+    assert data.episode_returns.tolist() == [3, 21]
+
+
 def test_episodes_keep_their_final_observation():
     cut = episode(2, "episode_1", terminations=np.zeros(2, bool), truncations=np.array([0, 1], bool))
     data = joined(episode(3), cut)
@@ -165,6 +173,14 @@ def test_discrete_actions_stay_indices():
         TransitionDataset.from_episodes([left], source="set", action=ActionSpec("discrete", 2))
 
 
+@pytest.mark.parametrize("wrong", [-1, 1.5, 3, np.nan])
+def test_what_is_no_index_is_no_discrete_action(wrong: float):
+    discrete = ActionSpec("discrete", 3)
+    with pytest.raises(DatasetError, match=r"key 'actions', row 3: (the action is|it holds)"):
+        changed = rows(actions=np.array([0, 2, 1, wrong, 0]))
+        TransitionDataset.from_rows(changed, source="x", action=discrete)
+
+
 def test_several_groups_and_images_keep_their_types():
     observations = {"state": np.zeros((4, 2)), "camera": np.full((4, 2, 2, 3), 7, np.uint8)}
     data = joined(episode(3, observations=observations))
@@ -187,9 +203,10 @@ def with_value(key: str, row: int, value: float) -> dict[str, np.ndarray]:
         (with_value("observations", 3, np.nan), "key 'observations', row 3: it holds nan, expected finite numbers"),
         (with_value("rewards", 1, np.inf), "key 'rewards', row 1: it holds inf"),
         (with_value("actions", 4, 1.5), r"key 'actions', row 4: action 0 is 1.5, expected -1 to 1 \(1 rows of 5 lie"),
+        (with_value("actions", 0, -1.003), r"key 'actions', row 0: action 0 is -1.003, expected -1 to 1 \(1 rows of 5"),
         (with_value("terminals", 2, 2), "key 'terminals', row 2: it is 2.0, expected 0 or 1"),
         ({"rewards": np.zeros(4)}, "key 'rewards', row 4: it has 4 rows and 'observations' has 5"),
-        ({"rewards": np.zeros((5, 1))}, r"key 'rewards': its rows have the shape \(1,\), expected \(\)"),
+        ({"rewards": np.zeros((5, 2))}, r"key 'rewards': its rows have the shape \(2,\), expected \(\)"),
         ({"observations": np.zeros((0, 2))}, "key 'observations': it has no rows"),
         ({"rewards": np.float32(1.0)}, "key 'rewards': it is a single value, expected one row per step"),
         ({"rewards": np.array(list("abcde"))}, "key 'rewards': it holds <U1, expected numbers"),
@@ -224,10 +241,6 @@ def test_an_episode_longer_than_possible_lacks_an_end():
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        (
-            {"terminations": np.zeros(3, bool)},
-            "key 'episode_0/terminations', row 2: the last step .* is marked neither",
-        ),
         ({"truncations": np.array([0, 1, 0], bool)}, "'episode_0/truncations', row 1: the episode ends here, but goes"),
         ({"observations": {"policy": np.zeros((3, 1))}}, "'episode_0/observations/policy', row 3: it has 3 rows, exp"),
         ({"observations": {"policy": np.full((4, 1), np.nan)}}, "'episode_0/observations/policy', row 0: it holds nan"),
@@ -248,6 +261,25 @@ def test_episodes_have_to_be_of_one_kind():
         joined(episode(2), episode(2, "episode_1", observations={"other": np.zeros((3, 1))}))
     with pytest.raises(DatasetError, match="set has no episodes"):
         joined()
+
+
+def test_only_the_very_last_row_may_be_unmarked():
+    open_end = {"terminations": np.zeros(3, bool)}
+    data = joined(episode(2), episode(3, "episode_1", **open_end))
+    assert data.truncated.tolist() == [False] * 4 + [True] and data.episode_returns.tolist() == [1]
+    assert first(data.next_obs["policy"]) == [1, 2, 1, 2, 3] and not data.next_action_known[-1]
+    with pytest.raises(DatasetError, match=r"key 'episode_0/terminations', row 2: the last step .* is marked neither"):
+        joined(episode(3, **open_end), episode(2, "episode_1"))
+
+
+def test_the_bounds_of_actions_are_checked_wherever_they_come_from():
+    for low, high, said in (
+        ((1.0,), (-1.0,), "1 and -1"),
+        ((0.0,), (0.0,), "0 and 0"),
+        ((-np.inf,), (1.0,), "-inf and 1"),
+    ):
+        with pytest.raises(DatasetError, match=f"'episode_0/actions': the bounds of action 0 are {said}, expected two"):
+            TransitionDataset.from_episodes([episode()], source="x", action=ActionSpec("continuous", 1, low, high))
 
 
 def test_unbounded_actions_are_refused():
@@ -286,6 +318,8 @@ class HandMadeCfg(DatasetCfg):
 
 def test_a_configuration_builds_the_data_with_its_rewards():
     assert HandMadeCfg(reward_mode="shift", reward_shift=-10.0).build().reward.tolist() == [-10, -9, 0, 1]
+    scaled = HandMadeCfg(reward_mode="normalize_by_return_range", return_range=9.0).build()  # returns are 3 and 21
+    assert scaled.reward.tolist() == pytest.approx([0.0, 0.5, 5.0, 5.5])
     with pytest.raises(ValueError, match="reward_mode"):
         HandMadeCfg(reward_mode="scale").build()
 
@@ -309,6 +343,12 @@ def test_data_of_another_environment_is_refused():
         data.require_fit(spec(action=ActionSpec("continuous", 2, (-1.0, -1.0), (1.0, 1.0))))
     with pytest.raises(DatasetError, match=r"made.hdf5 was not recorded in Made-v0: actions are continuous"):
         data.require_fit(spec(action=ActionSpec("discrete", 3)))
+    chosen = TransitionDataset.from_episodes(
+        [episode(3, actions=np.array([0, 2, 1]))], source="set", action=ActionSpec("discrete", 3)
+    )
+    chosen.require_fit(spec(obs_groups={"policy": (1,)}, action=ActionSpec("discrete", 3)))
+    with pytest.raises(DatasetError, match="actions go up to 2 in the data, and the environment has 2"):
+        chosen.require_fit(spec(obs_groups={"policy": (1,)}, action=ActionSpec("discrete", 2)))
 
 
 # ---------------------------------------------------------------------------------------------------------- batches

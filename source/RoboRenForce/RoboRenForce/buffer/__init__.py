@@ -1,8 +1,9 @@
 """Storage and sampling; nothing learnable."""
 
-from .dataset import DatasetCfg, DatasetLoader, EpisodeArrays, TransitionDataset
+from .dataset import DatasetCfg, DatasetLoader, TransitionDataset
 from .dataset_buffer import DatasetBuffer
 from .dataset_checks import DatasetError
+from .dataset_episodes import EpisodeArrays
 from .prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferCfg
 from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch

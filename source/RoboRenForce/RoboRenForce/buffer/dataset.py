@@ -10,7 +10,8 @@ three steps that was cut, and one of two that terminated, `from_rows` sees
     successor       a1   a2   ?    b1   -        ? unknown without `next_observations`: the row is left out
     next action     x1   x2   ?    y1   -        - never looked at, because a termination isn't bootstrapped
 
-What was done in the successor state is not known where an episode was cut; see `DatasetBuffer`.
+What was done in the successor state is not known where an episode was cut; see `DatasetBuffer`. Every end
+has to be marked, except in the very last row: there recording stopped, which cuts the episode.
 """
 
 from __future__ import annotations
@@ -26,11 +27,13 @@ from torch import Tensor
 
 from ..configclass import Cfg, Range, configclass
 from ..envs.spec import ActionSpec, EnvSpec
+from ..utils.errors import did_you_mean
 from .dataset_checks import (
     DatasetError,
     as_array,
     fault,
     flags,
+    one_a_row,
     require_finite,
     require_horizon,
     require_keys,
@@ -38,30 +41,17 @@ from .dataset_checks import (
     require_shape,
     require_successors,
     unit_actions,
+    vectors,
 )
+from .dataset_episodes import EpisodeArrays, checked_episode, require_marked_end
 from .rollout import default_dtype
 
 FLAT_GROUP = "policy"
 """Observation group of data sets whose observations are one array."""
 ROW_KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
-"""What a file of rows must have; `next_observations` is optional."""
+"""What a file of rows must have; `next_observations` is optional, and `timeouts` where the longest episode is known."""
 
 RewardMode = Literal["none", "normalize_by_return_range", "shift"]
-
-
-@dataclass(frozen=True)
-class EpisodeArrays:
-    """One recorded episode of L steps."""
-
-    key: str
-    """How errors call it, such as `episode_3`."""
-    observations: Mapping[str, np.ndarray]
-    """Group -> `(L + 1, ...)`: the last row is the true final observation."""
-    actions: np.ndarray
-    """`(L, A)`, or indices `(L,)`."""
-    rewards: np.ndarray
-    terminations: np.ndarray
-    truncations: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -120,10 +110,12 @@ class TransitionDataset:
         Raises:
             DatasetError: names source, key and row.
         """
-        checked = [_checked_episode(episode, source, max_episode_length) for episode in episodes]
+        checked = [checked_episode(episode, source, max_episode_length) for episode in episodes]
         if not checked:
             raise DatasetError(f"{source} has no episodes: record at least one.")
-        first = checked[0]
+        first, whole = checked[0], checked if checked[-1].ended else checked[:-1]
+        for episode in checked[:-1]:
+            require_marked_end(source, episode)
         for episode in checked:
             require_keys(
                 source,
@@ -142,7 +134,7 @@ class TransitionDataset:
             reward=np.concatenate([episode.rewards for episode in checked]),
             terminated=np.concatenate([episode.terminations for episode in checked]),
             truncated=np.concatenate([episode.truncations for episode in checked]),
-            returns=np.asarray([episode.rewards.sum(dtype=np.float64) for episode in checked]),
+            returns=np.asarray([episode.rewards.sum(dtype=np.float64) for episode in whole]),
         )
 
     @classmethod
@@ -162,21 +154,25 @@ class TransitionDataset:
             source: file, for messages.
             action: the recorded action space; None: [-1, 1], as in D4RL.
             group: observation group that `observations` become.
-            max_episode_length: longer episodes are an error: an end is not marked.
+            max_episode_length: longer episodes are an error: an end is not marked. Without `timeouts`, episodes were
+                cut after as many steps.
 
         Raises:
             DatasetError: names source, key and row.
         """
-        require_keys(source, ROW_KEYS, arrays)
-        wanted = (*ROW_KEYS, *(["next_observations"] if "next_observations" in arrays else []))
+        require_row_keys(source, arrays, max_episode_length)
+        wanted = [key for key in (*ROW_KEYS, "next_observations") if key in arrays]
         rows = {key: as_array(source, key, arrays[key]) for key in wanted}
         require_rows(source, rows, "observations")
         for key in wanted:
             require_finite(source, key, rows[key])
-        require_shape(source, "rewards", rows["rewards"], ())
-        obs, reward = rows["observations"], rows["rewards"]
+        obs, reward = vectors(rows["observations"]), one_a_row(rows["rewards"])
+        require_shape(source, "rewards", reward, ())
         terminated = flags(source, "terminals", rows["terminals"])
-        truncated = flags(source, "timeouts", rows["timeouts"]) & ~terminated
+        if "timeouts" in rows:
+            truncated = flags(source, "timeouts", rows["timeouts"]) & ~terminated
+        else:
+            truncated = _time_outs(terminated, max_episode_length or len(obs))
         if action is None:
             dim = int(np.prod(rows["actions"].shape[1:]))
             action = ActionSpec("continuous", dim, (-1.0,) * dim, (1.0,) * dim)
@@ -185,7 +181,7 @@ class TransitionDataset:
         returns = _returns(reward, ends, source, max_episode_length)
         known = np.ones(len(obs), np.bool_)
         if "next_observations" in rows:
-            next_obs = rows["next_observations"]
+            next_obs = vectors(rows["next_observations"])
             require_shape(source, "next_observations", next_obs, obs.shape[1:])
             require_successors(source, "next_observations", obs, next_obs, ends)
         else:
@@ -193,7 +189,6 @@ class TransitionDataset:
             next_obs[terminated] = obs[terminated]
             known = ~truncated
             known[-1] = terminated[-1]
-        truncated[-1] |= not terminated[-1]  # where recording stopped
         dataset = cls._build(source, {group: obs}, {group: next_obs}, unit, reward, terminated, truncated, returns)
         if not known.any():
             raise fault(source, "next_observations", None, "it is missing, and no row has a successor without it")
@@ -211,17 +206,18 @@ class TransitionDataset:
         truncated: np.ndarray,
         returns: np.ndarray,
     ) -> TransitionDataset:
+        truncated[-1] |= not terminated[-1]  # where recording stopped
         ends = terminated | truncated
         next_action = np.concatenate([action[1:], np.zeros_like(action[:1])])
         next_action[ends] = 0
         return cls(
             source=source,
-            obs={name: _tensor(rows) for name, rows in obs.items()},
+            obs={name: _observed(rows) for name, rows in obs.items()},
             action=_tensor(action),
-            reward=_tensor(reward),
+            reward=_tensor(reward.astype(np.float64)),
             terminated=_tensor(terminated),
             truncated=_tensor(truncated),
-            next_obs={name: _tensor(rows) for name, rows in next_obs.items()},
+            next_obs={name: _observed(rows) for name, rows in next_obs.items()},
             next_action=_tensor(next_action),
             next_action_known=_tensor(~truncated),
             episode_returns=_tensor(returns),
@@ -280,6 +276,10 @@ class TransitionDataset:
                 f"actions are {kind} {tuple(self.action.shape[1:])} in the data and {spec.action.kind} "
                 f"{tuple(spec.action.shape)} in the environment"
             )
+        elif spec.action.kind == "discrete" and int(self.action.max()) >= spec.action.dim:
+            found.append(
+                f"actions go up to {int(self.action.max())} in the data, and the environment has {spec.action.dim}"
+            )
         if found:
             raise DatasetError(
                 f"{self.source} was not recorded in {spec.task}: {'; '.join(found)}. Choose other data, or the task of "
@@ -287,33 +287,21 @@ class TransitionDataset:
             )
 
 
-def _checked_episode(episode: EpisodeArrays, source: str, max_episode_length: int | None) -> EpisodeArrays:
-    """The episode with bool flags, after all checks that concern it alone."""
-    key = episode.key
-    steps = {"rewards": episode.rewards, "actions": episode.actions}
-    steps |= {"terminations": episode.terminations, "truncations": episode.truncations}
-    steps = {f"{key}/{name}": as_array(source, f"{key}/{name}", rows) for name, rows in steps.items()}
-    require_rows(source, steps, f"{key}/rewards")
-    length = len(episode.rewards)
-    for name, rows in episode.observations.items():
-        at = f"{key}/observations/{name}"
-        if len(rows) != length + 1:
-            expected = f"expected {length + 1:,}: one for each of {length:,} steps and the final one"
-            raise fault(source, at, min(len(rows), length + 1), f"it has {len(rows):,} rows, {expected}")
-        require_finite(source, at, rows)
-    require_shape(source, f"{key}/rewards", episode.rewards, ())
-    require_finite(source, f"{key}/rewards", episode.rewards)
-    terminated = flags(source, f"{key}/terminations", episode.terminations)
-    truncated = flags(source, f"{key}/truncations", episode.truncations) & ~terminated
-    for name, flag in (("terminations", terminated), ("truncations", truncated)):
-        if flag[:-1].any():
-            row = int(flag.argmax())
-            raise fault(source, f"{key}/{name}", row, f"the episode ends here, but goes on to row {length - 1:,}")
-    if not (terminated[-1] or truncated[-1]):
-        what = "the last step of the episode is marked neither here nor in 'truncations'; mark how it ended"
-        raise fault(source, f"{key}/terminations", length - 1, what)
-    require_horizon(source, f"{key}/truncations", np.array([length]), np.array([0]), max_episode_length)
-    return replace(episode, terminations=terminated, truncations=truncated)
+def require_row_keys(source: str, present: Iterable[str], max_episode_length: int | None) -> None:
+    """All keys are there that `TransitionDataset.from_rows` needs."""
+    present = list(present)
+    if [key for key in ROW_KEYS if key not in present] != ["timeouts"]:
+        require_keys(source, ROW_KEYS, present)
+    elif max_episode_length is None:
+        what = f"it is missing, and {did_you_mean('timeouts', present)}; mark the rows where episodes were cut, or set"
+        raise fault(source, "timeouts", None, f"{what} dataset.max_episode_length to the steps after which they were")
+
+
+def _time_outs(terminated: np.ndarray, horizon: int) -> np.ndarray:
+    """bool `(M,)`: rows where episodes that nothing else ends have lasted `horizon` steps."""
+    row = np.arange(len(terminated))
+    first = np.maximum.accumulate(np.where(np.concatenate([[False], terminated[:-1]]), row, 0))
+    return ((row - first + 1) % horizon == 0) & ~terminated
 
 
 def _returns(reward: np.ndarray, ends: np.ndarray, source: str, max_episode_length: int | None) -> np.ndarray:
@@ -326,9 +314,16 @@ def _returns(reward: np.ndarray, ends: np.ndarray, source: str, max_episode_leng
     return sums[last + 1] - sums[starts[: len(last)]]
 
 
+def _observed(rows: np.ndarray) -> Tensor:
+    """Observations: images keep their bytes, everything else becomes floats."""
+    image = rows.dtype == np.uint8 and rows.ndim > 2
+    return _tensor(rows if image or rows.dtype.kind == "f" else rows.astype(np.float32))
+
+
 def _tensor(array: np.ndarray) -> Tensor:
-    """A copy; floats get torch's default type, images and indices keep theirs."""
-    tensor = torch.from_numpy(np.array(array))
+    """A copy in the machine's byte order; floats get torch's default type, images and indices keep theirs."""
+    dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+    tensor = torch.from_numpy(np.array(array, dtype=dtype))
     return tensor.to(default_dtype(torch.float32)) if tensor.is_floating_point() else tensor
 
 

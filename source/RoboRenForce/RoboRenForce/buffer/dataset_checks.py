@@ -9,9 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..envs.spec import ActionSpec
 from ..utils.errors import UserError, did_you_mean
+from .records import free_bytes
 
 ACTION_TOLERANCE = 1e-3
 """How far beyond the bounds an action may lie, as a part of their distance, before it is an error: rounding."""
@@ -55,24 +57,57 @@ def require_shape(source: str, key: str, array: np.ndarray, shape: tuple[int, ..
 
 
 def require_finite(source: str, key: str, array: np.ndarray) -> None:
-    """No NaN and no infinity."""
-    if not np.issubdtype(array.dtype, np.number) and array.dtype != np.bool_:
+    """Real numbers: no NaN and no infinity, in float32 either."""
+    if not is_real(array.dtype):
         raise fault(source, key, None, f"it holds {array.dtype}, expected numbers")
-    if not np.issubdtype(array.dtype, np.inexact):
+    if array.dtype.kind != "f":
         return
-    bad = ~np.isfinite(array).all(axis=tuple(range(1, array.ndim)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(array.astype(np.float32))  # what a learner will see: 1e300 becomes infinite
+    bad = ~finite.all(axis=tuple(range(1, array.ndim)))
     if bad.any():
         row = int(bad.argmax())
-        value = array[row].reshape(-1)
-        value = value[~np.isfinite(value)][0]
+        value = array[row][~finite[row]].reshape(-1)[0]
         rest = int(bad.sum()) - 1
         more = f" (and {rest:,} more such rows)" if rest else ""
         raise fault(source, key, row, f"it holds {value}{more}, expected finite numbers; record the data anew")
 
 
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Booleans, integers and floats; neither text nor objects, compounds or complex numbers."""
+    return dtype.kind in "biuf"
+
+
+def require_memory(source: str, key: str, needed: int) -> None:
+    """`needed` bytes can still be allocated on the host."""
+    free = free_bytes(torch.device("cpu"))
+    if free is not None and needed > free:
+        raise fault(
+            source,
+            key,
+            None,
+            f"it needs {needed / 2**30:,.1f} GiB of memory, and {free / 2**30:,.1f} GiB are free; use less data, or a "
+            "machine with more memory",
+        )
+
+
+def one_a_row(array: np.ndarray, shape: tuple[int, ...] = ()) -> np.ndarray:
+    """One number a row, stored as `(M,)` or `(M, 1)`, in rows of `shape`; what holds more stays as it is."""
+    if array.shape[1:] in ((), (1,)) and shape in ((), (1,)):
+        return array.reshape(len(array), *shape)
+    return array
+
+
+def vectors(observations: np.ndarray) -> np.ndarray:
+    """Observations of one number each as vectors of one."""
+    return observations[:, None] if observations.ndim == 1 else observations
+
+
 def flags(source: str, key: str, array: np.ndarray) -> np.ndarray:
-    """bool `(M,)` from flags that may be stored as numbers."""
+    """bool `(M,)` from flags that may be stored as numbers, or as `(M, 1)`."""
+    array = one_a_row(array)
     require_shape(source, key, array, ())
+    require_finite(source, key, array)
     if array.dtype == np.bool_:
         return array
     wrong = (array != 0) & (array != 1)
@@ -88,9 +123,10 @@ def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -
     Args:
         source: for errors.
         key: for errors.
-        array: recorded actions, in the range that `action` states.
+        array: recorded actions, in the range that `action` states; one number a row is `(M,)` or `(M, 1)`.
         action: the recorded action space.
     """
+    array = one_a_row(array, action.shape)
     require_shape(source, key, array, action.shape)
     require_finite(source, key, array)
     if action.kind == "discrete":
@@ -99,11 +135,7 @@ def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -
             row = int(wrong.argmax())
             raise fault(source, key, row, f"the action is {array[row]}, expected an integer from 0 to {action.dim - 1}")
         return array.astype(np.int64)
-    if action.low is None or action.high is None:
-        raise fault(
-            source, key, None, "its action space has no finite bounds, and offline learners need actions in [-1, 1]"
-        )
-    low, high = np.asarray(action.low), np.asarray(action.high)
+    low, high = _bounds(source, key, action)
     unit = (array - low) / (high - low) * 2.0 - 1.0
     wrong = (np.abs(unit) > 1.0 + 2.0 * ACTION_TOLERANCE).any(axis=1)
     if wrong.any():
@@ -117,6 +149,29 @@ def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -
             f"({int(wrong.sum()):,} rows of {len(array):,} lie outside); state the true bounds of the actions",
         )
     return unit.clip(-1.0, 1.0)
+
+
+def _bounds(source: str, key: str, action: ActionSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper bounds `(A,)` between which actions can be scaled."""
+    if action.low is None or action.high is None:
+        raise fault(
+            source, key, None, "its action space has no finite bounds, and offline learners need actions in [-1, 1]"
+        )
+    low, high = np.asarray(action.low, np.float64), np.asarray(action.high, np.float64)
+    if not len(low) == len(high) == action.dim:
+        raise fault(source, key, None, f"it has {len(low)} lower and {len(high)} upper bounds, expected {action.dim}")
+    # The largest float32 is how spaces write "unbounded".
+    wrong = ~((np.maximum(-low, high) < np.finfo(np.float32).max) & (low < high))
+    if wrong.any():
+        column = int(wrong.argmax())
+        raise fault(
+            source,
+            key,
+            None,
+            f"the bounds of action {column} are {low[column]:.6g} and {high[column]:.6g}, expected two finite numbers, "
+            "the lower one first; state the true bounds of the actions",
+        )
+    return low, high
 
 
 def require_successors(source: str, key: str, obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray) -> None:

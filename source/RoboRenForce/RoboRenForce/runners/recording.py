@@ -12,7 +12,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ..algorithms.algorithm import Policy
-from ..buffer.dataset import EpisodeArrays
+from ..buffer.dataset_episodes import EpisodeArrays
 from ..configclass import ConfigError
 from ..envs.spec import ActionSpec
 from ..envs.vec_env import VecEnv

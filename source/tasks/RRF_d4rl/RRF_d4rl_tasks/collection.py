@@ -7,6 +7,8 @@ They play in the same environments, one after another.
 
 from __future__ import annotations
 
+import math
+import sys
 from argparse import ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,7 +92,9 @@ class Collection:
     def write(self, episodes: list[EpisodeArrays]) -> str:
         """Write the data set; returns where it is."""
         spec, output = self.env.spec, self.args.output
-        recorded = spaces_to_record(spec)
+        env_cfg = self.task.env_cfg
+        kwargs, wrappers = getattr(env_cfg, "env_kwargs", None), getattr(env_cfg, "wrappers", None)
+        recorded = spaces_to_record(spec, kwargs, wrapped=bool(wrappers))
         notes = {"description": f"{self.args.policy or self._default_level} of {self.task.id}", "env_id": spec.task}
         if self.checkpoint is not None:
             notes["algorithm_name"] = type(self.task.runner_cfg.algorithm).__name__.removesuffix("Cfg")
@@ -173,8 +177,14 @@ def prepare_collection(args: Namespace) -> Collection:
     """Everything that can go wrong before the first step: options, checkpoint, configuration, output."""
     setup_logging()
     for name, least in (("steps", 1), ("num_envs", 1), ("noise", 0), ("epsilon", 0), ("seed", 0)):
-        if vars(args)[name] < least:
+        if not vars(args)[name] >= least:  # NaN isn't
             raise UserError(f"--{name} is {vars(args)[name]}, expected at least {least}.")
+    for name, most in (("noise", sys.float_info.max), ("epsilon", 1.0)):
+        if vars(args)[name] > most:
+            raise UserError(f"--{name} is {vars(args)[name]}, expected at most {most:g}.")
+    for name in ("medium", "medium_return"):
+        if vars(args)[name] is not None and not math.isfinite(vars(args)[name]):
+            raise UserError(f"--{name} is {vars(args)[name]}, expected a finite number.")
     _require_consistent(args)
     _require_free(args.output)
     target, checkpoint = args.target, None
@@ -249,6 +259,6 @@ def _shares(text: str) -> dict[str, float]:
             shares[name] = float(value)
         except ValueError:
             shares[name] = 0.0
-        if shares[name] <= 0:
+        if not 0 < shares[name] < math.inf:
             raise ArgumentTypeError(f"the share of {name} is '{value}', expected a number above 0")
     return shares

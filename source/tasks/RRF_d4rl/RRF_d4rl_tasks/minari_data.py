@@ -6,25 +6,21 @@ The cache is `~/.minari/datasets`, or what the environment variable MINARI_DATAS
 from __future__ import annotations
 
 import importlib
+import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import h5py
 import minari
 from minari.data_collector import EpisodeBuffer
-from minari.dataset.minari_dataset import MinariDataset, parse_dataset_id
+from minari.dataset.minari_dataset import parse_dataset_id
 from minari.storage import get_dataset_path
 from RoboRenForce.buffer import DatasetError, EpisodeArrays, TransitionDataset
-from RoboRenForce.buffer.dataset_checks import require_keys
 from RoboRenForce.utils.errors import UserError, did_you_mean
 from RoboRenForce.utils.optional import is_installed
 
-from .recorded_space import RecordedSpaces, action_spec, as_recorded, observation_groups, recorded_actions
-
-_EPISODE_KEYS = ("observations", "actions", "rewards", "terminations", "truncations")
-_MAIN_FILE = "main_data.hdf5"
+from .minari_episodes import read_folder
+from .recorded_space import RecordedSpaces, as_recorded, recorded_actions
 
 
 def read_minari(
@@ -42,19 +38,7 @@ def read_minari(
         DatasetError: it can't be had, or contradicts itself; then file, key and row are named.
     """
     folder = find_minari(source, download=download)
-    try:
-        dataset = MinariDataset(folder / "data")
-    except (ValueError, KeyError, OSError, AssertionError) as error:
-        raise DatasetError(f"'{folder}' is not a readable Minari data set: {error}") from error
-    _require_episode_keys(folder / "data" / _MAIN_FILE)
-    named = str(folder / "data" / _MAIN_FILE) if (folder / "data" / _MAIN_FILE).is_file() else str(folder)
-    limit = max_episode_length or (dataset.env_spec.max_episode_steps if dataset.env_spec is not None else None)
-    return TransitionDataset.from_episodes(
-        _episodes(dataset, group, named),
-        source=named,
-        action=action_spec(dataset.action_space, named),
-        max_episode_length=limit,
-    )
+    return read_folder(folder, group=group, max_episode_length=max_episode_length)
 
 
 def find_minari(source: str, *, download: bool) -> Path:
@@ -85,37 +69,41 @@ def write_minari(
 
     Args:
         dataset_id: such as `pendulum/mixed-v0`.
-        episodes: with actions in [-1, 1].
+        episodes: with actions as they were played.
         recorded: spaces to state.
         notes: `algorithm_name`, `description` and others of Minari's metadata.
 
     Raises:
-        UserError: it exists, or the id is malformed.
+        UserError: it exists or can't be written, or the id is malformed.
     """
     folder = check_new_id(dataset_id)
     buffers = [
         EpisodeBuffer(
             observations=as_recorded(episode.observations, recorded.observation),
-            actions=recorded_actions(recorded.action, episode.actions),  # pyright: ignore[reportArgumentType]
+            actions=recorded_actions(recorded, episode.actions),  # pyright: ignore[reportArgumentType]
             rewards=episode.rewards,  # pyright: ignore[reportArgumentType]
             terminations=episode.terminations,  # pyright: ignore[reportArgumentType]
             truncations=episode.truncations,  # pyright: ignore[reportArgumentType]
         )
         for episode in episodes
     ]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # author and links are for data that is published
-        minari.create_dataset_from_buffers(
-            dataset_id,
-            buffers,
-            env=recorded.env_spec,
-            observation_space=recorded.observation,
-            action_space=recorded.action,
-            data_format="hdf5",
-            jpeg_encoding=False,
-            algorithm_name=notes.get("algorithm_name"),
-            description=notes.get("description"),
-        )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # author and links are for data that is published
+            minari.create_dataset_from_buffers(
+                dataset_id,
+                buffers,
+                env=recorded.env_spec,
+                observation_space=recorded.observation,
+                action_space=recorded.action,
+                data_format="hdf5",
+                jpeg_encoding=False,
+                algorithm_name=notes.get("algorithm_name"),
+                description=notes.get("description"),
+            )
+    except (OSError, RuntimeError) as error:  # HDF5 reports some failing writes as the second
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"'{folder}' can't be written: {error}; choose another --output.") from error
     return folder
 
 
@@ -142,39 +130,6 @@ def _is_id(text: str) -> bool:
     except (ValueError, TypeError):  # the second where the version is missing
         return False
     return True
-
-
-def _episodes(dataset: MinariDataset, group: str, source: str) -> Iterator[EpisodeArrays]:
-    start = int(getattr(dataset.action_space, "start", 0))
-    for episode in dataset.iterate_episodes():
-        actions: Any = episode.actions
-        yield EpisodeArrays(
-            key=f"episode_{episode.id}",
-            observations=observation_groups(dataset.observation_space, episode.observations, group, source),
-            actions=actions - start if start else actions.reshape(len(actions), *_flat(dataset.action_space)),
-            rewards=episode.rewards,
-            terminations=episode.terminations,
-            truncations=episode.truncations,
-        )
-
-
-def _flat(space: Any) -> tuple[int, ...]:
-    """Shape of a learner's action: a Box is flat, a Discrete a number."""
-    return (-1,) if space.shape else ()
-
-
-def _require_episode_keys(file: Path) -> None:
-    """Every episode of an HDF5 data set has all parts; the other formats can't lack one."""
-    if not file.is_file():
-        return
-    try:
-        with h5py.File(file, "r") as opened:
-            for name, episode in opened.items():
-                require_keys(
-                    str(file), [f"{name}/{key}" for key in _EPISODE_KEYS], [f"{name}/{key}" for key in episode]
-                )
-    except OSError as error:
-        raise DatasetError(f"'{file}' can't be read as HDF5: {error}; record or download it anew.") from error
 
 
 def _download(dataset_id: str) -> None:
@@ -208,7 +163,9 @@ def _cache() -> str:
 
 
 def _ways(dataset_id: str) -> str:
-    known = sorted(minari.list_local_datasets())
+    # Not Minari's own list, which one damaged set of the cache would keep from being made.
+    cache = Path(get_dataset_path())
+    known = sorted(str(path.parents[1].relative_to(cache)) for path in cache.glob("**/data/metadata.json"))
     near = did_you_mean(dataset_id, known) if known else "the cache is empty"
     return (
         f"In the cache, {near}; record one with scripts/data/collect_dataset.py --output {dataset_id}, copy one there "
