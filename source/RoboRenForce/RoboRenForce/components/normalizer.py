@@ -230,12 +230,12 @@ class RewardScaler(nn.Module):
         """All environments begin new episodes: running returns are 0, the statistics stay."""
         self.discounted.zero_()
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         # Running returns belong to episodes; those of another number of environments don't go on here.
         name = f"{prefix}discounted"
         if name in state_dict and state_dict[name].shape != self.discounted.shape:
             state_dict[name] = torch.zeros_like(self.discounted)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _observe(self, returns: Tensor, distributed: DistributedContext | None) -> None:
         """Learn from discounted returns `(T, N)`."""

@@ -153,7 +153,7 @@ def image_layout(
     Raises:
         ConfigError: it is no image shape, leaves the layout open, or contradicts it.
     """
-    shape = (in_features,) if isinstance(in_features, int) else tuple(in_features)
+    shape = tuple([in_features] if isinstance(in_features, int) else in_features)
     if len(shape) not in (2, 3, 4):
         raise ConfigError(
             f"A CNN got observations of shape {shape}; expected an image (C, H, W), (H, W, C) or (H, W), or frames "
@@ -181,8 +181,8 @@ def image_layout(
 
 def _channels_first(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int, int]:
     """`(C, H, W)` of an image; grey ones have one channel, frames lie side by side."""
-    *channels, height, width = (shape[axis] for axis in axes)
-    return math.prod(channels), height, width
+    sizes = [shape[axis] for axis in axes]
+    return math.prod(sizes[:-2]), sizes[-2], sizes[-1]
 
 
 def _per_layer(value: int | list[int], index: int) -> int:
