@@ -95,6 +95,19 @@ def test_what_is_measured_has_to_be_a_number() -> None:
         measure(Bad("reward"), ZeroPolicy((2,)), 4)
 
 
+class First(ZeroPolicy):
+    """Chooses action 1 of a discrete space."""
+
+    def forward(self, obs: TensorDict) -> Tensor:
+        return torch.ones(obs.batch_size, dtype=torch.int64)
+
+
+def test_discrete_actions_have_no_dimension_of_their_own(tmp_path: Path) -> None:
+    env = scripted(num_envs=2, action_kind="discrete", script=[["time_out@2"]])
+    assert runners.evaluate(env, First(()), 2).returns == [4.0, 4.0]
+    assert runners.record_video(env, First(()), tmp_path / "a.mp4", steps=3) == 3
+
+
 def test_negative_returns_have_a_mean_and_a_deviation() -> None:
     class Falling(ScriptedEnv):
         def step(self, actions: Tensor) -> Any:

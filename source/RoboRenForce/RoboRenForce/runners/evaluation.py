@@ -219,7 +219,7 @@ def _act(
     if should_stop is not None and should_stop():
         raise Stopped
     action = policy(obs)
-    bad = ~torch.isfinite(action).flatten(1).all(1)
+    bad = ~torch.isfinite(action).reshape(env.num_envs, -1).all(1)  # discrete actions are (num_envs,)
     if bool(bad.any()):
         row = int(bad.nonzero()[0])
         groups = [name for name in env.spec.obs_groups if not bool(torch.isfinite(obs[name][row]).all())]
