@@ -40,6 +40,26 @@ def test_equals_torch_adam_with_separate_clipping():
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)
 
 
+@pytest.mark.parametrize("rate", [1e-2, 0.3])
+def test_decoupled_decay_moments_and_a_changing_rate_are_those_of_torch_adamw(rate: float):
+    actor, critic = two_parts()
+    ref = copy.deepcopy([actor, critic])
+    options = {"betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.2}
+    step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=rate, **options)
+    reference = torch.optim.AdamW([p for part in ref for p in part.parameters()], lr=float(step.lr), **options)
+    for _ in range(6):
+        x = torch.randn(16, 3, dtype=torch.float64)
+        step.backward(loss_of(actor, critic, x))
+        step.apply()
+        reference.zero_grad()
+        loss_of(*ref, x).backward()
+        reference.step()
+        step.lr.mul_(0.8)
+        reference.param_groups[0]["lr"] *= 0.8
+    for ours, theirs in zip(step.params, [p for part in ref for p in part.parameters()], strict=True):
+        torch.testing.assert_close(ours.data, theirs.data, rtol=1e-10, atol=1e-12)
+
+
 def test_a_bad_gradient_changes_nothing_and_is_counted():
     actor, critic = two_parts()
     step = GradientStep(

@@ -183,3 +183,11 @@ def test_state_round_trip(store):
 def test_beta_that_shrinks_is_refused():
     with pytest.raises(ConfigError, match=r"initial_beta: 0\.9 is above final_beta"):
         PrioritizedReplayBufferCfg(initial_beta=0.9, final_beta=0.5).validate()
+
+
+def test_a_sample_that_was_predicted_exactly_can_come_again():
+    tape = random_tape(4, 2, seed=0)
+    buffer = build(tape, capacity=8, alpha=0.5, epsilon=0.01)
+    tape.add_to(buffer)
+    buffer.update_priorities(torch.arange(8), torch.tensor([0.0, -0.24] * 4))
+    torch.testing.assert_close(buffer.tree.values, torch.tensor([0.1, 0.5] * 4, dtype=torch.float64), rtol=1e-6, atol=0)

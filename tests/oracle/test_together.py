@@ -14,6 +14,7 @@ import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.algorithms import RunContext, StepOut
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
+from RoboRenForce.components.acting_memory import ActingMemory
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from tensordict import TensorDict
 from torch import Tensor
@@ -571,3 +572,27 @@ def test_a_linear_schedule_ends_at_its_lower_bound() -> None:
         ppo.update()
         assert ppo.optimizer.lr.item() == pytest.approx(1e-2 - 6e-3 * iteration / 10)
         assert ppo.entropy_coef.item() == pytest.approx(0.1 - 0.06 * iteration / 10)
+
+
+def test_a_restart_forgets_the_previous_action_too() -> None:
+    actor = off_policy(algorithms.SACCfg(**SMALL)).actor
+    memory = ActingMemory(actor, ENVS, torch.device("cpu"), previous_action=True)
+    memory.finish_step(torch.ones(ENVS, A), torch.tensor([True, False, False, False]))
+    assert memory.previous_action.sum(1).tolist() == [0.0, A, A, A]
+    memory.restart()
+    assert memory.start.all() and not memory.previous_action.any()
+
+
+@pytest.mark.parametrize("shuffle", ["epoch", "none"])
+def test_every_recurrent_mini_batch_begins_with_the_memory_of_its_own_environments(shuffle: Any) -> None:
+    ppo = make_ppo(recurrent=True, shuffle=shuffle)
+    feed(ppo, 1)
+    ppo.update()
+    feed(ppo, 2)  # begins amid episodes
+    ppo._begin_update()
+    torch.randperm(ENVS, out=ppo._permutations[0])
+    for batch in ppo._mini_batches():
+        assert all(state.any() for state in batch.states.values())
+        torch.testing.assert_close(ppo.critic(batch.obs, batch.states["critic"], batch.start)[0], batch.value)
+        distribution, _ = ppo.actor(batch.obs, batch.states["actor"], batch.start)
+        torch.testing.assert_close(distribution.log_prob(batch.action), batch.log_prob)
