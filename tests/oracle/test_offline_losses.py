@@ -108,6 +108,15 @@ def test_iql_bounds_its_weights() -> None:
     )
 
 
+def test_the_bound_of_iqls_weights_is_the_one_that_was_set() -> None:
+    learner, found = iql(beta=2.0, max_weight=5.0), batch()
+    advantage = torch.linspace(-2.0, 2.0, 32)
+    log_prob = learner.actor(found.obs)[0].log_prob(found.action)
+    weight = torch.tensor([min(math.exp(2.0 * a), 5.0) for a in advantage.tolist()])
+    assert (weight == 5.0).any() and (weight < 1.0).any()
+    torch.testing.assert_close(learner.policy_loss(found, advantage)[0], -(weight * log_prob).mean())
+
+
 def test_the_policy_of_iql_sends_no_gradient_into_the_values() -> None:
     learner, found = iql(), batch()
     _, advantage, _ = learner.critic_loss(found)

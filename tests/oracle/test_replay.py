@@ -268,6 +268,7 @@ def test_transitions_of_another_number_of_environments_stay(before, now, steps, 
             assert batch.discount[slot].item() == pytest.approx(discount, abs=1e-6)
             assert batch.next_obs["critic"][slot].item() == successor
 
+    assert (there.records.at("done", there._newest()) != 0).all()  # whatever the next observation is
     other.add_to(there)  # goes on behind what was stored
     assert len(there) == min(columns + 5, rows_now) * now
     drawn = there._transitions(torch.arange(len(there)))

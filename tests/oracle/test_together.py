@@ -271,7 +271,7 @@ def test_the_learned_reward_follows_its_schedules_and_statistics(normalize: bool
     cfg = algorithms.RNDCfg(weight=4.0, weight_schedule="step", final_step=3, final_weight=1.0, **options)
     term = make_ppo(reward_terms=[cfg]).reward_terms[0]
     assert not any(p.requires_grad for p in term.target.parameters())
-    running, seen = torch.zeros(ENVS), []
+    running, seen, bonuses = torch.zeros(ENVS), [], []
     for step in range(1, 6):
         obs = torch.randn(ENVS, 3)
         surprise = (term.target(obs) - term.predictor(obs)).norm(dim=-1).detach()
@@ -280,6 +280,11 @@ def test_the_learned_reward_follows_its_schedules_and_statistics(normalize: bool
         scale = torch.cat(seen).var(correction=0).sqrt() if normalize else 1.0
         expected = (4.0 if step < 3 else 1.0) * 0.5 * surprise / scale
         torch.testing.assert_close(term.reward(TensorDict({"policy": obs}, [ENVS])), expected, rtol=1e-4, atol=1e-6)
+        bonuses.append(expected.mean())
+    metrics = term.metrics()
+    torch.testing.assert_close(metrics["Rnd/mean_intrinsic_reward"], torch.stack(bonuses).mean(), rtol=1e-4, atol=1e-6)
+    assert metrics["Rnd/weight"].item() == pytest.approx(0.5)
+    assert term.metrics()["Rnd/mean_intrinsic_reward"].item() == 0.0
 
 
 # --- off-policy ------------------------------------------------------------------------------------------------------
@@ -596,3 +601,29 @@ def test_every_recurrent_mini_batch_begins_with_the_memory_of_its_own_environmen
         torch.testing.assert_close(ppo.critic(batch.obs, batch.states["critic"], batch.start)[0], batch.value)
         distribution, _ = ppo.actor(batch.obs, batch.states["actor"], batch.start)
         torch.testing.assert_close(distribution.log_prob(batch.action), batch.log_prob)
+
+
+@pytest.mark.parametrize(("target", "sign"), [(3.0, 1.0), (-30.0, -1.0)])
+def test_a_learner_raises_its_temperature_below_the_entropy_target_and_lowers_it_above(
+    target: float, sign: float
+) -> None:
+    temperature = components.TemperatureCfg(initial=0.5, entropy_per_dim=target, learning_rate=0.1)
+    learner = off_policy(algorithms.SACCfg(**SMALL, temperature=temperature))
+    learner.learn(random_batch(), policy_turn=True)
+    assert learner.temperature().item() == pytest.approx(0.5 * np.exp(sign * 0.1), rel=1e-4)
+
+
+@pytest.mark.parametrize("cfg", [algorithms.SACCfg, algorithms.TD3Cfg])
+def test_regularizers_are_part_of_the_loss_of_off_policy_actors(cfg: Any) -> None:
+    term = algorithms.SymmetryCfg(
+        function=mirror, use_data_augmentation=False, use_mirror_loss=True, mirror_loss_coef=5.0
+    )
+    actor = components.DeterministicActorCfg if cfg is algorithms.TD3Cfg else components.TanhGaussianActorCfg
+    plain, regular = (off_policy(cfg(**SMALL, loss_terms=terms), actor) for terms in ([], [term]))
+    batch, losses = random_batch(), []
+    for learner in (plain, regular):
+        torch.manual_seed(4)
+        losses.append(learner.policy_loss(learner.augmented(batch)))
+    penalty = losses[1][-1]["Loss/symmetry"]
+    assert penalty > 0
+    torch.testing.assert_close(losses[1][0] - losses[0][0], penalty, rtol=1e-4, atol=1e-6)
