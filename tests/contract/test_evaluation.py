@@ -232,8 +232,7 @@ def test_a_film_shows_the_mode_that_was_asked_for(
     tmp_path: Path, deterministic: bool, action: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = Clocked(0.02)
-    monkeypatch.setattr(launch, "build", lambda cfg: env)
-    monkeypatch.setattr(launch, "eval_cfg", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "eval_cfg", lambda *_, **__: SimpleNamespace(build=lambda: env))
     task: Any = SimpleNamespace(env_cfg=SimpleNamespace(seed=4))
     runner: Any = SimpleNamespace(policy=lambda: ZeroPolicy((2,)))
     assert launch.film(task, runner, tmp_path / "a.mp4", steps=3, deterministic=deterministic) == tmp_path / "a.mp4"
@@ -255,8 +254,7 @@ def test_a_film_that_fails_says_why_and_closes_its_environment(
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr(launch, "build", lambda cfg: Blind(None))
-    monkeypatch.setattr(launch, "eval_cfg", lambda *_, **__: None)
+    monkeypatch.setattr(launch, "eval_cfg", lambda *_, **__: SimpleNamespace(build=lambda: Blind(None)))
     task: Any = SimpleNamespace(env_cfg=SimpleNamespace(seed=4))
     runner: Any = SimpleNamespace(policy=lambda: ZeroPolicy((2,)))
     assert launch.film(task, runner, tmp_path / "a.mp4", steps=3) is None

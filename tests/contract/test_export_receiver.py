@@ -15,10 +15,11 @@ import torch
 from doc_pages import ROOT, files_of
 from gymnasium import spaces
 from RoboRenForce import components, networks
-from RoboRenForce.algorithms import ActorPolicy, for_simulator
+from RoboRenForce.algorithms import ActorPolicy
 from RoboRenForce.algorithms.history_policy import HistoryPolicy
-from RoboRenForce.algorithms.simulator_policy import _SimulatorActions
 from RoboRenForce.cli import main
+from RoboRenForce.components import for_simulator
+from RoboRenForce.components.simulator_policy import _SimulatorActions
 from RoboRenForce.envs import ActionSpec, MultiModalCfg, VecEnv, VecEnvWrapper, with_previous_action
 from RoboRenForce.envs.simulator_interface import ActionInterface
 from RoboRenForce.runners.evaluation import evaluate

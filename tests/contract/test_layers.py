@@ -138,14 +138,17 @@ def core_test_files() -> list[str]:
 
 
 @pytest.mark.slow
-def test_the_tests_of_the_core_pass_without_any_simulator_or_extra():
+@pytest.mark.parametrize(
+    ("options", "said"), [(["--collect-only"], " tests"), pytest.param([], " passed", marks=pytest.mark.long)]
+)
+def test_the_tests_of_the_core_need_no_simulator_and_no_extra(options: list[str], said: str):
     files = core_test_files()
     assert len(files) >= 15
     code = BLOCKED + (
         "import pytest\n"
         "sys.exit(pytest.main(['-q', '-x', '-p', 'no:cacheprovider', '-p', 'no:xdist', '-m', "
-        f"'not slow and not learning and not gpu', *{files!r}]))\n"
+        f"'not slow and not learning and not gpu and not long', *{options + files!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
     assert done.returncode == 0, done.stdout[-4000:]
-    assert " passed" in done.stdout
+    assert said in done.stdout

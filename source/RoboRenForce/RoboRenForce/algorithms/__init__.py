@@ -27,7 +27,6 @@ from .off_policy import (
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
 from .on_policy import PPO, PPOCfg
 from .reward_terms import RNDCfg
-from .simulator_policy import for_simulator
 
 __all__ = [
     "BC",
@@ -68,7 +67,6 @@ __all__ = [
     "fast_sac_policy",
     "fast_td3_policy",
     "flash_sac_policy",
-    "for_simulator",
     "sac_seq_policy",
     "sac_trans_policy",
 ]

@@ -50,6 +50,7 @@ from .return_heads import (
     ScalarHead,
     ScalarHeadCfg,
 )
+from .simulator_policy import for_simulator
 from .target import polyak_, target_of
 from .temperature import Temperature, TemperatureCfg
 
@@ -119,6 +120,7 @@ __all__ = [
     "VNetwork",
     "VNetworkCfg",
     "ValueNormalizer",
+    "for_simulator",
     "polyak_",
     "target_of",
 ]

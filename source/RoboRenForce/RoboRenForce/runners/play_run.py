@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from ..algorithms import for_simulator
+from ..components import for_simulator
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
