@@ -50,7 +50,8 @@ def test_a_command_names_what_exists(command: Command):
     elif rest[:1] == ["scripts/data/collect_dataset.py"]:
         pytest.importorskip("RRF_d4rl_tasks.collection", exc_type=ImportError).collect_parser("").parse(rest[1:])
     elif tool == "python":
-        source = (ROOT / rest[0]).read_text(encoding="utf-8")
+        shared = (ROOT / "benchmarks" / "rsl_rl_peer.py",) if rest[0].startswith("benchmarks/") else ()
+        source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / rest[0], *shared))
         assert all(f'"{word.partition("=")[0]}"' in source for word in rest if word.startswith("--"))
     elif tool == "make":
         check_make(rest)

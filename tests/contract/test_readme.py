@@ -60,4 +60,4 @@ def test_the_example_trains_resumes_and_plays(place: Workplace, capsys: Any):
     # Another program does not know the task, and says so in one sentence.
     capsys.readouterr()
     assert place.run("rrf", "play") == 1
-    assert f"There is no task '{TASK}'" in capsys.readouterr().err
+    assert f"Task {TASK} is registered by" in capsys.readouterr().err

@@ -26,7 +26,7 @@ from ..envs.vec_env import VecEnv
 from ..utils.checkpoint import newest_usable
 from ..utils.console import say, setup_logging
 from ..utils.distributed import DistributedContext
-from ..utils.errors import CheckpointError, SpecMismatch, UserError
+from ..utils.errors import CheckpointError, ConfigError, SpecMismatch, UserError
 from ..utils.registry import Task, load_task
 from ..utils.report import try_to_write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint, run_of
@@ -91,7 +91,8 @@ class TrainingRun:
             if self.video and stopped is None:
                 film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
                 try_to_write_report(self.run_dir)
-            say(_summary(self.run_dir, runner.saved_elsewhere, interrupted=stopped is not None))
+            consent = _consent(self.task.id, runner.config_dict())
+            say(_summary(self.run_dir, runner.saved_elsewhere, consent, interrupted=stopped is not None))
         if self.lock is not None:
             self.lock.release()
         for env in (runner.env, runner.eval_env):
@@ -213,7 +214,17 @@ def _is_newest(checkpoint: Path) -> bool:
     return checkpoint in there and (there[-1] == checkpoint or newest_usable(run, schema=SAVED_RUN) == checkpoint)
 
 
-def _summary(run: RunDir, saved_elsewhere: Path | None, *, interrupted: bool) -> str:
+def _consent(task_id: str, config: dict[str, Any]) -> str:
+    """The flags without which a checkpoint of this run is refused, because it names what files may not name."""
+    flags = f" --task {shlex.quote(task_id)}" if ":" in task_id else ""
+    try:
+        load_task(task_id).restore(config)
+    except ConfigError:
+        flags += " --trust"
+    return flags
+
+
+def _summary(run: RunDir, saved_elsewhere: Path | None, consent: str, *, interrupted: bool) -> str:
     newest, best = saved_elsewhere or run.pointed("latest"), run.pointed("best")
     root, target = shlex.quote(str(run.root)), shlex.quote(str(saved_elsewhere or run.root))
     lines = ["Training was stopped; everything is saved." if interrupted else "Training is done."]
@@ -223,6 +234,6 @@ def _summary(run: RunDir, saved_elsewhere: Path | None, *, interrupted: bool) ->
         lines.append(f"  report       {run.report}")
     lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {root}")
     rrf = console_command()
-    resume = f"  go on        {rrf} train --resume {target}"
-    play = f"  play         {rrf} play --target {target} --video --export"
+    resume = f"  go on        {rrf} train --resume {target}{consent}"
+    play = f"  play         {rrf} play --target {target} --video --export{consent}"
     return "\n".join([*lines, *([resume, play] if interrupted else [play, resume + " --max_iterations N"])])
