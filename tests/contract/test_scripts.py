@@ -458,3 +458,26 @@ def test_a_defect_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(ppo.PPO, "update", broken)
     with pytest.raises(KeyError):
         trained()
+
+
+def test_a_simulator_that_changes_the_folder_does_not_split_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from RRF_gym_tasks.gym_env import GymVecEnv
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    step = GymVecEnv.step
+
+    def wandering(self: Any, actions: torch.Tensor) -> Any:
+        monkeypatch.chdir(elsewhere)
+        return step(self, actions)
+
+    here = Path.cwd()
+    monkeypatch.setattr(GymVecEnv, "step", wandering)
+    main(["train", "--task", TASK, *SMALL, "--max_iterations", "2", "save_interval=1"])
+    assert list(elsewhere.iterdir()) == []
+    monkeypatch.chdir(here)
+    run = newest_run("logs/RFRL")
+    assert list(run.checkpoints()) == [1, 2] and len(run.metrics.read_text().splitlines()) == 2
+    assert f"checkpoint   {run.checkpoint(2)}" in capsys.readouterr().out

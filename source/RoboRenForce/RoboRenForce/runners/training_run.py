@@ -16,7 +16,7 @@ import os
 import re
 import shlex
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class TrainingRun:
     video: bool
     lock: RunLock | None = None
     """Held by the main process from the moment that the directory is chosen."""
+    started_in: Path = field(default_factory=Path.cwd)
+    """What printed paths are relative to; the run's own are absolute, because a simulator may change the folder."""
 
     def build_env(self) -> VecEnv:
         """The training environments of this process."""
@@ -92,7 +94,8 @@ class TrainingRun:
                 film(self.task, runner, self.run_dir.videos / f"iteration_{runner.iteration}.mp4")
                 try_to_write_report(self.run_dir)
             consent = _consent(self.task.id, runner.config_dict())
-            say(_summary(self.run_dir, runner.saved_elsewhere, consent, interrupted=stopped is not None))
+            saved = runner.saved_elsewhere
+            say(_summary(self.run_dir, saved, consent, self.started_in, interrupted=stopped is not None))
         if self.lock is not None:
             self.lock.release()
         for env in (runner.env, runner.eval_env):
@@ -195,14 +198,14 @@ def _locked_directory(cfg: Any, checkpoint: Path | None) -> RunLock:
         RunLockedError: the run of the checkpoint is being trained.
     """
     if checkpoint is not None and _is_newest(checkpoint):
-        lock = RunLock(checkpoint.parent)
+        lock = RunLock(checkpoint.parent.absolute())
         lock.acquire()
         if not _is_newest(checkpoint):
             raise UserError(
                 f"'{checkpoint.parent}' was trained on until now: start again to resume what it has become."
             )
         return lock
-    lock = RunLock(create_run_dir(cfg.log_root, cfg.experiment_name, cfg.run_name).root)
+    lock = RunLock(create_run_dir(cfg.log_root, cfg.experiment_name, cfg.run_name).root.absolute())
     lock.acquire()
     return lock
 
@@ -224,15 +227,18 @@ def _consent(task_id: str, config: dict[str, Any]) -> str:
     return flags
 
 
-def _summary(run: RunDir, saved_elsewhere: Path | None, consent: str, *, interrupted: bool) -> str:
+def _summary(run: RunDir, saved_elsewhere: Path | None, consent: str, folder: Path, *, interrupted: bool) -> str:
+    def shown(path: Path) -> Path:
+        return path.relative_to(folder) if path.is_relative_to(folder) else path
+
     newest, best = saved_elsewhere or run.pointed("latest"), run.pointed("best")
-    root, target = shlex.quote(str(run.root)), shlex.quote(str(saved_elsewhere or run.root))
+    root, target = (shlex.quote(str(shown(path))) for path in (run.root, saved_elsewhere or run.root))
     lines = ["Training was stopped; everything is saved." if interrupted else "Training is done."]
     if newest is not None:
-        lines.append(f"  checkpoint   {newest}" + (f" (best: {best.name})" if best is not None else ""))
+        lines.append(f"  checkpoint   {shown(newest)}" + (f" (best: {best.name})" if best is not None else ""))
     if run.report.is_file():
-        lines.append(f"  report       {run.report}")
-    lines.append(f"  metrics      {run.metrics}, tensorboard --logdir {root}")
+        lines.append(f"  report       {shown(run.report)}")
+    lines.append(f"  metrics      {shown(run.metrics)}, tensorboard --logdir {root}")
     rrf = console_command()
     resume = f"  go on        {rrf} train --resume {target}{consent}"
     play = f"  play         {rrf} play --target {target} --video --export{consent}"
