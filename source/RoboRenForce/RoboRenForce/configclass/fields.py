@@ -88,6 +88,8 @@ class ImportsModule:
 
     packages: tuple[str, ...] = ()
     """Packages whose modules a file may name here besides what `trust` covers everywhere."""
+    refused: tuple[str, ...] = ()
+    """Parts of texts that a file may not give here, with a module or without: names that import what others say."""
 
 
 class _Unknown:

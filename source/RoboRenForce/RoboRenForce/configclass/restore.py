@@ -163,6 +163,9 @@ def _role_problems(value: Any, hint: Any, current: Any, path: str) -> list[Probl
         if isinstance(role, ImportsModule) and is_text and refuses_module(value, role.packages):
             what = f"got {value!r}, and a file may not import {value.rpartition(':')[0]!r}"
             return [Problem(path, what, "give it on the command line, or read the file with --trust")]
+        if isinstance(role, ImportsModule) and is_text and is_limited() and any(part in value for part in role.refused):
+            what = f"got {value!r}, which imports what its arguments name, and a file may not have it"
+            return [Problem(path, what, "give it on the command line, or read the file with --trust")]
         if isinstance(role, SubclassOf):
             try:
                 found = resolve(value, role.packages) if is_reference(value) else value

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from .errors import ConfigError
+from .restore import require_bounded
 
 
 class _Loader(yaml.SafeLoader):
@@ -25,7 +26,8 @@ class _Loader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, Hashable):  # what is not is refused below
                 if key in seen:
-                    raise ConfigError(f"The key {key!r} appears twice{node.start_mark}; keep one of them.")
+                    line = key_node.start_mark.line + 1
+                    raise ConfigError(f"The key {key!r} appears twice, again in line {line}; keep one of them.")
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -107,6 +109,17 @@ def load_mapping(source: str | Path) -> dict[str, Any]:
         return {}
     if not isinstance(data, dict):
         raise ConfigError(f"{name} holds a {type(data).__name__}, expected fields: write `name: value` lines.")
+    return data
+
+
+def load_file(path: Path) -> Any:
+    """Plain data from a YAML file, not more than a configuration can hold once its anchors are written out.
+
+    Raises:
+        ConfigError: there is no such file, it is no YAML, or it is too large.
+    """
+    data = load(_read(path), str(path))
+    require_bounded(data, str(path))
     return data
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from ..utils.errors import EnvContractError
+from ..utils.errors import ConfigError, EnvContractError
 from .run_comparison import copied, equal_runs, generators, restore_generators
 from .spec import EnvSpec
 from .structure import StructureCheck, contract_error
@@ -99,9 +99,12 @@ class _Check(StructureCheck):
         self.expect(
             isinstance(self.env.device, torch.device), f"device is {self.env.device!r}, expected a torch.device"
         )
-        self.expect(
-            EnvSpec.from_dict(spec.to_dict()) == spec, "spec changes when it goes through to_dict and from_dict"
-        )
+        try:
+            same = EnvSpec.from_dict(spec.to_dict()) == spec
+        except ConfigError as error:
+            self.expect(False, str(error).rstrip("."))
+        else:
+            self.expect(same, "spec changes when it goes through to_dict and from_dict")
         unknown = [name for name in spec.extras if name not in _KNOWN_EXTRAS]
         self.expect(not unknown, f"spec.extras declares {unknown}, which the contract doesn't know")
         unknown = [name for name in spec.capabilities if name not in _CAPABILITIES]

@@ -13,6 +13,21 @@ from typing import Any, Literal
 
 import torch
 
+from ..utils.errors import ConfigError
+
+MOST_ENVS = 1_000_000
+MOST_NUMBERS = 1_000_000_000
+"""In the observations of one environment, and in its actions."""
+
+_DTYPES = {
+    str(dtype).removeprefix("torch."): dtype
+    for dtype in (
+        *(torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.bool),
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+    )
+}
+
 
 @dataclass(frozen=True)
 class ActionSpec:
@@ -70,8 +85,15 @@ class EnvSpec:
         return sum(math.prod(self.obs_groups[group]) for group in groups)
 
     def dtype_of(self, group: str) -> torch.dtype:
-        """The dtype of an observation group."""
-        return getattr(torch, self.obs_dtypes.get(group, "float32"))
+        """The dtype of an observation group.
+
+        Raises:
+            ConfigError: it has the name of no dtype that observations can have.
+        """
+        name = self.obs_dtypes.get(group, "float32")
+        if name not in _DTYPES:
+            raise _refusal(f"obs_dtypes.{group}", name, f"one of {', '.join(_DTYPES)}")
+        return _DTYPES[name]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for checkpoints and YAML."""
@@ -83,7 +105,14 @@ class EnvSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EnvSpec:
-        """Inverse of `to_dict`."""
+        """Inverse of `to_dict`.
+
+        Raises:
+            ConfigError: a value is of the wrong kind, or larger than any environment's: the data may be a stranger's.
+            KeyError: something is missing.
+            TypeError: there is something that is no part of a spec.
+        """
+        _require_valid(data)
         data = dict(data)
         action = dict(data["action"])
         for bound in ("low", "high"):
@@ -120,3 +149,84 @@ class EnvSpec:
             f"{self.task}: {self.num_envs} envs | obs {groups} | {self.action.kind} actions [{self.action.dim}] | "
             f"horizon {horizon} | extras {', '.join(self.extras) or 'none'}"
         )
+
+
+# --- data of a stranger -----------------------------------------------------------------------------------------------
+
+
+def _refusal(place: str, got: Any, expected: str) -> ConfigError:
+    try:
+        shown = repr(got) if isinstance(got, int | float | str | None) else f"a {type(got).__name__}"
+    except ValueError:  # Python writes out no number of thousands of digits
+        shown = "a number of thousands of digits"
+    return ConfigError(f"spec.{place} is {shown[:60]}, expected {expected}; describe the environment by EnvSpec.")
+
+
+def _require(fits: bool, place: str, got: Any, expected: str) -> None:
+    if not fits:
+        raise _refusal(place, got, expected)
+
+
+def _is_int(value: Any, least: int, most: int = MOST_NUMBERS) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value <= most
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value.isprintable()
+
+
+def _require_valid(data: Mapping[str, Any]) -> None:
+    """Refuse what `EnvSpec.from_dict` can't turn into a spec, or what nothing can be allocated for."""
+    counting = f"a whole number from 1 to {MOST_NUMBERS:,}"
+    _require(_is_name(data["task"]), "task", data["task"], "a printable name")
+    _require(_is_int(data["num_envs"], 1, MOST_ENVS), "num_envs", data["num_envs"], f"1 to {MOST_ENVS:,}")
+    _require(_is_int(data["max_episode_length"], 0, 2**62), "max_episode_length", data["max_episode_length"], "a count")
+    step_dt = data.get("step_dt")
+    seconds = step_dt is None or (_is_number(step_dt) and 0 < step_dt < math.inf)
+    _require(seconds, "step_dt", step_dt, "seconds above 0, or None")
+    for name in ("extras", "reward_terms", "capabilities"):
+        names = data.get(name, ())
+        _require(isinstance(names, list | tuple), name, names, "a list of names")
+        for item in names:
+            _require(_is_name(item), f"{name}[...]", item, "a printable name")
+    for name in ("obs_groups", "obs_dtypes", "extra_dims"):
+        entries = data[name] if name == "obs_groups" else data.get(name, {})
+        _require(isinstance(entries, Mapping), name, entries, "a mapping of names")
+        for key in entries:
+            _require(_is_name(key), f"{name}: a key", key, "a printable name")
+    for group, dtype in data.get("obs_dtypes", {}).items():
+        _require(isinstance(dtype, str) and dtype in _DTYPES, f"obs_dtypes.{group}", dtype, f"one of {list(_DTYPES)}")
+    numbers = 0
+    for group, shape in data["obs_groups"].items():
+        _require(isinstance(shape, list | tuple), f"obs_groups.{group}", shape, "a list of sizes")
+        size = 1
+        for length in shape:
+            _require(_is_int(length, 1), f"a size in obs_groups.{group}", length, counting)
+            size *= length
+            _require(size <= MOST_NUMBERS, f"the size of obs_groups.{group}", size, f"at most {MOST_NUMBERS:,}")
+        numbers += size
+    _require(numbers <= MOST_NUMBERS, "obs_groups together", numbers, f"at most {MOST_NUMBERS:,} numbers")
+    for extra, width in data.get("extra_dims", {}).items():
+        _require(_is_int(width, 0), f"extra_dims.{extra}", width, counting)
+    _require_valid_action(data["action"])
+
+
+def _require_valid_action(action: Any) -> None:
+    _require(isinstance(action, Mapping), "action", action, "a mapping")
+    kind, dim, chunk = action["kind"], action["dim"], action.get("chunk", 0)
+    _require(kind in ("continuous", "discrete"), "action.kind", kind, "continuous or discrete")
+    _require(_is_int(dim, 1), "action.dim", dim, f"a whole number from 1 to {MOST_NUMBERS:,}")
+    _require(_is_int(chunk, 0), "action.chunk", chunk, f"a whole number from 0 to {MOST_NUMBERS:,}")
+    _require(dim * max(chunk, 1) <= MOST_NUMBERS, "action.chunk", chunk, f"chunks of at most {MOST_NUMBERS:,} numbers")
+    for name in ("low", "high"):
+        bounds = action[name]
+        if bounds is None:
+            continue
+        _require(isinstance(bounds, list | tuple), f"action.{name}", bounds, "a list of numbers, or None")
+        _require(len(bounds) == dim, f"the length of action.{name}", len(bounds), f"{dim}, the size of an action")
+        for bound in bounds:
+            _require(_is_number(bound), f"action.{name}[...]", bound, "a number")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 from torch.nn.modules import activation as torch_activations
 
@@ -18,20 +20,41 @@ _MODULES: dict[str, type[nn.Module]] = {
 }
 _MODULES["swish"] = nn.SiLU
 
+MOST_FEATURES = 65_536
+"""Width of a layer; above it two of them have more weights than a GPU can train."""
+
 ActivationSpec = Sequence[tuple[str, Mapping[str, Any]]]
 """The activations applied one after another behind a layer: `[("ELU", {"alpha": 1.0})]`, or `[]` for none."""
 
 
-def activation_problem(name: str, kwargs: Mapping[str, Any]) -> str | None:
-    """A sentence on what is wrong with an activation's name or arguments, None if nothing is."""
+def activation_problem(name: str, kwargs: Mapping[str, Any], width: int | None = None) -> str | None:
+    """A sentence on what is wrong with an activation's name or arguments, None if nothing is.
+
+    Args:
+        name: as in `build_activation`.
+        kwargs: of its constructor.
+        width: features of the layer that it follows; None if they are not known yet.
+    """
     if name.lower() not in _MODULES:
         known = {cls.__name__.lower(): cls.__name__ for cls in _MODULES.values()}
         near = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.4) or ["elu", "relu", "tanh"]
         return f"unknown activation '{name}'; did you mean {', '.join(known[key] for key in near)}?"
+    if "device" in kwargs:  # it would allocate there, also here
+        return f"activation '{name}' can't have a device of its own: leave it out, it follows the network"
     try:
-        _MODULES[name.lower()](**kwargs)
-    except (TypeError, ValueError) as error:
-        return f"activation '{name}' does not accept {dict(kwargs)}: {error}"
+        # Constructors check little, so it is called too; on "meta", nothing is allocated whatever the arguments.
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module = _MODULES[name.lower()](**kwargs).eval()  # in training, RReLU draws random numbers
+            parameters = sum(parameter.numel() for parameter in module.parameters())
+            if parameters <= MOST_FEATURES:
+                # "meta" checks no dimensions; it is for the parameters.
+                module(torch.zeros(2, width or max(parameters, 1), device="meta" if parameters else "cpu"))
+    except Exception as error:  # noqa: BLE001 - constructors of torch raise anything: RuntimeError, AssertionError, IndexError
+        reason = " ".join(str(error).split("\n\n")[0].split())
+        return f"activation '{name}' does not accept {str(dict(kwargs))[:200]}: {reason[:300] or type(error).__name__}"
+    if parameters > MOST_FEATURES:
+        return f"activation '{name}' has {parameters:,} parameters; expected at most {MOST_FEATURES:,}"
     return None
 
 
@@ -56,8 +79,9 @@ def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidde
     return activations
 
 
-def activations_problems(activations: str | Sequence[ActivationSpec], num_hidden: int) -> list[str]:
-    """Sentences on what is wrong with an `activations` field for `num_hidden` hidden layers."""
+def activations_problems(activations: str | Sequence[ActivationSpec], hidden: Sequence[int]) -> list[str]:
+    """Sentences on what is wrong with an `activations` field for hidden layers of these widths."""
+    num_hidden = len(hidden)
     if isinstance(activations, str):
         problem = activation_problem(activations, {})
         return [] if problem is None else [f"activations: {problem}"]
@@ -68,6 +92,7 @@ def activations_problems(activations: str | Sequence[ActivationSpec], num_hidden
             f"one per layer and one for the output, [[('ELU', {{}})]] * {num_hidden} + [[]], or simply 'ELU'"
         )
     for index, layer in enumerate(layers):
-        found = [activation_problem(name, kwargs) for name, kwargs in layer]
+        width = hidden[index] if index < num_hidden and 1 <= hidden[index] <= MOST_FEATURES else None
+        found = [activation_problem(name, kwargs, width) for name, kwargs in layer]
         problems += [f"activations: in entry {index}, {problem}" for problem in found if problem is not None]
     return problems

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import ConfigError, Range, configclass
-from .activation import activation_problem, build_activation
+from .activation import MOST_FEATURES, activation_problem, build_activation
 from .network import Network, NetworkCfg
 
 
@@ -97,6 +97,10 @@ class CNN(Network):
         return self.layers(x).view(*leading, self.out_features)
 
 
+_MOST_PIXELS = 1024
+"""In a kernel's side, a stride or a padding."""
+
+
 @configclass
 class CNNCfg(NetworkCfg):
     """Configuration of a `CNN`; the defaults are the encoder of Mnih et al. 2015 for 84x84 images."""
@@ -122,7 +126,7 @@ class CNNCfg(NetworkCfg):
     (row, column) at which each channel is active, which suits tasks about where things are."""
     softmax_temperature: Annotated[float, Range(gt=0)] = 1.0
     """Of the spatial softmax: the smaller, the more the position is that of the strongest pixel."""
-    features: Annotated[int, Range(gt=0)] | None = 256
+    features: Annotated[int, Range(gt=0, le=MOST_FEATURES)] | None = 256
     """Size of the encoding when the network encodes an observation group; None for the pooled feature map itself."""
 
     def check(self) -> Iterable[str]:
@@ -139,8 +143,12 @@ class CNNCfg(NetworkCfg):
                 )
             if min(value if isinstance(value, list) else [value], default=least) < least:
                 yield f"{name}: got {value}, expected numbers of at least {least}"
+            if max(value if isinstance(value, list) else [value], default=0) > _MOST_PIXELS:
+                yield f"{name}: got {value}, expected numbers of at most {_MOST_PIXELS}"
         if min(self.channels, default=1) < 1:
             yield f"channels: got {self.channels}, expected positive numbers"
+        if max(self.channels, default=1) > MOST_FEATURES:
+            yield f"channels: got {self.channels}, expected numbers of at most {MOST_FEATURES:,}"
         if (problem := activation_problem(self.activation, {})) is not None:
             yield f"activation: {problem}"
 

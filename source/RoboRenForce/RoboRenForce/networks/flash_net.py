@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import Range, configclass
+from .activation import MOST_FEATURES
 from .batch_norm import BatchNorm
 from .constraints import Constrained, constrain_, scale_to_norm_
 from .network import Network, NetworkCfg
@@ -111,11 +112,11 @@ class FlashNetCfg(NetworkCfg):
     """Configuration of a `FlashNet`."""
 
     class_type: type = FlashNet
-    width: Annotated[int, Range(ge=1)] = 256
+    width: Annotated[int, Range(ge=1, le=MOST_FEATURES)] = 256
     """Features between the blocks."""
-    num_blocks: Annotated[int, Range(ge=0)] = 2
+    num_blocks: Annotated[int, Range(ge=0, le=1024)] = 2
     """Residual blocks."""
-    expansion: Annotated[int, Range(ge=1)] = 4
+    expansion: Annotated[int, Range(ge=1, le=1024)] = 4
     """Width inside a block as a multiple of `width`."""
     momentum: Annotated[float, Range(gt=0, le=1)] = 0.01
     """Weight of a new batch in the running statistics."""

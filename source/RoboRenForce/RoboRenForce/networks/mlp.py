@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import configclass
-from .activation import activations_problems, build_activation, per_layer_activations
+from .activation import MOST_FEATURES, activations_problems, build_activation, per_layer_activations
 from .network import Network, NetworkCfg
 
 
@@ -75,7 +75,12 @@ class MLPCfg(NetworkCfg):
             for i, n in enumerate(self.hidden_features)
             if n < 1
         )
-        yield from activations_problems(self.activations, len(self.hidden_features))
+        yield from (
+            f"hidden_features: entry {i} is {n}; expected a width of at most {MOST_FEATURES:,}"
+            for i, n in enumerate(self.hidden_features)
+            if n > MOST_FEATURES
+        )
+        yield from activations_problems(self.activations, self.hidden_features)
 
 
 def mlp_plan(cfg: MLPCfg, in_features: int, out_features: int) -> Iterator[tuple[int, int, Any, bool]]:

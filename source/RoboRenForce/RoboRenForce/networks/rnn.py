@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import Range, configclass
+from .activation import MOST_FEATURES
 from .mlp import MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
 
@@ -109,9 +110,9 @@ class RNNCfg(NetworkCfg):
     class_type: type = RNN
     cell: Literal["gru", "lstm"] = "gru"
     """Kind of recurrent cell."""
-    hidden_size: Annotated[int, Range(ge=1)] = 256
+    hidden_size: Annotated[int, Range(ge=1, le=MOST_FEATURES)] = 256
     """Width of the memory."""
-    num_layers: Annotated[int, Range(ge=1)] = 1
+    num_layers: Annotated[int, Range(ge=1, le=1024)] = 1
     """Recurrent layers on top of one another."""
     head_cfg: MLPCfg | None = None
     """Network from the memory to the output; None for a linear layer."""

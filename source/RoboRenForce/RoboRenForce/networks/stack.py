@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import Range, configclass
+from .activation import MOST_FEATURES
 from .mlp import MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
 
@@ -71,7 +72,7 @@ class StackCfg(NetworkCfg):
     """Configuration of a `Stack`."""
 
     class_type: type = Stack
-    window: Annotated[int, Range(ge=2)] = 4
+    window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 4
     """Inputs that the perceptron sees, the current one included."""
     head_cfg: MLPCfg = MLPCfg()
     """The perceptron."""

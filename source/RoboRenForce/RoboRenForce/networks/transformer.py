@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import Range, configclass
+from .activation import MOST_FEATURES
 from .mlp import MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
 
@@ -128,15 +129,15 @@ class TransformerCfg(NetworkCfg):
     """Configuration of a causal `Transformer`."""
 
     class_type: type = Transformer
-    dim: Annotated[int, Range(ge=2)] = 64
+    dim: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 64
     """Width of the tokens."""
-    num_layers: Annotated[int, Range(ge=1)] = 2
+    num_layers: Annotated[int, Range(ge=1, le=1024)] = 2
     """Blocks on top of one another."""
-    num_heads: Annotated[int, Range(ge=1)] = 4
+    num_heads: Annotated[int, Range(ge=1, le=1024)] = 4
     """Attention heads."""
-    mlp_ratio: Annotated[int, Range(ge=1)] = 4
+    mlp_ratio: Annotated[int, Range(ge=1, le=1024)] = 4
     """Width of a block's perceptron as a multiple of `dim`."""
-    window: Annotated[int, Range(ge=2)] = 16
+    window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 16
     """Steps that a layer sees, the current one included; the whole network reaches `num_layers` times as far."""
     head_cfg: MLPCfg | None = None
     """Network from the last block to the output; None for a linear layer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -61,9 +62,14 @@ def find_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"There is no device '{name}'; use cpu, cuda or cuda:<number>.") from None
+        device = None
+    too_large = re.fullmatch(r"cuda:\d{3,}", name)  # torch takes these modulo 256
+    if device is None or device.type not in ("cpu", "cuda", "mps") or too_large:
+        raise UserError(f"There is no device {name[:60]!r}; use cpu, cuda, cuda:<number> or mps.")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise UserError(f"--device {name} needs a Mac with an Apple GPU: use --device cpu, or see `rrf doctor`.")
     if device.type != "cuda":
-        return device
+        return torch.device(device.type)
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if not count:
         raise UserError(
@@ -93,6 +99,10 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
         script = data.get("script")
         if script is None or script == str(main_script()) or is_of_own_package(data["task"]):
             raise
+        if not script.isprintable():  # the terminal would obey it
+            raise UnknownTaskError(
+                f"Task {data['task']} is registered by the script {script!a}: run that one, with these arguments."
+            ) from error
         arguments = shlex.join(sys.argv[1:])
         raise UnknownTaskError(
             f"Task {data['task']} is registered by {script}: run `python {shlex.quote(script)} {arguments}`."

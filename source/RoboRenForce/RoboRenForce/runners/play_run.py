@@ -141,4 +141,4 @@ def prepare_play(args: Namespace) -> PlayRun:
 
 
 def _device_that_exists(name: str) -> str:
-    return name if torch.device(name).type != "cuda" or torch.cuda.is_available() else "cpu"
+    return name if not name.startswith("cuda") or torch.cuda.is_available() else "cpu"

@@ -455,7 +455,7 @@ class RunnerCfg(Cfg):
 
     class_type: type = Runner
 
-    seed: int = 42
+    seed: Annotated[int, Range(ge=0, le=2**62)] = 42
     """Seed of everything; processes of one run use seed + rank."""
     cpu_threads: Annotated[int, Range(ge=1, le=1024)] = 1
     """Threads of torch when learning on a CPU: networks of a few hundred units are fastest with one."""

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..envs.spec import EnvSpec
 from ..utils.checkpoint import load_checkpoint
-from ..utils.errors import CheckpointError
+from ..utils.errors import CheckpointError, ConfigError
 
 _NONE = type(None)
 
 SAVED_RUN: dict[str, Any] = {
     "task": str,
+    "script?": (str, _NONE),
     "spec": dict,
     "config": {"agent": dict, "env": (dict, _NONE)},
     "versions": dict,
@@ -49,8 +50,14 @@ def load_run(path: str | Path) -> dict[str, Any]:
         CheckpointError: it can't be used; see `load_checkpoint`.
     """
     data = load_checkpoint(path, schema=SAVED_RUN)
+    if not data["task"].isprintable():  # it is part of many sentences
+        raise CheckpointError(
+            f"'{path}' is not a complete checkpoint: its task is {data['task'][:60]!a}, expected a printable name."
+        )
     try:
         EnvSpec.from_dict(data["spec"])
+    except ConfigError as error:
+        raise CheckpointError(f"'{path}' is not a complete checkpoint: its spec is none ({error}).") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(
             f"'{path}' is not a complete checkpoint: its spec is none ({type(error).__name__}: {error})."

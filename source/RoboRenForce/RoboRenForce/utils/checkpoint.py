@@ -105,7 +105,7 @@ def misfit(value: Any, schema: Schema, path: str = "") -> str | None:
         value: Plain data and tensors.
         schema: A type or a tuple of types; `[schema]` for lists of at least one; `{name: schema}` for mappings that
             hold at least these names, of which `name?` may be absent, and `{"*": schema}` for any names. An int is a
-            count: not negative. NaN is no float.
+            count: not negative, of at most 63 bits. NaN is no float.
         path: Where `value` is.
     """
     if isinstance(schema, Mapping):
@@ -127,13 +127,20 @@ def misfit(value: Any, schema: Schema, path: str = "") -> str | None:
         return next((found for i, item in enumerate(value) if (found := misfit(item, schema[0], f"{path}[{i}]"))), None)
     kinds = schema if isinstance(schema, tuple) else (schema,)
     fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
-    if not fits or (isinstance(value, int) and value < 0) or (isinstance(value, float) and math.isnan(value)):
+    if (
+        not fits
+        or (isinstance(value, int) and not 0 <= value < 2**63)
+        or (isinstance(value, float) and math.isnan(value))
+    ):
         return _wrong(value, " or ".join(kind.__name__ for kind in kinds), path)
     return None
 
 
 def _wrong(value: Any, expected: str, path: str) -> str:
-    got = repr(value) if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
+    try:
+        got = repr(value) if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
+    except ValueError:  # Python writes out no number of thousands of digits
+        got = "a number of thousands of digits"
     return f"{path or 'it'} is {got[:60]}, expected {expected}"
 
 

@@ -23,8 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import yaml
-
+from ..configclass import yaml_text
 from .errors import RunDirectoryError, UserError
 
 DEFAULT_LOG_ROOT = "logs/RFRL"
@@ -300,16 +299,13 @@ def _is_written(partial: Path) -> bool:
 def write_yaml(path: Path, data: Any) -> None:
     """Write plain data as YAML, keys in the given order."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(path, yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120))
+    write_text_atomically(path, yaml_text.dump(data))
 
 
 def read_yaml(path: Path) -> Any:
-    """Read YAML as plain data.
+    """Read YAML as plain data, as bounded as a configuration: the file may come from anybody.
 
     Raises:
-        UserError: the file is absent or is not YAML.
+        UserError: the file is absent, is not YAML, or is larger than what a run writes.
     """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"'{path}' can't be read as YAML: {' '.join(str(error).split())}.") from error
+    return yaml_text.load_file(path)

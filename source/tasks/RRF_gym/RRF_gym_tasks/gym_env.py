@@ -301,10 +301,10 @@ class GymEnvCfg(Cfg):
     """Options of `GymVecEnv`."""
 
     class_type: type = GymVecEnv
-    env_id: Annotated[str, ImportsModule(("gymnasium",))] = MISSING
+    env_id: Annotated[str, ImportsModule(("gymnasium",), refused=("GymV21Environment", "GymV26Environment"))] = MISSING
     """Any Gymnasium id, such as `HalfCheetah-v5`; `module:Name-v0` imports the module first."""
     num_envs: Annotated[int, Range(ge=1, le=100_000)] = 16
-    seed: Annotated[int, Range(ge=0)] = 0
+    seed: Annotated[int, Range(ge=0, le=2**62)] = 0
     """Environment `i` starts from `seed + i`."""
     device: str = "cpu"
     """Where tensors go; the simulators run on the CPU."""

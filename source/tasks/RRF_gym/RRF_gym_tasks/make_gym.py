@@ -128,8 +128,10 @@ def _construct(cfg: GymEnvCfg, pictures: bool) -> gym.Env[Any, Any]:
         raise MissingPackageError(
             f"{cfg.env_id} needs the package '{error.name}', which is not installed: pip install {error.name}."
         ) from error
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError) as error:
         rendering.explain_failed_import()  # this is how MuJoCo's import fails without the OpenGL library
+        if isinstance(error, ImportError) and callable(spec.entry_point) and _is_of_gymnasium(spec.entry_point):
+            raise MissingPackageError(f"Gymnasium can't make {cfg.env_id}: {_first_line(error)}") from error
         raise
 
 
