@@ -83,7 +83,7 @@ def test_resume_does_not_join_a_running_run(
     with pytest.raises(SystemExit) as left:
         main(["train", *resume, "--max_iterations", "4"])
     assert left.value.code == 1
-    assert f"Error: 'logs/RFRL/e/r' is being trained by process {holder.pid}" in capsys.readouterr().err
+    assert f"/logs/RFRL/e/r' is being trained by process {holder.pid}" in capsys.readouterr().err
     assert sorted(path.name for path in Path("logs/RFRL").rglob("*")) == before
     main(["play", "--target", "logs/RFRL/e/r", "--episodes", "1"])  # reading is free
     holder.kill()

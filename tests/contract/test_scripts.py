@@ -365,7 +365,7 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--task", TASK, "--num_envs", "0"], "--num_envs: got 0, expected an integer of at least 1"),
         (["train", "--task", TASK, "--num_envs", "many"], "--num_envs: got many, expected an integer"),
         (["train", "--task", TASK, "env.num_envs=0"], r"env.num_envs: .*0"),
-        (["train", "--task", TASK, "--device", "gpu"], "There is no device 'gpu'; use cpu, cuda or cuda:<number>"),
+        (["train", "--task", TASK, "--device", "gpu"], "There is no device 'gpu'; use cpu, cuda, cuda:<number> or mps"),
         (["train", "--task", TASK, "--num_env", "3"], "There is no option --num_env: did you mean '--num_envs'?"),
         (["train", "--task", TASK, "algorithm.gama=0.9"], "algorithm.gama.*gamma"),
         (["train", "--task", TASK, "algorithm.gamma=2"], "algorithm.gamma.*2"),
