@@ -224,7 +224,9 @@ def test_the_command_ends_with_0_and_says_where_the_checkpoint_went(
         main(["train", "--task", "RoboRenForce-Gym-CartPole-PPO", *small, "--max_iterations", "2"])
     (saved,) = elsewhere.rglob("*.pt")
     printed = capsys.readouterr().out
-    assert "Training is done." in printed and f"train --resume {saved} --max_iterations N" in printed
+    assert (
+        "Training is done." in printed and f"train --resume {saved.relative_to(tmp_path)} --max_iterations N" in printed
+    )
     main(["train", "--resume", str(saved), "--max_iterations", "3"])
     roots = sorted((tmp_path / "logs" / "RFRL" / "RoboRenForce-Gym-CartPole-PPO").iterdir())
     assert [list(RunDir(root).checkpoints()) for root in roots] == [[], [3]]  # a new directory, not the temporary one
