@@ -19,26 +19,26 @@ SHORT_PPO = {"learning_rate": 5.0e-3, "num_learning_epochs": 4, "num_mini_batche
 
 def recall_choice(policy: Any) -> float:
     cfg = ppo.runner(policy, steps=20, iterations=20, algorithm=SHORT_PPO)
-    return curve(cfg, RecallEnvCfg(kind="discrete"), seed=1)[-1]
+    return curve(cfg, RecallEnvCfg(kind="discrete"), seed=1, episodes=100)[-1]
 
 
 def recall_value(cfg: Any) -> float:
-    return curve(cfg.replace(max_iterations=7), RecallEnvCfg(kind="continuous", num_envs=10), seed=1)[-1]
+    return curve(cfg.replace(max_iterations=7), RecallEnvCfg(kind="continuous", num_envs=10), seed=1, episodes=100)[-1]
 
 
 def test_ppo_with_a_gru_repeats_the_cue_and_without_it_guesses() -> None:
     assert recall_choice(ppo.recurrent(16)) >= 3.5  # seeds 11 to 18: 4.0
-    assert recall_choice(ppo.feed_forward("discrete")) <= 3.0  # at most 20 of 40 answers are known: 2 +- 0.3
+    assert recall_choice(ppo.feed_forward("discrete")) <= 3.0  # guesses are worth 2 +- 0.2
 
 
 @pytest.mark.parametrize("agent", ["sac_seq", "sac_trans"])
 def test_sac_with_a_memory_repeats_the_cue(agent: str) -> None:
     cfg = getattr(sac_history, f"classic_{agent}")(num_envs=10)
-    assert recall_value(cfg) >= -0.6
+    assert recall_value(cfg) >= -0.6  # seeds 11 to 18: -0.44 to -0.32 (GRU), -0.05 to 0 (transformer)
 
 
 def test_sac_without_a_memory_does_not() -> None:
-    assert recall_value(sac_history.masked_sac()) <= -0.9  # -1 is the best there is
+    assert recall_value(sac_history.masked_sac()) <= -0.9  # -1 is the best there is; seeds 11 to 18: -1.07 to -0.98
 
 
 @pytest.mark.long

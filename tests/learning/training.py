@@ -14,7 +14,7 @@ from RoboRenForce.utils.registry import load_task
 EPISODES = 10
 
 
-def curve(runner_cfg: Any, env_cfg: Any, seed: int, evaluations: int = 1) -> list[float]:
+def curve(runner_cfg: Any, env_cfg: Any, seed: int, evaluations: int = 1, episodes: int = EPISODES) -> list[float]:
     """Mean returns of the deterministic policy, evenly spread over the iterations of a run; the last one at its end."""
     env_cfg = env_cfg.replace(seed=1000 * seed)
     runner_cfg = runner_cfg.replace(seed=seed, logger=[], report=False, eval_interval=0)
@@ -22,8 +22,8 @@ def curve(runner_cfg: Any, env_cfg: Any, seed: int, evaluations: int = 1) -> lis
     found = []
     for part in range(1, evaluations + 1):
         runner.learn(runner_cfg.max_iterations * part // evaluations - runner.iteration)
-        env = env_cfg.replace(num_envs=EPISODES, seed=1000 * seed + 500).build()
-        found.append(evaluate(env, runner.policy(), EPISODES).mean)
+        env = env_cfg.replace(num_envs=episodes, seed=1000 * seed + 500).build()
+        found.append(evaluate(env, runner.policy(), episodes).mean)
     return found
 
 
