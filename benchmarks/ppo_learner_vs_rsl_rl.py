@@ -97,11 +97,12 @@ def make_rsl_rl(name: str, spec: EnvSpec, device: torch.device, steps: int) -> A
 def collect_ours(algorithm: algorithms.PPO, spec: EnvSpec, device: torch.device, steps: int) -> None:
     obs = observations(spec, device)
     for _ in range(steps):
-        algorithm.act(obs)
+        before, out = obs, algorithm.act(obs)
         reward, done, time_outs = outcome(spec, device)
         obs = observations(spec, device)
         extras = {"terminated": (done != 0) & ~time_outs, "time_outs": time_outs, "log": {}, "final_observations": obs}
-        algorithm.record(algorithms.StepOut(obs, reward, done, extras))
+        step = obs, reward, done, extras
+        algorithm.process_env_step(algorithms.Transition.of_step(before, out.action, out.record, step))
 
 
 def collect_rsl_rl(algorithm: Any, spec: EnvSpec, device: torch.device, steps: int) -> None:

@@ -114,8 +114,8 @@ def prepare_peer(path: str, options: dict[str, Any], before: str) -> tuple[Any, 
 
 
 def make_ours(args: argparse.Namespace, **options: Any) -> Update:
-    """Our algorithm, built as a runner builds it, its replay filled through `act` and `record`."""
-    from RoboRenForce.algorithms import RunContext, StepOut
+    """Our algorithm, built as a runner builds it, its replay filled through `act` and `process_env_step`."""
+    from RoboRenForce.algorithms import RunContext, Transition
     from RoboRenForce.envs.spec import ActionSpec, EnvSpec
     from RoboRenForce.utils.registry import load_task
     from tensordict import TensorDict
@@ -134,9 +134,11 @@ def make_ours(args: argparse.Namespace, **options: Any) -> Update:
         obs, successors = (
             TensorDict({"policy": rows[name]}, batch_size=[envs]) for name in ("observations", "next_observations")
         )
-        sac.act(obs)
-        extras = {"terminated": rows["terminations"], "final_observations": successors}
-        sac.record(StepOut(successors, rows["rewards"], rows["terminations"].long(), extras))
+        out = sac.act(obs)
+        flags = {"terminated": rows["terminations"], "time_outs": torch.zeros_like(rows["terminations"])}
+        extras = {**flags, "final_observations": successors}
+        step = successors, rows["rewards"], rows["terminations"].long(), extras
+        sac.process_env_step(Transition.of_step(obs, out.action, out.record, step))
 
     def run(count: int) -> None:
         for _ in range(count):

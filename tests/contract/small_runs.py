@@ -46,9 +46,9 @@ class CountingAlgorithm(Algorithm):
         self.seen.append(obs["policy"].clone())
         return ActOut(torch.zeros(self.context.spec.num_envs, *self.context.spec.action.shape))
 
-    def record(self, step: algorithms.StepOut) -> None:
-        self.calls.append("record")
-        self.rewards.append(step.reward.clone())
+    def process_env_step(self, transition: algorithms.Transition) -> None:
+        self.calls.append("process_env_step")
+        self.rewards.append(transition.reward.clone())
 
     def update(self) -> dict[str, Tensor]:
         self.calls.append("update")

@@ -6,11 +6,9 @@ from dataclasses import dataclass, field
 
 import pytest
 import torch
-from RoboRenForce.algorithms import StepOut
 from RoboRenForce.runners.metrics import to_host
 from RoboRenForce.runners.statistics import EnvLog, EpisodeStatistics
 from RoboRenForce.utils.distributed import DistributedContext
-from tensordict import TensorDict
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -62,9 +60,8 @@ def test_one_process_alone_keeps_its_numbers_and_counts_exactly() -> None:
     assert to_host({}, many, {}, DistributedContext(), CPU)[0] == {"steps": 2.0**25 + 1}
 
 
-def step(reward: list[float], done: list[int], success: list[bool]) -> StepOut:
-    extras = {"success": torch.tensor(success)}
-    return StepOut(TensorDict({}), torch.tensor(reward), torch.tensor(done), extras)
+def step(reward: list[float], done: list[int], success: list[bool]) -> tuple[torch.Tensor, ...]:
+    return torch.tensor(reward), torch.tensor(done), torch.tensor(success)
 
 
 def test_statistics_go_on_after_they_were_saved_in_the_middle_of_episodes() -> None:
@@ -74,8 +71,8 @@ def test_statistics_go_on_after_they_were_saved_in_the_middle_of_episodes() -> N
         return to_host({}, statistics.collect(), {}, DistributedContext(), CPU)[0]
 
     first = EpisodeStatistics(2, 2, CPU, success=True, window=3)
-    first.record(step([-1.0, 4.0], [1, 0], [True, True]))
-    first.record(step([-5.0, -2.0], [0, 1], [True, False]))
+    first.record(*step([-1.0, 4.0], [1, 0], [True, True]))
+    first.record(*step([-5.0, -2.0], [0, 1], [True, False]))
     assert collected(first) == {
         "Train/mean_reward": 0.5,  # -1 and 4 - 2
         "Train/mean_episode_length": 1.5,
@@ -84,7 +81,9 @@ def test_statistics_go_on_after_they_were_saved_in_the_middle_of_episodes() -> N
     second = EpisodeStatistics(2, 2, CPU, success=True, window=3)
     second.load_state_dict({name: value.clone() for name, value in first.state_dict().items()})
     for statistics in (first, second):
-        statistics.record(step([-1.0, 7.0], [1, 1], [False, True]))  # -6 after 2 steps, 7 after 1; -1 leaves the window
+        statistics.record(
+            *step([-1.0, 7.0], [1, 1], [False, True])
+        )  # -6 after 2 steps, 7 after 1; -1 leaves the window
         found = collected(statistics)
         assert found["Train/mean_reward"] == pytest.approx((2.0 - 6.0 + 7.0) / 3)
         assert found["Train/mean_episode_length"] == pytest.approx((2 + 2 + 1) / 3)
@@ -92,15 +91,15 @@ def test_statistics_go_on_after_they_were_saved_in_the_middle_of_episodes() -> N
     other_size = EpisodeStatistics(3, 2, CPU, success=True, window=3)
     other_size.load_state_dict(first.state_dict())
     assert not other_size.state_dict()["running"].any()
-    other_size.record(step([1.0, 1.0, 1.0], [0, 0, 0], [True, True, True]))
+    other_size.record(*step([1.0, 1.0, 1.0], [0, 0, 0], [True, True, True]))
     assert collected(other_size) == pytest.approx(found)
 
 
 def test_restarted_episodes_count_from_nothing() -> None:
     statistics = EpisodeStatistics(2, 2, CPU)
-    statistics.record(step([5.0, -5.0], [0, 0], [False, False]))
+    statistics.record(*step([5.0, -5.0], [0, 0], [False, False]))
     statistics.restart()
-    statistics.record(step([-1.0, 3.0], [1, 1], [False, False]))
+    statistics.record(*step([-1.0, 3.0], [1, 1], [False, False]))
     means = to_host({}, statistics.collect(), {}, DistributedContext(), CPU)[0]
     assert means == {"Train/mean_reward": 1.0, "Train/mean_episode_length": 1.0}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks, runners
-from RoboRenForce.algorithms import StepOut
+from RoboRenForce.algorithms import Transition
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg, SequenceReplayBufferCfg
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
@@ -80,7 +80,7 @@ def test_updates_come_after_every_train_freq_steps() -> None:
     )
     runner = cfg.build(env=scripted())
     runner.learn()
-    assert runner.algorithm.calls == ["act", "record", "act", "record", "update"] * 2
+    assert runner.algorithm.calls == (["act", "process_env_step"] * 2 + ["update"]) * 2
     assert runner.algorithm.context.rollout_steps == 2 and runner.algorithm.context.max_iterations == 2
 
 
@@ -147,13 +147,13 @@ def test_the_stored_successor_is_the_final_observation_and_a_time_out_bootstraps
     env = scripted(num_envs=1, seed=7, script=[["time_out@3"]])
     runner = sac_cfg(algorithms.SACCfg(**{**SMALL, "learning_starts": 1000}), num_steps_per_env=6).build(env=env)
     seen: list[Any] = []
-    record = runner.algorithm.record
+    record = runner.algorithm.process_env_step
 
-    def spy(step: StepOut) -> None:
-        seen.append((step.extras["final_observations"]["policy"].clone(), step.extras["terminated"].clone()))
-        record(step)
+    def spy(transition: Transition) -> None:
+        seen.append((transition.next_obs["policy"].clone(), transition.terminated.clone()))
+        record(transition)
 
-    runner.algorithm.record = spy
+    runner.algorithm.process_env_step = spy
     runner.learn(1)
     batch = runner.algorithm.replay.sample()
     for row, index in enumerate(batch.index.tolist()):

@@ -13,7 +13,7 @@ import pytest
 import RoboRenForce.runners
 import torch
 from RoboRenForce import runners
-from RoboRenForce.algorithms import ActOut, StepOut
+from RoboRenForce.algorithms import ActOut
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.runners.metrics import to_host
@@ -26,6 +26,7 @@ from RoboRenForce.utils.errors import NonFiniteError
 from RoboRenForce.utils.logging import read_metrics
 from RoboRenForce.utils.run_dir import RunDir
 from small_runs import BadEnv, CountingAlgorithm, CountingCfg, NoPolicyCfg, counting_cfg, ppo_cfg, scripted
+from stepping import stepped
 from tensordict import TensorDict
 
 CPU = torch.device("cpu")
@@ -37,7 +38,7 @@ CPU = torch.device("cpu")
 def test_every_iteration_acts_and_records_each_step_and_then_updates() -> None:
     runner = counting_cfg(num_steps_per_env=2, max_iterations=2).build(env=scripted())
     runner.learn()
-    assert runner.algorithm.calls == ["act", "record", "act", "record", "update"] * 2
+    assert runner.algorithm.calls == (["act", "process_env_step"] * 2 + ["update"]) * 2
 
 
 def test_the_algorithm_sees_every_observation_in_order() -> None:
@@ -141,9 +142,10 @@ class OneStepRunner(runners.Runner):
             obs = self.env.get_observations()
             while self.goes_on():
                 self.timer.start()
-                step = StepOut(*self.env.step(self.algorithm.act(obs).action))
-                self.algorithm.record(step)
-                obs = step.obs
+                out = self.algorithm.act(obs)
+                transition = stepped(obs, out, *self.env.step(out.action))
+                self.algorithm.process_env_step(transition)
+                obs = transition.reset_obs
                 self.timer.lap("collection")
                 self.end_iteration(self.algorithm.update(), env_steps=self.env.num_envs)
 
@@ -174,7 +176,7 @@ def test_means_of_the_last_episodes_equal_a_plain_list(num_envs: int, window: in
             reward = torch.randn(num_envs, generator=generator)
             done = (torch.rand(num_envs, generator=generator) < probability).long()
             success = torch.rand(num_envs, generator=generator) < 0.3
-            statistics.record(StepOut(TensorDict({}), reward, done, {"success": success}))
+            statistics.record(reward, done, success)
             for i in range(num_envs):
                 running[i] = [running[i][0] + float(reward[i]), running[i][1] + 1]
                 if done[i]:
@@ -188,7 +190,7 @@ def test_means_of_the_last_episodes_equal_a_plain_list(num_envs: int, window: in
 
 def test_before_the_first_episode_ends_there_is_no_mean() -> None:
     statistics = EpisodeStatistics(2, 1, CPU)
-    statistics.record(StepOut(TensorDict({}), torch.ones(2), torch.zeros(2).long(), {}))
+    statistics.record(torch.ones(2), torch.zeros(2).long())
     assert to_host({}, statistics.collect(), {}, DistributedContext(), CPU)[0] == {}
 
 
@@ -196,7 +198,7 @@ def test_parts_of_episodes_are_not_counted() -> None:
     statistics = EpisodeStatistics(3, 4, CPU)
     statistics.restart(ages=torch.tensor([0, 2, 3]))
     for done in ([0, 1, 1], [1, 0, 0], [0, 0, 1], [0, 0, 0]):
-        statistics.record(StepOut(TensorDict({}), torch.ones(3), torch.tensor(done), {}))
+        statistics.record(torch.ones(3), torch.tensor(done))
     means, _ = to_host({}, statistics.collect(), {}, DistributedContext(), CPU)
     # Environment 0 finished 2 steps, environment 2 its second episode of 2 steps; the two first parts do not count.
     assert means == {"Train/mean_reward": 2.0, "Train/mean_episode_length": 2.0}
@@ -251,14 +253,16 @@ def test_a_policy_that_acts_nan_is_blamed_itself() -> None:
     spec = scripted(num_envs=2).spec
     guard = NanGuard(spec, 3, CPU)
     obs = TensorDict({"policy": torch.zeros(2, 3), "critic": torch.zeros(2, 4)}, batch_size=[2])
-    step = StepOut(obs, torch.zeros(2), torch.zeros(2).long(), {"final_observations": obs})
+    extras = {"final_observations": obs}
+    step = stepped(obs, ActOut(torch.zeros(2, 2)), obs, torch.zeros(2), torch.zeros(2).long(), extras)
     for _ in range(3):
-        guard.watch(torch.zeros(2, 2), step)
+        guard.watch(step)
     assert not guard.tripped()
-    bad = StepOut(obs, torch.tensor([0.0, torch.inf]), torch.zeros(2).long(), {"final_observations": obs})
-    guard.watch(torch.zeros(2, 2), step)
-    guard.watch(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]), bad)
-    guard.watch(torch.zeros(2, 2), step)
+    bad_action = ActOut(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]))
+    bad = stepped(obs, bad_action, obs, torch.tensor([0.0, torch.inf]), torch.zeros(2).long(), extras)
+    guard.watch(step)
+    guard.watch(bad)
+    guard.watch(step)
     assert guard.tripped()
     report = guard.report()
     assert (report["first_bad_step"], report["bad_environments"], report["action_is_bad"]) == (1, [1], True)
@@ -269,7 +273,8 @@ def test_what_no_simulator_can_mean_counts_as_infinite(value: float, bad: bool) 
     guard = NanGuard(scripted(num_envs=2).spec, 1, CPU)
     obs = TensorDict({"policy": torch.zeros(2, 3), "critic": torch.zeros(2, 4)}, batch_size=[2])
     obs["critic"][1, 2] = value
-    guard.watch(torch.zeros(2, 2), StepOut(obs, torch.zeros(2), torch.zeros(2).long(), {"final_observations": obs}))
+    out, extras = ActOut(torch.zeros(2, 2)), {"final_observations": obs}
+    guard.watch(stepped(obs, out, obs, torch.zeros(2), torch.zeros(2).long(), extras))
     assert guard.tripped() == bad
     assert not bad or guard.report()["bad_environments"] == [1]
 
@@ -280,7 +285,8 @@ def test_a_bad_last_observation_is_seen() -> None:
     obs = TensorDict({"policy": torch.zeros(2, 3), "critic": torch.zeros(2, 4)}, batch_size=[2])
     final = obs.clone()
     final["policy"][1, 2] = torch.nan
-    guard.watch(torch.zeros(2, 2), StepOut(obs, torch.zeros(2), torch.ones(2).long(), {"final_observations": final}))
+    out, extras = ActOut(torch.zeros(2, 2)), {"final_observations": final}
+    guard.watch(stepped(obs, out, obs, torch.zeros(2), torch.ones(2).long(), extras))
     assert guard.tripped() and guard.report()["bad_environments"] == [1]
 
 

@@ -5,6 +5,7 @@ import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.cuda_graph import GraphedStep
+from stepping import stepped
 from tensordict import TensorDict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -53,10 +54,10 @@ def tape(iterations: int):
 
 def iterate(algorithm: algorithms.PPO, steps, iteration: int) -> dict[str, torch.Tensor]:
     for t in range(iteration * STEPS, (iteration + 1) * STEPS):
-        algorithm.act(steps[t][0])
+        out = algorithm.act(steps[t][0])
         obs, reward, done, time_outs = steps[t + 1]
         extras = {"time_outs": time_outs, "final_observations": obs, "terminated": done.bool() & ~time_outs, "log": {}}
-        algorithm.record(algorithms.StepOut(obs, reward, done, extras))
+        algorithm.process_env_step(stepped(steps[t][0], out, obs, reward, done, extras))
     return algorithm.update()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce import algorithms
-from RoboRenForce.algorithms import StepOut
+from RoboRenForce.algorithms import ActOut, Transition
 from RoboRenForce.envs.scripted_env import ScriptedEnv
 from RoboRenForce.runners.metrics import to_host
 from RoboRenForce.runners.nan_guard import NanGuard
@@ -20,6 +20,7 @@ from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.export import export_policy
 from RoboRenForce.utils.timing import PhaseTimer
+from stepping import stepped
 from tensordict import TensorDict
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
@@ -47,14 +48,15 @@ def make(**changes: Any) -> Any:
     return lambda log_dir=None: cfg.build(env=scripted(num_envs=64, device="cuda:0"), device=DEVICE, log_dir=log_dir)
 
 
-def steps(device: torch.device, num: int) -> list[StepOut]:
+def steps(device: torch.device, num: int) -> list[tuple[Transition, dict[str, torch.Tensor]]]:
     generator = torch.Generator().manual_seed(0)
     made = []
     for _ in range(num):
         obs = TensorDict({"policy": torch.randn(64, 3, generator=generator)}, batch_size=[64]).to(device)
         done = (torch.rand(64, generator=generator) < 0.4).long().to(device)
         log = {"speed": torch.rand((), generator=generator).to(device)}
-        made.append(StepOut(obs, torch.randn(64, generator=generator).to(device), done, {"log": log}))
+        out, reward = ActOut(torch.zeros(64, 2, device=device)), torch.randn(64, generator=generator).to(device)
+        made.append((stepped(obs, out, obs, reward, done, {}), log))
     return made
 
 
@@ -64,13 +66,13 @@ def test_statistics_and_guard_do_not_wait_and_agree_with_the_cpu() -> None:
     spec = type(spec).from_dict(spec.to_dict() | {"obs_groups": {"policy": [3]}})
     for device in (torch.device("cpu"), DEVICE):
         statistics, log, guard = EpisodeStatistics(64, 10, device), EnvLog(), NanGuard(spec, 10, device)
-        action, taken = torch.zeros(64, 2, device=device), steps(device, 10)
+        taken = steps(device, 10)
         torch.cuda.synchronize()
         with no_syncs():
-            for step in taken:
-                statistics.record(step)
-                log.record(step.extras["log"])
-                guard.watch(action, step)
+            for step, logged_values in taken:
+                statistics.record(step.reward, step.done)
+                log.record(logged_values)
+                guard.watch(step)
             ratios, (logged, _) = statistics.collect(), log.collect()
         found.append(to_host({}, ratios, logged, DistributedContext(), device)[0])
         assert not guard.tripped()

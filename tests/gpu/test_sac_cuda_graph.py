@@ -9,6 +9,7 @@ from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.networks import constrain_
 from RoboRenForce.utils.cuda_graph import GraphedStep
+from stepping import stepped
 from tensordict import TensorDict
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -66,10 +67,10 @@ def tape(steps: int):
 
 
 def iterate(algorithm: algorithms.SAC, obs, following) -> dict[str, torch.Tensor]:
-    algorithm.act(obs)
+    out = algorithm.act(obs)
     next_obs, reward, done, terminated = following
     extras = {"final_observations": next_obs, "terminated": terminated, "log": {}}
-    algorithm.record(algorithms.StepOut(next_obs, reward, done, extras))
+    algorithm.process_env_step(stepped(obs, out, next_obs, reward, done, extras))
     return algorithm.update()
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from stepping import stepped
 from tensordict import TensorDict
 
 STEPS, ENVS = 6, 8
@@ -44,7 +45,7 @@ def rollout(ppo: algorithms.PPO, seed: int = 1, time_out_share: float = 0.5) -> 
     fed: dict[str, list] = {"obs": [], "reward": [], "done": [], "time_outs": [], "final": []}
     obs = observations(generator)
     for _ in range(STEPS):
-        ppo.act(obs)
+        out = ppo.act(obs)
         final = observations(generator)
         done = torch.rand(ENVS, generator=generator) < 0.3
         time_outs = done & (torch.rand(ENVS, generator=generator) < time_out_share)
@@ -54,7 +55,7 @@ def rollout(ppo: algorithms.PPO, seed: int = 1, time_out_share: float = 0.5) -> 
         for name in ("policy", "critic"):
             next_obs[name] = torch.where(done[:, None], following[name], final[name])
         extras = {"terminated": done & ~time_outs, "time_outs": time_outs, "log": {}, "final_observations": final}
-        ppo.record(algorithms.StepOut(next_obs, reward, done.long(), extras))
+        ppo.process_env_step(stepped(obs, out, next_obs, reward, done.long(), extras))
         values = {"obs": obs, "reward": reward, "done": done, "time_outs": time_outs, "final": final}
         for name, value in values.items():
             fed[name].append(value)

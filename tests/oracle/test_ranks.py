@@ -14,12 +14,13 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.algorithms import RunContext, StepOut
+from RoboRenForce.algorithms import RunContext
 from RoboRenForce.algorithms.on_policy import ppo as ppo_module
 from RoboRenForce.buffer import ReplayBatch, ReplayBufferCfg
 from RoboRenForce.components.distributions import DiagGaussian
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.distributed import DistributedContext
+from stepping import stepped
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def steps(rows: slice, seed: int) -> Any:
         time_outs = done & (torch.rand(ENVS, generator=generator) < 0.5)
         reward = 2.0 * torch.randn(ENVS, generator=generator) - 1.0
         extras = {"final_observations": final, "terminated": (done & ~time_outs)[rows], "time_outs": time_outs[rows]}
-        yield obs, StepOut(after, reward[rows], done[rows].long(), extras)
+        yield obs, (after, reward[rows], done[rows].long(), extras)
         obs = after
 
 
@@ -116,8 +117,7 @@ def learn_by_ppo(context: DistributedContext, rows: slice) -> Any:
     ppo = cfg.build(policy=policy, context=run)
     for iteration in range(2):
         for obs, step in steps(rows, iteration):
-            ppo.act(obs)
-            ppo.record(step)
+            ppo.process_env_step(stepped(obs, ppo.act(obs), *step))
         ppo.update()
     state = ppo.state_dict()
     assert float(ppo.optimizer.shared) > 0.0
@@ -141,8 +141,7 @@ def learn_off_policy(cfg: Any, actor: Any) -> Callable[..., Any]:
         run = RunContext(spec=spec(rows.stop - rows.start), device=torch.device("cpu"), distributed=context)
         learner = cfg.build(policy=policy, context=run)
         for obs, step in steps(rows, 0):
-            learner.act(obs)
-            learner.record(step)
+            learner.process_env_step(stepped(obs, learner.act(obs), *step))
         generator = torch.Generator().manual_seed(3)
         for turn in (False, True):
             obs, next_obs = (torch.randn(ENVS, OBS, generator=generator)[rows] for _ in range(2))

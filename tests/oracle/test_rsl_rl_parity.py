@@ -40,6 +40,7 @@ from rsl_rl_recording import (
     sums,
     tape,
 )
+from stepping import stepped
 
 installed = pytest.mark.skipif(importlib.util.find_spec("rsl_rl") is None, reason="rsl-rl-lib is not installed")
 
@@ -75,8 +76,9 @@ def run_ours(ours):
     for update in range(2):
         torch.manual_seed(update)
         for t in range(update * STEPS, (update + 1) * STEPS):
-            ours.act(obs[t])
-            ours.record(algorithms.StepOut(obs[t + 1], reward[t], done[t], {"time_outs": time_outs[t]}))
+            out = ours.act(obs[t])
+            step = obs[t + 1], reward[t], done[t], {"time_outs": time_outs[t]}
+            ours.process_env_step(stepped(obs[t], out, *step))
         torch.manual_seed(10 + update)
         metrics = ours.update()
         losses = {name.removeprefix("Loss/"): value.item() for name, value in metrics.items() if "Loss/" in name}

@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.algorithms import RunContext, StepOut
+from RoboRenForce.algorithms import RunContext
 from RoboRenForce.buffer import ReplayBatch, ReplayBufferCfg
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from stepping import stepped
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -239,9 +240,10 @@ def test_warming_up_acts_uniformly_and_learns_nothing() -> None:
     obs = TensorDict({"policy": torch.randn(512, 3)}, batch_size=[512])
     actions = []
     for step in range(3):
-        actions.append(sac.act(obs).action.clone())
+        out = sac.act(obs)
+        actions.append(out.action.clone())
         extras = {"terminated": torch.zeros(512, dtype=torch.bool), "final_observations": obs, "log": {}}
-        sac.record(StepOut(obs, torch.zeros(512), torch.zeros(512, dtype=torch.int64), extras))
+        sac.process_env_step(stepped(obs, out, obs, torch.zeros(512), torch.zeros(512).long(), extras))
         assert bool(sac.update()) == (step >= 1)
     for action in actions[:2]:
         assert float(action.abs().max()) <= 1.0
@@ -257,9 +259,9 @@ def test_the_policy_learns_at_its_turn_only() -> None:
     sac.learn = lambda batch, policy_turn: turns.append(policy_turn) or {"x": torch.zeros(())}
     obs = TensorDict({"policy": torch.randn(4, 3)}, batch_size=[4])
     for _ in range(6):
-        sac.act(obs)
+        out = sac.act(obs)
         extras = {"terminated": torch.zeros(4, dtype=torch.bool), "final_observations": obs, "log": {}}
-        sac.record(StepOut(obs, torch.zeros(4), torch.zeros(4, dtype=torch.int64), extras))
+        sac.process_env_step(stepped(obs, out, obs, torch.zeros(4), torch.zeros(4).long(), extras))
         sac.update()
     assert turns == [False, False, True] * 4
 

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.algorithms.algorithm import RunContext, StepOut
+from RoboRenForce.algorithms.algorithm import RunContext
 from RoboRenForce.algorithms.off_policy.passes import actor_at_states, actor_at_successors
 from RoboRenForce.buffer.replay_batch import ReplayBatch
 from RoboRenForce.buffer.sequence import SequenceReplayBufferCfg
 from RoboRenForce.envs import PREVIOUS_ACTION, ScriptedEnvCfg
 from RoboRenForce.networks import MLPCfg
 from RoboRenForce.utils.seeding import seed_everything
+from stepping import stepped
 
 ENCODERS = ("none", "stack", "gru", "lstm", "transformer")
 every_encoder = pytest.mark.parametrize("encoder", ENCODERS)
@@ -47,10 +48,11 @@ def collect(learner: algorithms.SAC, env: Any, steps: int) -> dict[str, list[tor
     seen: dict[str, list[torch.Tensor]] = {"policy": [], "action": [], "done": []}
     obs = env.get_observations()
     for _ in range(steps):
-        action = learner.act(obs).action.clone()
+        out, before = learner.act(obs), obs
+        action = out.action.clone()
         seen["policy"].append(obs["policy"].clone())
         obs, reward, done, extras = env.step(action)
-        learner.record(StepOut(obs, reward, done, extras))
+        learner.process_env_step(stepped(before, out, obs, reward, done, extras))
         seen["action"].append(action)
         seen["done"].append(done.clone())
     return seen

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.algorithms import RunContext, StepOut
+from RoboRenForce.algorithms import RunContext
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
 from RoboRenForce.components.lr_schedule import cosine_
 from RoboRenForce.components.return_heads.categorical import project
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.networks import BatchNorm, batch_statistics, constrain_
+from stepping import stepped
 from tensordict import TensorDict
 
 GAMMA, B, OBS, A = 0.99, 32, 3, 2
@@ -64,11 +65,11 @@ def run(learner: Any, steps: int, reward: float = 1.0) -> None:
     learner.train()
     obs = TensorDict({"policy": torch.randn(4, OBS)}, [4])
     for _ in range(steps):
-        learner.act(obs)
+        out, before = learner.act(obs), obs
         obs = TensorDict({"policy": torch.randn(4, OBS)}, [4])
         done = (torch.rand(4) < 0.2).long()
         extras = {"final_observations": obs, "terminated": done.bool(), "time_outs": done * 0}
-        learner.record(StepOut(obs, torch.full((4,), reward) * torch.rand(4), done, extras))
+        learner.process_env_step(stepped(before, out, obs, torch.full((4,), reward) * torch.rand(4), done, extras))
         learner.update()
 
 

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.algorithms import RunContext, StepOut
+from RoboRenForce.algorithms import RunContext
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
 from RoboRenForce.components.acting_memory import ActingMemory
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from stepping import stepped
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -53,7 +54,8 @@ def feed(ppo: algorithms.PPO, seed: int) -> list[dict[str, Any]]:
     for _ in range(STEPS):
         states = {name: state.clone() for name, state in ppo._now.states.items()}
         start = ppo._now.start.clone()
-        action = ppo.act(obs).action.clone()
+        out = ppo.act(obs)
+        action = out.action.clone()
         final, following = observe(), observe()
         done = torch.rand(ENVS, generator=generator) < 0.35
         time_out = done & (torch.rand(ENVS, generator=generator) < 0.5)
@@ -64,7 +66,7 @@ def feed(ppo: algorithms.PPO, seed: int) -> list[dict[str, Any]]:
         extras = {"terminated": done & ~time_out, "time_outs": time_out, "log": {}, "final_observations": final}
         step = {"obs": obs, "action": action, "reward": reward, "done": done, "time_out": time_out, "final": final}
         tape.append({**step, "states": states, "start": start, "after": after})
-        ppo.record(StepOut(after, reward, done.long(), extras))
+        ppo.process_env_step(stepped(obs, out, after, reward, done.long(), extras))
         obs = after
     assert any(step["time_out"].any() for step in tape)
     assert any((step["done"] & ~step["time_out"]).any() for step in tape)
@@ -414,7 +416,8 @@ def run(learner: Any, steps: int) -> list[dict[str, Any]]:
     tape, obs = [], TensorDict({"policy": torch.randn(ENVS, OBS)}, [ENVS])
     learner.train()
     for t in range(steps):
-        action = learner.act(obs).action.clone()
+        out = learner.act(obs)
+        action = out.action.clone()
         final, following = torch.randn(ENVS, OBS), torch.randn(ENVS, OBS)
         terminated, time_out = (torch.zeros(ENVS, dtype=torch.bool) for _ in range(2))
         kind = t % 7
@@ -432,7 +435,7 @@ def run(learner: Any, steps: int) -> list[dict[str, Any]]:
         }
         tape.append({**step, "done": done, "final": final})
         extras = {"final_observations": {"policy": final}, "terminated": terminated, "time_outs": time_out}
-        learner.record(StepOut(after, reward, done.long(), extras))
+        learner.process_env_step(stepped(obs, out, after, reward, done.long(), extras))
         obs = after
     return tape
 
@@ -513,9 +516,9 @@ def test_what_is_remembered_of_an_episode_ends_with_it() -> None:
         for kind in ("terminated", "time_outs", "neither") * 3:
             done = torch.tensor([True, False, True, False]) & (kind != "neither")
             extras = {"final_observations": obs, "terminated": done & (kind == "terminated"), "time_outs": done}
-            learner.act(obs)
+            out = learner.act(obs)
             before = learner.exploration.state[name].clone()
-            learner.record(StepOut(obs, torch.ones(ENVS), done.long(), extras))
+            learner.process_env_step(stepped(obs, out, obs, torch.ones(ENVS), done.long(), extras))
             after = learner.exploration.state[name]
             assert torch.equal(before[~done], after[~done])
             assert (after[done] != before[done]).all() if name == "std" else not after[done].any()

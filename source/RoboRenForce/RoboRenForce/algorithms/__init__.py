@@ -1,7 +1,8 @@
 """What is minimized: algorithms, their regularizers and learned rewards."""
 
+from ..buffer.transition import Transition
 from .actor_policy import ActorPolicy
-from .algorithm import ActOut, Algorithm, AlgorithmCfg, Policy, RunContext, StepOut
+from .algorithm import ActOut, Algorithm, AlgorithmCfg, Policy, RunContext
 from .loss_terms import SymmetryCfg
 from .off_policy import (
     DSAC,
@@ -60,10 +61,10 @@ __all__ = [
     "SACCfg",
     "SACSeqCfg",
     "SACTransCfg",
-    "StepOut",
     "SymmetryCfg",
     "TD3BCCfg",
     "TD3Cfg",
+    "Transition",
     "fast_sac_policy",
     "fast_td3_policy",
     "flash_sac_policy",

@@ -1,7 +1,7 @@
 """The one seam between runners and everything that learns.
 
-A runner calls `act`, steps the environment, calls `record`, and from time to time `update`. It never learns which
-algorithm it drives. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is
+A runner calls `act`, steps the environment, calls `process_env_step`, and from time to time `update`. It never learns
+which algorithm it drives. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is
 owned by the algorithm and is part of `state_dict`.
 """
 
@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from ..buffer.dataset import TransitionDataset
+from ..buffer.transition import Transition
 from ..configclass import Cfg, ConfigError, configclass
 from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
@@ -46,23 +47,12 @@ class RunContext:
 
 @dataclass
 class ActOut:
-    """What `act` returns: the action to execute, `(num_envs, *action.shape)`."""
+    """What `act` returns."""
 
     action: torch.Tensor
-
-
-@dataclass
-class StepOut:
-    """One environment step as the runner saw it; tensors are only valid until the next step."""
-
-    obs: TensorDict
-    """Observations after the step (after the auto-reset where done), batch `[num_envs]`."""
-    reward: torch.Tensor
-    """float `(num_envs,)`."""
-    done: torch.Tensor
-    """int64 `(num_envs,)`."""
-    extras: Mapping[str, Any]
-    """The environment's extras; see `VecEnv`."""
+    """The action to execute, `(num_envs, *action.shape)`."""
+    record: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """Everything else that learning needs of the moment of acting, `(num_envs, ...)` each."""
 
 
 class Policy(nn.Module, ABC):
@@ -97,11 +87,11 @@ class Algorithm(ABC):
 
     @abstractmethod
     def act(self, obs: TensorDict) -> ActOut:
-        """Choose the actions for one environment step and remember what `record` needs."""
+        """Choose the actions for one environment step."""
 
     @abstractmethod
-    def record(self, step: StepOut) -> None:
-        """Store the outcome of the last `act`."""
+    def process_env_step(self, transition: Transition) -> None:
+        """Store a step; its tensors are only valid until the next one."""
 
     @abstractmethod
     def update(self) -> dict[str, torch.Tensor]:

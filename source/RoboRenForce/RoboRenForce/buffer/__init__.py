@@ -10,6 +10,7 @@ from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
 from .sequence import SequenceReplayBuffer, SequenceReplayBufferCfg
 from .step_inputs import StepInputs, copy_observations, copy_together
+from .transition import Transition
 
 __all__ = [
     "DatasetBuffer",
@@ -28,6 +29,7 @@ __all__ = [
     "SequenceReplayBuffer",
     "SequenceReplayBufferCfg",
     "StepInputs",
+    "Transition",
     "TransitionDataset",
     "copy_observations",
     "copy_together",

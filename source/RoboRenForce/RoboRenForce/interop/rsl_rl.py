@@ -17,9 +17,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ..algorithms.algorithm import RunContext, StepOut
+from ..algorithms.algorithm import ActOut, RunContext
 from ..algorithms.on_policy.ppo import PPO as Learner  # noqa: N811 - rsl_rl looks for our own class under its name
 from ..algorithms.reward_terms import RND
+from ..buffer.transition import Transition
 from ..components.optimizer import load_per_parameter_state
 from ..envs.spec import ActionSpec, EnvSpec
 from ..utils.distributed import DistributedContext
@@ -39,6 +40,7 @@ class PPO:
         self.learner = learner
         self._rnd: Any = next(iter(learner.reward_terms), None)
         self.rnd = None if self._rnd is None else _RndView(self._rnd)
+        self._acted: tuple[TensorDict, ActOut]
         self.intrinsic_rewards: Tensor | None = None if self._rnd is None else self._rnd.last_bonus
 
     @staticmethod
@@ -88,13 +90,17 @@ class PPO:
         """Sample actions `(N, A)`."""
         # rsl_rl collects in inference mode; what we store is read by autograd later, so it must be ordinary tensors.
         with torch.inference_mode(mode=False):
-            return self.learner.act(obs).action
+            self._acted = obs, self.learner.act(obs)
+            return self._acted[1].action
 
     def process_env_step(self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
         """Record one environment step."""
-        time_outs = extras.get("time_outs", torch.zeros_like(dones))
+        time_outs = extras.get("time_outs", torch.zeros_like(dones)).bool()
+        flags = {"terminated": dones.bool() & ~time_outs, "time_outs": time_outs}
+        before, out = self._acted
         with torch.inference_mode(mode=False):
-            self.learner.record(StepOut(obs, rewards, dones, {"time_outs": time_outs}))
+            step = (obs, rewards, dones, flags)
+            self.learner.process_env_step(Transition.of_step(before, out.action, out.record, step))
 
     def compute_returns(self, obs: TensorDict) -> None:
         """Nothing to do: the learner computes returns at the start of `update` from the last recorded observation."""

@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from ..algorithms.algorithm import StepOut
+from ..buffer.transition import Transition
 from ..configclass import Range, configclass
 from ..envs.structure import require_observations, require_step
 from ..envs.vec_env import StepReturn
@@ -35,7 +35,7 @@ class EnvRunner(Runner):
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
-        self._unbooked: tuple[Tensor, StepOut] | None = None
+        self._unbooked: tuple[Transition, StepReturn] | None = None
         self._checked_steps = 0
         self._step_env = self._first_steps
 
@@ -47,14 +47,14 @@ class EnvRunner(Runner):
         which works on it meanwhile instead of waiting.
         """
         self.keep_books()
-        action = self.algorithm.act(obs).action
+        out = self.algorithm.act(obs)
         self.watchdog.enter_step()
-        obs, reward, done, extras = self._step_env(action)
+        returned = self._step_env(out.action)
         self.watchdog.leave()
-        step = StepOut(obs, reward, done, extras)
-        self.algorithm.record(step)
-        self._unbooked = (action, step)
-        return obs
+        transition = Transition.of_step(obs, out.action, out.record, returned)
+        self.algorithm.process_env_step(transition)
+        self._unbooked = (transition, returned)
+        return transition.reset_obs
 
     def _first_steps(self, action: Tensor) -> StepReturn:
         """Step, and check what the environment returns against its spec; afterwards it is called directly."""
@@ -70,12 +70,12 @@ class EnvRunner(Runner):
         """Statistics, logs and the NaN guard of the last step; has to come before its tensors are written again."""
         if self._unbooked is None:
             return
-        action, step = self._unbooked
+        transition, (_, reward, done, extras) = self._unbooked
         self._unbooked = None
-        self.statistics.record(step)
-        self.env_log.record(step.extras["log"])
+        self.statistics.record(reward, done, extras.get("success"))
+        self.env_log.record(extras["log"])
         if self.nan_guard is not None:
-            self.nan_guard.watch(action, step)
+            self.nan_guard.watch(transition)
 
     def place(self) -> str:
         """Where the loop is in the running iteration, for the message after an error."""
@@ -111,8 +111,7 @@ class EnvRunner(Runner):
     def stop_at_nan(self) -> None:
         """If the steps of this iteration are bad, save what is needed to understand them and stop."""
         if self._unbooked is not None:
-            _, last = self._unbooked
-            require_step(self.env, (last.obs, last.reward, last.done, last.extras))
+            require_step(self.env, self._unbooked[1])
         self.keep_books()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return

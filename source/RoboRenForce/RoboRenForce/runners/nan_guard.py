@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import StepOut
 from ..buffer.step_inputs import copy_together
+from ..buffer.transition import Transition
 from ..components.normalizer import plausible
 from ..envs.spec import EnvSpec
 
@@ -37,14 +37,13 @@ class NanGuard:
         self._rows = list(zip(*(tensor.unbind(0) for tensor in self._rollout.values()), strict=True))
         self._step = 0
 
-    def watch(self, action: Tensor, step: StepOut) -> None:
+    def watch(self, step: Transition) -> None:
         """Keep one step."""
-        values = [step.obs[name] for name in self._groups]
-        if self._keeps_final:
-            final = step.extras["final_observations"]
-            values += [final[name] for name in self._groups]
+        values = [step.reset_obs[name] for name in self._groups]
+        if self._keeps_final and step.next_obs is not None:
+            values += [step.next_obs[name] for name in self._groups]
         *rows, done = self._rows[self._step]
-        copy_together(rows, [*values, action, step.reward])
+        copy_together(rows, [*values, step.action, step.reward])
         done.copy_(step.done)
         self._step += 1
 

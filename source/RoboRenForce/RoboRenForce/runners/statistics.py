@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..algorithms.algorithm import StepOut
-
 Ratio = tuple[Tensor, Tensor]
 """A mean as `(sum, count)`, both 0-dim; a count of zero means that there is nothing to report."""
 
@@ -42,16 +40,16 @@ class EpisodeStatistics:
         self._ring = torch.zeros(3, window + 1, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def record(self, step: StepOut) -> None:
-        """Add one step of all environments."""
-        done, totals, success = self._rows[self._step]
-        done.copy_(step.done)
-        self._returns.add_(step.reward)
+    def record(self, reward: Tensor, done: Tensor, success: Tensor | None = None) -> None:
+        """Add one step of all environments; `(num_envs,)` each, `success` if they were told to be known."""
+        ended, totals, succeeded = self._rows[self._step]
+        ended.copy_(done)
+        self._returns.add_(reward)
         self._lengths.add_(1.0)
         totals.copy_(self._running)
-        if self._with_success:
-            success.copy_(step.extras["success"])
-        self._running.masked_fill_(done, 0.0)
+        if success is not None:
+            succeeded.copy_(success)
+        self._running.masked_fill_(ended, 0.0)
         self._step += 1
 
     def collect(self) -> dict[str, Ratio]:

@@ -25,6 +25,7 @@ from ...buffer.prioritized import PrioritizedReplayBufferCfg
 from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
 from ...buffer.replay_batch import ReplayBatch
 from ...buffer.sequence import SequenceReplayBuffer
+from ...buffer.transition import Transition
 from ...components.acting_memory import ActingMemory
 from ...components.actor import Actor
 from ...components.actor_q import ActorPackCfg
@@ -44,7 +45,7 @@ from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
 from ...utils.distributed import DistributedContext
 from ...utils.precision import Precision, set_matmul_precision
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, name_unused_groups, require_policy
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy
 from ..history_policy import HistoryPolicy
 
 SMOOTHING = 0.01
@@ -172,14 +173,15 @@ class ReplayLearner(Algorithm, ABC):
         self._now.action.copy_(self.exploration.explore(distribution))
 
     @torch.no_grad()
-    def record(self, step: StepOut) -> None:
+    def process_env_step(self, transition: Transition) -> None:
         """Store the transition that the last action led to; its successor is the true one, also where it is done."""
         now = self._now
-        final = step.extras["final_observations"]
+        final: Any = transition.next_obs
         groups: Any = list(now.final_obs.items())
-        copy_together([now.reward, *(rows for _, rows in groups)], [step.reward, *(final[name] for name, _ in groups)])
-        now.terminated.copy_(step.extras["terminated"])
-        now.done.copy_(step.done)
+        into = [now.reward, *(rows for _, rows in groups)]
+        copy_together(into, [transition.reward, *(final[name] for name, _ in groups)])
+        now.terminated.copy_(transition.terminated)
+        now.done.copy_(transition.done)
         self._record_step()
         self.num_stored += self.context.spec.num_envs
 

@@ -26,6 +26,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ...buffer import RolloutBatch, RolloutBuffer, StepInputs, copy_observations, mini_batches
+from ...buffer.transition import Transition
 from ...components.actor_critic import ActorCriticPackCfg
 from ...components.lr_schedule import adapt_to_kl_, linear_
 from ...components.normalizer import RewardScaler, ValueNormalizer
@@ -36,7 +37,7 @@ from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, StepOut, name_unused_groups, require_policy
+from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy
 from ..functional import (
     bootstrap_time_outs,
     clipped_surrogate,
@@ -125,18 +126,19 @@ class PPO(Algorithm):
         buffer.write_dist_params(distribution.params)
 
     @torch.no_grad()
-    def record(self, step: StepOut) -> None:
+    def process_env_step(self, transition: Transition) -> None:
         """Store reward and end of episode, with learned rewards and the bootstrap of time-outs added to the reward."""
         now = self._now
-        copy_observations(now.obs, step.obs)
-        now.reward.copy_(step.reward)
-        now.done.copy_(step.done)
-        now.time_outs.copy_(step.extras["time_outs"])
+        copy_observations(now.obs, transition.reset_obs)
+        now.reward.copy_(transition.reward)
+        now.done.copy_(transition.done)
+        now.time_outs.copy_(transition.time_outs)
         if self.cfg.time_out_bootstrap == "final":
             # On a CPU looking is free and time-outs are rare; on a GPU looking would stall the queue, so don't.
             self._bootstrap_final = self.device.type != "cpu" or bool(now.time_outs.any())
             if self._bootstrap_final:
-                copy_observations(now.final_obs, step.extras["final_observations"])
+                final: Any = transition.next_obs
+                copy_observations(now.final_obs, final)
         self._record_step()
 
     def _record(self) -> None:
