@@ -431,6 +431,31 @@ class OwnRewardScale(gym.RewardWrapper):
         return reward / self.largest
 
 
+class NormalizesLate(gym.ObservationWrapper):
+    """Passes a hundred observations on before it uses their mean."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.mean, self.n = np.zeros(4), 0
+
+    def observation(self, observation):
+        self.n += 1
+        self.mean = self.mean + (observation + 1 - self.mean) / self.n
+        return observation - self.mean if self.n > 100 else observation
+
+
+class Curriculum(gym.ObservationWrapper):
+    """Makes observations smaller after so many steps of all episodes together."""
+
+    def __init__(self, env, after):
+        super().__init__(env)
+        self.after, self.steps = after, 0
+
+    def observation(self, observation):
+        self.steps += 1
+        return observation * 0.5 if self.steps > self.after else observation
+
+
 def with_object(env):
     return gym.wrappers.TransformObservation(env, OwnStatistics(), env.observation_space)
 
@@ -447,6 +472,8 @@ def with_closure(env):
         ("gymnasium.wrappers:NormalizeReward", "NormalizeReward.*changes rewards.*algorithm.normalize_reward=true"),
         (OwnNormalizer, "OwnNormalizer.*changes observations.*'mean'"),
         (InClass, "InClass.*'mean'"),
+        (NormalizesLate, "NormalizesLate.*changes observations.*'mean'"),
+        (functools.partial(Curriculum, after=100), "Curriculum.*'steps'"),
         (OwnRewardScale, "OwnRewardScale.*changes rewards.*'largest'"),
         (with_object, "TransformObservation.*'func'"),
         (with_closure, "TransformObservation.*'func'"),
@@ -498,6 +525,12 @@ def frozen_normalizer(env):
 )
 def test_wrappers_that_learn_nothing_are_taken(wrapper):
     assert build(options={"wrappers": [wrapper]}).num_envs == 3
+
+
+def test_a_wrapper_that_has_changed_nothing_yet_but_counts_over_episodes_is_named(caplog):
+    build(options={"wrappers": [gym.wrappers.RecordEpisodeStatistics, functools.partial(Curriculum, after=100_000)]})
+    (sentence,) = caplog.messages
+    assert "Curriculum" in sentence and "keeps 'steps' from one episode to the next" in sentence
 
 
 class EveryOther(gym.Wrapper):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -21,7 +22,11 @@ from .raw_reward import RawReward
 if TYPE_CHECKING:
     from .gym_env import GymEnvCfg
 
+logger = logging.getLogger(__name__)
+
 _COMPARED_STEPS = 20
+_STEPS_BETWEEN = 300
+"""Steps between the two compared episodes, for wrappers that change nothing until they have seen enough."""
 _DEPTH = 3
 """How far into the attributes of a wrapper numbers are looked for: a wrapper, its statistics, their arrays."""
 
@@ -31,7 +36,8 @@ def refuse_learned_statistics(cfg: GymEnvCfg) -> None:
 
     What they have learned would be in no checkpoint that `play` or an exported policy reads, and differs from copy to
     copy. They are found by what they do: two episodes from one seed with the same actions are the same below such a
-    wrapper and differ above it, and begin with other numbers in it.
+    wrapper and differ above it, and begin with other numbers in it. A wrapper that counts steps or episodes and has
+    changed nothing yet (a curriculum, or only a statistic) is named in a warning.
 
     Raises:
         UserError: names the wrapper and our normalizer.
@@ -43,7 +49,9 @@ def refuse_learned_statistics(cfg: GymEnvCfg) -> None:
     for layer in layers:
         if isinstance(layer, NormalizeObservation | NormalizeReward) and layer.update_running_mean:
             raise _refusal(cfg, layer, "running mean and variance", rewards=isinstance(layer, NormalizeReward))
-    first, again = _episode(env, layers, cfg), _episode(env, layers, cfg)
+    first = _episode(env, layers, cfg)
+    _play(env, _STEPS_BETWEEN, cfg)
+    again = _episode(env, layers, cfg)
     env.close()
     # Innermost first: the first layer with a difference makes it, the others pass it on.
     for layer, one, other in reversed(list(zip(layers, first, again, strict=True))):
@@ -53,6 +61,16 @@ def refuse_learned_statistics(cfg: GymEnvCfg) -> None:
                 observations = [[returned[0] for returned in seen.returned] for seen in (one, other)]
                 raise _refusal(cfg, layer, f"'{changed[0]}'", rewards=_same(*observations))
             return  # random without a seed, or the environment itself
+    for layer, one, other in zip(layers, first, again, strict=True):
+        carried = [name for name in other.kept if not _same(one.kept.get(name, []), other.kept[name])]
+        if carried and not isinstance(layer, RawReward) and not type(layer).__module__.startswith("gymnasium."):
+            logger.warning(
+                "%s around %s keeps '%s' from one episode to the next. If what it returns depends on that, "
+                "evaluations, `rrf play` and exported policies see something else: let reset(seed=...) begin it anew.",
+                type(layer).__name__,
+                cfg.env_id,
+                carried[0],
+            )
 
 
 @dataclass
@@ -62,7 +80,7 @@ class _Seen:
     returned: list[Any] = field(default_factory=list)
     """What its `reset` and `step` returned, without info."""
     kept: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """Attribute -> the floats in it after the reset; at the end, means over one and two equal episodes are equal."""
+    """Attribute -> the numbers in it after the reset; at the end, means over one and two equal episodes are equal."""
 
 
 def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
@@ -75,7 +93,7 @@ def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
     reset(env, cfg, cfg.seed)
     for layer, entry in zip(layers, seen, strict=True):
         attributes = {**vars(type(layer)), **vars(layer)}
-        entry.kept = {name: list(_floats(value, _DEPTH)) for name, value in attributes.items() if name not in STATIC}
+        entry.kept = {name: list(_numbers(value, _DEPTH)) for name, value in attributes.items() if name not in STATIC}
     for _ in range(_COMPARED_STEPS):
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
@@ -83,6 +101,14 @@ def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
     for layer in layers:
         del layer.reset, layer.step
     return seen
+
+
+def _play(env: Any, steps: int, cfg: GymEnvCfg) -> None:
+    """Take random actions, through as many episodes as that makes."""
+    for _ in range(steps):
+        _, _, terminated, truncated, _ = env.step(env.action_space.sample())
+        if terminated or truncated:
+            reset(env, cfg, None)
 
 
 def _watched(call: Callable[..., Any], entry: _Seen) -> Callable[..., Any]:
@@ -101,11 +127,11 @@ def _layers(env: Any) -> Iterator[Any]:
         env = None if isinstance(env, RawReward) else getattr(env, "env", None)
 
 
-def _floats(value: Any, depth: int) -> Iterator[np.ndarray]:
-    """The floating-point numbers in a value, its items, attributes and closure; no environments, spaces, generators."""
+def _numbers(value: Any, depth: int) -> Iterator[np.ndarray]:
+    """The numbers in a value, its items, attributes and closure; no environments, spaces, generators."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
-    if isinstance(value, float | np.floating) or (isinstance(value, np.ndarray) and value.dtype.kind == "f"):
+    if isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu"):
         yield np.array(value)
     elif depth and not isinstance(value, str | bytes | type | gym.Env | gym.Space | np.random.Generator | np.ndarray):
         parts = (
@@ -114,7 +140,7 @@ def _floats(value: Any, depth: int) -> Iterator[np.ndarray]:
         cells = (cell.cell_contents for cell in getattr(value, "__closure__", None) or ())
         owner = (getattr(value, "__self__", None),)
         for part in (*parts, *cells, *owner, *getattr(value, "__dict__", {}).values()):
-            yield from _floats(part, depth - 1)
+            yield from _numbers(part, depth - 1)
 
 
 def _same(one: Any, other: Any) -> bool:
