@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from forked import PATIENCE, be_rank, exit_code, forked, free_port
 from RoboRenForce import runners
@@ -186,3 +187,10 @@ def test_evaluations_that_only_the_main_process_makes_keep_both_in_step(tmp_path
     assert read_metrics(tmp_path / "good" / "metrics.jsonl")["Eval/mean_reward"][0] == [1, 2, 3, 4, 5]
     assert "Eval/mean_reward" not in read_metrics(tmp_path / "endless" / "metrics.jsonl")
     assert list(RunDir(tmp_path / "endless").checkpoints()) == [3, 5]
+
+
+def test_a_run_of_one_process_that_gives_up_leaves_later_ones_their_processes() -> None:
+    """Several runs may follow in one process, as in a notebook or a test."""
+    DistributedContext().give_up()
+    with pytest.raises(ValueError, match="process group"):  # torch is asked, instead of a ProcessesLostError
+        DistributedContext(0, 0, 2).barrier()

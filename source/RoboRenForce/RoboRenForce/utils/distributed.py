@@ -139,7 +139,8 @@ class DistributedContext:
 
     def give_up(self) -> None:
         """Ask the other ranks for nothing any more, because this one leaves the common order of collectives."""
-        _GROUP.is_lost = True
+        if self.is_distributed:  # a run of one process has nobody to lose, and others may follow it in this process
+            _GROUP.is_lost = True
 
     def close(self) -> None:
         """Leave the process group."""
