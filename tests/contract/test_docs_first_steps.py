@@ -1,4 +1,4 @@
-"""The configuration example of the README works as written: as an import, as a registered task, and as a program."""
+"""The configuration example of the first steps works as written: as an import, as a registered task, and as a program."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from RoboRenForce.utils.run_dir import newest_run
 pytest.importorskip("RRF_gym_tasks")
 pytest.importorskip("mujoco")
 
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "first_steps.md"
 TASK = "MyLoco-HalfCheetah-PPO"
 TINY = ["--num_envs", "4", "num_steps_per_env=8", "report=false"]
 
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
-    return Workplace(tmp_path, README, monkeypatch)
+    return Workplace(tmp_path, PAGE, monkeypatch)
 
 
 def test_overrides_without_annotation_are_fields_of_the_configuration(place: Workplace):
-    cfg = place.import_text("my_loco", files_of(README)["my_loco.py"])["MyLocoPPOCfg"]()
+    cfg = place.import_text("my_loco", files_of(PAGE)["my_loco.py"])["MyLocoPPOCfg"]()
     cfg.validate()
     assert (cfg.seed, cfg.num_steps_per_env, cfg.max_iterations, cfg.experiment_name) == (42, 24, 1500, "my_loco")
     elu = networks.MLPCfg(hidden_features=[512, 256, 128], activations="ELU")
