@@ -1,4 +1,4 @@
-"""The configuration example of the first steps works as written: as an import, as a registered task, and as a program."""
+"""The example of the first steps works as written: as an import, as a registered task, and as a program."""
 
 from __future__ import annotations
 
