@@ -36,7 +36,7 @@ from .normalizer import (
     ValueNormalizer,
 )
 from .observation import Observations
-from .optimizer import GradientStep
+from .optimizer import FlatAdam
 from .return_heads import (
     Aggregate,
     CategoricalHead,
@@ -85,10 +85,10 @@ __all__ = [
     "EmpiricalNormalizerCfg",
     "Exploration",
     "ExplorationCfg",
+    "FlatAdam",
     "GaussianHead",
     "GaussianHeadCfg",
     "GaussianNoiseCfg",
-    "GradientStep",
     "HistoryActorQPack",
     "HistoryActorQPackCfg",
     "HistoryEncoder",
