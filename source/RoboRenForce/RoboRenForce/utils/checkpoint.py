@@ -177,8 +177,9 @@ def _verify(path: Path, schema: Schema | None) -> None:
     if not path.is_dir():
         _read_file(path, "cpu", schema)
         return
-    verify(read_manifest(path)[1])
-    _read_file(path / _REST, "cpu", schema)
+    stored = read_manifest(path)[1]
+    verify(stored)
+    plan_reads(_read_file(path / _REST, "cpu", schema), None, "", stored, torch.device("meta"), {})
 
 
 def _read_file(path: Path, map_location: torch.device | str, schema: Schema | None) -> dict[str, Any]:

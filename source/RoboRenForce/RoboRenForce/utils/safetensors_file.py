@@ -1,6 +1,6 @@
 """The safetensors format: 8 bytes of header length, a JSON header, raw tensors. It holds numbers only, no code.
 
-Written and read here because that is less than a dependency; files are those of the `safetensors` library
+Written here because that is less than a dependency; the `safetensors` library reads the files
 (https://github.com/huggingface/safetensors#format).
 """
 
@@ -48,18 +48,6 @@ def write_tensors(file: BinaryIO, shapes: Shapes, tensor_of: Callable[[str], Ten
     return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in order}
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file that this program wrote, mapped into memory and read when they are used."""
-    data = map_file(path)
-    base = 8 + int.from_bytes(bytes(data[:8].tolist()), "little")
-    header = json.loads(bytes(data[8:base].tolist()))
-    header.pop("__metadata__", None)
-    return {
-        name: tensor_at(data, base + entry["data_offsets"][0], DTYPES[entry["dtype"]], entry["shape"])
-        for name, entry in header.items()
-    }
-
-
 def map_file(path: Path) -> Tensor:
     """The bytes of a file, read when they are used; writing into them does not change the file."""
     with open(path, "rb") as file:
@@ -68,7 +56,7 @@ def map_file(path: Path) -> Tensor:
 
 def tensor_at(data: Tensor, start: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
     """The tensor of a shape that begins at byte `start` of `data`."""
-    return data[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(*shape)
+    return data[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(torch.Size(shape))
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
