@@ -6,13 +6,12 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 from RoboRenForce.utils.checkpoint import (
     load_checkpoint,
     newest_usable,
@@ -25,16 +24,8 @@ from RoboRenForce.utils.plain_data import first_nan
 from RoboRenForce.utils.run_dir import RunDir, find_runs, resolve_checkpoint
 from safetensors_content import content_of
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
-
-
-@pytest.fixture(scope="module")
-def mesh() -> Iterator[DeviceMesh]:
-    """A process group of this process alone, which is enough for tensors to be sharded."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    dist.destroy_process_group()
 
 
 def state(mesh: DeviceMesh, value: float = 1.0) -> dict[str, Any]:

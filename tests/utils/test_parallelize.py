@@ -12,12 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from RoboRenForce.components import OptimizerCfg, ParamGroupCfg
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.utils.checkpoint import load_checkpoint, save_checkpoint
+from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.module_state import module_state
-from RoboRenForce.utils.parallelize import ParallelCfg, parallelize
+from RoboRenForce.utils.parallelize import ParallelCfg, named_parameters, parallelize
 from safetensors_content import content_of
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.tensor import DTensor
 from transformer_training import BLOCKS, Learner, evaluate, train
 
 SUMS = 1e-5
@@ -155,6 +159,67 @@ def test_compiled_blocks_keep_names_and_numbers() -> None:
     torch.testing.assert_close(gradients(module), gradients(plain))
     assert module.state_dict().keys() == plain.state_dict().keys()
     assert frames["ok"] > before
+
+
+class Policy(nn.Module):
+    """Runs its network in `act` too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.blocks = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def act(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x).detach() + self.blocks[0].inner(x)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+def test_methods_beside_forward_compute_in_bf16_and_see_whole_parameters(mesh: DeviceMesh, spread: bool) -> None:
+    x = torch.linspace(-1, 1, 8).view(1, 8)
+    expected = Policy().act(x)
+    cfg = ParallelCfg(kind="fsdp", blocks=["blocks.1"], mixed_precision="bf16", forward_methods=["act"])
+    module = parallelize(Policy(), mesh if spread else None, cfg)
+    actual = module.act(x)
+    torch.testing.assert_close(actual.float(), expected, rtol=0, atol=2e-2)
+    assert not torch.equal(actual.float(), expected)
+    with torch.no_grad():
+        module(x)
+    parameters = named_parameters(module)  # the shards, although the forward pass has gathered them
+    assert list(parameters) == list(Policy().state_dict())
+    assert {isinstance(p, DTensor) for p in parameters.values()} == {spread}
+
+
+def test_a_forward_pass_between_backward_and_step_does_not_see_old_weights_afterwards(mesh: DeviceMesh) -> None:
+    x = torch.linspace(-1, 1, 8).view(1, 8)
+    outputs = []
+    for spread in (None, mesh):
+        module = parallelize(Policy(), spread, ParallelCfg(kind="fsdp", blocks=["blocks.1"]))
+        optimizer = OptimizerCfg(learning_rate=0.1).build(module)
+        optimizer.backward(module(x).square().sum())
+        with torch.no_grad():
+            module(x)
+            optimizer.step()
+            outputs.append(module(x))
+    torch.testing.assert_close(outputs[1], outputs[0])
+
+
+def test_parameters_are_frozen_before_they_are_sharded(mesh: DeviceMesh) -> None:
+    cfg = OptimizerCfg(groups=[ParamGroupCfg(pattern="blocks.0.*", frozen=True)])
+    module = parallelize(Policy(), mesh, ParallelCfg(kind="fsdp", blocks=["Block"]))
+    with pytest.raises(ConfigError, match=r"'blocks\.0\.inner\.weight' and 1 more parameters are to be frozen"):
+        cfg.build(module)
+
+
+def test_ranks_with_modules_of_their_own_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="a module of its own on each of 2 processes, whose gradients nothing averages"
+    ):
+        OptimizerCfg().build(Policy(), distributed=DistributedContext(rank=0, local_rank=0, world_size=2))
 
 
 def test_a_pattern_without_a_submodule_is_refused_with_the_nearest_name() -> None:

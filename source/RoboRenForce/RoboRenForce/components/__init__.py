@@ -38,7 +38,7 @@ from .normalizer import (
     ValueNormalizer,
 )
 from .observation import Observations
-from .optimizer import FlatAdam, Optimizer
+from .optimizer import FlatAdam, GradientStep, Optimizer
 from .param_groups import ParamGroupCfg
 from .return_heads import (
     Aggregate,
@@ -95,6 +95,7 @@ __all__ = [
     "GaussianHead",
     "GaussianHeadCfg",
     "GaussianNoiseCfg",
+    "GradientStep",
     "HistoryActorQPack",
     "HistoryActorQPackCfg",
     "HistoryEncoder",

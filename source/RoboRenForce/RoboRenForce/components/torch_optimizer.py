@@ -14,7 +14,7 @@ from typing_extensions import override
 from ..configclass import Cfg, ConfigError, Range, configclass
 from ..utils.distributed import DistributedContext
 from ..utils.module_state import copy_into, local
-from ..utils.parallelize import is_parallel, named_parameters, set_gradient_sync
+from ..utils.parallelize import is_parallel, named_parameters, reshard, set_gradient_sync
 from .ema import EMACfg
 from .lr_schedule import ScheduleCfg
 from .optimizer import FlatAdam, Optimizer
@@ -83,6 +83,7 @@ class TorchOptimizer(Optimizer):
             factor = (self.cfg.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_([local(g) for g in grads], factor)  # pyright: ignore[reportPrivateImportUsage]
         self._apply(self.current_lr, bad)
+        reshard(self._module)  # gathered since an evaluation, parameters would be those before the step
         self.steps.add_(1.0 - bad)
         self.skipped.add_(bad)
         if self.ema is not None:
@@ -191,11 +192,13 @@ class OptimizerCfg(Cfg):
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.95
     """Of SGD and Muon."""
     weight_decay: Annotated[float, Range(ge=0)] = 0.0
+    """Of all parameters, or of matrices only."""
     decay_only_matrices: bool = True
     """No weight decay for parameters of fewer than two dimensions, which are norms and biases."""
     groups: list[ParamGroupCfg] = []
     """Settings by patterns over the names of parameters; a parameter may match several that do not contradict."""
     schedule: ScheduleCfg = ScheduleCfg()
+    """Course of the learning rate."""
     accumulation_steps: Annotated[int, Range(ge=1)] = 1
     """Micro-batches per step."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = 1.0
@@ -211,7 +214,9 @@ class OptimizerCfg(Cfg):
             unable = {"groups": [], "schedule": ScheduleCfg(), "accumulation_steps": 1, "ema": None}
             for name, default in unable.items():
                 if getattr(self, name) != default:
-                    yield f"{name}: flat_adam has one group, its own schedules and no accumulation; use kind 'adamw'"
+                    yield f"{name}: flat_adam has one group, no schedule and no accumulation; use kind 'adamw'"
+            if self.weight_decay and self.decay_only_matrices:
+                yield "decay_only_matrices: flat_adam decays all parameters; set it to False, or use kind 'adamw'"
 
     def freeze(self, module: nn.Module) -> None:
         """Freeze the parameters of groups with `frozen=True`; call it before `parallelize`.

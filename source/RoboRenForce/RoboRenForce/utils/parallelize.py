@@ -47,8 +47,8 @@ class ParallelCfg(Cfg):
     compile_blocks: bool = False
     """torch.compile every block by itself, so that alike blocks are compiled once."""
     reshard_after_forward: bool = True
-    """FSDP: free gathered parameters after the forward pass and gather them again for the backward pass; False keeps
-    them (faster, more memory)."""
+    """FSDP: free a block's gathered parameters after its forward pass and gather them again for the backward pass;
+    False keeps them (faster, more memory)."""
     forward_methods: list[str] = []
     """Methods beside `forward` that run the network, such as `encode` and `act`: they get the same precision, and under
     FSDP gathered parameters. Under DDP only `forward` averages gradients."""
@@ -150,7 +150,7 @@ def reshard(module: nn.Module) -> None:
 
     After a forward pass without a backward pass they may not be, and gathered ones do not follow when shards change.
     """
-    for part in module.modules():
+    for part in module.modules() if isinstance(module, FSDPModule) else ():
         if isinstance(part, FSDPModule):
             part.reshard()
 
@@ -192,7 +192,8 @@ def _shard(module: nn.Module, mesh: DeviceMesh, cfg: ParallelCfg, blocks: list[n
         options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
     for block in reversed(blocks):  # inner blocks before those that contain them
         fully_shard(block, **options)
-    fully_shard(module, **options)
+    # What is outside of blocks stays gathered until the backward pass: methods of the root may call one another.
+    fully_shard(module, **{**options, "reshard_after_forward": False})
     for name in cfg.forward_methods:
         register_fsdp_forward_method(module, name)
     return module
