@@ -90,7 +90,7 @@ def test_a_checkpoint_of_ours_continues_in_rsl_rl_and_back(tmp_path):
     again.load(path)
     assert again.alg.learning_rate == pytest.approx(theirs.alg.learning_rate)
     again.learn(1)
-    assert again.alg.learner.optimizer.step.item() == theirs.alg.optimizer.state_dict()["state"][0]["step"].item() + 10
+    assert again.alg.learner.optimizer.steps.item() == theirs.alg.optimizer.state_dict()["state"][0]["step"].item() + 10
 
 
 def test_unknown_options_are_refused():

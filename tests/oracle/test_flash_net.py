@@ -7,7 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from RoboRenForce.components import BoundedRewardScaler, GradientStep, QNetworkCfg, TanhGaussianActorCfg
+from RoboRenForce.components import BoundedRewardScaler, FlatAdam, QNetworkCfg, TanhGaussianActorCfg
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.networks import (
@@ -85,7 +85,7 @@ def test_leading_dimensions_are_one_batch():
 
 def test_constraints_hold_after_every_step_and_only_then():
     net = CFG.build_ensemble(2, 5, 3)
-    step = GradientStep({"net": net.parameters()}, learning_rate=0.05)
+    step = FlatAdam({"net": net.parameters()}, learning_rate=0.05)
     for _ in range(5):
         with batch_statistics(net):
             step.backward(net(torch.randn(32, 5)).square().mean() + net.blocks[0].up_norm.bias.sum())

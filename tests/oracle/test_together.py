@@ -407,8 +407,8 @@ def test_policy_and_temperature_take_their_steps_together(updates: int) -> None:
     learner = off_policy(algorithms.SACCfg(**SMALL, policy_updates=updates, temperature=temperature))
     assert learner.temperature.target_entropy == pytest.approx(-0.7 * A)
     learner.learn(random_batch(), policy_turn=True)
-    assert learner.actor_optimizer.step.item() == learner.temperature_optimizer.step.item() == updates
-    assert learner.critic_optimizer.step.item() == 1
+    assert learner.actor_optimizer.steps.item() == learner.temperature_optimizer.steps.item() == updates
+    assert learner.critic_optimizer.steps.item() == 1
 
 
 def run(learner: Any, steps: int) -> list[dict[str, Any]]:

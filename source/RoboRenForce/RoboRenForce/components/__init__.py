@@ -8,6 +8,7 @@ from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
 from .distributions import Beta, Categorical, DiagGaussian, Distribution, TanhGaussian
+from .ema import EMA, EMACfg
 from .exploration import (
     Exploration,
     ExplorationCfg,
@@ -25,6 +26,7 @@ from .gaussian_actor import (
     TanhGaussianActorCfg,
 )
 from .history_actor_q import HistoryActorQPack, HistoryActorQPackCfg, HistoryEncoder
+from .lr_schedule import ScheduleCfg
 from .normalizer import (
     BoundedRewardScaler,
     EmpiricalNormalizer,
@@ -36,7 +38,8 @@ from .normalizer import (
     ValueNormalizer,
 )
 from .observation import Observations
-from .optimizer import GradientStep
+from .optimizer import FlatAdam, GradientStep, Optimizer
+from .param_groups import ParamGroupCfg
 from .return_heads import (
     Aggregate,
     CategoricalHead,
@@ -53,8 +56,10 @@ from .return_heads import (
 from .simulator_policy import for_simulator
 from .target import polyak_, target_of
 from .temperature import Temperature, TemperatureCfg
+from .torch_optimizer import OptimizerCfg, TorchOptimizer
 
 __all__ = [
+    "EMA",
     "ActingMemory",
     "Actor",
     "ActorCfg",
@@ -81,10 +86,12 @@ __all__ = [
     "DeterministicActorCfg",
     "DiagGaussian",
     "Distribution",
+    "EMACfg",
     "EmpiricalNormalizer",
     "EmpiricalNormalizerCfg",
     "Exploration",
     "ExplorationCfg",
+    "FlatAdam",
     "GaussianHead",
     "GaussianHeadCfg",
     "GaussianNoiseCfg",
@@ -96,6 +103,9 @@ __all__ = [
     "Normalizer",
     "NormalizerCfg",
     "Observations",
+    "Optimizer",
+    "OptimizerCfg",
+    "ParamGroupCfg",
     "QNetwork",
     "QNetworkCfg",
     "QuantileHead",
@@ -108,6 +118,7 @@ __all__ = [
     "SampleCfg",
     "ScalarHead",
     "ScalarHeadCfg",
+    "ScheduleCfg",
     "StateDepStdActor",
     "StateDepStdActorCfg",
     "StateIndStdActor",
@@ -117,6 +128,7 @@ __all__ = [
     "TanhGaussianActorCfg",
     "Temperature",
     "TemperatureCfg",
+    "TorchOptimizer",
     "VNetwork",
     "VNetworkCfg",
     "ValueNormalizer",

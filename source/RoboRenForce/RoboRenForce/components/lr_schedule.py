@@ -1,11 +1,15 @@
-"""Learning-rate schedules that live on the device, so that a captured update can follow them."""
+"""Learning-rate schedules that live on the device, so that an update follows them without asking the host."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
+
+from ..configclass import Cfg, Range, configclass
 
 
 @torch.no_grad()
@@ -39,3 +43,38 @@ def cosine_(value: Tensor, start: float, end: float, step: Tensor, total: int) -
     """Set `value` to where a half cosine from `start` to `end` is at `step` of `total`, in place."""
     progress = (step / max(total, 1)).clamp(0.0, 1.0)
     value.copy_(end + (start - end) * 0.5 * (1.0 + (math.pi * progress).cos()))
+
+
+@configclass
+class ScheduleCfg(Cfg):
+    """Learning rate as a function of the step: linear warm-up, then constant or a decay to a share of it."""
+
+    kind: Literal["constant", "linear", "cosine"] = "constant"
+    """Course after the warm-up; `cosine` is a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+    warmup_steps: Annotated[int, Range(ge=0)] = 0
+    """Steps until the full rate; step k of them (from 0) has the share (k + 1) / warmup_steps."""
+    total_steps: Annotated[int, Range(ge=1)] | None = None
+    """Step at which the decay ends, warm-up included; the rate stays there afterwards."""
+    final_share: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """Share of the learning rate that is left at the end of the decay."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on a decay without an end, or one that ends before it begins."""
+        if self.kind != "constant" and self.total_steps is None:
+            yield f"total_steps: is not set; say at which step the {self.kind} decay ends"
+        if self.total_steps is not None and self.total_steps <= self.warmup_steps:
+            yield (
+                f"total_steps: {self.total_steps} is not larger than warmup_steps = {self.warmup_steps}; "
+                "the warm-up is a part of it"
+            )
+
+    def factor(self, step: Tensor) -> Tensor:
+        """Share of the learning rate that step number `step` (0-dim, from 0) takes."""
+        factor = torch.ones_like(step)
+        if self.kind != "constant":
+            assert self.total_steps is not None  # `check`
+            decay_ = linear_ if self.kind == "linear" else cosine_
+            decay_(factor, 1.0, self.final_share, step - self.warmup_steps, self.total_steps - self.warmup_steps)
+        if self.warmup_steps:
+            factor = torch.where(step < self.warmup_steps, (step + 1.0) / self.warmup_steps, factor)
+        return factor

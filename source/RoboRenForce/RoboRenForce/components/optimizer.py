@@ -1,17 +1,19 @@
-"""The gradient step every learner takes: gradients in one flat buffer, averaged over ranks, clipped per part, applied.
+"""What every learner steps with: the `Optimizer` interface, and `FlatAdam`, its fast path for small networks.
 
-Nothing here talks to the host, so a step can be captured in a CUDA graph: the learning rate is a device tensor, a
-non-finite gradient skips the step on the device (weights, moments and the standard deviation stay as they were) and
-is counted.
+`TorchOptimizer` (torch_optimizer.py) is the other implementation, over torch.optim: parameter groups, schedules,
+accumulation, and modules under DDP and FSDP2. The learning rate of both is a device tensor, and a non-finite gradient
+skips the step (weights, moments and the standard deviation stay as they were) and is counted.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import ConfigError
 from ..utils.distributed import DistributedContext
@@ -23,7 +25,38 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 """First and second moment, under torch's names."""
 
 
-class GradientStep:
+class Optimizer(ABC):
+    """Moves parameters by the gradients of losses: `backward(loss)`, then `step()`."""
+
+    lr: Tensor
+    """Learning rate, 0-dim; set it in place (`lr.fill_(1e-4)`)."""
+    steps: Tensor
+    """Number of steps that were taken, 0-dim."""
+    skipped: Tensor
+    """Number of steps that were skipped because a gradient was not finite, 0-dim."""
+
+    @abstractmethod
+    def backward(self, loss: Tensor) -> None:
+        """Compute the gradients of `loss` for the next step."""
+
+    @abstractmethod
+    def step(self) -> dict[str, Tensor]:
+        """Clip, move the parameters and forget the gradients; all ranks call it.
+
+        Returns:
+            The gradients' norms before clipping, by the names of what is clipped together, each 0-dim.
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """Moments, step counts and learning rate: tensors that `load_state_dict` restores."""
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict` in place."""
+
+
+class FlatAdam(Optimizer):
     """Adam over one or more named parts (say actor and critic) that are clipped separately.
 
     The parameters become views of one flat tensor, part after part, and so do their gradients: one all-reduce, one
@@ -32,9 +65,9 @@ class GradientStep:
     written for many tensors and occupies 7 of an H200's 132 multiprocessors on a single flat one: 36 us against 5 us
     of these lines compiled.)
 
-    Usage: `step.backward(loss)`, `step.reduce()`, `step.apply()`. Before `apply` the learning rate may change;
-    `step.shared` holds one scalar that travels with the gradients through the same all-reduce (PPO sends its KL
-    divergence).
+    Nothing here talks to the host, so a step can be captured in a CUDA graph. `step()` is `reduce()`, then `apply()`;
+    call these where something happens between them. Before `apply` the learning rate may change; `shared` holds one
+    scalar that travels with the gradients through the same all-reduce (PPO sends its KL divergence).
     """
 
     def __init__(
@@ -55,14 +88,13 @@ class GradientStep:
         }
         self.params = [p for part in trainable.values() for p in part]
         if not self.params:
-            raise ConfigError(f"GradientStep got no trainable parameter in {sorted(trainable)}: was everything frozen?")
+            raise ConfigError(f"FlatAdam got no trainable parameter in {sorted(trainable)}: was everything frozen?")
         self.max_grad_norm, self.betas, self.eps, self.weight_decay = max_grad_norm, betas, eps, weight_decay
         self.distributed = distributed or DistributedContext()
         like = self.params[0].detach()
         self.lr = like.new_tensor(learning_rate)
-        self.step = like.new_zeros(())
+        self.steps = like.new_zeros(())
         self.skipped = like.new_zeros(())
-        """Number of steps that were skipped because a gradient was not finite, as a 0-dim tensor."""
 
         part_sizes = [sum(_padded(p) for p in part) for part in trainable.values()]
         self._flat = like.new_zeros(sum(part_sizes))
@@ -77,11 +109,18 @@ class GradientStep:
         self._parts = dict(zip(trainable, self._grad.split(part_sizes), strict=True))
         self._padding = [like.new_zeros(_padded(p) - p.numel()) for p in self.params]
 
+    @override
     def backward(self, loss: Tensor) -> None:
         """Fill the flat buffer with the gradients of `loss`; parameters that it doesn't reach get zero."""
         grads = torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True)
         pieces = [piece for grad, pad in zip(grads, self._padding, strict=True) for piece in (grad.reshape(-1), pad)]
         torch.cat(pieces, out=self._grad)
+
+    @override
+    def step(self) -> dict[str, Tensor]:
+        """Average over ranks, clip each part and move; returns the norm of each part's gradient before clipping."""
+        self.reduce()
+        return self.apply()
 
     def reduce(self) -> None:
         """Average gradients and the shared scalar over all ranks."""
@@ -95,7 +134,7 @@ class GradientStep:
         fine = torch.isfinite(total)
         go = fine.to(self._flat.dtype)  # 1, or 0 for a step that must change nothing
         self.skipped.add_(1.0 - go)
-        self.step.add_(go)
+        self.steps.add_(go)
         grad = self._grad
         if (most := self.max_grad_norm) is not None:
             factors = {name: (most / (norm + 1e-6)).clamp(max=1.0) for name, norm in norms.items()}
@@ -105,7 +144,7 @@ class GradientStep:
         first.lerp_(grad, (1.0 - beta1) * go)
         second.lerp_(grad.square_(), (1.0 - beta2) * go)
         # max(step, 1): before the first good step nothing moves, but 0/0 would
-        step = self.step.clamp(min=1.0)
+        step = self.steps.clamp(min=1.0)
         unbiased_std = (second / (1.0 - beta2**step)).sqrt_().add_(self.eps)
         rate = self.lr * go
         if self.weight_decay:
@@ -113,22 +152,24 @@ class GradientStep:
         self._flat.sub_((rate / (1.0 - beta1**step) * first).div_(unbiased_std))
         return norms
 
+    @override
     def state_dict(self) -> dict[str, Any]:
         """Step count, moments per parameter in the order of the parts, learning rate, skipped steps."""
         return {
             "moments": {name: [view.clone() for view in self._views_of(flat)] for name, flat in self._moments.items()},
-            "step": self.step.clone(),
+            "step": self.steps.clone(),
             "lr": self.lr.clone(),
             "skipped": self.skipped.clone(),
         }
 
+    @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict` without moving a tensor that a captured graph refers to."""
         for name, flat in self._moments.items():
             for view, value in zip(self._views_of(flat), state["moments"][name], strict=True):
                 view.copy_(value)
-        for name in ("step", "lr", "skipped"):
-            getattr(self, name).copy_(state[name])
+        for name, tensor in (("step", self.steps), ("lr", self.lr), ("skipped", self.skipped)):
+            tensor.copy_(state[name])
 
     def _views_of(self, flat: Tensor) -> list[Tensor]:
         """The part of a flat tensor that belongs to each parameter, in its shape."""
@@ -136,7 +177,11 @@ class GradientStep:
         return [chunk[: p.numel()].view_as(p) for chunk, p in zip(chunks, self.params, strict=True)]
 
 
-def per_parameter_state(step: GradientStep) -> dict[str, Any]:
+GradientStep = FlatAdam
+"""Deprecated name of `FlatAdam`."""
+
+
+def per_parameter_state(step: FlatAdam) -> dict[str, Any]:
     """The state that torch.optim.Adam over the single parameters would have; for checkpoints of other libraries."""
     state = step.state_dict()
     entries = {
@@ -147,7 +192,7 @@ def per_parameter_state(step: GradientStep) -> dict[str, Any]:
     return {"state": entries, "param_groups": reference.state_dict()["param_groups"]}
 
 
-def load_per_parameter_state(step: GradientStep, state: Mapping[str, Any]) -> None:
+def load_per_parameter_state(step: FlatAdam, state: Mapping[str, Any]) -> None:
     """Inverse of `per_parameter_state`; the learning rate is taken from the first group."""
     entries: Sequence[Mapping[str, Tensor]] = [state["state"][index] for index in sorted(state["state"])]
     if not entries:  # saved before its first step

@@ -20,7 +20,7 @@ from ..components.actor_critic import ActorCriticPack
 from ..components.gaussian_actor import StateIndStdActor
 from ..components.normalizer import EmpiricalNormalizer, Normalizer
 from ..components.observation import ObservationNetwork
-from ..components.optimizer import GradientStep, load_per_parameter_state, per_parameter_state
+from ..components.optimizer import FlatAdam, load_per_parameter_state, per_parameter_state
 from ..networks.mlp import MLP
 from ..networks.rnn import RNN
 from ..utils.errors import CheckpointError
@@ -57,7 +57,7 @@ def rsl_rl_model_state(network: ObservationNetwork) -> dict[str, Tensor]:
     return _as_rsl_rl(_tensors(network))
 
 
-def rsl_rl_optimizer_state(step: GradientStep, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
+def rsl_rl_optimizer_state(step: FlatAdam, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
     """The state of torch's Adam over all `parameters` of a learner, of which `step` may train only some."""
     state = per_parameter_state(step)
     first: dict[nn.Parameter, int] = {}

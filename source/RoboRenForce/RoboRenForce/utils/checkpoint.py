@@ -1,40 +1,82 @@
-"""Checkpoints: one file of tensors and plain data, written so that a crash never costs the previous one.
+"""Checkpoints of tensors and plain data, written so that a crash never costs the previous one.
 
-Nothing in the file can execute code: it is read with `weights_only=True`. Every entry carries a CRC that is verified
-before anything is loaded, so a truncated or damaged file is told from a foreign one.
+`model_<N>.pt` is a single file (format 1), for learners that fit into one process. `global_step_<N>/` is a directory
+(format 2): `data.pt`, which is a file of format 1, the sharded tensors in files of their own, and `manifest.json`. Both
+are written and read by the same two functions.
+
+Nothing in either can execute code: files are read with `weights_only=True`, shards are numbers, and the manifest is
+JSON. Everything carries a CRC that is verified before it is used, so a truncated or damaged checkpoint is told from a
+foreign one.
 """
 
 from __future__ import annotations
 
 import contextlib
-import math
 import os
+import shutil
 import zipfile
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from .checkpoint_manifest import Stored, read_manifest, verify
 from .errors import CheckpointError
-from .run_dir import RunDir, replacing, run_of
+from .plain_data import Schema, as_plain, first_nan, misfit
+from .run_dir import RunDir, is_checkpoint_directory, partial_path, replacing, run_of
+from .sharded_state import names_left_out, plan_reads, take_sharded
+
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "as_plain",
+    "first_nan",
+    "load_checkpoint",
+    "misfit",
+    "newest_usable",
+    "prune_checkpoints",
+    "save_checkpoint",
+    "save_tensors",
+]
 
 FORMAT = "RoboRenForce checkpoint"
 VERSION = 1
-Schema = Any
-"""What `misfit` compares with: types, lists and mappings of them."""
-_PLAIN = {str, int, float, bool, type(None), torch.dtype}
+"""Format of the single file."""
+_REST = "data.pt"
 
 
 def save_checkpoint(path: str | Path, data: Mapping[str, Any]) -> None:
-    """Write a checkpoint atomically: whoever reads `path` sees the old file or the complete new one.
+    """Write a checkpoint atomically: whoever reads `path` sees the old one or the complete new one.
+
+    Args:
+        path: `global_step_<N>` for a directory, which every rank writes; any other name for a file of one process.
+        data: Nested tensors and plain data. In a directory, tensors that are not sharded are those of rank 0.
 
     Raises:
-        TypeError: `data` holds something else than tensors and plain data; the message names where.
-        CheckpointError: the file can't be written.
+        TypeError: `data` holds something else than tensors and plain data, or a file is to hold sharded tensors; the
+            message names where.
+        CheckpointError: it can't be written.
     """
-    save_tensors(path, {**as_plain(data), "format": FORMAT, "version": VERSION})
+    path = Path(path)
+    sharded: dict[str, DTensor] = {}
+    rest = {**take_sharded(as_plain(data), "", sharded), "format": FORMAT, "version": VERSION}
+    if is_checkpoint_directory(path):
+        from .checkpoint_shards import write_directory  # DCP, which small runs need not import
+
+        facts = {"format": FORMAT, "torch": str(torch.__version__), "left_out": sorted(names_left_out(data))}
+        write_directory(path, sharded, facts, lambda folder: save_tensors(folder / _REST, rest))
+        _sync_folder(path.parent)
+    elif sharded:
+        raise TypeError(
+            f"{next(iter(sharded))} is sharded and can't go into the file '{path}': every rank saves to a directory, "
+            "global_step_<N>."
+        )
+    else:
+        save_tensors(path, rest)
 
 
 def save_tensors(path: str | Path, data: Mapping[str, Any]) -> None:
@@ -55,22 +97,28 @@ def save_tensors(path: str | Path, data: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(
-    path: str | Path, map_location: torch.device | str = "cpu", *, schema: Schema | None = None
+    path: str | Path,
+    map_location: torch.device | str = "cpu",
+    *,
+    schema: Schema | None = None,
+    into: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Read and verify a checkpoint.
+    """Read and verify a checkpoint, file or directory, written by any number of ranks.
 
     Args:
         path: The checkpoint.
         map_location: Where its tensors go.
         schema: What has to be in it, see `misfit`; None: anything.
+        into: A state like the saved one whose tensors are sharded now: these are filled in place, each rank reading its
+            part, and are in the result. Every rank of the process group calls. None: all tensors are read whole.
 
     Raises:
-        CheckpointError: it is absent, truncated, damaged, incomplete, not ours or of a newer format. Where the folder
-            holds an older checkpoint that is whole, the message names it.
+        CheckpointError: it is absent, truncated, damaged, incomplete, not ours, of a newer format or not like `into`.
+            Where the folder holds an older checkpoint that is whole, the message names it.
     """
     path = Path(path)
     try:
-        return _read(path, map_location, schema)
+        return _read(path, map_location, schema, into)
     except CheckpointError as error:
         usable = newest_usable(run_of(path), without=path, schema=schema)
         hint = f" The newest usable checkpoint beside it is '{usable}'." if usable else ""
@@ -83,7 +131,7 @@ def newest_usable(run: RunDir, without: Path | None = None, *, schema: Schema | 
         if without is not None and path.name == without.name:
             continue
         with contextlib.suppress(CheckpointError):
-            _read(path, "cpu", schema)
+            _verify(path, schema)
             return path
     return None
 
@@ -94,70 +142,47 @@ def prune_checkpoints(run: RunDir, keep: int | None) -> None:
         return
     protected = {run.pointed("latest"), run.pointed("best")}
     for path in list(run.checkpoints().values())[:-keep]:
-        if path not in protected:
+        if path in protected:
+            continue
+        if path.is_dir():
+            # Renamed first: a directory of which some files are gone must not look like a checkpoint.
+            shutil.rmtree(path.rename(partial_path(path)))
+        else:
             path.unlink(missing_ok=True)
 
 
-def misfit(value: Any, schema: Schema, path: str = "") -> str | None:
-    """What in `value` is not as `schema` says, in words; None if all is.
+def _read(
+    path: Path, map_location: torch.device | str, schema: Schema | None, into: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    stored: dict[str, Stored] = {}
+    file = path
+    if is_checkpoint_directory(path) and path.is_dir():
+        stored, file = read_manifest(path)[1], path / _REST
+    data = _read_file(file, map_location, None if stored else schema)
+    if not stored and into is None:
+        return data
+    from .checkpoint_shards import read_tensors
 
-    Args:
-        value: Plain data and tensors.
-        schema: A type or a tuple of types; `[schema]` for lists of at least one; `{name: schema}` for mappings that
-            hold at least these names, of which `name?` may be absent, and `{"*": schema}` for any names. An int is a
-            count: not negative, of at most 63 bits. NaN is no float.
-        path: Where `value` is.
-    """
-    if isinstance(schema, Mapping):
-        if not isinstance(value, Mapping):
-            return _wrong(value, "a mapping", path)
-        if "*" in schema:
-            schema = {str(name): schema["*"] for name in value}
-        for name, inner in schema.items():
-            key, place = name.removesuffix("?"), f"{path}.{name}".lstrip(".").removesuffix("?")
-            if key not in value:
-                if key == name:
-                    return f"{place} is missing"
-            elif found := misfit(value[key], inner, place):
-                return found
-        return None
-    if isinstance(schema, list):
-        if not isinstance(value, list) or not value:
-            return _wrong(value, "a list of at least one", path)
-        return next((found for i, item in enumerate(value) if (found := misfit(item, schema[0], f"{path}[{i}]"))), None)
-    kinds = schema if isinstance(schema, tuple) else (schema,)
-    fits = isinstance(value, (*kinds, int) if float in kinds else kinds) and not isinstance(value, bool)
-    if (
-        not fits
-        or (isinstance(value, int) and not 0 <= value < 2**63)
-        or (isinstance(value, float) and math.isnan(value))
-    ):
-        return _wrong(value, " or ".join(kind.__name__ for kind in kinds), path)
-    return None
+    reads: dict[str, tuple[Stored, Tensor]] = {}
+    data = plan_reads(data, into, "", stored, torch.device(map_location), reads)
+    together = into is not None and torch.distributed.is_initialized()
+    sources = {name: source for name, (source, _) in reads.items()}
+    read_tensors(sources, {name: target for name, (_, target) in reads.items()}, together=together)
+    _require(path, data, schema)
+    return data
 
 
-def _wrong(value: Any, expected: str, path: str) -> str:
-    try:
-        got = repr(value) if isinstance(value, int | float | str | None) else f"a {type(value).__name__}"
-    except ValueError:  # Python writes out no number of thousands of digits
-        got = "a number of thousands of digits"
-    return f"{path or 'it'} is {got[:60]}, expected {expected}"
+def _verify(path: Path, schema: Schema | None) -> None:
+    """Raise a CheckpointError unless the checkpoint can be read completely."""
+    if not path.is_dir():
+        _read_file(path, "cpu", schema)
+        return
+    stored = read_manifest(path)[1]
+    verify(stored)
+    plan_reads(_read_file(path / _REST, "cpu", schema), None, "", stored, torch.device("meta"), {})
 
 
-def first_nan(value: Any, path: str = "") -> str | None:
-    """Where the first tensor with a NaN is in nested data; None if there is none."""
-    if isinstance(value, Mapping):
-        items: Iterable[tuple[Any, Any]] = value.items()
-    elif isinstance(value, list | tuple):
-        items = enumerate(value)
-    else:
-        bad = isinstance(value, torch.Tensor) and value.is_floating_point() and bool(value.isnan().any())
-        return path if bad else None
-    found = (first_nan(item, f"{path}.{key}".lstrip(".")) for key, item in items)
-    return next((place for place in found if place is not None), None)
-
-
-def _read(path: Path, map_location: torch.device | str, schema: Schema | None) -> dict[str, Any]:
+def _read_file(path: Path, map_location: torch.device | str, schema: Schema | None) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"There is no checkpoint '{path}'.")
     _require_whole(path)
@@ -173,10 +198,14 @@ def _read(path: Path, map_location: torch.device | str, schema: Schema | None) -
         raise CheckpointError(
             f"'{path}' has format {data['version']}, and this RoboRenForce reads up to {VERSION}: install a newer one."
         )
-    wrong = wrong or (misfit(data, schema) if schema is not None else None)
+    _require(path, data, {"version": int} if schema is None or wrong else schema)
+    return data
+
+
+def _require(path: Path, data: Any, schema: Schema | None) -> None:
+    wrong = None if schema is None else misfit(data, schema)
     if wrong is not None:
         raise CheckpointError(f"'{path}' is not a complete checkpoint: {wrong}.")
-    return data
 
 
 def _require_whole(path: Path) -> None:
@@ -190,26 +219,6 @@ def _require_whole(path: Path) -> None:
         raise CheckpointError(f"'{path}' is truncated or not a checkpoint ({error}).") from error
     if damaged is not None:
         raise CheckpointError(f"'{path}' is damaged: its entry '{damaged}' fails the checksum.")
-
-
-def as_plain(value: Any, path: str = "checkpoint") -> Any:
-    """Copy the containers of `value` as dict, list and tuple, and refuse what is neither a tensor nor plain data.
-
-    `weights_only` loading would refuse it later, when the run is over and the state is gone.
-
-    Raises:
-        TypeError: something else is in there; the message names where.
-    """
-    if isinstance(value, Mapping):
-        return {key: as_plain(item, f"{path}.{key}") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        items = [as_plain(item, f"{path}[{index}]") for index, item in enumerate(value)]
-        return items if isinstance(value, list) else tuple(items)
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    if type(value) not in _PLAIN:
-        raise TypeError(f"{path} is a {type(value).__name__}; checkpoints hold tensors and plain data only.")
-    return value
 
 
 def _sync_folder(folder: Path) -> None:

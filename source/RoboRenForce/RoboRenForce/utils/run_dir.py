@@ -3,11 +3,12 @@
 logs/RFRL/<experiment>/<timestamp>[_<run>]/
     params/{env,agent,run}.yaml   configuration, and the task, command and versions of the run
     model_<iteration>.pt          checkpoints; the iteration is the number of finished iterations
+    global_step_<iteration>/      checkpoints of sharded learners, which are directories
     latest, best                  one line each: the name of a checkpoint (text files survive copying, links do not)
     metrics.jsonl                 one line per iteration; TensorBoard events lie beside it
     videos/  exported/  eval.json  curves.png  report.html
     .lock                         while a process trains in it
-    .<name>.<process>.partial     a file that is being written; what a killed process left goes at the next start
+    .<name>.<process>.partial     what is being written or deleted; what a killed process left goes at the next start
     <name>.aside                  what did not belong to a run that began here, see `set_aside`
 """
 
@@ -17,6 +18,7 @@ import contextlib
 import itertools
 import os
 import re
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from ..configclass import yaml_text
 from .errors import RunDirectoryError, UserError
 
 DEFAULT_LOG_ROOT = "logs/RFRL"
-_CHECKPOINT_NAME = re.compile(r"model_(\d+)\.pt")
+_CHECKPOINT_NAME = re.compile(r"model_(\d+)\.pt|global_step_(\d+)")
 _PARTIAL_NAME = re.compile(r"\..+\.(\d{1,9})\.partial")
 _RUN_INFO = {"task": str, "command": str, "started": str, "resumed": list, "versions": dict, "spec": dict}
 """Fields of `run.yaml` that are read again, with their types."""
@@ -39,15 +41,16 @@ class RunDir:
 
     root: Path
 
-    def checkpoint(self, iteration: int) -> Path:
-        """Where the checkpoint of an iteration lies."""
-        return self.root / f"model_{iteration}.pt"
+    def checkpoint(self, iteration: int, *, sharded: bool = False) -> Path:
+        """Where the checkpoint of an iteration lies: a file, or for a sharded learner a directory."""
+        return self.root / (f"global_step_{iteration}" if sharded else f"model_{iteration}.pt")
 
     def checkpoints(self) -> dict[int, Path]:
-        """Iteration -> checkpoint, oldest first."""
+        """Iteration -> checkpoint, oldest first; files and directories."""
         found = {
-            int(match[1]): path
-            for path in self.root.glob("model_*.pt")
+            int(match[1] or match[2]): path
+            for pattern in ("model_*.pt", "global_step_*")
+            for path in self.root.glob(pattern)
             if (match := _CHECKPOINT_NAME.fullmatch(path.name))
         }
         return dict(sorted(found.items()))
@@ -125,8 +128,12 @@ class RunDir:
 
     def remove_partial_files(self) -> None:
         """Delete what killed processes left half-written, but not what a living one is writing."""
-        for path in self.root.rglob(".*.partial"):
-            if not _is_written(path):
+        for path in list(self.root.rglob(".*.partial")):
+            if _is_written(path):
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
                 path.unlink(missing_ok=True)
 
 
@@ -229,7 +236,7 @@ def resolve_checkpoint(target: str | Path, which: str = "latest") -> Path:
         UserError: there is no such checkpoint; the message lists what there is.
     """
     target = Path(target)
-    if target.is_file():
+    if target.is_file() or (is_checkpoint_directory(target) and target.is_dir()):
         return target
     if not target.is_dir():
         raise UserError(f"'{target}' is neither a run directory nor a checkpoint; give the path of one.")
@@ -244,9 +251,14 @@ def resolve_checkpoint(target: str | Path, which: str = "latest") -> Path:
             path = there[max(there)]
     else:
         raise UserError(f"There is no checkpoint '{which}'; say latest, best or the number of an iteration.")
-    if path is None or not path.is_file():
+    if path is None or not path.exists():
         raise UserError(f"'{target}' has no checkpoint '{which}': {listed}.")
     return path
+
+
+def is_checkpoint_directory(path: Path) -> bool:
+    """Whether a checkpoint of this name is a directory, and not a file."""
+    return path.name.startswith("global_step_") and _CHECKPOINT_NAME.fullmatch(path.name) is not None
 
 
 def run_of(checkpoint: Path) -> RunDir:
@@ -268,7 +280,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: it can't be written; `path` is as before and nothing is left over.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         with open(partial, "wb") as file:
             yield file
@@ -279,6 +291,11 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+def partial_path(path: Path) -> Path:
+    """Where this process makes what becomes `path` by a rename; `RunDir.remove_partial_files` finds what it left."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _is_written(partial: Path) -> bool:

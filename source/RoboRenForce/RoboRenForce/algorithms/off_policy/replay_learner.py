@@ -33,7 +33,7 @@ from ...components.exploration import ExplorationCfg, SampleCfg
 from ...components.lr_schedule import cosine_
 from ...components.normalizer import BoundedRewardScaler
 from ...components.observation import Observations
-from ...components.optimizer import GradientStep
+from ...components.optimizer import FlatAdam
 from ...components.return_heads import ReturnHead
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
@@ -138,7 +138,7 @@ class ReplayLearner(Algorithm, ABC):
         self._record_step = self._graphed(self._record, "storage step")
         self._smooth = self.compiled(smooth_)
         self._update_steps: dict[int, Callable[[], None]] = {}
-        self._apply: dict[GradientStep, Callable[[], dict[str, Tensor]]] = {}
+        self._apply: dict[FlatAdam, Callable[[], dict[str, Tensor]]] = {}
 
     # -- what a subclass says -----------------------------------------------------------------------------------------
 
@@ -267,19 +267,19 @@ class ReplayLearner(Algorithm, ABC):
 
     def gradient_step(
         self, parts: Mapping[str, nn.Module], learning_rate: float, *, final: float | None = None, **options: Any
-    ) -> GradientStep:
+    ) -> FlatAdam:
         """An optimizer for `take_step`.
 
         Args:
             parts: what it moves, by the names that their gradients have in the metrics.
             learning_rate: at the start.
             final: share of it that is left at the end of the run; None: as configured.
-            options: those of `GradientStep` that differ from the configuration's.
+            options: those of `FlatAdam` that differ from the configuration's.
         """
         cfg = self.cfg
         final = cfg.final_learning_rate if final is None else final
         options = {"max_grad_norm": cfg.max_grad_norm, "weight_decay": cfg.weight_decay} | options
-        optimizer = GradientStep(
+        optimizer = FlatAdam(
             {name: part.parameters() for name, part in parts.items()},
             learning_rate=learning_rate,
             betas=(0.9, cfg.beta2),
@@ -299,7 +299,7 @@ class ReplayLearner(Algorithm, ABC):
         self._apply[optimizer] = self.compiled(apply)
         return optimizer
 
-    def take_step(self, optimizer: GradientStep, loss: Tensor) -> dict[str, Tensor]:
+    def take_step(self, optimizer: FlatAdam, loss: Tensor) -> dict[str, Tensor]:
         """One gradient step on `loss`, averaged over processes; returns the norm of each part's gradient."""
         optimizer.backward(loss)
         optimizer.reduce()

@@ -30,7 +30,7 @@ from ...buffer.transition import Transition
 from ...components.actor_critic import ActorCriticPackCfg
 from ...components.lr_schedule import adapt_to_kl_, linear_
 from ...components.normalizer import RewardScaler, ValueNormalizer
-from ...components.optimizer import GradientStep
+from ...components.optimizer import FlatAdam
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...utils.compile import compile_own
@@ -75,7 +75,7 @@ class PPO(Algorithm):
         name_unused_groups(context, read)
         stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
         self.buffer = RolloutBuffer(stored, context.rollout_steps, self.device)
-        self.optimizer = GradientStep(
+        self.optimizer = FlatAdam(
             {"actor": self.actor.parameters(), "critic": self.critic.parameters()},
             learning_rate=cfg.learning_rate,
             max_grad_norm=cfg.max_grad_norm,

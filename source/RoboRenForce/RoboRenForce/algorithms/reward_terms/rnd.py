@@ -14,7 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ...components.normalizer import EmpiricalNormalizer, EmpiricalNormalizerCfg, plausible
-from ...components.optimizer import GradientStep
+from ...components.optimizer import FlatAdam
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...networks import MLPCfg
@@ -51,7 +51,7 @@ class RND(RewardTerm):
         self.reward_normalizer: EmpiricalNormalizer | None = (
             normalizer.build(()).to(device) if cfg.normalize_reward else None
         )
-        self.optimizer = GradientStep(
+        self.optimizer = FlatAdam(
             {"predictor": self.predictor.parameters()}, learning_rate=cfg.learning_rate, distributed=self.distributed
         )
         self.weight = cfg.weight * (spec.step_dt or 1.0)

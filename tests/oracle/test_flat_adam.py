@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from RoboRenForce.components.optimizer import GradientStep, load_per_parameter_state, per_parameter_state
+from RoboRenForce.components.optimizer import FlatAdam, load_per_parameter_state, per_parameter_state
 from torch import nn
 
 
@@ -20,9 +20,7 @@ def loss_of(actor: nn.Module, critic: nn.Module, x: torch.Tensor) -> torch.Tenso
 def test_equals_torch_adam_with_separate_clipping():
     actor, critic = two_parts()
     ref_actor, ref_critic = copy.deepcopy(actor), copy.deepcopy(critic)
-    step = GradientStep(
-        {"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0
-    )
+    step = FlatAdam({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0)
     reference = torch.optim.Adam([*ref_actor.parameters(), *ref_critic.parameters()], lr=float(step.lr))
     for _ in range(5):
         x = torch.randn(16, 3, dtype=torch.float64)
@@ -45,7 +43,7 @@ def test_decoupled_decay_moments_and_a_changing_rate_are_those_of_torch_adamw(ra
     actor, critic = two_parts()
     ref = copy.deepcopy([actor, critic])
     options = {"betas": (0.7, 0.95), "eps": 1e-3, "weight_decay": 0.2}
-    step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=rate, **options)
+    step = FlatAdam({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=rate, **options)
     reference = torch.optim.AdamW([p for part in ref for p in part.parameters()], lr=float(step.lr), **options)
     for _ in range(6):
         x = torch.randn(16, 3, dtype=torch.float64)
@@ -62,9 +60,7 @@ def test_decoupled_decay_moments_and_a_changing_rate_are_those_of_torch_adamw(ra
 
 def test_a_bad_gradient_changes_nothing_and_is_counted():
     actor, critic = two_parts()
-    step = GradientStep(
-        {"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0
-    )
+    step = FlatAdam({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2, max_grad_norm=1.0)
     step.backward(loss_of(actor, critic, torch.ones(1, 3).double()))
     step.apply()
     weights, moments = copy.deepcopy([p.data for p in step.params]), step.state_dict()
@@ -84,13 +80,13 @@ def test_a_bad_gradient_changes_nothing_and_is_counted():
 
 def test_the_learning_rate_tensor_is_obeyed_and_survives_a_checkpoint():
     actor, critic = two_parts()
-    step = GradientStep({"all": [*actor.parameters(), *critic.parameters()]}, learning_rate=1e-2)
+    step = FlatAdam({"all": [*actor.parameters(), *critic.parameters()]}, learning_rate=1e-2)
     step.backward(loss_of(actor, critic, torch.ones(1, 3).double()))
     step.apply()
     step.lr.fill_(0.5)
     state = copy.deepcopy(step.state_dict())
     fresh_actor, fresh_critic = copy.deepcopy(actor), copy.deepcopy(critic)
-    fresh = GradientStep({"all": [*fresh_actor.parameters(), *fresh_critic.parameters()]}, learning_rate=1e-2)
+    fresh = FlatAdam({"all": [*fresh_actor.parameters(), *fresh_critic.parameters()]}, learning_rate=1e-2)
     fresh.load_state_dict(state)
     for each, modules in ((step, (actor, critic)), (fresh, (fresh_actor, fresh_critic))):
         each.backward(loss_of(*modules, torch.ones(1, 3).double()))
@@ -107,13 +103,13 @@ def test_the_learning_rate_tensor_is_obeyed_and_survives_a_checkpoint():
 
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="frozen"):
-        GradientStep({"actor": nn.Linear(1, 1).requires_grad_(False).parameters()}, learning_rate=1e-3)
+        FlatAdam({"actor": nn.Linear(1, 1).requires_grad_(False).parameters()}, learning_rate=1e-3)
 
 
 def test_state_converts_to_torch_adam_and_back():
     """A checkpoint for another library continues exactly as this optimizer would."""
     actor, critic = two_parts()
-    step = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2)
+    step = FlatAdam({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1e-2)
     x = torch.ones(4, 3, dtype=torch.float64)
     step.backward(loss_of(actor, critic, x))
     step.apply()
@@ -123,7 +119,7 @@ def test_state_converts_to_torch_adam_and_back():
     reference.zero_grad()
     loss_of(ref_actor, ref_critic, x).backward()
     reference.step()
-    again = GradientStep({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1.0)
+    again = FlatAdam({"actor": actor.parameters(), "critic": critic.parameters()}, learning_rate=1.0)
     load_per_parameter_state(again, copy.deepcopy(per_parameter_state(step)))
     again.backward(loss_of(actor, critic, x))
     again.apply()

@@ -1,0 +1,199 @@
+"""One module on several GPUs: DDP or FSDP2, activation checkpointing, compiled blocks, mixed precision.
+
+The order is torchtitan's: load the weights, freeze, `parallelize`, then build the optimizer.
+
+    mesh = make_mesh(distributed, device)
+    model = parallelize(model, mesh, ParallelCfg(kind="fsdp", blocks=["Block"]))
+    optimizer = optimizer_cfg.build(model)
+"""
+
+from __future__ import annotations
+
+import logging
+import types
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.checkpoint import checkpoint
+
+from ..configclass import Cfg, ConfigError, Problem, configclass
+from .distributed import DistributedContext
+from .errors import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+
+@configclass
+class ParallelCfg(Cfg):
+    """How `parallelize` spreads a module over the ranks of a mesh."""
+
+    kind: Literal["none", "ddp", "fsdp"] = "none"
+    """`ddp`: a whole copy on every rank (DistributedDataParallel). `fsdp`: parameters, gradients and optimizer state
+    are sharded (FSDP2, `fully_shard`; Zhao et al. 2023, arXiv 2304.11277). In a run of one process both are `none`."""
+    blocks: list[str] = []
+    """The repeated submodules, by the name of their class (`Block`) or a glob over their path (`encoder.layers.*`):
+    what FSDP gathers at a time, what is compiled, and what is recomputed."""
+    mixed_precision: Literal["fp32", "bf16"] = "fp32"
+    """`bf16`: the forward and backward pass in bfloat16, trained parameters (the masters) and gradient sums in float32.
+    By `MixedPrecisionPolicy` under FSDP, by autocast otherwise, which leaves norms and losses in float32."""
+    activation_checkpointing: bool | list[str] = False
+    """Recompute activations in the backward pass: of all `blocks`, or of those that the given patterns name."""
+    compile_blocks: bool = False
+    """torch.compile every block by itself, so that alike blocks are compiled once."""
+    reshard_after_forward: bool = True
+    """FSDP: free a block's gathered parameters after its forward pass and gather them again for the backward pass;
+    False keeps them (faster, more memory)."""
+    forward_methods: list[str] = []
+    """Methods beside `forward` that run the network, such as `encode` and `act`: they get the same precision, and under
+    FSDP gathered parameters. Under DDP only `forward` averages gradients."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on options that need blocks."""
+        for name in ("compile_blocks", "activation_checkpointing"):
+            if getattr(self, name) is True and not self.blocks:
+                yield f"{name}: is True, but blocks is empty; name the classes of the blocks"
+
+
+def make_mesh(distributed: DistributedContext, device: torch.device | str) -> DeviceMesh | None:
+    """The ranks of the run in one dimension; None for a single process."""
+    if not distributed.is_distributed:
+        return None
+    return init_device_mesh(torch.device(device).type, (distributed.world_size,), mesh_dim_names=("data",))
+
+
+def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) -> nn.Module:
+    """Prepare a module on its device for training on the ranks of `mesh`; in place, but for DDP, which wraps it.
+
+    Call it when weights are loaded and frozen, before the optimizer is built.
+
+    Raises:
+        ConfigError: a pattern names no submodule, or several ranks would train copies that nothing keeps alike.
+    """
+    cfg.validate()
+    if mesh is not None and mesh.size() > 1 and cfg.kind == "none":
+        raise ConfigError(
+            f"ParallelCfg.kind is 'none' on {mesh.size()} processes, whose copies would drift apart; use 'ddp' or "
+            "'fsdp'."
+        )
+    kind = cfg.kind if mesh is not None else "none"
+    if kind != cfg.kind:
+        logger.info("One process: kind='%s' has nothing to spread.", cfg.kind)
+    blocks = matching_modules(module, cfg.blocks, "blocks")
+    if cfg.mixed_precision == "bf16":
+        _hold_masters(module)
+    recomputed = cfg.activation_checkpointing
+    if recomputed:
+        names = blocks if recomputed is True else matching_modules(module, recomputed, "activation_checkpointing")
+        for block in names.values():
+            _recompute(block)
+    if cfg.compile_blocks:
+        for block in blocks.values():
+            block.compile()
+    if mesh is not None and kind == "fsdp":
+        return _shard(module, mesh, cfg, list(blocks.values()))
+    if cfg.mixed_precision == "bf16":
+        _autocast(module, ["forward", *cfg.forward_methods])
+    if mesh is not None and kind == "ddp":
+        on_gpu = [torch.cuda.current_device()] if mesh.device_type == "cuda" else None
+        return DistributedDataParallel(
+            module, device_ids=on_gpu, process_group=mesh.get_group(), gradient_as_bucket_view=True
+        )
+    return module
+
+
+def matching_modules(module: nn.Module, patterns: list[str], field: str) -> dict[str, nn.Module]:
+    """Submodules by path whose class name or path one of `patterns` names.
+
+    Raises:
+        ConfigError: a pattern names none.
+    """
+    there = {path: part for path, part in module.named_modules() if path}
+    found: dict[str, nn.Module] = {}
+    problems = []
+    for pattern in patterns:
+        matched = {
+            path: part for path, part in there.items() if type(part).__name__ == pattern or fnmatchcase(path, pattern)
+        }
+        found |= matched
+        if not matched:
+            names = {type(part).__name__ for part in there.values()} | set(there)
+            problems.append(Problem(field, f"'{pattern}' names no submodule", did_you_mean(pattern, names)))
+    if problems:
+        raise ConfigError(problems, "ParallelCfg")
+    return found
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module inside DDP's wrapper, or `module` itself."""
+    return module.module if isinstance(module, DistributedDataParallel) else module
+
+
+def is_parallel(module: nn.Module) -> bool:
+    """Whether DDP or FSDP averages the gradients of `module` over ranks."""
+    return isinstance(module, DistributedDataParallel | FSDPModule)
+
+
+def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by their names without DDP's wrapper; under FSDP the shards, which the optimizer moves."""
+    reshard(module)
+    return dict(unwrapped(module).named_parameters())
+
+
+def reshard(module: nn.Module) -> None:
+    """Free what FSDP has gathered, so that the module's parameters are the shards again.
+
+    After a forward pass without a backward pass they may not be, and gathered ones do not follow when shards change.
+    """
+    for part in module.modules() if isinstance(module, FSDPModule) else ():
+        if isinstance(part, FSDPModule):
+            part.reshard()
+
+
+def set_gradient_sync(module: nn.Module, on: bool) -> None:
+    """Whether the next forward and backward pass average gradients over ranks, or only add to this rank's."""
+    if isinstance(module, DistributedDataParallel):
+        module.require_backward_grad_sync = on  # what its no_sync() sets, for a forward pass that is not inside a block
+    elif isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(on)
+
+
+def _hold_masters(module: nn.Module) -> None:
+    """Hold trained parameters in float32: steps of 1e-5 are lost in bfloat16's 8 bits. Frozen ones stay as they are."""
+    for parameter in module.parameters():
+        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.float()
+
+
+def _recompute(block: nn.Module) -> None:
+    # Around `forward` and not around the module: names of parameters stay, and FSDP gathers before the recomputation.
+    block.forward = types.MethodType(_recomputed_forward, block)
+
+
+def _recomputed_forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    return checkpoint(type(block).forward, block, *args, use_reentrant=False, **kwargs)
+
+
+def _autocast(module: nn.Module, methods: list[str]) -> None:
+    device = next(module.parameters()).device.type
+    for name in methods:
+        cast = torch.autocast(device, torch.bfloat16)(getattr(type(module), name))
+        setattr(module, name, types.MethodType(cast, module))  # a method, so that a copy of the module calls its own
+
+
+def _shard(module: nn.Module, mesh: DeviceMesh, cfg: ParallelCfg, blocks: list[nn.Module]) -> nn.Module:
+    options: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": cfg.reshard_after_forward}
+    if cfg.mixed_precision == "bf16":
+        options["mp_policy"] = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+    for block in reversed(blocks):  # inner blocks before those that contain them
+        fully_shard(block, **options)
+    # What is outside of blocks stays gathered until the backward pass: methods of the root may call one another.
+    fully_shard(module, **{**options, "reshard_after_forward": False})
+    for name in cfg.forward_methods:
+        register_fsdp_forward_method(module, name)
+    return module

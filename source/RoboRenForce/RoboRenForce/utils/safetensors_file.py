@@ -1,0 +1,64 @@
+"""The safetensors format: 8 bytes of header length, a JSON header, raw tensors. It holds numbers only, no code.
+
+Written here because that is less than a dependency; the `safetensors` library reads the files
+(https://github.com/huggingface/safetensors#format).
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+NAMES = {dtype: name for name, dtype in DTYPES.items()}
+Shapes = Mapping[str, tuple[torch.dtype, Sequence[int]]]
+"""Name -> dtype and shape."""
+
+
+def write_tensors(file: BinaryIO, shapes: Shapes, tensor_of: Callable[[str], Tensor]) -> dict[str, int]:
+    """Write tensors one after the other, asking for each only when it is its turn; returns the byte each begins at."""
+    order = sorted(shapes, key=lambda name: -shapes[name][0].itemsize)  # so that each is aligned
+    header, end = {}, 0
+    for name in order:
+        dtype, shape = shapes[name]
+        start, end = end, end + dtype.itemsize * torch.Size(shape).numel()
+        header[name] = {"dtype": NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        file.write(as_bytes(tensor_of(name)))
+    return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in order}
+
+
+def map_file(path: Path) -> Tensor:
+    """The bytes of a file, read when they are used; writing into them does not change the file."""
+    with open(path, "rb") as file:
+        return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
+
+
+def tensor_at(data: Tensor, start: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
+    """The tensor of a shape that begins at byte `start` of `data`."""
+    return data[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(torch.Size(shape))
+
+
+def as_bytes(tensor: Tensor) -> memoryview:
+    """The elements of a tensor, row after row."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
