@@ -13,18 +13,18 @@ from typing import Any
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
-from .commands import CommandRows, VelocityRows, adapt_commands
-from .curricula import TerrainLevels, curriculum_terms, is_host_curriculum
-from .entity_memo import EntityMemo
+from .capture.stages import Launch, Stage
 from .errors import CannotCaptureError
-from .events import MaskedEvents
-from .observations import Observations, Observer
-from .physics import Physics
-from .resets import Log, MaskedResets
-from .reward_terms import FusedRewards, as_rows
-from .row_calls import RowCaller
-from .sensors import ContactReadings
-from .stages import Launch, Stage
+from .masked.commands import CommandRows, VelocityRows, adapt_commands
+from .masked.curricula import TerrainLevels, curriculum_terms, is_host_curriculum
+from .masked.entity_memo import EntityMemo
+from .masked.events import MaskedEvents
+from .masked.observations import Observations, Observer
+from .masked.resets import Log, MaskedResets
+from .masked.rewards import FusedRewards, as_rows
+from .masked.rows import RowCaller
+from .masked.sensors import ContactReadings
+from .physics.simulation import Physics
 
 
 class StepStages:

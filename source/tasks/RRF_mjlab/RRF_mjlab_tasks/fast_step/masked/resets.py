@@ -17,8 +17,8 @@ from mjlab.sensor import BuiltinSensor, ContactSensor, RayCastSensor
 from mjlab.sensor.camera_sensor import CameraSensor
 
 from .buffers import reset_delay_rows, reset_rows
-from .reward_terms import as_rows
-from .row_calls import RowCaller, masked_mean
+from .rewards import as_rows
+from .rows import RowCaller, masked_mean
 from .sensors import reset_contact_sensor
 
 Log = dict[str, torch.Tensor]

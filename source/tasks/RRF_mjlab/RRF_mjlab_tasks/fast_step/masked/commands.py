@@ -17,8 +17,8 @@ from mjlab.tasks.manipulation.mdp.commands import LiftingCommand, MultiCubeLifti
 from mjlab.tasks.velocity.mdp.velocity_command import UniformVelocityCommand
 from mjlab.utils.lab_api.math import wrap_to_pi
 
-from .errors import NotMaskableError
-from .row_calls import RowCaller, masked_mean
+from ..errors import NotMaskableError
+from .rows import RowCaller, masked_mean
 
 
 class CommandRows:

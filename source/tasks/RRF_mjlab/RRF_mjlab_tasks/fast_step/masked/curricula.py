@@ -13,7 +13,7 @@ from mjlab.envs import ManagerBasedRlEnv
 from mjlab.envs.mdp.curriculums import reward_curriculum, termination_curriculum
 from mjlab.tasks.velocity.mdp.curriculums import commands_vel, terrain_levels_vel
 
-from .row_calls import RowCaller
+from .rows import RowCaller
 
 
 class HostCurricula:

@@ -9,6 +9,9 @@ for one another. Three groups don't have to:
 
 The left sides stay where they are, the right sides go to a second stream, and what needs both waits for both. Only the
 order of independent kernels changes, so the numbers are those of the plain recording.
+
+MuJoCo Warp takes no stream for a part of its step, so its functions and warp's `launch` are replaced while a graph is
+recorded; a replay runs none of this.
 """
 
 from __future__ import annotations
@@ -17,38 +20,13 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
-from unittest import mock
 
 import mujoco
 import warp as wp
 from mujoco_warp._src import collision_driver, constraint, smooth, solver
 
-from .known_mjlab import changed_functions
-
-_KNOWN_FUNCTIONS = {
-    "mujoco_warp._src.forward:forward": "b90e17c1687f",
-    "mujoco_warp._src.forward:fwd_position": "ea6e5f8bfc4e",
-    "mujoco_warp._src.forward:fwd_velocity": "77b8164c8b95",
-    "mujoco_warp._src.forward:fwd_actuation": "73f91c4edbe5",
-    "mujoco_warp._src.forward:fwd_acceleration": "9f2cf189f4ae",
-    "mujoco_warp._src.collision_driver:collision": "3d1c73121265",
-    "mujoco_warp._src.constraint:make_constraint": "7e5cb296c429",
-    "mujoco_warp._src.smooth:crb": "5e42220d8762",
-    "mujoco_warp._src.smooth:transmission": "63551a400bee",
-    "mujoco_warp._src.sensor:sensor_pos": "27a16a292aeb",
-    "mujoco_warp._src.sensor:sensor_vel": "9035ef404385",
-    "mujoco_warp._src.passive:passive": "e5a0c75168a0",
-    "mujoco_warp._src.solver:init_context": "39ae65b78736",
-    "mujoco_warp._src.solver:_solve": "5528c91f9778",
-    "mujoco_warp._src.solver:_solver_iteration": "06d3e27168cb",
-    "mujoco_warp._src.solver:_linesearch": "2c8ccfa28976",
-    "mujoco_warp._src.solver:_update_constraint": "e1e8685539e4",
-    "mujoco_warp._src.solver:_update_gradient": "54c690ba6297",
-    "mujoco_warp._src.solver:_update_gradient_incremental": "8191cf2e5cc8",
-    "mujoco_warp._src.solver:_cholesky_factorize_solve": "ceeacc189391",
-    "mujoco_warp._src.support:mul_m": "ba226227582d",
-}
-"""What was read to know that the groups are independent, by fingerprint."""
+from ..mjlab_version import PHYSICS_BRANCHES, changed_functions
+from ..replaced import replaced
 
 _STATES = "_update_constraint_efc"
 """Writes forces and states of the constraints."""
@@ -103,25 +81,15 @@ def physics_branches(
         contact_branch: Whether contacts and constraints are found beside the smooth dynamics.
         blocks: Thread blocks per multiprocessor of kernels that stride over contacts.
     """
-    if changed_functions(_KNOWN_FUNCTIONS) or _has_rarities(model):
+    if changed_functions(PHYSICS_BRANCHES) or _has_rarities(model):
         yield
         return
     side = wp.Stream(device)
     recorder = _SolverRecorder(device, side, solver_branches, blocks)
     contacts = _ContactRecorder(device, side)
-    with contextlib.ExitStack() as stack:
-        for name in ("launch", "launch_tiled"):
-            stack.enter_context(mock.patch.object(wp, name, recorder.wrapped(getattr(wp, name))))
-        if contact_branch:
-            for module, name, wrap in (
-                (smooth, "crb", contacts.fork_before),
-                (collision_driver, "collision", contacts.aside),
-                (constraint, "make_constraint", contacts.aside),
-                (solver, "solve", contacts.join_before),
-            ):
-                stack.enter_context(mock.patch.object(module, name, wrap(getattr(module, name))))
+    launches = {name: recorder.wrapped(getattr(wp, name)) for name in ("launch", "launch_tiled")}
+    with replaced(wp, **launches), contacts.recorded() if contact_branch else contextlib.nullcontext():
         yield
-        contacts.join()
 
 
 def _has_rarities(model: Any) -> bool:
@@ -147,14 +115,26 @@ class _ContactRecorder:
         self._fork: Any = None
         self._is_forked = False
 
-    def fork_before(self, function: Callable[..., None]) -> Callable[..., None]:
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Send what finds contacts and makes constraints to the second stream inside the block."""
+        with (
+            replaced(smooth, crb=self._after(self._mark_fork, smooth.crb)),
+            replaced(collision_driver, collision=self._aside(collision_driver.collision)),
+            replaced(constraint, make_constraint=self._aside(constraint.make_constraint)),
+            replaced(solver, solve=self._after(self._join, solver.solve)),
+        ):
+            yield
+            self._join()
+
+    def _after(self, first: Callable[[], None], function: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any, **kwargs: Any) -> None:
-            self._fork = self._device.stream.record_event()
+            first()
             function(*args, **kwargs)
 
         return run
 
-    def aside(self, function: Callable[..., None]) -> Callable[..., None]:
+    def _aside(self, function: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any, **kwargs: Any) -> None:
             if self._fork is None:
                 function(*args, **kwargs)
@@ -167,14 +147,10 @@ class _ContactRecorder:
 
         return run
 
-    def join_before(self, function: Callable[..., None]) -> Callable[..., None]:
-        def run(*args: Any, **kwargs: Any) -> None:
-            self.join()
-            function(*args, **kwargs)
+    def _mark_fork(self) -> None:
+        self._fork = self._device.stream.record_event()
 
-        return run
-
-    def join(self) -> None:
+    def _join(self) -> None:
         """Let what follows wait for the constraints."""
         if self._is_forked:
             self._device.stream.wait_event(self._side.record_event())

@@ -19,10 +19,10 @@ import torch
 from mjlab.envs import ManagerBasedRlEnv
 from RoboRenForce.utils.cuda_graph import capturing
 
-from .device_constants import DeviceConstants
-from .errors import CannotCaptureError
-from .masked_writes import HostReadGuard, source_of
-from .state_slots import StableCaches, StableTensors
+from ..errors import CannotCaptureError
+from .addresses import StableCaches, StableTensors
+from .constants import DeviceConstants
+from .host_reads import HostReadGuard, refused_syncs, source_of
 
 logger = logging.getLogger(__name__)
 
@@ -53,13 +53,20 @@ class Launch:
 class StepContext:
     """What all segments of one environment share."""
 
-    def __init__(self, env: ManagerBasedRlEnv, roots: dict[str, Any], before_capture: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        env: ManagerBasedRlEnv,
+        roots: dict[str, Any],
+        before_capture: Callable[[], None],
+        host_free: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
         self.env = env
         self.device = torch.device(env.device)
         self.stable = StableTensors(roots)
         self.caches = StableCaches(env.scene.sensors)
         self.constants = DeviceConstants(self.device)
         self.before_capture = before_capture
+        self._host_free = host_free
         self.pool: Any = None
         self.renew_pool()
 
@@ -69,8 +76,14 @@ class StepContext:
 
     @contextlib.contextmanager
     def stage_code(self) -> Iterator[None]:
-        """Run Python code of stages: no gradients, no inference tensors in the state, constants from the device."""
-        with torch.inference_mode(False), torch.no_grad(), self.constants:
+        """Run Python code of stages: as `fallback_code`, with constants from the device."""
+        with self.fallback_code(), self.constants:
+            yield
+
+    @contextlib.contextmanager
+    def fallback_code(self) -> Iterator[None]:
+        """Run Python code: no gradients, no inference tensors in the state, mjlab's functions without the host."""
+        with torch.inference_mode(False), torch.no_grad(), self._host_free():
             yield
 
     def sensor_flags(self) -> list[tuple[Any, bool, Any]]:
@@ -159,7 +172,7 @@ class FallbackCall:
 
     def __call__(self) -> None:
         """Do the work, with whatever syncs it needs."""
-        with torch.inference_mode(False), torch.no_grad():
+        with self._context.fallback_code():
             if self._stage.fallback is not None:
                 self._stage.fallback()
             self._context.stable.stabilize()
@@ -181,7 +194,7 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
         if isinstance(stage, Launch):
             continue
         try:
-            with context.stage_code(), HostReadGuard(), _refuse_syncs(context.device):
+            with context.stage_code(), HostReadGuard(), refused_syncs(context.device):
                 stage.run()
         except (CannotCaptureError, RuntimeError) as error:
             if not isinstance(error, CannotCaptureError) and "synchronizing CUDA operation" not in str(error):
@@ -193,19 +206,6 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
             stage.reason = reason
             fallen.append(stage)
     return fallen
-
-
-@contextlib.contextmanager
-def _refuse_syncs(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
 
 
 def assemble(stages: list[Stage | Launch], context: StepContext, capture: bool) -> list[Callable[[], None]]:
