@@ -156,7 +156,7 @@ def test_independent_kernels_go_to_the_second_stream_and_what_needs_them_waits(
 
 def test_kernels_over_contacts_get_more_threads_for_the_same_contacts(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = Notes(monkeypatch)
-    recorder = module._SolverRecorder(notes.device, notes.side, True, blocks=24)
+    recorder = module._SolverRecorder(notes.device, notes.side, True)
     seen: list[dict[str, Any]] = []
     kernel = SimpleNamespace(key="_update_gradient_JTCJ_dense")
     launch = recorder.wrapped(lambda kernel, **kwargs: seen.append(kwargs))

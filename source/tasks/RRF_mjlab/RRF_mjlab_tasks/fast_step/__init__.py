@@ -49,9 +49,7 @@ if TYPE_CHECKING:
 __all__ = ["CannotCaptureError", "make_fast_step", "refusal"]
 
 
-def make_fast_step(
-    env: ManagerBasedRlEnv, *, final_observations: bool, reuse_forward: bool = True, capture: bool
-) -> FastStep:
+def make_fast_step(env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool) -> FastStep:
     """Build the `FastStep` of an environment that has been reset at least once; see there for the arguments.
 
     Raises:
@@ -63,4 +61,4 @@ def make_fast_step(
         from .step import FastStep  # imports names that another MuJoCo Warp may not have
     except ImportError as error:
         raise CannotCaptureError(f"a name that the fast step needs is gone: {error}") from error
-    return FastStep(env, final_observations=final_observations, reuse_forward=reuse_forward, capture=capture)
+    return FastStep(env, final_observations=final_observations, capture=capture)

@@ -32,14 +32,13 @@ class FastStep:
     Args:
         env: mjlab's environment; its plain `step` keeps working.
         final_observations: compute the last observation of every episode, at the price of a second `forward()`.
-        reuse_forward: start the first physics substep where the last `forward()` ended.
         capture: use CUDA graphs; without them (on the CPU) the same stages run eagerly.
 
     Raises:
         CannotCaptureError: the environment can't be stepped this way; the message says why.
     """
 
-    def __init__(self, env: ManagerBasedRlEnv, *, final_observations: bool, reuse_forward: bool, capture: bool) -> None:
+    def __init__(self, env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool) -> None:
         if not isinstance(env.recorder_manager, NullRecorderManager):
             raise CannotCaptureError("recorders write what they see to files at every reset")
         if not env.cfg.auto_reset:
@@ -47,7 +46,7 @@ class FastStep:
         self.env: Any = env
         roots = state_roots(env)
         self._buffers = adopt_buffers(roots)
-        self._physics = Physics(env, reuse_forward)
+        self._physics = Physics(env)
         self._parts = StepStages(env, self._physics, final_observations=final_observations)
         self._context = StepContext(env, roots, self._physics.write_on_current_stream, host_free)
         self._host_curricula = HostCurricula(env)
@@ -77,13 +76,7 @@ class FastStep:
     @property
     def captured(self) -> bool:
         """Whether every part that can be a graph is one by now."""
-        segments = [part for part in self._program if isinstance(part, Segment)]
-        return all(segment.captured for segment in segments)
-
-    @property
-    def uses_late_step(self) -> bool:
-        """Whether the first substep reuses the last `forward()`."""
-        return not self._physics.late_refusal
+        return all(part.captured for part in self._program if isinstance(part, Segment))
 
     def describe(self) -> str:
         """What runs how, for the log."""
@@ -96,6 +89,8 @@ class FastStep:
             )
         if self._physics.late_refusal:
             lines.append(f"forward() is computed twice for the same state, because {self._physics.late_refusal}")
+        if self._physics.branches_refusal:
+            lines.append(f"physics is recorded in one branch, because {self._physics.branches_refusal}")
         return "; ".join(lines)
 
     def __call__(self, actions: torch.Tensor) -> None:

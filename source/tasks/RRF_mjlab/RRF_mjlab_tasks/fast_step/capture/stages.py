@@ -10,6 +10,7 @@ On the CPU the same stages run eagerly, so that what is captured on a GPU is tes
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -42,12 +43,8 @@ class Stage:
     """Why the fallback is used; empty if it isn't."""
 
 
-@dataclass
-class Launch:
-    """A launch of the simulator."""
-
-    name: str
-    run: Callable[[], None]
+Launch = Callable[[], None]
+"""A launch of the simulator: it has graphs of its own, so it stays between ours."""
 
 
 class StepContext:
@@ -104,11 +101,6 @@ class Segment:
         self._eager_calls = 0
 
     @property
-    def name(self) -> str:
-        """First and last stage."""
-        return self.stages[0].name if len(self.stages) == 1 else f"{self.stages[0].name} ... {self.stages[-1].name}"
-
-    @property
     def captured(self) -> bool:
         """Whether calls replay a graph."""
         return self._graph is not None
@@ -153,30 +145,26 @@ class Segment:
             generator.graphsafe_set_state(random_state)
             torch.cuda.synchronize(self._context.device)
             self._capture_wanted = False
-            reason = str(error).splitlines()[0]
             logger.warning(
-                "Part '%s' of the step runs without a CUDA graph, because its capture failed: %s", self.name, reason
+                "Part '%s' of the step runs without a CUDA graph, because its capture failed: %s",
+                " ... ".join(dict.fromkeys((self.stages[0].name, self.stages[-1].name))),
+                str(error).splitlines()[0],
             )
             return
         self._graph = graph
         self._flags = self._context.sensor_flags() if self._keep_flags else []
 
 
-class FallbackCall:
-    """A stage that runs mjlab's own code."""
+def _fallback_call(stage: Any, context: StepContext) -> Callable[[], None]:
+    """A function that does the work of `stage`, which has a fallback, with whatever syncs that needs."""
 
-    def __init__(self, stage: Stage, context: StepContext) -> None:
-        self.name = stage.name
-        self._stage = stage
-        self._context = context
+    def run() -> None:
+        with context.fallback_code():
+            stage.fallback()
+            context.stable.stabilize()
+            context.caches.stabilize()
 
-    def __call__(self) -> None:
-        """Do the work, with whatever syncs it needs."""
-        with self._context.fallback_code():
-            if self._stage.fallback is not None:
-                self._stage.fallback()
-            self._context.stable.stabilize()
-            self._context.caches.stabilize()
+    return run
 
 
 def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
@@ -191,12 +179,12 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
     context.before_capture()
     fallen = []
     for stage in stages:
-        if isinstance(stage, Launch):
+        if not isinstance(stage, Stage):
             continue
         try:
             with context.stage_code(), HostReadGuard(), refused_syncs(context.device):
                 stage.run()
-        except (CannotCaptureError, RuntimeError) as error:
+        except RuntimeError as error:
             if not isinstance(error, CannotCaptureError) and "synchronizing CUDA operation" not in str(error):
                 raise
             place = source_of(error)
@@ -212,18 +200,9 @@ def assemble(stages: list[Stage | Launch], context: StepContext, capture: bool) 
     """Join neighboring stages into segments."""
     has_fallback = any(isinstance(stage, Stage) and stage.reason for stage in stages)
     program: list[Callable[[], None]] = []
-    waiting: list[Stage] = []
-
-    def flush() -> None:
-        if waiting:
-            program.append(Segment(list(waiting), context, capture, keep_flags=has_fallback))
-            waiting.clear()
-
-    for stage in stages:
-        if isinstance(stage, Stage) and not stage.reason:
-            waiting.append(stage)
-            continue
-        flush()
-        program.append(stage.run if isinstance(stage, Launch) else FallbackCall(stage, context))
-    flush()
+    for capturable, group in itertools.groupby(stages, lambda stage: isinstance(stage, Stage) and not stage.reason):
+        if capturable:
+            program.append(Segment(list(group), context, capture, keep_flags=has_fallback))
+        else:
+            program += [_fallback_call(stage, context) if isinstance(stage, Stage) else stage for stage in group]
     return program

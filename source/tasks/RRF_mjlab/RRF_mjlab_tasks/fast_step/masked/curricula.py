@@ -13,6 +13,7 @@ from mjlab.envs import ManagerBasedRlEnv
 from mjlab.envs.mdp.curriculums import reward_curriculum, termination_curriculum
 from mjlab.tasks.velocity.mdp.curriculums import commands_vel, terrain_levels_vel
 
+from ..errors import NotMaskableError
 from .rows import RowCaller
 
 
@@ -21,13 +22,10 @@ class HostCurricula:
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env = env
-        self._before: list[tuple[str, Any]] = []
-        self._after: list[tuple[str, Any]] = []
-        for name, cfg in curriculum_terms(env):
-            if cfg.func is commands_vel:
-                self._before.append((name, cfg))  # the resets of this step draw from the new ranges
-            elif isinstance(cfg.func, (reward_curriculum, termination_curriculum)):
-                self._after.append((name, cfg))  # the rewards of this step had the old weights
+        terms = [(name, cfg) for name, cfg in curriculum_terms(env) if is_host_curriculum(cfg)]
+        # The resets of this step draw from the new ranges of commands; its rewards had the old weights.
+        self._before = [(name, cfg) for name, cfg in terms if cfg.func is commands_vel]
+        self._after = [(name, cfg) for name, cfg in terms if cfg.func is not commands_vel]
 
     def before_step(self) -> None:
         """Curricula of commands."""
@@ -42,8 +40,7 @@ class HostCurricula:
         state = self._env.curriculum_manager._curriculum_state
         found = {}
         for name, _ in self._before + self._after:
-            for key, value in (state[name] or {}).items():
-                found[f"Curriculum/{name}/{key}"] = float(value)
+            found |= {f"Curriculum/{name}/{key}": float(value) for key, value in (state[name] or {}).items()}
         return found
 
     def _run(self, terms: list[tuple[str, Any]]) -> None:
@@ -62,39 +59,28 @@ def is_host_curriculum(cfg: Any) -> bool:
     return cfg.func is commands_vel or isinstance(cfg.func, (reward_curriculum, termination_curriculum))
 
 
-class TerrainLevels:
-    """`terrain_levels_vel` for a mask: who walks far moves to a harder terrain, who doesn't to an easier one."""
+def curriculum_rows(env: ManagerBasedRlEnv, cfg: Any, rows: RowCaller, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """`terrain_levels_vel` for a mask: who walks far moves to a harder terrain, who doesn't to an easier one.
 
-    def __init__(self, env: ManagerBasedRlEnv, cfg: Any, rows: RowCaller) -> None:
-        self._env = env
-        self._params = cfg.params
-        self._rows = rows
+    Returns:
+        Mean and maximum level, and the mean of each terrain.
+    """
+    if cfg.func is not terrain_levels_vel:
+        raise NotMaskableError("is not known to be separable by environment")
+    terrain, params = env.scene.terrain, cfg.params
+    robot = env.scene[params["asset_cfg"].name if "asset_cfg" in params else "robot"]
+    command = env.command_manager.get_command(params["command_name"])
+    walked = torch.norm(robot.data.root_link_pos_w[:, :2] - env.scene.env_origins[:, :2], dim=1)
+    move_up = walked > terrain.cfg.terrain_generator.size[0] / 2
+    move_down = walked < torch.norm(command[:, :2], dim=1) * env.max_episode_length_s * 0.5
+    move_down = move_down & ~move_up
+    rows.call(lambda ids: terrain.update_env_origins(ids, move_up, move_down), mask)
 
-    @classmethod
-    def fits(cls, cfg: Any) -> bool:
-        """Whether this class reproduces the term."""
-        return cfg.func is terrain_levels_vel
-
-    def update(self, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Move the rows of `mask`; returns mean and maximum level and the mean of each terrain."""
-        env, terrain = self._env, self._env.scene.terrain
-        generator = terrain.cfg.terrain_generator
-        robot = env.scene[self._params["asset_cfg"].name if "asset_cfg" in self._params else "robot"]
-        command = env.command_manager.get_command(self._params["command_name"])
-        walked = torch.norm(robot.data.root_link_pos_w[:, :2] - env.scene.env_origins[:, :2], dim=1)
-        move_up = walked > generator.size[0] / 2
-        move_down = walked < torch.norm(command[:, :2], dim=1) * env.max_episode_length_s * 0.5
-        move_down = move_down & ~move_up
-        self._rows.call(lambda ids: terrain.update_env_origins(ids, move_up, move_down), mask)
-        return self._levels()
-
-    def _levels(self) -> dict[str, torch.Tensor]:
-        terrain = self._env.scene.terrain
-        levels = terrain.terrain_levels.float()
-        result = {"mean": levels.mean(), "max": levels.max()}
-        names = list(terrain.cfg.terrain_generator.sub_terrains)
-        if terrain.terrain_origins.shape[1] == len(names):
-            for index, name in enumerate(names):
-                here = terrain.terrain_types == index
-                result[name] = torch.where(here, levels, 0.0).sum() / here.sum()
-        return result
+    levels = terrain.terrain_levels.float()
+    result = {"mean": levels.mean(), "max": levels.max()}
+    names = list(terrain.cfg.terrain_generator.sub_terrains)
+    if terrain.terrain_origins.shape[1] == len(names):
+        for index, name in enumerate(names):
+            here = terrain.terrain_types == index
+            result[name] = torch.where(here, levels, 0.0).sum() / here.sum()
+    return result

@@ -64,32 +64,29 @@ CONTACT_BLOCKS_PER_SM = 24
 
 
 @contextlib.contextmanager
-def physics_branches(
-    model: Any,
-    device: Any,
-    *,
-    solver_branches: bool = True,
-    contact_branch: bool = True,
-    blocks: int = CONTACT_BLOCKS_PER_SM,
-) -> Iterator[None]:
+def physics_branches(model: Any, device: Any, *, solver_branches: bool = True) -> Iterator[None]:
     """Record what is launched inside the block in branches, where they are known to be independent.
 
     Args:
         model: warp's model.
         device: warp's CUDA device, which is capturing inside the block.
         solver_branches: Whether the solver gets a second branch.
-        contact_branch: Whether contacts and constraints are found beside the smooth dynamics.
-        blocks: Thread blocks per multiprocessor of kernels that stride over contacts.
     """
-    if changed_functions(PHYSICS_BRANCHES) or _has_rarities(model):
+    if branches_refusal(model):
         yield
         return
     side = wp.Stream(device)
-    recorder = _SolverRecorder(device, side, solver_branches, blocks)
-    contacts = _ContactRecorder(device, side)
+    recorder = _SolverRecorder(device, side, solver_branches)
     launches = {name: recorder.wrapped(getattr(wp, name)) for name in ("launch", "launch_tiled")}
-    with replaced(wp, **launches), contacts.recorded() if contact_branch else contextlib.nullcontext():
+    with replaced(wp, **launches), _contacts_aside(_Branch(device, side)):
         yield
+
+
+def branches_refusal(model: Any) -> str:
+    """Why there are no branches, or an empty string."""
+    if changed := changed_functions(PHYSICS_BRANCHES):
+        return f"MuJoCo Warp changed {', '.join(path.partition(':')[2] for path in changed)}"
+    return "contacts or constraints are read early" if _has_rarities(model) else ""
 
 
 def _has_rarities(model: Any) -> bool:
@@ -107,68 +104,74 @@ def _has_rarities(model: Any) -> bool:
     )
 
 
-class _ContactRecorder:
-    """Finds contacts and makes constraints on the second stream, from the inertia to the solver."""
+class _Branch:
+    """The second stream, from where it leaves the first one to where the first one waits for it."""
 
     def __init__(self, device: Any, side: Any) -> None:
-        self._device, self._side = device, side
+        self._device, self.side = device, side
         self._fork: Any = None
-        self._is_forked = False
+        self._is_used = False
 
-    @contextlib.contextmanager
-    def recorded(self) -> Iterator[None]:
-        """Send what finds contacts and makes constraints to the second stream inside the block."""
-        with (
-            replaced(smooth, crb=self._after(self._mark_fork, smooth.crb)),
-            replaced(collision_driver, collision=self._aside(collision_driver.collision)),
-            replaced(constraint, make_constraint=self._aside(constraint.make_constraint)),
-            replaced(solver, solve=self._after(self._join, solver.solve)),
-        ):
-            yield
-            self._join()
+    @property
+    def is_open(self) -> bool:
+        """Whether something may be sent to the second stream."""
+        return self._fork is not None
 
-    def _after(self, first: Callable[[], None], function: Callable[..., None]) -> Callable[..., None]:
+    def fork(self) -> None:
+        """Let the branch begin here."""
+        self._fork = self._device.stream.record_event()
+
+    def use(self) -> Any:
+        """The second stream, which waits for the fork."""
+        if not self._is_used:
+            self.side.wait_event(self._fork)
+            self._is_used = True
+        return self.side
+
+    def join(self) -> None:
+        """Let what follows wait for the branch, and allow no more of it."""
+        if self._is_used:
+            self._device.stream.wait_event(self.side.record_event())
+        self._fork, self._is_used = None, False
+
+
+@contextlib.contextmanager
+def _contacts_aside(branch: _Branch) -> Iterator[None]:
+    """Find contacts and make constraints on the second stream, from the inertia to the solver."""
+
+    def after(first: Callable[[], None], function: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any, **kwargs: Any) -> None:
             first()
             function(*args, **kwargs)
 
         return run
 
-    def _aside(self, function: Callable[..., None]) -> Callable[..., None]:
+    def aside(function: Callable[..., None]) -> Callable[..., None]:
         def run(*args: Any, **kwargs: Any) -> None:
-            if self._fork is None:
-                function(*args, **kwargs)
-                return
-            if not self._is_forked:
-                self._side.wait_event(self._fork)
-                self._is_forked = True
-            with wp.ScopedStream(self._side, sync_enter=False):
+            with wp.ScopedStream(branch.use(), sync_enter=False) if branch.is_open else contextlib.nullcontext():
                 function(*args, **kwargs)
 
         return run
 
-    def _mark_fork(self) -> None:
-        self._fork = self._device.stream.record_event()
-
-    def _join(self) -> None:
-        """Let what follows wait for the constraints."""
-        if self._is_forked:
-            self._device.stream.wait_event(self._side.record_event())
-        self._fork, self._is_forked = None, False
+    with (
+        replaced(smooth, crb=after(branch.fork, smooth.crb)),
+        replaced(collision_driver, collision=aside(collision_driver.collision)),
+        replaced(constraint, make_constraint=aside(constraint.make_constraint)),
+        replaced(solver, solve=after(branch.join, solver.solve)),
+    ):
+        yield
+        branch.join()
 
 
 class _SolverRecorder:
     """Sends each launch of the solver to one of two streams, and lets all others wait for both."""
 
-    def __init__(self, device: Any, side: Any, branches: bool, blocks: int) -> None:
-        self._device, self._side = device, side
+    def __init__(self, device: Any, side: Any, branches: bool) -> None:
+        self._device = device
         self._branches = branches
-        self._blocks = blocks
-        self._fork: Any = None
-        """Event after which the second branch may begin, or None where nothing may."""
+        self._branch = _Branch(device, side)
         self._side_kernels: set[str] = set()
         """What may run in the second branch since the fork."""
-        self._is_forked = False
 
     def wrapped(self, plain: Callable[..., Any]) -> Callable[..., Any]:
         """`wp.launch` or `wp.launch_tiled` with branches."""
@@ -180,34 +183,26 @@ class _SolverRecorder:
             self._widen(kwargs)
         if not self._branches:
             return plain(kernel, *args, **kwargs)
-        if self._fork is not None and name in self._side_kernels:
-            if not self._is_forked:
-                self._side.wait_event(self._fork)
-                self._is_forked = True
-            return plain(kernel, *args, **kwargs, stream=self._side)
+        if self._branch.is_open and name in self._side_kernels:
+            return plain(kernel, *args, **kwargs, stream=self._branch.use())
         if name not in _GRADIENT:
-            self._join()
+            self._branch.join()
         if name == _MASS_PRODUCT:
-            self._fork_here({_JACOBIAN_PRODUCT})
+            self._fork_for({_JACOBIAN_PRODUCT})
         result = plain(kernel, *args, **kwargs)
         if name == _STATES:
-            self._fork_here(_HESSIAN)
+            self._fork_for(_HESSIAN)
         return result
 
-    def _fork_here(self, kernels: set[str]) -> None:
-        self._fork, self._side_kernels = self._device.stream.record_event(), kernels
-
-    def _join(self) -> None:
-        """Let what follows wait for the second branch, and allow no more of it."""
-        if self._is_forked:
-            self._device.stream.wait_event(self._side.record_event())
-        self._fork, self._is_forked = None, False
+    def _fork_for(self, kernels: set[str]) -> None:
+        self._branch.fork()
+        self._side_kernels = kernels
 
     def _widen(self, kwargs: dict[str, Any]) -> None:
         """More threads, each with fewer contacts."""
         inputs, second = kwargs["inputs"], kwargs["dim"][1]
         strides, length = inputs[-2], inputs[-1]
-        wide = math.ceil(self._device.sm_count * self._blocks * _THREADS_PER_BLOCK / second)
+        wide = math.ceil(self._device.sm_count * CONTACT_BLOCKS_PER_SM * _THREADS_PER_BLOCK / second)
         if wide > length:
             capacity = strides * length  # at least the number of contacts there is room for
             kwargs["dim"] = (wide, second)

@@ -32,7 +32,7 @@ from mujoco_warp._src import solver as mjw_solver
 
 from ..mjlab_version import LATE_STEP, changed_functions
 from ..replaced import replaced
-from .branches import physics_branches
+from .branches import branches_refusal, physics_branches
 
 _MOST_UNROLLED_ITERATIONS = 20
 _WARP_SIZE = 32
@@ -41,7 +41,7 @@ _WARP_SIZE = 32
 class Physics:
     """Steps, resets and refreshes the simulation of one environment."""
 
-    def __init__(self, env: ManagerBasedRlEnv, reuse_forward: bool) -> None:
+    def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._sim: Any = env.sim
         self._is_cuda = env.sim.wp_device.is_cuda
         self._uses_graphs = bool(self._is_cuda and env.sim.use_cuda_graph)
@@ -49,10 +49,11 @@ class Physics:
         self._kernels = _kernels(env.sim)
         self._graphs: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
-        self.late_refusal = _refuse_late_step(env) if reuse_forward else "reuse_forward=False"
+        self.late_refusal = _refuse_late_step(env)
         self._may_be_quiet = _reads_only_contacts(env)
         self.acceleration_columns = _acceleration_columns(env)
         """bool `(nsensordata,)`: sensors that a late step has to start from zero."""
+        self.branches_refusal = branches_refusal(env.sim.wp_model) if self._uses_graphs else ""
         if self._uses_graphs:
             self._forces_stream = torch.cuda.Stream(env.device)
             self._capture()
@@ -227,7 +228,7 @@ def _refuse_late_step(env: ManagerBasedRlEnv) -> str:
     kinds = mjw_forward.IntegratorType
     flags = mujoco.mjtEnableBit
     reasons = {
-        f"{', '.join(changed)} differs from what is known": bool(changed),
+        f"MuJoCo Warp changed {', '.join(path.partition(':')[2] for path in changed)}": bool(changed),
         "the NaN guard watches every substep": env.sim.nan_guard.enabled,
         "the integrator is neither Euler nor implicit": wp_model.opt.integrator
         not in (kinds.EULER, kinds.IMPLICITFAST, kinds.IMPLICIT),
