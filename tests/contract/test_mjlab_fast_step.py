@@ -23,15 +23,15 @@ from mjlab.tasks.velocity.mdp import terrain_utils
 from mjlab.tasks.velocity.mdp.velocity_command import UniformVelocityCommand, UniformVelocityCommandCfg
 from mjlab.utils.buffers import CircularBuffer, DelayBuffer
 from RRF_mjlab_tasks.env_state import EnvState
-from RRF_mjlab_tasks.fast_step import known_mjlab, sensors
-from RRF_mjlab_tasks.fast_step.buffers import adopt_buffers, first_delayed_rows, reset_delay_rows, reset_rows
-from RRF_mjlab_tasks.fast_step.commands import VelocityRows
-from RRF_mjlab_tasks.fast_step.errors import CannotCaptureError, HostReadError, NotMaskableError
-from RRF_mjlab_tasks.fast_step.host_values import HostValues
-from RRF_mjlab_tasks.fast_step.masked_writes import HostReadGuard, MaskedWrites
-from RRF_mjlab_tasks.fast_step.row_calls import RowCaller
-from RRF_mjlab_tasks.fast_step.state_slots import StableTensors
-from RRF_mjlab_tasks.fast_step.step import FastStep
+from RRF_mjlab_tasks.fast_step import CannotCaptureError, make_fast_step, mjlab_version
+from RRF_mjlab_tasks.fast_step.capture.addresses import StableTensors
+from RRF_mjlab_tasks.fast_step.capture.host_reads import HostReadGuard
+from RRF_mjlab_tasks.fast_step.capture.host_values import HostValues
+from RRF_mjlab_tasks.fast_step.errors import HostReadError, NotMaskableError
+from RRF_mjlab_tasks.fast_step.masked import host_free, terrain_normals
+from RRF_mjlab_tasks.fast_step.masked.buffers import adopt_buffers, first_delayed_rows, reset_delay_rows, reset_rows
+from RRF_mjlab_tasks.fast_step.masked.commands import VelocityRows
+from RRF_mjlab_tasks.fast_step.masked.rows import MaskedWrites, RowCaller
 
 pytestmark = pytest.mark.sim_mjlab
 
@@ -39,7 +39,7 @@ ENVS = 7
 
 
 def make_fast(env, final=True):
-    return FastStep(env, final_observations=final, reuse_forward=True, capture=False)
+    return make_fast_step(env, final_observations=final, capture=False)
 
 
 def actions_of(env, steps, scale=2.0):
@@ -222,12 +222,12 @@ def test_recorders_and_manual_resets_are_refused():
 
 
 def test_an_unknown_mjlab_is_refused(monkeypatch):
-    assert known_mjlab.refusal() == ""
+    assert mjlab_version.refusal() == ""
     name = "mjlab.managers.reward_manager:RewardManager"
-    monkeypatch.setitem(known_mjlab.MIRRORED, name, "another")
-    assert "RewardManager" in known_mjlab.refusal()
-    monkeypatch.setattr(known_mjlab, "KNOWN_MINOR", "0.9.")
-    assert "0.9." in known_mjlab.refusal()
+    monkeypatch.setitem(mjlab_version.FINGERPRINTS, name, "another")
+    assert "RewardManager" in mjlab_version.refusal()
+    monkeypatch.setattr(mjlab_version, "KNOWN_MINOR", "0.9.")
+    assert "0.9." in mjlab_version.refusal()
 
 
 def test_masked_writes_keep_chosen_rows_only():
@@ -275,7 +275,10 @@ def test_shifted_buffers_serve_what_circular_ones_do():
     theirs, ours = (CircularBuffer(max_len=3, batch_size=6, device="cpu") for _ in range(2))
     ours.append(torch.zeros(6, 2))
     theirs.append(torch.zeros(6, 2))
-    adopt_buffers({"": SimpleNamespace(buffer=ours)})
+    holder, other = SimpleNamespace(buffer=ours), {"same": ours}
+    (ours,) = adopt_buffers({"holder": holder, "other": SimpleNamespace(entries=other)})
+    assert holder.buffer is ours
+    assert other["same"] is ours
     for _ in range(20):
         data = torch.randn(6, 2)
         ours.append(data)
@@ -312,7 +315,7 @@ def test_smallest_eigenvectors_equal_lapacks():
     torch.manual_seed(4)
     points = torch.randn(200, 12, 3) * torch.tensor([1.0, 0.5, 0.01])
     matrix = torch.einsum("bni,bnj->bij", points, points)
-    values, vector = sensors.smallest_eigenvector(matrix)
+    values, vector = terrain_normals.smallest_eigenvector(matrix)
     expected_values, expected_vectors = torch.linalg.eigh(matrix.double())
     assert torch.allclose(values.double(), expected_values, rtol=1e-4, atol=1e-5)
     alignment = (vector.double() * expected_vectors[:, :, 0]).sum(1).abs()
@@ -326,7 +329,7 @@ def test_terrain_normals_equal_mjlabs():
     valid = torch.rand(100, 8) < 0.8
     valid[1] = False
     expected = terrain_utils.fit_terrain_normal(points, valid)
-    assert torch.allclose(sensors.fit_terrain_normal(points, valid), expected, atol=1e-5)
+    assert torch.allclose(terrain_normals.fit_terrain_normal(points, valid), expected, atol=1e-5)
 
 
 def test_yaw_frames_equal_mjlabs_also_where_x_is_vertical():
@@ -336,7 +339,7 @@ def test_yaw_frames_equal_mjlabs_also_where_x_is_vertical():
     vertical = torch.tensor([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
     rotation = torch.cat([rotation, vertical.unsqueeze(0)])
     expected = RayCastSensor._extract_yaw_rotation(SimpleNamespace(), rotation)
-    assert torch.allclose(sensors._yaw_rotation(SimpleNamespace(), rotation), expected, atol=1e-6)
+    assert torch.allclose(host_free.yaw_rotation(SimpleNamespace(), rotation), expected, atol=1e-6)
 
 
 def test_rebound_tensors_come_home_and_stay_shared():

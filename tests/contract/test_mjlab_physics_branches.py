@@ -25,8 +25,8 @@ import warp as wp
 from mjlab.envs import ManagerBasedRlEnv
 from mjlab.tasks.registry import load_env_cfg
 from RRF_mjlab_tasks.env_state import EnvState
-from RRF_mjlab_tasks.fast_step import physics_branches as module
-from RRF_mjlab_tasks.fast_step.known_mjlab import changed_functions
+from RRF_mjlab_tasks.fast_step.mjlab_version import PHYSICS_BRANCHES, changed_functions
+from RRF_mjlab_tasks.fast_step.physics import branches as module
 
 pytestmark = [pytest.mark.sim_mjlab]
 
@@ -107,7 +107,7 @@ def make(task: str) -> ManagerBasedRlEnv:
 
 
 def test_the_known_functions_are_the_installed_ones() -> None:
-    assert changed_functions(module._KNOWN_FUNCTIONS) == []
+    assert changed_functions(PHYSICS_BRANCHES) == []
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_independent_kernels_go_to_the_second_stream_and_what_needs_them_waits(
 
 def test_kernels_over_contacts_get_more_threads_for_the_same_contacts(monkeypatch: pytest.MonkeyPatch) -> None:
     notes = Notes(monkeypatch)
-    recorder = module._SolverRecorder(notes.device, notes.side, True, blocks=24)
+    recorder = module._SolverRecorder(notes.device, notes.side, True)
     seen: list[dict[str, Any]] = []
     kernel = SimpleNamespace(key="_update_gradient_JTCJ_dense")
     launch = recorder.wrapped(lambda kernel, **kwargs: seen.append(kwargs))

@@ -16,7 +16,7 @@ pytest.importorskip("mjlab")
 
 from fixed_mjlab import G1, GO1, build, fixed_cfg, quantities
 from RRF_mjlab_tasks.env_state import EnvState
-from RRF_mjlab_tasks.fast_step.step import FastStep
+from RRF_mjlab_tasks.fast_step import make_fast_step
 
 pytestmark = [pytest.mark.gpu, pytest.mark.sim_mjlab]
 
@@ -39,7 +39,7 @@ def load(env, state) -> None:
 def test_captured_steps_equal_mjlabs(task, final):
     cfg = fixed_cfg(task, ENVS)
     plain, again, env = (build(copy.deepcopy(cfg), DEVICE) for _ in range(3))
-    fast = FastStep(env, final_observations=final, reuse_forward=True, capture=True)
+    fast = make_fast_step(env, final_observations=final, capture=True)
     assert fast.fallbacks == []
     ended, totals, logged = 0, {"fast": {}, "plain": {}}, {}
     for _ in range(STEPS):
@@ -74,7 +74,7 @@ def test_captured_steps_equal_mjlabs(task, final):
 
 def test_nothing_waits_for_the_host_and_memory_stays():
     env = build(fixed_cfg(GO1, ENVS), DEVICE)
-    fast = FastStep(env, final_observations=True, reuse_forward=True, capture=True)
+    fast = make_fast_step(env, final_observations=True, capture=True)
     action = torch.zeros(ENVS, 12, device=DEVICE)
     for _ in range(WARMUP):
         fast(action)
@@ -95,7 +95,7 @@ def test_random_terms_draw_anew_at_every_replay():
     cfg = fixed_cfg(GO1, ENVS)
     cfg.observations["actor"].enable_corruption = True
     env = build(cfg, DEVICE)
-    fast = FastStep(env, final_observations=True, reuse_forward=True, capture=True)
+    fast = make_fast_step(env, final_observations=True, capture=True)
     action = torch.zeros(ENVS, 12, device=DEVICE)
     noise = []
     for _ in range(WARMUP + 3):
@@ -113,7 +113,7 @@ def test_random_terms_draw_anew_at_every_replay():
 
 def test_a_changed_weight_reaches_the_captured_rewards():
     env = build(fixed_cfg(GO1, ENVS, episode_length_s=20.0), DEVICE)
-    fast = FastStep(env, final_observations=False, reuse_forward=True, capture=True)
+    fast = make_fast_step(env, final_observations=False, capture=True)
     action = torch.zeros(ENVS, 12, device=DEVICE)
     for _ in range(WARMUP):
         fast(action)

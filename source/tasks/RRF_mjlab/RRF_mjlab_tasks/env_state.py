@@ -8,8 +8,7 @@ import torch
 from mjlab.envs import ManagerBasedRlEnv
 from RoboRenForce.utils.errors import SpecMismatch
 
-from .fast_step.buffers import settle_buffers
-from .fast_step.state_slots import Slot, plain_slots, state_roots, tensor_slots
+from .state_slots import Slot, plain_slots, state_roots, tensor_slots
 
 _PHYSICS = (
     "time",
@@ -67,7 +66,6 @@ class EnvState:
         for slot in numbers:
             if slot.path in state["numbers"] and slot.key not in _CACHES:
                 slot.set(state["numbers"][slot.path])
-        settle_buffers(state_roots(env))
         for sensor in env.scene.sensors.values():
             sensor._invalidate_cache()
         env.observation_manager._obs_buffer = None

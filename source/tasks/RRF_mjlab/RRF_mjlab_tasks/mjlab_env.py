@@ -11,7 +11,7 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -25,11 +25,12 @@ from tensordict import TensorDict
 from .action_bounds import action_bounds
 from .env_cfg import MJLabEnvCfg, make_mjlab_env
 from .env_state import EnvState
-from .fast_step.errors import CannotCaptureError
-from .fast_step.known_mjlab import refusal
-from .fast_step.step import FastStep
+from .fast_step import CannotCaptureError, make_fast_step
 from .play import onnx_metadata, velocity_errors
 from .rendering import FrameRenderer
+
+if TYPE_CHECKING:
+    from .fast_step import FastStep
 
 logger = logging.getLogger(__name__)
 
@@ -166,13 +167,8 @@ class MJLabVecEnv(VecEnv):
             self.env.cfg.auto_reset = False
             return None
         try:
-            if reason := refusal():
-                raise CannotCaptureError(reason)
-            fast = FastStep(
-                self.env,
-                final_observations=self.cfg.final_observations,
-                reuse_forward=True,
-                capture=self.device.type == "cuda",
+            fast = make_fast_step(
+                self.env, final_observations=self.cfg.final_observations, capture=self.device.type == "cuda"
             )
         except CannotCaptureError as error:
             if mode == "on":

@@ -13,7 +13,3 @@ class HostReadError(CannotCaptureError):
 
 class NotMaskableError(CannotCaptureError):
     """A function is not separable by environment."""
-
-
-class UnknownMjlabError(RuntimeError):
-    """The installed mjlab is not the one that the fast step mirrors."""

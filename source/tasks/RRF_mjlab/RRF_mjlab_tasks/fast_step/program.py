@@ -7,24 +7,24 @@ actions | 4 x physics | terminations, rewards, metrics | events
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from mjlab.envs import ManagerBasedRlEnv
 
-from .commands import CommandRows, VelocityRows, adapt_commands
-from .curricula import TerrainLevels, curriculum_terms, is_host_curriculum
-from .entity_memo import EntityMemo
+from .capture.stages import Launch, Stage
 from .errors import CannotCaptureError
-from .events import MaskedEvents
-from .observations import Observations, Observer
-from .physics import Physics
-from .resets import Log, MaskedResets
-from .reward_terms import FusedRewards, as_rows
-from .row_calls import RowCaller
-from .sensors import ContactReadings
-from .stages import Launch, Stage
+from .masked.commands import CommandRows, VelocityRows, adapt_commands
+from .masked.curricula import curriculum_rows, curriculum_terms, is_host_curriculum
+from .masked.entity_memo import EntityMemo
+from .masked.events import MaskedEvents
+from .masked.observations import Observations, Observer
+from .masked.resets import Log, MaskedResets
+from .masked.rewards import FusedRewards, as_rows
+from .masked.rows import RowCaller
+from .masked.sensors import ContactReadings
+from .physics.simulation import Physics
 
 
 class StepStages:
@@ -50,16 +50,15 @@ class StepStages:
         self.observations: Observations = {}
         self.final: Observations = {}
 
-        rows = RowCaller(env)
-        self._rows = rows
+        self._rows = RowCaller(env)
         self.memo = EntityMemo(env)
         self._observer = Observer(env)
         self._contacts = ContactReadings(env)
         self._fused_rewards = FusedRewards(env)
         as_rows(env.termination_manager._term_dones)
-        self._resets = MaskedResets(env, rows, self.done, self.log)
-        self._events = MaskedEvents(env, rows, self.step_count)
-        self._commands = adapt_commands(env, rows)
+        self._resets = MaskedResets(env, self._rows, self.done, self.log)
+        self._events = MaskedEvents(env, self._rows, self.step_count)
+        self._commands = adapt_commands(env, self._rows)
         self._success_terms = [term for term in env.command_manager._terms.values() if "episode_success" in vars(term)]
 
     def stages(self) -> Iterator[Stage | Launch]:
@@ -69,70 +68,65 @@ class StepStages:
             late = substep == 0 and not self.physics.late_refusal
             last = substep == self.env.cfg.decimation - 1
             yield Stage("controls", self._late_controls if late else self._controls)
-            yield Launch("physics", self.physics.substep(late=late, last=last))
+            yield self.physics.substep(late=late, last=last)
             yield Stage("sensors and metrics of the substep", self._after_substep)
         yield Stage("terminations", self._terminations, self._terminations)
-        yield Stage("rewards", self._rewards, self._plain_rewards)
+        yield Stage(
+            "rewards",
+            lambda: self._rewards(self._fused_rewards.compute),
+            lambda: self._rewards(self.env.reward_manager.compute),
+        )
         yield Stage("metrics", self._metrics, self._metrics)
         yield from self._events.step_stages()
         yield from self._events.interval_stages()
         yield Stage("results", self._keep_results)
         if self._with_final:
-            yield from self._observe_terminal()
+            # The state before the reset in all rows, then the first state of new episodes.
+            yield from self._forward_stages(self._advance_unfinished, self._plain_advance_unfinished)
+            yield Stage("final observations", self._observe_all, self._observe_all)
             yield from self._reset_stages()
-            yield from self._observe_reset()
+            yield self.physics.second_forward
+            yield from self._command_stages(self._refresh, self._plain_refresh, moves=False)
+            yield from self._sense_stages()
+            yield Stage("observations", self._observe_done_rows, self._observe_done_rows)
         else:
             yield from self._reset_stages()
-            yield from self._observe_once()
+            yield from self._forward_stages(self._advance, self._plain_advance)
+            yield Stage("observations", self._observe_all, self._observe_all)
 
-    def _observe_terminal(self) -> Iterator[Stage | Launch]:
-        """Observe the state before the reset, in all rows."""
-        yield from self._forward_stages(self._advance_unfinished)
-        yield Stage("final observations", self._observe_all, self._observe_all)
-
-    def _observe_reset(self) -> Iterator[Stage | Launch]:
-        """Observe the first state of new episodes."""
-        yield Launch("second forward", self.physics.second_forward)
-        yield from self._command_stages(self._refresh, moves=False)
-        yield from self._sense_stages()
-        yield Stage("observations", self._observe_done_rows, self._observe_done_rows)
-
-    def _observe_once(self) -> Iterator[Stage | Launch]:
-        """Observe after the reset, as mjlab does."""
-        yield from self._forward_stages(self._advance)
-        yield Stage("observations", self._observe_all, self._observe_all)
-
-    def _forward_stages(self, method: Any) -> Iterator[Stage | Launch]:
+    def _forward_stages(self, run: Any, plain: Any) -> Iterator[Stage | Launch]:
         """`forward()`, commands and rays; beside one another where commands read positions and velocities only."""
         beside = not self.physics.late_refusal and all(type(rows) is VelocityRows for rows in self._commands.values())
-        if not beside:
-            yield Launch("forward", self.physics.forward)
-            yield from self._command_stages(method)
-            yield from self._sense_stages()
-            return
-        yield Launch("positions and velocities", self.physics.forward_state)
-        yield Launch("forces", self.physics.begin_forces)
-        yield from self._command_stages(method)
+        yield from (self.physics.forward_state, self.physics.begin_forces) if beside else (self.physics.forward,)
+        yield from self._command_stages(run, plain)
         yield from self._sense_stages()
-        yield Launch("end of the forces", self.physics.wait_for_forces)
+        if beside:
+            yield self.physics.wait_for_forces
 
     def _sense_stages(self) -> Iterator[Stage | Launch]:
         context = self.env.scene.sensor_context
         if context is not None:
             yield Stage("rays", context.prepare)
-            yield Launch("sense", self.physics.sense)
+            yield self.physics.sense
             yield Stage("ray hits", context.finalize)
 
-    def _command_stages(self, method: Any, moves: bool = True) -> Iterator[Stage | Launch]:
-        """One stage per command term, followed by `forward()` where a resample may have moved bodies."""
+    def _command_stages(self, run: Any, plain: Any, moves: bool = True) -> Iterator[Stage | Launch]:
+        """One stage per command term, followed by `forward()` where a resample may have moved bodies.
+
+        Args:
+            run: what is done with the adapter of a term.
+            plain: what is done with the term itself, where its adapter needs the host.
+            moves: whether the commands may be resampled.
+        """
         for name, adapter in self._commands.items():
-            fallback = self._plain_command(name, method)
-            if adapter is None:
-                yield Stage(f"command '{name}'", _cannot("has its own compute() or reset()"), fallback)
-                continue
-            yield Stage(f"command '{name}'", self._command(adapter, method), fallback)
-            if moves and adapter.moves_bodies:
-                yield Launch("forward", self.physics.forward)
+            term = self.env.command_manager.get_term(name)
+            yield Stage(
+                f"command '{name}'",
+                lambda adapter=adapter: self._run_command(adapter, run),
+                lambda term=term: plain(term),
+            )
+            if moves and adapter is not None and adapter.moves_bodies:
+                yield self.physics.forward
                 yield Stage(f"command '{name}' after forward", adapter.after_forward)
 
     def _reset_stages(self) -> Iterator[Stage | Launch]:
@@ -141,14 +135,17 @@ class StepStages:
             if not is_host_curriculum(cfg):
                 yield self._curriculum_stage(name, cfg)
         yield Stage("reset mask", resets.begin)
-        yield Launch("reset", self.physics.reset)
+        yield self.physics.reset
         yield Stage("reset of the scene", self._reset_scene)
         yield from self._events.reset_stages(self.done, self._ids)
         for name in ("observations", "actions", "rewards", "metrics", "curricula"):
             yield Stage(f"reset of the {name}", getattr(resets, name))
         for name, adapter in self._commands.items():
-            run = _cannot("has its own compute() or reset()") if adapter is None else self._command_reset(name, adapter)
-            yield Stage(f"reset of command '{name}'", run, lambda name=name: self._plain_command_reset(name))
+            yield Stage(
+                f"reset of command '{name}'",
+                lambda name=name, adapter=adapter: self._reset_command(name, adapter),
+                lambda name=name: self._plain_command_reset(name),
+            )
         yield Stage("reset of the event timers", lambda: self._events.reset_timers(self.done))
         yield Stage("reset of the terminations", resets.terminations)
         yield Stage("reset of the episode lengths", resets.episode_lengths)
@@ -160,10 +157,10 @@ class StepStages:
             if len(ids):
                 self._note_curriculum(name, cfg.func(self.env, ids, **cfg.params))
 
-        if not TerrainLevels.fits(cfg):
-            return Stage(f"curriculum '{name}'", _cannot("is not known to be separable by environment"), plain)
-        levels = TerrainLevels(self.env, cfg, self._rows)
-        return Stage(f"curriculum '{name}'", lambda: self._note_curriculum(name, levels.update(self.done)), plain)
+        def masked() -> None:
+            self._note_curriculum(name, curriculum_rows(self.env, cfg, self._rows, self.done))
+
+        return Stage(f"curriculum '{name}'", masked, plain)
 
     def _note_curriculum(self, name: str, state: Any) -> None:
         self.env.curriculum_manager._curriculum_state[name] = state
@@ -197,13 +194,9 @@ class StepStages:
         self.done.copy_(self.env.termination_manager.compute())
         torch.any(self.done, dim=0, out=self._any_done)
 
-    def _rewards(self) -> None:
+    def _rewards(self, compute: Callable[..., torch.Tensor]) -> None:
         self.env.extras["log"] = self.step_log
-        self.env.reward_buf = self._fused_rewards.compute(self.env.step_dt)
-
-    def _plain_rewards(self) -> None:
-        self.env.extras["log"] = self.step_log
-        self.env.reward_buf = self.env.reward_manager.compute(dt=self.env.step_dt)
+        self.env.reward_buf = compute(dt=self.env.step_dt)
 
     def _metrics(self) -> None:
         self.env.metrics_manager.compute()
@@ -233,31 +226,38 @@ class StepStages:
         self.observations = self._observer.observe_first(self.done, self.final)
         self.memo.end()
 
+    def _run_command(self, adapter: CommandRows | None, run: Callable[[CommandRows], None]) -> None:
+        if adapter is None:
+            raise CannotCaptureError("has its own compute() or reset()")
+        if not adapter.moves_bodies:
+            self.memo.begin()
+        run(adapter)
+        self.memo.end()
+
     def _advance(self, adapter: CommandRows) -> None:
-        dt = torch.where(self.done, 0.0, self.env.step_dt)
-        adapter.advance(dt, None)
+        adapter.advance(torch.where(self.done, 0.0, self.env.step_dt), None)
+
+    def _plain_advance(self, term: Any) -> None:
+        term.compute(torch.where(self.done, 0.0, self.env.step_dt))
 
     def _advance_unfinished(self, adapter: CommandRows) -> None:
         adapter.advance(self.env.step_dt, ~self.done)
 
+    def _plain_advance_unfinished(self, term: Any) -> None:
+        term.compute(self.env.step_dt)
+
     def _refresh(self, adapter: CommandRows) -> None:
         adapter.refresh(self.done)
 
-    def _command(self, adapter: CommandRows, method: Any) -> Any:
-        def run() -> None:
-            if not adapter.moves_bodies:
-                self.memo.begin()
-            method(adapter)
-            self.memo.end()
+    def _plain_refresh(self, term: Any) -> None:
+        if len(self._ids()):
+            term.compute(0.0, self._ids())
 
-        return run
-
-    def _command_reset(self, name: str, adapter: CommandRows) -> Any:
-        def run() -> None:
-            for metric, value in adapter.reset(self.done, self._resets.count):
-                self.log[f"Metrics/{name}/{metric}"] = value
-
-        return run
+    def _reset_command(self, name: str, adapter: CommandRows | None) -> None:
+        if adapter is None:
+            raise CannotCaptureError("has its own compute() or reset()")
+        for metric, value in adapter.reset(self.done, self._resets.count):
+            self.log[f"Metrics/{name}/{metric}"] = value
 
     def _plain_command_reset(self, name: str) -> None:
         ids = self._ids()
@@ -265,28 +265,8 @@ class StepStages:
             for metric, value in self.env.command_manager.get_term(name).reset(ids).items():
                 self.log[f"Metrics/{name}/{metric}"] = torch.as_tensor(value, device=self.env.device)
 
-    def _plain_command(self, name: str, method: Any) -> Any:
-        term = self.env.command_manager.get_term(name)
-
-        def advance() -> None:
-            dt = torch.where(self.done, 0.0, self.env.step_dt) if method == self._advance else self.env.step_dt
-            term.compute(dt)
-
-        def refresh() -> None:
-            if len(self._ids()):
-                term.compute(0.0, self._ids())
-
-        return refresh if method == self._refresh else advance
-
     def _ids(self) -> torch.Tensor:
         """int64 `(K,)`: the rows that are reset, for code that needs indices; a sync, once per step."""
         if self.reset_ids is None:
             self.reset_ids = self.done.nonzero().flatten()
         return self.reset_ids
-
-
-def _cannot(reason: str) -> Any:
-    def run() -> None:
-        raise CannotCaptureError(reason)
-
-    return run

@@ -1,8 +1,8 @@
 """mjlab's environment step with fixed sizes and without the host, in CUDA graphs.
 
 Three things differ from `ManagerBasedRlEnv.step`, none of them in the numbers: resets are masked instead of indexed,
-the first physics substep reuses the last `forward()` (see `physics`), and the last observation of an episode is
-computed before its reset (see `observations`).
+the first physics substep reuses the last `forward()` (see `physics.simulation`), and the last observation of an
+episode is computed before its reset (see `masked.observations`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from mjlab.envs import ManagerBasedRlEnv
 from mjlab.managers.recorder_manager import NullRecorderManager
 
 from ..env_state import EnvState
-from .buffers import adopt_buffers
-from .curricula import HostCurricula
+from ..state_slots import state_roots
+from .capture.host_values import HostValues
+from .capture.stages import Segment, Stage, StepContext, assemble, probe
 from .errors import CannotCaptureError
-from .host_values import HostValues
-from .observations import Observations
-from .physics import Physics
+from .masked.buffers import adopt_buffers
+from .masked.curricula import HostCurricula
+from .masked.host_free import host_free
+from .masked.observations import Observations
+from .physics.simulation import Physics
 from .program import StepStages
-from .sensors import HostFreeTerrainNormals, adopt_sensors
-from .stages import Segment, Stage, StepContext, assemble, probe
-from .state_slots import state_roots
 
 
 class FastStep:
@@ -32,25 +32,23 @@ class FastStep:
     Args:
         env: mjlab's environment; its plain `step` keeps working.
         final_observations: compute the last observation of every episode, at the price of a second `forward()`.
-        reuse_forward: start the first physics substep where the last `forward()` ended.
         capture: use CUDA graphs; without them (on the CPU) the same stages run eagerly.
 
     Raises:
         CannotCaptureError: the environment can't be stepped this way; the message says why.
     """
 
-    def __init__(self, env: ManagerBasedRlEnv, *, final_observations: bool, reuse_forward: bool, capture: bool) -> None:
+    def __init__(self, env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool) -> None:
         if not isinstance(env.recorder_manager, NullRecorderManager):
             raise CannotCaptureError("recorders write what they see to files at every reset")
         if not env.cfg.auto_reset:
             raise CannotCaptureError("auto_reset=False leaves the resets to the caller")
         self.env: Any = env
         roots = state_roots(env)
-        adopt_sensors(env)
-        adopt_buffers(roots)
-        self._physics = Physics(env, reuse_forward)
+        self._buffers = adopt_buffers(roots)
+        self._physics = Physics(env)
         self._parts = StepStages(env, self._physics, final_observations=final_observations)
-        self._context = StepContext(env, roots, self._physics.write_on_current_stream)
+        self._context = StepContext(env, roots, self._physics.write_on_current_stream, host_free)
         self._host_curricula = HostCurricula(env)
         self._host_values = HostValues(env)
         self._host_values.changed()
@@ -65,8 +63,7 @@ class FastStep:
         state = EnvState(self.env)
         present = state.save()
         try:
-            with HostFreeTerrainNormals():
-                return probe(stages, self._context)
+            return probe(stages, self._context)
         finally:
             state.load(present)
             self.env.sim.forward()
@@ -79,13 +76,7 @@ class FastStep:
     @property
     def captured(self) -> bool:
         """Whether every part that can be a graph is one by now."""
-        segments = [part for part in self._program if isinstance(part, Segment)]
-        return all(segment.captured for segment in segments)
-
-    @property
-    def uses_late_step(self) -> bool:
-        """Whether the first substep reuses the last `forward()`."""
-        return not self._physics.late_refusal
+        return all(part.captured for part in self._program if isinstance(part, Segment))
 
     def describe(self) -> str:
         """What runs how, for the log."""
@@ -98,6 +89,8 @@ class FastStep:
             )
         if self._physics.late_refusal:
             lines.append(f"forward() is computed twice for the same state, because {self._physics.late_refusal}")
+        if self._physics.branches_refusal:
+            lines.append(f"physics is recorded in one branch, because {self._physics.branches_refusal}")
         return "; ".join(lines)
 
     def __call__(self, actions: torch.Tensor) -> None:
@@ -110,6 +103,8 @@ class FastStep:
         if env._sim_step_counter != self._sim_steps:
             parts.step_count.fill_(env._sim_step_counter // env.cfg.decimation)
         self._context.stable.stabilize_if_moved()
+        for buffer in self._buffers:
+            buffer.settle()
         parts.reset_ids = None
         env._sim_step_counter += env.cfg.decimation
         self._sim_steps = env._sim_step_counter
@@ -117,9 +112,8 @@ class FastStep:
         self._host_curricula.before_step()
         if self._host_values.changed():
             self.recapture()
-        with HostFreeTerrainNormals():
-            for part in self._program:
-                part()
+        for part in self._program:
+            part()
         self._host_curricula.after_step()
         self._publish()
 

@@ -28,8 +28,6 @@ class Observer:
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env = env
         self._manager: Any = env.observation_manager
-        if all(cfg is None or cfg.nan_policy in ("disabled", "sanitize") for cfg in self._manager.cfg.values()):
-            self._manager._check_and_handle_nans = _sanitize  # the other policies report to the host
 
     def observe(self) -> Observations:
         """All groups, with histories and delays advanced by one step."""
@@ -79,12 +77,6 @@ class Observer:
         if term.clip:
             value = value.clip_(min=term.clip[0], max=term.clip[1])
         return value if term.scale is None else value.mul_(term.scale)
-
-
-def _sanitize(tensor: torch.Tensor, context: str, policy: str) -> torch.Tensor:
-    """`ObservationManager._check_and_handle_nans` for `sanitize`, without looking whether there is anything to do."""
-    del context
-    return tensor if policy == "disabled" else torch.nan_to_num(tensor, nan=0.0, posinf=0.0, neginf=0.0)
 
 
 def _choose(mask: torch.Tensor, chosen: Observation, other: Observation) -> Observation:

@@ -10,6 +10,7 @@ On the CPU the same stages run eagerly, so that what is captured on a GPU is tes
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,10 +20,10 @@ import torch
 from mjlab.envs import ManagerBasedRlEnv
 from RoboRenForce.utils.cuda_graph import capturing
 
-from .device_constants import DeviceConstants
-from .errors import CannotCaptureError
-from .masked_writes import HostReadGuard, source_of
-from .state_slots import StableCaches, StableTensors
+from ..errors import CannotCaptureError
+from .addresses import StableCaches, StableTensors
+from .constants import DeviceConstants
+from .host_reads import HostReadGuard, refused_syncs, source_of
 
 logger = logging.getLogger(__name__)
 
@@ -42,24 +43,27 @@ class Stage:
     """Why the fallback is used; empty if it isn't."""
 
 
-@dataclass
-class Launch:
-    """A launch of the simulator."""
-
-    name: str
-    run: Callable[[], None]
+Launch = Callable[[], None]
+"""A launch of the simulator: it has graphs of its own, so it stays between ours."""
 
 
 class StepContext:
     """What all segments of one environment share."""
 
-    def __init__(self, env: ManagerBasedRlEnv, roots: dict[str, Any], before_capture: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        env: ManagerBasedRlEnv,
+        roots: dict[str, Any],
+        before_capture: Callable[[], None],
+        host_free: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> None:
         self.env = env
         self.device = torch.device(env.device)
         self.stable = StableTensors(roots)
         self.caches = StableCaches(env.scene.sensors)
         self.constants = DeviceConstants(self.device)
         self.before_capture = before_capture
+        self._host_free = host_free
         self.pool: Any = None
         self.renew_pool()
 
@@ -69,8 +73,14 @@ class StepContext:
 
     @contextlib.contextmanager
     def stage_code(self) -> Iterator[None]:
-        """Run Python code of stages: no gradients, no inference tensors in the state, constants from the device."""
-        with torch.inference_mode(False), torch.no_grad(), self.constants:
+        """Run Python code of stages: as `fallback_code`, with constants from the device."""
+        with self.fallback_code(), self.constants:
+            yield
+
+    @contextlib.contextmanager
+    def fallback_code(self) -> Iterator[None]:
+        """Run Python code: no gradients, no inference tensors in the state, mjlab's functions without the host."""
+        with torch.inference_mode(False), torch.no_grad(), self._host_free():
             yield
 
     def sensor_flags(self) -> list[tuple[Any, bool, Any]]:
@@ -89,11 +99,6 @@ class Segment:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._flags: list[tuple[Any, bool, Any]] = []
         self._eager_calls = 0
-
-    @property
-    def name(self) -> str:
-        """First and last stage."""
-        return self.stages[0].name if len(self.stages) == 1 else f"{self.stages[0].name} ... {self.stages[-1].name}"
 
     @property
     def captured(self) -> bool:
@@ -140,30 +145,26 @@ class Segment:
             generator.graphsafe_set_state(random_state)
             torch.cuda.synchronize(self._context.device)
             self._capture_wanted = False
-            reason = str(error).splitlines()[0]
             logger.warning(
-                "Part '%s' of the step runs without a CUDA graph, because its capture failed: %s", self.name, reason
+                "Part '%s' of the step runs without a CUDA graph, because its capture failed: %s",
+                " ... ".join(dict.fromkeys((self.stages[0].name, self.stages[-1].name))),
+                str(error).splitlines()[0],
             )
             return
         self._graph = graph
         self._flags = self._context.sensor_flags() if self._keep_flags else []
 
 
-class FallbackCall:
-    """A stage that runs mjlab's own code."""
+def _fallback_call(stage: Any, context: StepContext) -> Callable[[], None]:
+    """A function that does the work of `stage`, which has a fallback, with whatever syncs that needs."""
 
-    def __init__(self, stage: Stage, context: StepContext) -> None:
-        self.name = stage.name
-        self._stage = stage
-        self._context = context
+    def run() -> None:
+        with context.fallback_code():
+            stage.fallback()
+            context.stable.stabilize()
+            context.caches.stabilize()
 
-    def __call__(self) -> None:
-        """Do the work, with whatever syncs it needs."""
-        with torch.inference_mode(False), torch.no_grad():
-            if self._stage.fallback is not None:
-                self._stage.fallback()
-            self._context.stable.stabilize()
-            self._context.caches.stabilize()
+    return run
 
 
 def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
@@ -178,12 +179,12 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
     context.before_capture()
     fallen = []
     for stage in stages:
-        if isinstance(stage, Launch):
+        if not isinstance(stage, Stage):
             continue
         try:
-            with context.stage_code(), HostReadGuard(), _refuse_syncs(context.device):
+            with context.stage_code(), HostReadGuard(), refused_syncs(context.device):
                 stage.run()
-        except (CannotCaptureError, RuntimeError) as error:
+        except RuntimeError as error:
             if not isinstance(error, CannotCaptureError) and "synchronizing CUDA operation" not in str(error):
                 raise
             place = source_of(error)
@@ -195,35 +196,13 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
     return fallen
 
 
-@contextlib.contextmanager
-def _refuse_syncs(device: torch.device) -> Iterator[None]:
-    if device.type != "cuda":
-        yield
-        return
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-
-
 def assemble(stages: list[Stage | Launch], context: StepContext, capture: bool) -> list[Callable[[], None]]:
     """Join neighboring stages into segments."""
     has_fallback = any(isinstance(stage, Stage) and stage.reason for stage in stages)
     program: list[Callable[[], None]] = []
-    waiting: list[Stage] = []
-
-    def flush() -> None:
-        if waiting:
-            program.append(Segment(list(waiting), context, capture, keep_flags=has_fallback))
-            waiting.clear()
-
-    for stage in stages:
-        if isinstance(stage, Stage) and not stage.reason:
-            waiting.append(stage)
-            continue
-        flush()
-        program.append(stage.run if isinstance(stage, Launch) else FallbackCall(stage, context))
-    flush()
+    for capturable, group in itertools.groupby(stages, lambda stage: isinstance(stage, Stage) and not stage.reason):
+        if capturable:
+            program.append(Segment(list(group), context, capture, keep_flags=has_fallback))
+        else:
+            program += [_fallback_call(stage, context) if isinstance(stage, Stage) else stage for stage in group]
     return program

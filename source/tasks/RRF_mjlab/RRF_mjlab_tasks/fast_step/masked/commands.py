@@ -17,8 +17,8 @@ from mjlab.tasks.manipulation.mdp.commands import LiftingCommand, MultiCubeLifti
 from mjlab.tasks.velocity.mdp.velocity_command import UniformVelocityCommand
 from mjlab.utils.lab_api.math import wrap_to_pi
 
-from .errors import NotMaskableError
-from .row_calls import RowCaller, masked_mean
+from ..errors import NotMaskableError
+from .rows import RowCaller, masked_mean
 
 
 class CommandRows:
@@ -31,23 +31,18 @@ class CommandRows:
         self.term: Any = term
         self.rows = rows
 
-    @classmethod
-    def fits(cls, term: CommandTerm) -> bool:
-        """Whether this adapter reproduces the term."""
-        return type(term).compute is CommandTerm.compute and type(term).reset is CommandTerm.reset
-
     def advance(self, dt: float | torch.Tensor, metric_rows: torch.Tensor | None) -> None:
         """One step of the command; metrics are updated in `metric_rows`, or everywhere."""
-        self.update_metrics(metric_rows)
+        self._update_metrics(metric_rows)
         self.term.time_left -= dt
         self.resample(self.term.time_left <= 0.0)
-        self.update(None)
+        self._update(None)
 
     def refresh(self, mask: torch.Tensor) -> None:
         """The step of duration 0 that follows a reset, in the rows of `mask`."""
-        self.update_metrics(mask)
+        self._update_metrics(mask)
         self.resample(mask & (self.term.time_left <= 0.0))
-        self.update(mask)
+        self._update(mask)
 
     def reset(self, mask: torch.Tensor, count: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
         """Begin an episode in the rows of `mask`; yields the mean metrics of the finished ones."""
@@ -57,8 +52,7 @@ class CommandRows:
         self.term.command_counter.masked_fill_(mask, 0)
         self.resample(mask)
 
-    def update_metrics(self, mask: torch.Tensor | None) -> None:
-        """`_update_metrics` in the rows of `mask`."""
+    def _update_metrics(self, mask: torch.Tensor | None) -> None:
         if mask is None:
             self.term._update_metrics()
         else:
@@ -69,15 +63,13 @@ class CommandRows:
         term = self.term
         low, high = term.cfg.resampling_time_range
         torch.where(mask, torch.empty_like(term.time_left).uniform_(low, high), term.time_left, out=term.time_left)
-        self.resample_command(mask)
+        self._resample_command(mask)
         term.command_counter += mask
 
-    def resample_command(self, mask: torch.Tensor) -> None:
-        """`_resample_command` in the rows of `mask`."""
+    def _resample_command(self, mask: torch.Tensor) -> None:
         self.rows.call(self.term._resample_command, mask, self.term)
 
-    def update(self, mask: torch.Tensor | None) -> None:
-        """`_update_command` in the rows of `mask`."""
+    def _update(self, mask: torch.Tensor | None) -> None:
         if mask is None:
             self.term._update_command(None)
         else:
@@ -89,11 +81,6 @@ class CommandRows:
 
 class VelocityRows(CommandRows):
     """Adapter of mjlab's velocity command, with its headings, world frames and standing environments."""
-
-    @classmethod
-    def fits(cls, term: CommandTerm) -> bool:
-        """See `CommandRows.fits`."""
-        return type(term) is UniformVelocityCommand
 
     def advance(self, dt: float | torch.Tensor, metric_rows: torch.Tensor | None) -> None:
         """See `CommandRows.advance`."""
@@ -112,18 +99,16 @@ class VelocityRows(CommandRows):
             velocity[:, 5] = term.vel_command_b[:, 2]
             self.rows.call(lambda ids: term.robot.write_root_link_velocity_b_to_sim(velocity, env_ids=ids), moving)
 
-    def update_metrics(self, mask: torch.Tensor | None) -> None:
-        """See `CommandRows.update_metrics`; errors as shares of the longest command."""
+    def _update_metrics(self, mask: torch.Tensor | None) -> None:
         term = self.term
-        steps = term.cfg.resampling_time_range[1] / term._env.step_dt
+        steps = term.cfg.resampling_time_range[1] / term._env.step_dt  # errors are shares of the longest command
         data, command = term.robot.data, term.vel_command_b
         xy = torch.norm(command[:, :2] - data.root_link_lin_vel_b[:, :2], dim=-1) / steps
         yaw = torch.abs(command[:, 2] - data.root_link_ang_vel_b[:, 2]) / steps
         for name, error in (("error_vel_xy", xy), ("error_vel_yaw", yaw)):
             term.metrics[name] += error if mask is None else torch.where(mask, error, 0.0)
 
-    def resample_command(self, mask: torch.Tensor) -> None:
-        """See `CommandRows.resample_command`."""
+    def _resample_command(self, mask: torch.Tensor) -> None:
         term, cfg, ranges = self.term, self.term.cfg, self.term.cfg.ranges
         draws = torch.rand(8, term.num_envs, device=term.device)
         drawn = [
@@ -145,8 +130,7 @@ class VelocityRows(CommandRows):
         command = torch.where(term.is_forward_env.unsqueeze(1), forward, command)
         _set(term.vel_command_b, rows, command)
 
-    def update(self, mask: torch.Tensor | None) -> None:
-        """See `CommandRows.update`."""
+    def _update(self, mask: torch.Tensor | None) -> None:
         term, cfg = self.term, self.term.cfg
         command = term.vel_command_b.clone()
         heading = term.robot.data.heading_w
@@ -172,18 +156,12 @@ class LiftingRows(CommandRows):
 
     moves_bodies = True
 
-    @classmethod
-    def fits(cls, term: CommandTerm) -> bool:
-        """See `CommandRows.fits`."""
-        return type(term) in (LiftingCommand, MultiCubeLiftingCommand)
-
-    def resample_command(self, mask: torch.Tensor) -> None:
-        """See `CommandRows.resample_command`."""
-        super().resample_command(mask)
+    def _resample_command(self, mask: torch.Tensor) -> None:
+        super()._resample_command(mask)
         self.term._pending_forward = False  # forward() follows as a stage of its own
 
-    def update(self, mask: torch.Tensor | None) -> None:
-        """Nothing: mjlab's only calls `forward()` here."""
+    def _update(self, mask: torch.Tensor | None) -> None:
+        pass  # mjlab's only calls `forward()` here
 
     def after_forward(self) -> None:
         """Read where the cubes are now."""
@@ -191,16 +169,19 @@ class LiftingRows(CommandRows):
             self.term._cached_target_obj_pos = self.term._target_object_pos_from_sim()
 
 
-ADAPTERS: tuple[type[CommandRows], ...] = (VelocityRows, LiftingRows, CommandRows)
-
-
 def adapt_commands(env: ManagerBasedRlEnv, rows: RowCaller) -> dict[str, CommandRows | None]:
-    """Name -> adapter of every command term, None where none fits."""
-    found: dict[str, CommandRows | None] = {}
-    for name, term in env.command_manager._terms.items():
-        adapter = next((adapter for adapter in ADAPTERS if adapter.fits(term)), None)
-        found[name] = None if adapter is None else adapter(term, rows)
-    return found
+    """Name -> adapter of every command term, None where none reproduces the term."""
+    terms = {name: (term, _adapter_of(term)) for name, term in env.command_manager._terms.items()}
+    return {name: None if adapter is None else adapter(term, rows) for name, (term, adapter) in terms.items()}
+
+
+def _adapter_of(term: CommandTerm) -> type[CommandRows] | None:
+    if type(term) is UniformVelocityCommand:
+        return VelocityRows
+    if type(term) in (LiftingCommand, MultiCubeLiftingCommand):
+        return LiftingRows
+    inherits = type(term).compute is CommandTerm.compute and type(term).reset is CommandTerm.reset
+    return CommandRows if inherits else None
 
 
 def _set(target: torch.Tensor, mask: torch.Tensor | bool, value: torch.Tensor) -> None:

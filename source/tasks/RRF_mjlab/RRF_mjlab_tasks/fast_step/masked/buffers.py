@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from mjlab.utils.buffers import CircularBuffer, DelayBuffer
 
-from .state_slots import is_followed
+from ...state_slots import object_slots
 
 
 class ShiftBuffer(CircularBuffer):
@@ -16,10 +15,18 @@ class ShiftBuffer(CircularBuffer):
 
     The pointer is a Python number, so a captured graph would write the same frame forever. Everything else reads
     the buffer relative to the pointer and works unchanged.
+
+    Args:
+        plain: mjlab's buffer, whose frames are taken over.
     """
 
+    def __init__(self, plain: CircularBuffer) -> None:
+        super().__init__(plain.max_length, plain.batch_size, plain.device)
+        vars(self).update(vars(plain))
+        self.settle()
+
     def settle(self) -> None:
-        """Put the frames in order of time, as they are after a plain buffer or its state was taken over."""
+        """Put the frames in order of time, after the state of a plain buffer was taken over."""
         last = self._max_len - 1
         if self._buffer is not None and self._pointer != last:
             self._buffer.copy_(self.buffer.transpose(0, 1))
@@ -31,25 +38,22 @@ class ShiftBuffer(CircularBuffer):
             super().append(data)  # allocates, and fills every frame
             self._pointer = self._max_len - 1
             return
+        self.settle()
         first = (self._num_pushes == 0).view(1, -1, *[1] * (data.dim() - 1))
         shifted = torch.cat([self._buffer[1:], data.unsqueeze(0)])
         torch.where(first, data.unsqueeze(0), shifted, out=self._buffer)
         self._num_pushes += 1
 
 
-def adopt_buffers(roots: dict[str, Any]) -> list[CircularBuffer]:
-    """Turn every circular buffer below `roots` into a `ShiftBuffer`, keeping its frames."""
-    buffers = list(_find(roots, CircularBuffer))
-    for buffer in buffers:
-        buffer.__class__ = ShiftBuffer
-        buffer.settle()
-    return buffers
-
-
-def settle_buffers(roots: dict[str, Any]) -> None:
-    """Order the frames of every `ShiftBuffer` below `roots`."""
-    for buffer in _find(roots, ShiftBuffer):
-        buffer.settle()
+def adopt_buffers(roots: dict[str, Any]) -> list[ShiftBuffer]:
+    """Replace every circular buffer below `roots` by a `ShiftBuffer` with its frames, wherever it is held."""
+    adopted: dict[int, ShiftBuffer] = {}
+    for slot in object_slots(roots, CircularBuffer):
+        buffer = slot.get()
+        if id(buffer) not in adopted:
+            adopted[id(buffer)] = buffer if isinstance(buffer, ShiftBuffer) else ShiftBuffer(buffer)
+        slot.set(adopted[id(buffer)])
+    return list(adopted.values())
 
 
 def reset_rows(buffer: CircularBuffer, mask: torch.Tensor) -> None:
@@ -90,20 +94,3 @@ def first_delayed_rows(buffer: DelayBuffer, data: torch.Tensor, mask: torch.Tens
 def _rows(mask: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
     """`mask` shaped to broadcast against frames `(max_len, num_envs, ...)`."""
     return mask.view(1, -1, *[1] * (frames.dim() - 2))
-
-
-def _find(owner: Any, kind: type, visited: set[int] | None = None) -> Iterator[Any]:
-    visited = set() if visited is None else visited
-    if isinstance(owner, dict):
-        values = list(owner.values())
-    elif isinstance(owner, list):
-        values = list(owner)
-    else:
-        values = list(vars(owner).values())
-    for value in values:
-        if id(value) in visited or not is_followed(value):
-            continue
-        visited.add(id(value))
-        if isinstance(value, kind):
-            yield value
-        yield from _find(value, kind, visited)

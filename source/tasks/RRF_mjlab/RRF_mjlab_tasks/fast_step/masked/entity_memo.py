@@ -14,10 +14,17 @@ from mjlab.envs import ManagerBasedRlEnv
 
 
 class MemoEntityData(EntityData):
-    """`EntityData` whose properties can be remembered; made from an existing one by changing its class."""
+    """`EntityData` whose properties can be remembered.
+
+    Args:
+        plain: mjlab's data, whose fields are taken over.
+    """
 
     _memo: dict[str, tuple[Any, int]] | None = None
     """Name -> value, and how many in-place writes the tensor had seen."""
+
+    def __init__(self, plain: EntityData) -> None:
+        vars(self).update(vars(plain))
 
 
 def _remembered(name: str, compute: Callable[[Any], Any]) -> property:
@@ -42,12 +49,12 @@ class EntityMemo:
     """Switches the memories of all entities of one environment."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
-        entities = [entity for entity in env.scene.entities.values() if isinstance(entity, Entity)]
-        self._data: list[Any] = [
-            entity.data for entity in entities if type(entity.data) in (EntityData, MemoEntityData)
-        ]
-        for data in self._data:
-            data.__class__ = MemoEntityData
+        self._data: list[MemoEntityData] = []
+        for entity in env.scene.entities.values():
+            if isinstance(entity, Entity) and type(entity.data) is EntityData:
+                entity._data = MemoEntityData(entity.data)
+            if isinstance(entity.data, MemoEntityData):
+                self._data.append(entity.data)
         self.written = ""
         """A property whose value a term has changed in place; nothing is remembered then."""
 

@@ -1,4 +1,4 @@
-"""The simulator's part of a step: mjlab's own captured graphs, launched on torch's stream, and one graph of ours.
+"""`Simulation` in a step: mjlab's own captured graphs, launched on torch's stream, and graphs of ours.
 
 mjlab ends a step with `forward()`, which computes everything that depends on the state, and starts the next one
 with a full physics step, which computes the same again. Between the two only controls and applied forces change, so
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import mujoco
@@ -30,15 +30,9 @@ from mujoco_warp._src import forward as mjw_forward
 from mujoco_warp._src import sensor as mjw_sensor
 from mujoco_warp._src import solver as mjw_solver
 
-from .known_mjlab import changed_functions
-from .physics_branches import physics_branches
-
-_FORWARD_FUNCTIONS = {
-    "mujoco_warp._src.forward:forward": "b90e17c1687f",
-    "mujoco_warp._src.forward:step": "d9055075bcee",
-    "mujoco_warp._src.forward:fwd_acceleration": "9f2cf189f4ae",
-    "mujoco_warp._src.forward:fwd_actuation": "73f91c4edbe5",
-}
+from ..mjlab_version import LATE_STEP, changed_functions
+from ..replaced import replaced
+from .branches import branches_refusal, physics_branches
 
 _MOST_UNROLLED_ITERATIONS = 20
 _WARP_SIZE = 32
@@ -47,32 +41,28 @@ _WARP_SIZE = 32
 class Physics:
     """Steps, resets and refreshes the simulation of one environment."""
 
-    def __init__(self, env: ManagerBasedRlEnv, reuse_forward: bool) -> None:
-        self._sim = env.sim
+    def __init__(self, env: ManagerBasedRlEnv) -> None:
+        self._sim: Any = env.sim
         self._is_cuda = env.sim.wp_device.is_cuda
+        self._uses_graphs = bool(self._is_cuda and env.sim.use_cuda_graph)
+        self._keeps_loops = env.sim.wp_model.opt.iterations > _MOST_UNROLLED_ITERATIONS
+        self._kernels = _kernels(env.sim)
         self._graphs: dict[str, Any] = {}
         self._streams: dict[int, Any] = {}
-        self.late_refusal = _refuse_late_step(env) if reuse_forward else "reuse_forward=False"
+        self.late_refusal = _refuse_late_step(env)
         self._may_be_quiet = _reads_only_contacts(env)
         self.acceleration_columns = _acceleration_columns(env)
         """bool `(nsensordata,)`: sensors that a late step has to start from zero."""
+        self.branches_refusal = branches_refusal(env.sim.wp_model) if self._uses_graphs else ""
         if self._uses_graphs:
             self._forces_stream = torch.cuda.Stream(env.device)
             self._capture()
-
-    @property
-    def _uses_graphs(self) -> bool:
-        return bool(self._is_cuda and self._sim.use_cuda_graph)
 
     def write_on_current_stream(self) -> None:
         """Write to simulation arrays on torch's current stream; mjlab uses warp's, which no capture sees."""
         self._sim._reset_mask._torch_stream = None
         for bridge in (self._sim.data, self._sim.model):
-            _adopt_bridge(bridge)
-
-    @property
-    def _keeps_loops(self) -> bool:
-        return self._sim.wp_model.opt.iterations > _MOST_UNROLLED_ITERATIONS
+            _unpin_streams(bridge)
 
     def substep(self, *, late: bool, last: bool) -> Callable[[], None]:
         """The function that does one substep of an environment step.
@@ -84,27 +74,26 @@ class Physics:
         if self._sim.nan_guard.enabled:
             # The guard reads the state on the host before and after every substep.
             return lambda: self._on_torch_stream(self._sim.step)
+        name = "late" if late else "step"
         quiet = not last and self._may_be_quiet
-        name = ("late" if late else "step") + ("_quiet" if quiet else "")
-        launch = self.launch_late_step if late else self.launch_step
-        return lambda: self._run(name, launch, quiet)
+        return lambda: self._run(f"{name}_quiet" if quiet else name)
 
     def forward(self) -> None:
         """Recompute everything that depends on the state."""
-        self._run("forward", self.launch_forward)
+        self._run("forward")
 
     def forward_state(self) -> None:
         """The first half of `forward`: everything but forces, accelerations and their sensors."""
-        self._run("state", self.launch_forward_state)
+        self._run("state")
 
     def begin_forces(self) -> None:
         """The second half of `forward`, on a stream of its own: it may run beside what reads and writes no forces."""
         if not self._uses_graphs:
-            self._on_torch_stream(self.launch_forward_forces)
+            self._run("forces")
             return
         self._forces_stream.wait_stream(torch.cuda.current_stream(self._forces_stream.device))
         with torch.cuda.stream(self._forces_stream):
-            self._run("forces", self.launch_forward_forces)
+            self._run("forces")
 
     def wait_for_forces(self) -> None:
         """Let what follows wait for `begin_forces`."""
@@ -125,67 +114,21 @@ class Physics:
 
     def reset(self) -> None:
         """Set the rows of the simulation's reset mask to the model's defaults."""
-        self._run("reset", self.launch_reset)
+        self._run("reset")
 
     def sense(self) -> None:
         """Cast rays and render cameras, between their preparation and their evaluation."""
-        self._run("sense", self.launch_sense)
+        self._run("sense")
 
-    def launch_step(self) -> None:
-        """The kernels of `step`."""
-        mjwarp.step(self._sim.wp_model, self._sim.wp_data)
-
-    def launch_forward(self) -> None:
-        """The kernels of `forward`."""
-        mjwarp.forward(self._sim.wp_model, self._sim.wp_data)
-
-    def launch_forward_state(self) -> None:
-        """The kernels of `forward_state`."""
-        model, data = self._sim.wp_model, self._sim.wp_data
-        mjw_forward.fwd_position(model, data, factorize=False)
-        data.sensordata.zero_()
-        mjw_sensor.sensor_pos(model, data)
-        data.energy.zero_()
-        mjw_forward.fwd_velocity(model, data)
-        mjw_sensor.sensor_vel(model, data)
-
-    def launch_forward_forces(self) -> None:
-        """The kernels that `forward` launches after those of `forward_state`."""
-        model, data = self._sim.wp_model, self._sim.wp_data
-        mjw_forward.fwd_actuation(model, data)
-        mjw_forward.fwd_acceleration(model, data, factorize=True)
-        mjw_solver.solve(model, data)
-        mjw_sensor.sensor_acc(model, data)
-
-    def launch_reset(self) -> None:
-        """The kernels of `reset`."""
-        mjwarp.reset_data(self._sim.wp_model, self._sim.wp_data, reset=self._sim._reset_mask_wp)
-
-    def launch_sense(self) -> None:
-        """The kernels of `sense`."""
-        self._sim._sense_kernel()
-
-    def launch_late_step(self) -> None:
-        """The kernels of `late_step`."""
-        model, data = self._sim.wp_model, self._sim.wp_data
-        mjw_forward.fwd_actuation(model, data)
-        mjw_forward.fwd_acceleration(model, data, factorize=True)
-        mjw_solver.solve(model, data)
-        mjw_sensor.sensor_acc(model, data)
-        if model.opt.integrator == mjw_forward.IntegratorType.EULER:
-            mjw_forward.euler(model, data)
-        else:
-            mjw_forward.implicit(model, data)
-
-    def _run(self, name: str, launch: Callable[[], None], quiet: bool = False) -> None:
+    def _run(self, name: str) -> None:
         graph = self._graphs.get(name)
         if graph is not None:
             wp.capture_launch(graph, stream=self._stream())
             return
-        with self._quiet_sensors() if quiet else contextlib.nullcontext():
-            self._on_torch_stream(launch)
+        with self._sensors_for(name):
+            self._on_torch_stream(self._kernels[name.removesuffix("_quiet")])
 
-    def _on_torch_stream(self, launch: Any) -> None:
+    def _on_torch_stream(self, launch: Callable[[], None]) -> None:
         if not self._is_cuda:
             launch()
             return
@@ -200,82 +143,95 @@ class Physics:
         return self._streams[stream.cuda_stream]
 
     def _capture(self) -> None:
-        sim = self._sim
+        sim, option = self._sim, self._sim.wp_model.opt
         self._graphs = {"reset": sim.reset_graph, "sense": sim.sense_graph}
-        launches = {"step": self.launch_step, "step_quiet": self.launch_step, "forward": self.launch_forward}
+        names = ["step", "step_quiet", "forward"]
         if not self.late_refusal:
-            launches |= {"late": self.launch_late_step, "late_quiet": self.launch_late_step}
-            launches |= {"state": self.launch_forward_state, "forces": self.launch_forward_forces}
+            names += ["late", "late_quiet", "state", "forces"]
+        # All iterations of the solver are recorded instead of a loop that the device decides on: worlds that are
+        # solved skip the rest either way, and among thousands one usually needs all iterations.
+        unrolled = replaced(option, graph_conditional=option.graph_conditional and self._keeps_loops)
         collecting = gc.isenabled()
         gc.disable()  # a finalizer that runs during a capture would be recorded
         try:
-            with wp.ScopedDevice(sim.wp_device), self._unrolled_solver(), self._small_blocks():
-                for name, launch in launches.items():
-                    quiet = self._quiet_sensors() if name.endswith("_quiet") else contextlib.nullcontext()
-                    with quiet, wp.ScopedCapture() as capture, self._branches():
-                        launch()
+            with wp.ScopedDevice(sim.wp_device), unrolled, self._small_blocks():
+                for name in names:
+                    branches = physics_branches(sim.wp_model, sim.wp_device, solver_branches=not self._keeps_loops)
+                    with self._sensors_for(name), wp.ScopedCapture() as capture, branches:
+                        self._kernels[name.removesuffix("_quiet")]()
                     self._graphs[name] = capture.graph
         finally:
             if collecting:
                 gc.enable()
 
-    def _branches(self) -> contextlib.AbstractContextManager[None]:
-        sim = self._sim
-        return physics_branches(sim.wp_model, sim.wp_device, solver_branches=not self._keeps_loops)
-
-    @contextlib.contextmanager
-    def _small_blocks(self) -> Iterator[None]:
+    def _small_blocks(self) -> contextlib.AbstractContextManager[None]:
         """One warp per world where a matrix of the solver fits it: the default of two and more leaves threads idle.
 
         Measured on one H200 with 4,096 Go1 (18 degrees of freedom): a substep takes 2.08 instead of 2.16 ms.
         """
+        if self._sim.mj_model.nv > _WARP_SIZE:
+            return contextlib.nullcontext()
         blocks = self._sim.wp_model.block_dim
-        before = blocks.update_gradient_cholesky, blocks.update_gradient_JTDAJ_dense
-        if self._sim.mj_model.nv <= _WARP_SIZE:
-            blocks.update_gradient_cholesky = min(before[0], _WARP_SIZE)
-            blocks.update_gradient_JTDAJ_dense = min(before[1], 2 * _WARP_SIZE)
-        try:
-            yield
-        finally:
-            blocks.update_gradient_cholesky, blocks.update_gradient_JTDAJ_dense = before
+        return replaced(
+            blocks,
+            update_gradient_cholesky=min(blocks.update_gradient_cholesky, _WARP_SIZE),
+            update_gradient_JTDAJ_dense=min(blocks.update_gradient_JTDAJ_dense, 2 * _WARP_SIZE),
+        )
 
-    @contextlib.contextmanager
-    def _quiet_sensors(self) -> Iterator[None]:
-        """Leave out the passes over the body tree that only accelerometers, force and momentum sensors need."""
-        model = self._sim.wp_model
-        before = model.sensor_rne_postconstraint, model.sensor_subtree_vel
-        model.sensor_rne_postconstraint = model.sensor_subtree_vel = False
-        try:
-            yield
-        finally:
-            model.sensor_rne_postconstraint, model.sensor_subtree_vel = before
+    def _sensors_for(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Quiet launches leave out the passes over the body tree for accelerometers, force and momentum sensors."""
+        if not name.endswith("_quiet"):
+            return contextlib.nullcontext()
+        return replaced(self._sim.wp_model, sensor_rne_postconstraint=False, sensor_subtree_vel=False)
 
-    @contextlib.contextmanager
-    def _unrolled_solver(self) -> Iterator[None]:
-        """Record all iterations of the solver instead of a loop that the device decides on.
 
-        Worlds that are solved skip the rest either way, and among thousands one usually needs all iterations.
-        """
-        option = self._sim.wp_model.opt
-        before = option.graph_conditional
-        option.graph_conditional = before and self._keeps_loops
-        try:
-            yield
-        finally:
-            option.graph_conditional = before
+def _kernels(sim: Any) -> dict[str, Callable[[], None]]:
+    """Name -> function that launches these kernels of MuJoCo Warp; `state` and `forces` together are `forward`."""
+    model, data = sim.wp_model, sim.wp_data
+
+    def state() -> None:
+        mjw_forward.fwd_position(model, data, factorize=False)
+        data.sensordata.zero_()
+        mjw_sensor.sensor_pos(model, data)
+        data.energy.zero_()
+        mjw_forward.fwd_velocity(model, data)
+        mjw_sensor.sensor_vel(model, data)
+
+    def forces() -> None:
+        mjw_forward.fwd_actuation(model, data)
+        mjw_forward.fwd_acceleration(model, data, factorize=True)
+        mjw_solver.solve(model, data)
+        mjw_sensor.sensor_acc(model, data)
+
+    def late() -> None:
+        forces()
+        if model.opt.integrator == mjw_forward.IntegratorType.EULER:
+            mjw_forward.euler(model, data)
+        else:
+            mjw_forward.implicit(model, data)
+
+    return {
+        "step": lambda: mjwarp.step(model, data),
+        "forward": lambda: mjwarp.forward(model, data),
+        "state": state,
+        "forces": forces,
+        "late": late,
+        "reset": lambda: mjwarp.reset_data(model, data, reset=sim._reset_mask_wp),
+        "sense": lambda: sim._sense_kernel(),
+    }
 
 
 def _refuse_late_step(env: ManagerBasedRlEnv) -> str:
     """Why the first substep can't start late, or an empty string."""
-    changed = changed_functions(_FORWARD_FUNCTIONS)
+    changed = changed_functions(LATE_STEP)
     model, wp_model = env.sim.mj_model, env.sim.wp_model
-    implicit = (mjw_forward.IntegratorType.IMPLICITFAST, mjw_forward.IntegratorType.IMPLICIT)
+    kinds = mjw_forward.IntegratorType
     flags = mujoco.mjtEnableBit
     reasons = {
-        f"{', '.join(changed)} differs from what is known": bool(changed),
+        f"MuJoCo Warp changed {', '.join(path.partition(':')[2] for path in changed)}": bool(changed),
         "the NaN guard watches every substep": env.sim.nan_guard.enabled,
         "the integrator is neither Euler nor implicit": wp_model.opt.integrator
-        not in (mjw_forward.IntegratorType.EULER, *implicit),
+        not in (kinds.EULER, kinds.IMPLICITFAST, kinds.IMPLICIT),
         "sleeping bodies are enabled": bool(model.opt.enableflags & flags.mjENBL_SLEEP),
         "energies are computed": bool(model.opt.enableflags & flags.mjENBL_ENERGY),
         "actuators or sensors have a delay": bool(getattr(wp_model, "nhistory", 0)),
@@ -307,9 +263,9 @@ def _acceleration_columns(env: ManagerBasedRlEnv) -> torch.Tensor:
     return columns.to(env.device)
 
 
-def _adopt_bridge(bridge: WarpBridge) -> None:
+def _unpin_streams(bridge: WarpBridge) -> None:
     for wrapped in bridge._wrapped_cache.values():
         if isinstance(wrapped, TorchArray):
             wrapped._torch_stream = None
         elif isinstance(wrapped, WarpBridge):
-            _adopt_bridge(wrapped)
+            _unpin_streams(wrapped)

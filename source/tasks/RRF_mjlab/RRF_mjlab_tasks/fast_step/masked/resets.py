@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from mjlab.actuator import Actuator
 from mjlab.entity import Entity
 from mjlab.envs import ManagerBasedRlEnv
 from mjlab.envs.mdp.actions.actions import BaseAction
@@ -17,11 +18,14 @@ from mjlab.sensor import BuiltinSensor, ContactSensor, RayCastSensor
 from mjlab.sensor.camera_sensor import CameraSensor
 
 from .buffers import reset_delay_rows, reset_rows
-from .reward_terms import as_rows
-from .row_calls import RowCaller, masked_mean
+from .rewards import as_rows
+from .rows import RowCaller, masked_mean
 from .sensors import reset_contact_sensor
 
 Log = dict[str, torch.Tensor]
+
+_TARGETS = ("joint_pos", "joint_vel", "joint_effort", "tendon_len", "tendon_vel", "tendon_effort", "site_effort")
+"""What `EntityData.clear_state` zeroes, without `_target`."""
 
 
 class MaskedResets:
@@ -32,17 +36,12 @@ class MaskedResets:
         self._rows = rows
         self._mask = mask
         self._log = log
-        self._count = torch.zeros((), device=env.device)
-        self._action_terms = list(env.action_manager._terms.values())
-
-    @property
-    def count(self) -> torch.Tensor:
+        self.count = torch.zeros((), device=env.device)
         """How many rows `mask` has, float `()`."""
-        return self._count
 
     def begin(self) -> None:
         """Count the rows and hand the mask to the simulator."""
-        torch.sum(self._mask, dtype=torch.float32, dim=0, out=self._count)
+        torch.sum(self._mask, dtype=torch.float32, dim=0, out=self.count)
         self._env.sim._reset_mask._tensor.copy_(self._mask)
 
     def scene(self) -> None:
@@ -74,7 +73,7 @@ class MaskedResets:
         rows = self._mask.unsqueeze(1)
         for value in (manager._action, manager._prev_action, manager._prev_prev_action):
             value.masked_fill_(rows, 0.0)
-        for term in self._action_terms:
+        for term in manager._terms.values():
             if type(term).reset is BaseAction.reset:
                 term._raw_actions.masked_fill_(rows, 0.0)
             else:
@@ -85,7 +84,7 @@ class MaskedResets:
         manager = self._env.reward_manager
         if manager.active_terms:
             sums = as_rows(manager._episode_sums)  # (num_terms, num_envs)
-            means = torch.where(self._mask, sums, 0.0).sum(1) / (self._count * self._env.max_episode_length_s)
+            means = torch.where(self._mask, sums, 0.0).sum(1) / (self.count * self._env.max_episode_length_s)
             self._note("Episode_Reward", manager._episode_sums, means)
             sums.masked_fill_(self._mask, 0.0)
         self._class_terms(manager)
@@ -104,7 +103,7 @@ class MaskedResets:
                 value = manager._step_values[:, index]
             else:
                 value = total if reduce == "sum" else total / steps
-            self._log[f"Episode_Metrics/{name}"] = masked_mean(value, self._mask, self._count)
+            self._log[f"Episode_Metrics/{name}"] = masked_mean(value, self._mask, self.count)
             if reduce == "max":
                 value.masked_fill_(self._mask, float("-inf"))
             total.masked_fill_(self._mask, 0.0)
@@ -124,7 +123,7 @@ class MaskedResets:
         if manager.active_terms:
             done = as_rows(manager._term_dones)  # (num_terms, num_envs)
             numbers = (done & self._mask).sum(1, dtype=torch.float32)
-            self._note("Episode_Termination", manager._term_dones, torch.where(self._count > 0, numbers, torch.nan))
+            self._note("Episode_Termination", manager._term_dones, torch.where(self.count > 0, numbers, torch.nan))
         self._class_terms(manager)
 
     def episode_lengths(self) -> None:
@@ -141,30 +140,17 @@ class MaskedResets:
         data = entity._data
         if data.is_actuated:
             rows = self._mask.unsqueeze(1)
-            for name in (
-                "joint_pos",
-                "joint_vel",
-                "joint_effort",
-                "tendon_len",
-                "tendon_vel",
-                "tendon_effort",
-                "site_effort",
-            ):
+            for name in _TARGETS:
                 target = getattr(data, f"{name}_target")
                 if target.numel():
                     target.masked_fill_(rows, 0.0)
-        shared = set()
+        delays = {}
         for actuator in entity._actuators:
-            self._actuator(actuator, shared)
-
-    def _actuator(self, actuator: Any, seen: set[int]) -> None:
-        """Actuators of a group share one delay buffer, which is reset once."""
-        if type(actuator).reset.__qualname__ != "Actuator.reset":
-            self._call(actuator.reset, actuator)
-            return
-        buffer = actuator._delay_buffer
-        if buffer is not None and id(buffer) not in seen:
-            seen.add(id(buffer))
+            if type(actuator).reset is not Actuator.reset:
+                self._call(actuator.reset, actuator)
+            elif actuator._delay_buffer is not None:
+                delays[id(actuator._delay_buffer)] = actuator._delay_buffer  # actuators of a group share one
+        for buffer in delays.values():
             reset_delay_rows(buffer, self._mask)
 
     def _class_terms(self, manager: Any) -> None:

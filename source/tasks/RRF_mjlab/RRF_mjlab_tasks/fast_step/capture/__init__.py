@@ -1,0 +1,1 @@
+"""What makes CUDA graphs of a list of stages; it knows nothing of what a step does."""

@@ -1,0 +1,1 @@
+"""The simulation, launched and recorded for captured steps."""
