@@ -10,6 +10,8 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 
 class _Missing:
     """The type of MISSING: one object per process, also after copying and pickling."""
@@ -45,31 +47,20 @@ MISSING: Any = _Missing()
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(Interval):
     """Bounds of a number, used as `Annotated[float, Range(gt=0, le=1)]`."""
 
-    ge: float | None = None
     gt: float | None = None
-    le: float | None = None
+    ge: float | None = None
     lt: float | None = None
-
-    def contains(self, value: float) -> bool:
-        """Whether `value` lies within the bounds; NaN never does."""
-        return (
-            (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
-            and value == value
-        )
+    le: float | None = None
 
     def __str__(self) -> str:
-        bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
-        return " and ".join(f"{sign} {_number(bound)}" for sign, bound in bounds if bound is not None) or "any"
-
-
-def _number(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+        bounds = {">=": self.ge, ">": self.gt, "<=": self.le, "<": self.lt}
+        given = {sign: bound for sign, bound in bounds.items() if bound is not None}
+        return " and ".join(
+            f"{sign} {bound}" if isinstance(bound, int) else f"{sign} {bound:g}" for sign, bound in given.items()
+        )
 
 
 @dataclass(frozen=True)

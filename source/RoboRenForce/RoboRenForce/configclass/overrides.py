@@ -11,7 +11,6 @@ Values are written in the grammar of OmegaConf and Hydra. Where the annotation a
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,10 @@ from . import yaml_text
 from .base import Cfg
 from .errors import ConfigError, Problem, did_you_mean
 from .fields import MISSING, field_types
-from .hints import MAPPINGS, arms, is_anything, is_cfg, is_cfg_class, item_hint, simplify
-from .matching import fits
-from .restore import decode, merge, require_bounded
-from .serialize import MISSING_TEXT
+from .hints import arms, is_anything, is_cfg, is_cfg_class, item_hint, parts, show, simplify
+from .plain_data import merge, read
 from .trust import AllowList, only
-from .wording import show
+from .validators import MISSING_TEXT, fits
 
 Configs = Cfg | Mapping[str, Cfg]
 """One configuration, or several by the first word of a path; the one named `""` takes the paths that name none."""
@@ -48,7 +45,10 @@ def apply_overrides(configs: Configs, overrides: Sequence[str]) -> None:
             roots.problems.append(Problem(path, "fields can be neither added nor removed", fix))
         else:
             cfg, keys, names = roots.find(path.split("."))
-            _assign(cfg, keys, value.strip(), path, roots.problems, names)
+            try:
+                _assign(cfg, keys, value.strip(), path, names)
+            except ConfigError as error:
+                roots.problems += error.problems
     roots.commit("The command line")
 
 
@@ -68,14 +68,14 @@ def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = Non
     data = yaml_text.load_mapping(source)
     is_file = yaml_text.is_file(source)
     name = str(source) if is_file else "The YAML text"
-    require_bounded(data, name)
+    yaml_text.require_bounded(data, name)
     with only(AllowList.of(*roots.originals, everything=not is_file if trust is None else trust)):
         for key, item in data.items():
             cfg, keys, names = roots.find([str(key)])
             if keys:
-                merge(cfg, {key: item}, "", roots.problems, names)
+                roots.problems += merge(cfg, {key: item}, names)
             elif isinstance(item, Mapping):
-                merge(cfg, item, str(key), roots.problems)
+                roots.problems += [problem.below(str(key)) for problem in merge(cfg, item)]
             else:
                 what = f"got {show(item)}, expected the fields of {type(cfg).__name__}"
                 roots.problems.append(Problem(str(key), what, "write its fields below it"))
@@ -119,93 +119,70 @@ class _Roots:
                 setattr(cfg, field, getattr(self._copies[name], field))
 
 
-def _assign(holder: Any, keys: list[str], text: str, path: str, problems: list[Problem], names: list[str]) -> None:
-    """Assign the value written in `text` at `keys` below `holder`."""
+def _assign(cfg: Cfg, keys: list[str], text: str, path: str, names: list[str]) -> None:
+    """Assign the value written in `text` at `keys` below a configuration; ConfigErrors say what is wrong with it."""
     if not keys:
-        problems.append(Problem(path, f"got {text!r} for the whole {type(holder).__name__}", "name one of its fields"))
-        return
+        raise ConfigError([Problem(path, f"got {text!r} for the whole {type(cfg).__name__}", "name one of its fields")])
+    value, hint, trail = cfg, type(cfg), []
     words = path.split(".")
-    slot, trail = _Slot(holder, None, ""), []
-    for depth, key in enumerate(keys):
-        where = ".".join(words[: len(words) - len(keys) + depth + 1])
-        child = slot.child(key, where, is_last=depth == len(keys) - 1, names=names if depth == 0 else [])
-        if isinstance(child, Problem):
-            problems.append(child)
-            return
-        trail.append(slot)
-        slot = child
-    found: list[Problem] = []
-    data = _read_value(text, slot.hint, path, found)
-    value = data if found else decode(data, slot.hint, slot.value, path, found)
-    problems += found
-    if not found:
-        for parent, key in zip(reversed(trail), reversed(keys), strict=True):
-            value = parent.with_child(key, value)
+    for depth, key in enumerate(keys, len(words) - len(keys)):
+        trail.append((value, hint, key))
+        here, where = ".".join(words[:depth]), ".".join(words[: depth + 1])
+        value, hint, what, fix = _child(value, hint, key, here, names, is_last=depth == len(words) - 1)
+        if what:
+            raise ConfigError([Problem(where, what, fix)])
+        names = []
+    try:
+        value = read(_read_value(text, hint), hint, value)
+    except ConfigError as error:
+        raise ConfigError([problem.below(path) for problem in error.problems]) from None
+    for holder, holder_hint, key in reversed(trail):
+        value = _with_child(holder, holder_hint, key, value)
 
 
-class _Slot:
-    """A place on the way to the field: what it holds and how it is annotated."""
-
-    def __init__(self, value: Any, hint: Any, path: str) -> None:
-        self.value, self.hint, self.path = value, hint, path
-
-    def child(self, key: str, path: str, is_last: bool, names: list[str]) -> _Slot | Problem:
-        """The place that `key` leads to, or why there is none."""
-        value = self.value
-        if is_cfg(value):
-            hints = field_types(type(value))
-            if key not in hints:
-                what = f"{type(value).__name__} has no such field"
-                return Problem(path, what, did_you_mean(key, [*hints, *names]))
-            return _Slot(getattr(value, key), hints[key], path)
-        if isinstance(value, list | tuple):
-            if not key.isdecimal() or int(key) >= len(value):
-                return Problem(path, f"{self.path} has {len(value)} entries", "count from 0, or assign the whole list")
-            origin, args = self._container()
-            return _Slot(value[int(key)], item_hint(origin, args, int(key)), path)
-        if isinstance(value, dict):
-            return self._entry(key, path, is_last)
-        if value is MISSING:
-            return Problem(path, f"{self.path} is not set", f"assign {self.path} first")
-        fix = "shorten the path"
-        if value is None and any(is_cfg_class(arm) or simplify(arm)[0] is dict for arm in arms(self.hint)):
-            fix = f"assign {self.path} first, for example {self.path}={{}}"
-        return Problem(path, f"{self.path} holds {value!r}, which has no fields", fix)
-
-    def _entry(self, key: str, path: str, is_last: bool) -> _Slot | Problem:
-        _, args = self._container()
-        actual = next((known for known in self.value if str(known) == key), None)
-        if actual is None and not is_last:
-            return Problem(path, f"{self.path} has no such key", did_you_mean(key, map(str, self.value)))
-        return _Slot(self.value.get(actual), args[1] if len(args) == 2 else Any, path)
-
-    def _container(self) -> tuple[Any, tuple[Any, ...]]:
-        """Origin and arguments of that member of the annotation which describes the container in this place."""
-        for arm in arms(self.hint):
-            plain, _ = simplify(arm)
-            origin, args = typing.get_origin(plain) or plain, typing.get_args(plain)
-            if not is_anything(plain) and args and isinstance(self.value, dict) == (origin in MAPPINGS):
-                return origin, args
-        return type(self.value), ()
-
-    def with_child(self, key: str, child: Any) -> Any:
-        """What this place holds after `key` was assigned; tuples are made anew, everything else is changed in place."""
-        value = self.value
-        if is_cfg(value):
-            setattr(value, key, child)
-        elif isinstance(value, tuple):
-            value = (*value[: int(key)], child, *value[int(key) + 1 :])
-        elif isinstance(value, list):
-            value[int(key)] = child
-        else:
-            _, args = self._container()
-            known = next((known for known in value if str(known) == key), None)
-            new_key = int(key) if args and simplify(args[0])[0] is int and key.lstrip("-").isdecimal() else key
-            value[new_key if known is None else known] = child
-        return value
+def _child(value: Any, hint: Any, key: str, path: str, names: list[str], *, is_last: bool) -> tuple[Any, Any, str, str]:
+    """What `key` leads to in the value at `path`, its annotation, and, if there is nothing, why and what to write."""
+    if is_cfg(value):
+        hints = field_types(type(value))
+        if key in hints:
+            return getattr(value, key), hints[key], "", ""
+        return None, None, f"{type(value).__name__} has no such field", did_you_mean(key, [*hints, *names])
+    if isinstance(value, list | tuple):
+        if key.isdecimal() and int(key) < len(value):
+            return value[int(key)], item_hint(hint, value, int(key)), "", ""
+        return None, None, f"{path} has {len(value)} entries", "count from 0, or assign the whole list"
+    if isinstance(value, dict):
+        known = [str(known) for known in value]
+        if is_last or key in known:
+            return value.get(_key(value, hint, key)), item_hint(hint, value), "", ""
+        return None, None, f"{path} has no such key", did_you_mean(key, known)
+    if value is MISSING:
+        return None, None, f"{path} is not set", f"assign {path} first"
+    fix = "shorten the path"
+    if value is None and any(is_cfg_class(arm) or parts(arm)[0] is dict for arm in arms(hint)):
+        fix = f"assign {path} first, for example {path}={{}}"
+    return None, None, f"{path} holds {value!r}, which has no fields", fix
 
 
-def _read_value(text: str, hint: Any, path: str, problems: list[Problem]) -> Any:
+def _key(value: dict[Any, Any], hint: Any, key: str) -> Any:
+    """The key of a dict that a word of a path means."""
+    takes_numbers = any(args and simplify(args[0])[0] is int for _, args in map(parts, arms(hint)))
+    new = int(key) if takes_numbers and key.lstrip("-").isdecimal() else key
+    return next((known for known in value if str(known) == key), new)
+
+
+def _with_child(holder: Any, hint: Any, key: str, child: Any) -> Any:
+    """A value after `key` of it was assigned; tuples are made anew, everything else is changed in place."""
+    if is_cfg(holder):
+        setattr(holder, key, child)
+    elif isinstance(holder, tuple):
+        return (*holder[: int(key)], child, *holder[int(key) + 1 :])
+    else:
+        holder[int(key) if isinstance(holder, list) else _key(holder, hint, key)] = child
+    return holder
+
+
+def _read_value(text: str, hint: Any) -> Any:
     """The plain value that `text` stands for, given that the field is annotated `hint`."""
     takes_text = not is_anything(hint) and any(simplify(arm)[0] is str for arm in arms(hint))
     try:
@@ -214,16 +191,12 @@ def _read_value(text: str, hint: Any, path: str, problems: list[Problem]) -> Any
         if takes_text:
             return text
         reason = str(error).partition("\n")[0].rpartition("interpolation: ")[2]
-        problems.append(
-            Problem(path, f"{text!r} can't be read ({reason})", "write lists as [1,2], dicts as {a:1}, text in quotes")
-        )
-        return None
+        fix = "write lists as [1,2], dicts as {a:1}, text in quotes"
+        raise ConfigError([Problem("", f"{text!r} can't be read ({reason})", fix)]) from None
+    yaml_text.require_bounded(data, "The value")
     # Run names such as 007 or 1e3 are text if the field is: only null keeps its meaning.
-    return (
-        text
-        if takes_text and data is not None and not isinstance(data, str | list | dict) and not fits(data, hint)
-        else data
-    )
+    is_text = takes_text and data is not None and not isinstance(data, str | list | dict)
+    return text if is_text and not fits(data, hint) else data
 
 
 def _parse(text: str) -> Any:

@@ -7,14 +7,13 @@ appears twice is an error. Only plain data is read: no tag constructs an object.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .errors import ConfigError
-from .restore import require_bounded
 
 
 class _Loader(yaml.SafeLoader):
@@ -138,3 +137,35 @@ def _read(path: Path) -> str:
         if isinstance(error, ConfigError):
             raise
         raise ConfigError(f"{path} can't be read ({error}): check the path.") from error
+
+
+_MOST_VALUES = 100_000
+_DEEPEST = 64
+
+
+def require_bounded(data: Any, name: str) -> None:
+    """Refuse data that is nested in itself, very deep, or very large once its repeated parts are written out.
+
+    Raises:
+        ConfigError: it is; the sentence begins with `name`.
+    """
+    known: dict[int, tuple[int, int]] = {}
+
+    def extent(value: Any, depth: int) -> tuple[int, int]:
+        """Values in `value`, and levels below it."""
+        if depth > _DEEPEST:
+            raise ConfigError(f"{name} is nested in itself, or deeper than {_DEEPEST} levels: flatten it.")
+        if not isinstance(value, Mapping | list | tuple):
+            return 1, 0
+        if id(value) not in known:
+            parts = [extent(part, depth + 1) for part in (value.values() if isinstance(value, Mapping) else value)]
+            known[id(value)] = 1 + sum(size for size, _ in parts), 1 + max((levels for _, levels in parts), default=0)
+        size, levels = known[id(value)]
+        if size > _MOST_VALUES or depth + levels > _DEEPEST:
+            raise ConfigError(
+                f"{name} holds more than {_MOST_VALUES} values or {_DEEPEST} levels once its anchors are written out: "
+                f"keep large data in a file of its own."
+            )
+        return size, levels
+
+    extent(data, 0)
