@@ -15,14 +15,14 @@ from pydantic_core import ValidationError
 from . import plain_data, yaml_text
 from . import trust as limits
 from .errors import ConfigError, Problem, did_you_mean
-from .fields import CLASS_FIELD, MISSING, field_names
+from .fields import CLASS_FIELD, MISSING
 from .hints import show
 from .messages import problems_of
 from .references import resolve
 from .validators import check_cfg
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, init=False)
 class Cfg:
     """Base of every configuration; subclasses are decorated with `@configclass`.
 
@@ -34,15 +34,26 @@ class Cfg:
     __cfg_defaults__: ClassVar[dict[str, Any]] = {}
     """Default of every field; instances get copies."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse classes without the decorator: their overrides would be ignored silently."""
-        if "__cfg_declared__" not in cls.__dict__:
+    def __init__(self, *args: Any, **values: Any) -> None:
+        cls = type(self)
+        if "__cfg_declared__" not in cls.__dict__:  # its overrides would be ignored silently
             raise TypeError(f"{cls.__qualname__} derives from a configuration: decorate it with @configclass.")
-        return super().__new__(cls)
+        defaults = cls.__cfg_defaults__
+        if args:
+            raise TypeError(f"{cls.__qualname__} takes keywords only: write {next(iter(defaults), 'field')}=... .")
+        for name in values:
+            if name not in defaults:
+                raise TypeError(f"{cls.__qualname__} has no field {name!r}; {did_you_mean(name, defaults)}")
+        for name, default in defaults.items():
+            object.__setattr__(self, name, values[name] if name in values else copy.deepcopy(default))
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Called once every field is set."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
-        fields = field_names(cls)
+        fields = cls.__cfg_defaults__
         if name not in fields and not inspect.isdatadescriptor(inspect.getattr_static(cls, name, None)):
             raise AttributeError(f"{cls.__qualname__} has no field {name!r}; {did_you_mean(name, fields)}")
         object.__setattr__(self, name, value)

@@ -108,15 +108,13 @@ def is_class_var(annotation: Any) -> bool:
     return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
 
 
-def _evaluate(annotation: Any, module: str, names: dict[str, Any]) -> Any:
-    """Turn one annotation into a type, with the global names of `module` and the additional `names`."""
+def _evaluate(annotation: Any, names: dict[str, Any]) -> Any:
+    """The type that an annotation stands for."""
     holder: Any = types.SimpleNamespace(__annotations__={"field": annotation})
-    scope = {**vars(sys.modules[module]), **names} if module in sys.modules else dict(names)
     try:
-        return typing.get_type_hints(holder, globalns=scope, localns=names, include_extras=True)["field"]
+        return typing.get_type_hints(holder, {}, names, include_extras=True)["field"]
     except (NameError, AttributeError):
-        lenient = _LenientNames(scope)
-        hint = typing.get_type_hints(holder, globalns={}, localns=lenient, include_extras=True)["field"]
+        hint = typing.get_type_hints(holder, {}, _LenientNames(names), include_extras=True)["field"]
         return Any if isinstance(hint, _Unknown) else hint
 
 
@@ -131,17 +129,19 @@ def field_types(cls: type) -> dict[str, Any]:
     Annotations are evaluated on first use, in the module of the class that declares them, so they may name classes
     that are defined later.
     """
-    cached = cls.__dict__.get("__cfg_types__")
-    if cached is not None:
-        return cached
-    found: dict[str, Any] = {}
-    for owner in reversed(cls.__mro__):
-        declared = owner.__dict__.get("__cfg_declared__", {})
-        names = {**owner.__dict__.get("__cfg_names__", {}), owner.__name__: owner}
-        for name, annotation in declared.items():
-            found[name] = _evaluate(annotation, owner.__module__, names)
-    found = {name: found[name] for name in field_names(cls)}
-    if CLASS_FIELD in found and (kind := cls.__dict__.get("__cfg_defaults__", {}).get(CLASS_FIELD)):
-        found[CLASS_FIELD] = Annotated[found[CLASS_FIELD], SubclassOf(kind)]
-    type.__setattr__(cls, "__cfg_types__", found)
-    return found
+    if "__cfg_types__" not in cls.__dict__:
+        found: dict[str, Any] = {}
+        for owner in reversed(cls.__mro__):
+            body = owner.__dict__
+            names = {
+                **vars(sys.modules.get(owner.__module__, types)),
+                **body.get("__cfg_names__", {}),
+                owner.__name__: owner,
+            }
+            for name, annotation in body.get("__cfg_declared__", {}).items():
+                found[name] = _evaluate(annotation, names)
+        found = {name: found[name] for name in field_names(cls)}
+        if CLASS_FIELD in found and (kind := cls.__dict__["__cfg_defaults__"].get(CLASS_FIELD)):
+            found[CLASS_FIELD] = Annotated[found[CLASS_FIELD], SubclassOf(kind)]
+        type.__setattr__(cls, "__cfg_types__", found)
+    return cls.__dict__["__cfg_types__"]

@@ -22,26 +22,23 @@ _MOST_PROBLEMS = 100
 def problems_of(error: ValidationError) -> list[Problem]:
     """Everything that a validator found, with dotted paths."""
     details = error.errors(include_url=False)[:_MOST_PROBLEMS]
-    return list(dict.fromkeys(_explain(found, *found["loc"]) for found in details))
+    return list(dict.fromkeys(map(_explain, details)))
 
 
-def _explain(error: ErrorDetails, *place: str | int) -> Problem:
-    context = error.get("ctx", {})
+def _explain(error: ErrorDetails) -> Problem:
+    fault, place = error["ctx"]["fault"], error["loc"]
     of_key = place[-1:] == ("[key]",)
     path = ".".join(str(part) for part in (place[:-1] if of_key else place))
-    if error["type"] == "said":
-        return Problem(path, context["what"], context["fix"])
+    if error["type"] == "sentence":
+        return Problem(path, fault.what, fault.fix)
     if error["type"] == "unknown":
-        cls = context["cls"]
-        names = [*field_names(cls), *context["others"]]
-        return Problem(path, f"{cls.__qualname__} has no such field", did_you_mean(str(place[-1]), names))
-    value, hint = context["value"], context["hint"]
-    if value is MISSING:
-        return Problem(path, f"is missing, expected {describe(hint)}", f"set {path or 'it'}")
-    what = context["what"] or f"got {show(value)}, expected {describe(hint)}"
-    return Problem(
-        path, f"the key does not fit: {what}" if of_key else what, _how_to_fix(value, hint, context["known"])
-    )
+        names = [*field_names(fault.hint), *fault.others]
+        return Problem(path, f"{fault.hint.__qualname__} has no such field", did_you_mean(str(place[-1]), names))
+    if fault.value is MISSING:
+        return Problem(path, f"is missing, expected {describe(fault.hint)}", f"set {path or 'it'}")
+    what = fault.what or f"got {show(fault.value)}, expected {describe(fault.hint)}"
+    fix = _how_to_fix(fault.value, fault.hint, fault.known)
+    return Problem(path, f"the key does not fit: {what}" if of_key else what, fix)
 
 
 def _how_to_fix(value: Any, hint: Any, known: Any) -> str:

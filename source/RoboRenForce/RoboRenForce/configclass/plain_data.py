@@ -24,19 +24,9 @@ from .fields import MISSING, field_types
 from .hints import is_cfg, item_hint, show
 from .messages import problems_of
 from .references import reference_to
+from .scalars import Place, run
 from .trust import AllowList, only
-from .validators import (
-    CLASS_KEY,
-    CONTAINERS,
-    DICT_KEY,
-    MISSING_TEXT,
-    REFERENCE_KEY,
-    Place,
-    assign,
-    expected_class,
-    run,
-    validator,
-)
+from .validators import CLASS_KEY, CONTAINERS, DICT_KEY, MISSING_TEXT, REFERENCE_KEY, assign, expected_class, validator
 
 _PLAIN = (str, int, float, bool, type(None))
 
