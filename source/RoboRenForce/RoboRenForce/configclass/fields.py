@@ -14,23 +14,10 @@ from annotated_types import Interval
 
 
 class _Missing:
-    """The type of MISSING: one object per process, also after copying and pickling."""
-
-    _instance: _Missing | None = None
-
-    def __new__(cls) -> _Missing:
-        if cls._instance is None:
-            cls._instance = super().__new__(cls)
-        return cls._instance
-
-    def __copy__(self) -> _Missing:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Missing:
-        return self
+    """The type of MISSING."""
 
     def __reduce__(self) -> str:
-        return "MISSING"
+        return "MISSING"  # what `copy` and `pickle` take as: this very object
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -56,11 +43,10 @@ class Range(Interval):
     le: float | None = None
 
     def __str__(self) -> str:
-        bounds = {">=": self.ge, ">": self.gt, "<=": self.le, "<": self.lt}
-        given = {sign: bound for sign, bound in bounds.items() if bound is not None}
-        return " and ".join(
-            f"{sign} {bound}" if isinstance(bound, int) else f"{sign} {bound:g}" for sign, bound in given.items()
-        )
+        bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
+        given = {sign: bound for sign, bound in bounds if bound is not None}
+        texts = {sign: str(bound) if isinstance(bound, int) else f"{bound:g}" for sign, bound in given.items()}
+        return " and ".join(f"{sign} {text}" for sign, text in texts.items())
 
 
 @dataclass(frozen=True)
@@ -96,9 +82,7 @@ class _LenientNames(dict[str, Any]):
     """Names for annotations that mention modules imported only under `TYPE_CHECKING`."""
 
     def __missing__(self, name: str) -> Any:
-        if name in vars(builtins):
-            return vars(builtins)[name]
-        return _Unknown()
+        return vars(builtins).get(name, _Unknown())
 
 
 def is_class_var(annotation: Any) -> bool:

@@ -73,15 +73,12 @@ def arms(hint: Any) -> tuple[Any, ...]:
 
 def item_hint(hint: Any, value: Any, index: int = 0) -> Any:
     """The annotation of entry `index` of the container `value`, by that member of `hint` which describes it."""
-    for arm in arms(hint):
-        origin, args = parts(arm)
-        if not args or not isinstance(origin, type) or not isinstance(value, origin):
-            continue
-        if isinstance(value, dict):
-            return args[1]
-        if not isinstance(value, tuple) or origin is not tuple or args[1:] == (Ellipsis,):
-            return args[0]
-        return args[index] if index < len(args) else Any
+    for origin, args in map(parts, arms(hint)):
+        if args and isinstance(origin, type) and isinstance(value, origin):
+            if isinstance(value, dict):
+                return args[1]
+            is_fixed = origin is tuple and args[1:] != (Ellipsis,)
+            return args[0] if not is_fixed else args[index] if index < len(args) else Any
     return Any
 
 

@@ -32,8 +32,8 @@ def _explain(error: ErrorDetails) -> Problem:
     if error["type"] == "sentence":
         return Problem(path, fault.what, fault.fix)
     if error["type"] == "unknown":
-        names = [*field_names(fault.hint), *fault.others]
-        return Problem(path, f"{fault.hint.__qualname__} has no such field", did_you_mean(str(place[-1]), names))
+        fix = did_you_mean(str(place[-1]), field_names(fault.hint))
+        return Problem(path, f"{fault.hint.__qualname__} has no such field", fix)
     if fault.value is MISSING:
         return Problem(path, f"is missing, expected {describe(fault.hint)}", f"set {path or 'it'}")
     what = fault.what or f"got {show(fault.value)}, expected {describe(fault.hint)}"

@@ -11,7 +11,8 @@ Values are written in the grammar of OmegaConf and Hydra. Where the annotation a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from .fields import MISSING, field_types
 from .hints import arms, is_anything, is_cfg, is_cfg_class, item_hint, parts, show, simplify
 from .plain_data import merge, read
 from .trust import AllowList, only
-from .validators import MISSING_TEXT, fits
+from .validators import CLASS_KEY, MISSING_TEXT, fits
 
 Configs = Cfg | Mapping[str, Cfg]
 """One configuration, or several by the first word of a path; the one named `""` takes the paths that name none."""
@@ -34,22 +35,20 @@ def apply_overrides(configs: Configs, overrides: Sequence[str]) -> None:
     Raises:
         ConfigError: lists every override that names no field or does not fit its type; nothing is changed then.
     """
-    roots = _Roots(configs)
-    for text in overrides:
-        path, equals, value = text.partition("=")
-        path = path.strip()
-        if not equals or not path:
-            roots.problems.append(Problem(text, "is no override", "write path.to.field=value"))
-        elif path[0] in "+~":
-            fix = f"write {path.lstrip('+~')}={value} to change a field"
-            roots.problems.append(Problem(path, "fields can be neither added nor removed", fix))
-        else:
-            cfg, keys, names = roots.find(path.split("."))
-            try:
-                _assign(cfg, keys, value.strip(), path, names)
-            except ConfigError as error:
-                roots.problems += error.problems
-    roots.commit("The command line")
+    with _all_or_nothing(configs, "The command line") as (copies, problems):
+        for text in overrides:
+            path, equals, value = text.partition("=")
+            path = path.strip()
+            if not equals or not path:
+                problems.append(Problem(text, "is no override", "write path.to.field=value"))
+            elif path[0] in "+~":
+                fix = f"write {path.lstrip('+~')}={value} to change a field"
+                problems.append(Problem(path, "fields can be neither added nor removed", fix))
+            else:
+                try:
+                    _override(copies, path, value.strip())
+                except ConfigError as error:
+                    problems += error.problems
 
 
 def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = None) -> None:
@@ -64,22 +63,26 @@ def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = Non
     Raises:
         ConfigError: lists every unknown field and wrong value; nothing is changed then.
     """
-    roots = _Roots(configs)
     data = yaml_text.load_mapping(source)
     is_file = yaml_text.is_file(source)
     name = str(source) if is_file else "The YAML text"
     yaml_text.require_bounded(data, name)
-    with only(AllowList.of(*roots.originals, everything=not is_file if trust is None else trust)):
+    everything = not is_file if trust is None else trust
+    with (
+        _all_or_nothing(configs, name) as (copies, problems),
+        only(AllowList.of(*copies.values(), everything=everything)),
+    ):
         for key, item in data.items():
-            cfg, keys, names = roots.find([str(key)])
-            if keys:
-                roots.problems += merge(cfg, {key: item}, names)
-            elif isinstance(item, Mapping):
-                roots.problems += [problem.below(str(key)) for problem in merge(cfg, item)]
-            else:
+            cfg, keys, others = _find(copies, [str(key)])
+            if not keys and not isinstance(item, Mapping):
                 what = f"got {show(item)}, expected the fields of {type(cfg).__name__}"
-                roots.problems.append(Problem(str(key), what, "write its fields below it"))
-    roots.commit(name)
+                problems.append(Problem(str(key), what, "write its fields below it"))
+            elif not keys:
+                problems += [problem.below(str(key)) for problem in merge(cfg, item)]
+            elif others and key not in (CLASS_KEY, *field_types(type(cfg))):
+                problems.append(_no_field(cfg, str(key), str(key), others))
+            else:
+                problems += merge(cfg, {key: item})
 
 
 def to_yaml(configs: Configs) -> str:
@@ -89,97 +92,77 @@ def to_yaml(configs: Configs) -> str:
     return yaml_text.dump({name: cfg.to_dict() for name, cfg in configs.items() if name})
 
 
-class _Roots:
-    """Copies of the configurations to work on, until all changes are known to be right."""
-
-    def __init__(self, configs: Configs) -> None:
-        self._originals: Mapping[str, Cfg] = configs if isinstance(configs, Mapping) else {"": configs}
-        copies = {id(cfg): cfg.copy() for cfg in self._originals.values()}
-        self._copies = {name: copies[id(cfg)] for name, cfg in self._originals.items()}
-        self.problems: list[Problem] = []
-
-    @property
-    def originals(self) -> Iterable[Cfg]:
-        """The configurations as they are."""
-        return self._originals.values()
-
-    def find(self, keys: list[str]) -> tuple[Cfg, list[str], list[str]]:
-        """The configuration a path leads into, the rest of the path, and what its first key could also have meant."""
-        if keys[0] and keys[0] in self._copies:
-            return self._copies[keys[0]], keys[1:], []
-        others = [name for name in self._copies if name]
-        return self._copies.get("", next(iter(self._copies.values()))), keys, others
-
-    def commit(self, subject: str) -> None:
-        """Carry the changes over to the originals, or raise what was found."""
-        if self.problems:
-            raise ConfigError(self.problems, subject)
-        for name, cfg in self._originals.items():
-            for field in field_types(type(cfg)):
-                setattr(cfg, field, getattr(self._copies[name], field))
+@contextmanager
+def _all_or_nothing(configs: Configs, subject: str) -> Iterator[tuple[dict[str, Cfg], list[Problem]]]:
+    """Copies to work on and a list for problems; the originals get the changes if there are none."""
+    originals: Mapping[str, Cfg] = configs if isinstance(configs, Mapping) else {"": configs}
+    copies = {id(cfg): cfg.copy() for cfg in originals.values()}
+    problems: list[Problem] = []
+    yield {name: copies[id(cfg)] for name, cfg in originals.items()}, problems
+    if problems:
+        raise ConfigError(problems, subject)
+    for cfg in originals.values():
+        for field in field_types(type(cfg)):
+            setattr(cfg, field, getattr(copies[id(cfg)], field))
 
 
-def _assign(cfg: Cfg, keys: list[str], text: str, path: str, names: list[str]) -> None:
-    """Assign the value written in `text` at `keys` below a configuration; ConfigErrors say what is wrong with it."""
+def _find(configs: dict[str, Cfg], keys: list[str]) -> tuple[Cfg, list[str], list[str]]:
+    """The configuration a path leads into, the rest of the path, and what its first key could also have meant."""
+    if keys[0] and keys[0] in configs:
+        return configs[keys[0]], keys[1:], []
+    return configs.get("", next(iter(configs.values()))), keys, [name for name in configs if name]
+
+
+def _no_field(cfg: Any, path: str, name: str, others: Sequence[str] = ()) -> Problem:
+    fix = did_you_mean(name, [*field_types(type(cfg)), *others])
+    return Problem(path, f"{type(cfg).__name__} has no such field", fix)
+
+
+def _override(configs: dict[str, Cfg], path: str, text: str) -> None:
+    """Assign the value written in `text`; a ConfigError says why it can't be."""
+    words = path.split(".")
+    cfg, keys, others = _find(configs, words)
     if not keys:
         raise ConfigError([Problem(path, f"got {text!r} for the whole {type(cfg).__name__}", "name one of its fields")])
-    value, hint, trail = cfg, type(cfg), []
-    words = path.split(".")
-    for depth, key in enumerate(keys, len(words) - len(keys)):
-        trail.append((value, hint, key))
-        here, where = ".".join(words[:depth]), ".".join(words[: depth + 1])
-        value, hint, what, fix = _child(value, hint, key, here, names, is_last=depth == len(words) - 1)
-        if what:
-            raise ConfigError([Problem(where, what, fix)])
-        names = []
-    try:
-        value = read(_read_value(text, hint), hint, value)
-    except ConfigError as error:
-        raise ConfigError([problem.below(path) for problem in error.problems]) from None
-    for holder, holder_hint, key in reversed(trail):
-        value = _with_child(holder, holder_hint, key, value)
+    if others and keys[0] not in field_types(type(cfg)):
+        raise ConfigError([_no_field(cfg, keys[0], keys[0], others)])
+    _assign(cfg, type(cfg), keys, text, ".".join(words[: len(words) - len(keys)]))
 
 
-def _child(value: Any, hint: Any, key: str, path: str, names: list[str], *, is_last: bool) -> tuple[Any, Any, str, str]:
-    """What `key` leads to in the value at `path`, its annotation, and, if there is nothing, why and what to write."""
+def _assign(value: Any, hint: Any, keys: list[str], text: str, path: str) -> Any:
+    """The value at `path` after `text` was assigned at `keys` below it: the same configuration, or a new container."""
+    if not keys:
+        try:
+            return read(_read_value(text, hint), hint, value)
+        except ConfigError as error:
+            raise ConfigError([problem.below(path) for problem in error.problems]) from None
+    key, *rest = keys
+    where = f"{path}.{key}" if path else key
     if is_cfg(value):
-        hints = field_types(type(value))
-        if key in hints:
-            return getattr(value, key), hints[key], "", ""
-        return None, None, f"{type(value).__name__} has no such field", did_you_mean(key, [*hints, *names])
+        if key not in (hints := field_types(type(value))):
+            raise ConfigError([_no_field(value, where, key)])
+        setattr(value, key, _assign(getattr(value, key), hints[key], rest, text, where))
+        return value
     if isinstance(value, list | tuple):
-        if key.isdecimal() and int(key) < len(value):
-            return value[int(key)], item_hint(hint, value, int(key)), "", ""
-        return None, None, f"{path} has {len(value)} entries", "count from 0, or assign the whole list"
+        if not key.isdecimal() or int(key) >= len(value):
+            what = f"{path} has {len(value)} entries"
+            raise ConfigError([Problem(where, what, "count from 0, or assign the whole list")])
+        items, index = list(value), int(key)
+        items[index] = _assign(items[index], item_hint(hint, value, index), rest, text, where)
+        return type(value)(items)
     if isinstance(value, dict):
-        known = [str(known) for known in value]
-        if is_last or key in known:
-            return value.get(_key(value, hint, key)), item_hint(hint, value), "", ""
-        return None, None, f"{path} has no such key", did_you_mean(key, known)
+        numbers = any(args and simplify(args[0])[0] is int for _, args in map(parts, arms(hint)))
+        new = int(key) if numbers and key.lstrip("-").isdecimal() else key
+        actual = next((known for known in value if str(known) == key), new)
+        if rest and actual not in value:
+            raise ConfigError([Problem(where, f"{path} has no such key", did_you_mean(key, map(str, value)))])
+        return {**value, actual: _assign(value.get(actual), item_hint(hint, value), rest, text, where)}
+    what, fix = f"{path} holds {value!r}, which has no fields", "shorten the path"
     if value is MISSING:
-        return None, None, f"{path} is not set", f"assign {path} first"
-    fix = "shorten the path"
-    if value is None and any(is_cfg_class(arm) or parts(arm)[0] is dict for arm in arms(hint)):
+        what, fix = f"{path} is not set", f"assign {path} first"
+    elif value is None and any(is_cfg_class(arm) or parts(arm)[0] is dict for arm in arms(hint)):
         fix = f"assign {path} first, for example {path}={{}}"
-    return None, None, f"{path} holds {value!r}, which has no fields", fix
-
-
-def _key(value: dict[Any, Any], hint: Any, key: str) -> Any:
-    """The key of a dict that a word of a path means."""
-    takes_numbers = any(args and simplify(args[0])[0] is int for _, args in map(parts, arms(hint)))
-    new = int(key) if takes_numbers and key.lstrip("-").isdecimal() else key
-    return next((known for known in value if str(known) == key), new)
-
-
-def _with_child(holder: Any, hint: Any, key: str, child: Any) -> Any:
-    """A value after `key` of it was assigned; tuples are made anew, everything else is changed in place."""
-    if is_cfg(holder):
-        setattr(holder, key, child)
-    elif isinstance(holder, tuple):
-        return (*holder[: int(key)], child, *holder[int(key) + 1 :])
-    else:
-        holder[int(key) if isinstance(holder, list) else _key(holder, hint, key)] = child
-    return holder
+    raise ConfigError([Problem(where, what, fix)])
 
 
 def _read_value(text: str, hint: Any) -> Any:

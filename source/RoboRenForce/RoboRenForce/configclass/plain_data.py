@@ -1,7 +1,7 @@
 """Configurations to plain data and back, exactly.
 
-Plain data is what YAML and JSON can hold: dicts, lists, strings, numbers, booleans and None. A value is written in the
-plainest form from which its annotation restores it; where that is not the same value, it is marked by a dict with one key:
+Plain data is what YAML and JSON can hold: dicts, lists, strings, numbers, booleans and None. A value is written
+without a mark where its annotation restores the same value from that, and else as a dict with one of these keys:
 
     _cfg: module:name     the class of a configuration, before its fields, if the field holds another one by default
     _ref: module:name     a class or function where the annotation does not ask for one
@@ -13,7 +13,7 @@ plainest form from which its annotation restores it; where that is not the same 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -23,7 +23,7 @@ from .errors import ConfigError, Problem, join_path
 from .fields import MISSING, field_types
 from .hints import is_cfg, item_hint, show
 from .messages import problems_of
-from .references import reference_to
+from .references import reference_to, resolve
 from .scalars import Place, run
 from .trust import AllowList, only
 from .validators import CLASS_KEY, CONTAINERS, DICT_KEY, MISSING_TEXT, REFERENCE_KEY, assign, expected_class, validator
@@ -45,17 +45,19 @@ def read(data: Any, hint: Any, known: Any = MISSING, subject: str = "The data") 
         raise ConfigError(problems_of(error), subject) from None
 
 
-def merge(cfg: Any, data: Mapping[Any, Any], others: Sequence[str] = ()) -> list[Problem]:
-    """Set the fields of a configuration that `data` names, and return what is wrong with them.
-
-    `others` are proposed for an unknown key besides the names of the fields.
-    """
-    fields, problems = dict(data), []
-    if CLASS_KEY in fields and (named := fields.pop(CLASS_KEY)) != (own := reference_to(type(cfg))):
-        what = f"got {show(named)}, and the class of the whole configuration is not changed here: it is {own}"
-        problems.append(Problem(CLASS_KEY, what, "remove the line"))
+def merge(cfg: Any, data: Mapping[Any, Any]) -> list[Problem]:
+    """Set the fields of a configuration that `data` names, and return what is wrong with them."""
+    cls, fields, problems = type(cfg), dict(data), []
+    if CLASS_KEY in fields:
+        named = fields.pop(CLASS_KEY)
+        try:
+            if resolve(named) is not cls:
+                what = f"got {show(named)}, and the class of the whole configuration is not changed here: it is "
+                problems.append(Problem(CLASS_KEY, what + cls.__qualname__, "remove the line"))
+        except ConfigError as error:
+            problems.append(Problem(CLASS_KEY, str(error)))
     try:
-        assign(cfg, fields, Place(reading=True, others=others))
+        assign(cfg, fields, Place(reading=True))
     except ValidationError as error:
         problems += problems_of(error)
     return problems
@@ -63,7 +65,7 @@ def merge(cfg: Any, data: Mapping[Any, Any], others: Sequence[str] = ()) -> list
 
 def write(cfg: Any) -> dict[str, Any]:
     """A configuration as plain data from which `read` makes an equal one."""
-    with only(AllowList.of(cfg)):  # what is written is read on trial: nothing may be imported for that
+    with only(AllowList.of(cfg)):  # what is written is read on trial, which imports nothing that a file may not
         return _write_cfg(cfg, "", type(cfg))
 
 
@@ -87,7 +89,7 @@ def _write(value: Any, hint: Any, known: Any, path: str) -> Any:
         return _marked(value, path)
     data = _plainly(value, hint, path)
     try:
-        found = run(validator(hint), data, Place(reading=True, has_roles=False))
+        found = run(validator(hint), data, Place(data, value, reading=True))
     except ValidationError:
         found = MISSING
     return data if _is_same(found, value) else _marked(value, path)

@@ -1,4 +1,4 @@
-"""Validators of single values, and what all validators share: the place of a value and the errors that say it is wrong."""
+"""Validators of single values, and what all validators share: the place of a value and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ _LARGEST = "write the largest one that you mean"
 
 
 class Place(NamedTuple):
-    """What a validator knows besides the value; pydantic's context."""
+    """What a validator knows besides the value; pydantic's context.
+
+    Attributes:
+        data: what the field was given; `known` is about this value, not about those in it.
+        known: what the field holds, or has by default.
+        reading: whether values are plain data.
+        finished: whether nothing may be MISSING, and configurations are looked into.
+    """
 
     data: Any = None
-    """What the field was given; `known` is about this value, not about those in it."""
     known: Any = MISSING
-    """What the field holds, or has by default."""
     reading: bool = False
-    """Whether values are plain data."""
     finished: bool = False
-    """Whether nothing may be MISSING, and configurations are looked into."""
-    has_roles: bool = True
-    others: Sequence[str] = ()
-    """What an unknown field could also have meant."""
 
     def known_for(self, value: Any) -> Any:
         """What is known of a value at this place or in it."""
@@ -55,14 +55,13 @@ class Place(NamedTuple):
 
 @dataclass(repr=False)  # pydantic asks for the text of what an error carries, which may be long
 class Fault:
-    """What `messages` explains: a value that does not fit, or a sentence."""
+    """What `messages` explains: a value that does not fit its annotation, a field that a class lacks, or a sentence."""
 
     value: Any = None
     hint: Any = None
     known: Any = MISSING
     what: str = ""
     fix: str = ""
-    others: Sequence[str] = ()
 
     def error(self, kind: Literal["mismatch", "sentence", "unknown"]) -> PydanticCustomError:
         """The error by which pydantic carries it."""

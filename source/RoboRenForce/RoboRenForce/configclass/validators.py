@@ -1,8 +1,8 @@
 """What annotations accept, as validators of pydantic: they check values, and read plain data into values.
 
-Pydantic walks containers, compares scalars with types and bounds, and collects what is wrong with its place. Ours is what
-it has no notion of (configurations, references, MISSING, marks of plain data) or takes more leniently: to it True is the
-choice 1, a NumPy scalar a float, and a value that fits no member of a union has one error for each of them.
+Pydantic walks containers, compares scalars with types and bounds, and collects what is wrong with its place. Ours is
+what it has no notion of (configurations, references, MISSING, marks of plain data) or takes more leniently: to it True
+is the choice 1, a NumPy scalar a float, and a value that fits no member of a union has one error for each of them.
 """
 
 from __future__ import annotations
@@ -84,11 +84,11 @@ def _fields(cls: type) -> SchemaValidator:
 
 def _field(name: str, accepts: SchemaValidator, value: Any, info: Any) -> Any:
     place, known = info.context
-    return run(accepts, value, place._replace(data=value, known=known.get(name, MISSING), others=()))
+    return run(accepts, value, place._replace(data=value, known=known.get(name, MISSING)))
 
 
 def _unknown(cls: type, value: Any, info: Any) -> Any:
-    raise Fault(hint=cls, others=info.context[0].others).error("unknown")
+    raise Fault(value, cls).error("unknown")
 
 
 # ------------------------------------------------------------------------------------------- annotation to validator
@@ -157,7 +157,7 @@ def _node(hint: Any, value: Any, handler: Any, info: Any) -> Any:
         raise Fault(only["input"], hint, known, what).error("mismatch") from None
     if not place.reading:
         return value  # what pydantic returns is a copy
-    if place.has_roles and (problem := role_problem(found, hint, known)):
+    if problem := role_problem(found, hint, known):
         raise sentence(*problem)
     return found
 

@@ -62,14 +62,13 @@ def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
 
 _Dumper.add_representer(list, _represent_list)
 
+_LONGEST = 250_000
+"""Characters of a text that is read; a configuration with every field written out has ten thousand."""
+
 
 def dump(data: Any) -> str:
     """Plain data as YAML text, keys in their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-_LONGEST = 250_000
-"""Characters of a text that is read; a configuration with every field written out has ten thousand."""
 
 
 def load(text: str, name: str = "The YAML text") -> Any:
@@ -97,26 +96,16 @@ def is_file(source: str | Path) -> bool:
 
 
 def load_mapping(source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file or in YAML text.
-
-    Raises:
-        ConfigError: there is no such file, it is no YAML, or its top level is no mapping.
-    """
-    name = str(source) if is_file(source) else "The YAML text"
-    data = load(_read(Path(source)) if is_file(source) else str(source), name)
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
+    """The mapping in a YAML file or in YAML text; a ConfigError says why there is none."""
+    data = load(_read(Path(source)), str(source)) if is_file(source) else load(str(source))
+    if data is not None and not isinstance(data, dict):
+        name = str(source) if is_file(source) else "The YAML text"
         raise ConfigError(f"{name} holds a {type(data).__name__}, expected fields: write `name: value` lines.")
-    return data
+    return data or {}
 
 
 def load_file(path: Path) -> Any:
-    """Plain data from a YAML file, not more than a configuration can hold once its anchors are written out.
-
-    Raises:
-        ConfigError: there is no such file, it is no YAML, or it is too large.
-    """
+    """Plain data from a YAML file, not more than a configuration can hold once its anchors are written out."""
     data = load(_read(path), str(path))
     require_bounded(data, str(path))
     return data
@@ -130,12 +119,11 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}: check the path.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8."
-        ) from None
+        what = f"{error.reason} at byte {error.start}"
+        raise ConfigError(f"{path} is not UTF-8 text ({what}): save it as UTF-8.") from None
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{path} can't be read ({error}): check the path.") from error
 
 
@@ -144,11 +132,7 @@ _DEEPEST = 64
 
 
 def require_bounded(data: Any, name: str) -> None:
-    """Refuse data that is nested in itself, very deep, or very large once its repeated parts are written out.
-
-    Raises:
-        ConfigError: it is; the sentence begins with `name`.
-    """
+    """Refuse data that is nested in itself, very deep, or very large once its repeated parts are written out."""
     known: dict[int, tuple[int, int]] = {}
 
     def extent(value: Any, depth: int) -> tuple[int, int]:
