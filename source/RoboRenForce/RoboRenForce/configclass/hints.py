@@ -82,6 +82,12 @@ def item_hint(hint: Any, value: Any, index: int = 0) -> Any:
     return Any
 
 
+def expected_class(hint: Any, known: Any) -> type | None:
+    """The class of the configuration that a dict without `_cfg` stands for; None if there is no single one."""
+    classes = [type(known)] if is_cfg(known) else [arm for arm in arms(hint) if is_cfg_class(arm)]
+    return classes[0] if len(classes) == 1 else None
+
+
 def show(value: Any) -> str:
     """A value in the words of an error message: shortened, with its type."""
     if value is None or value is MISSING:

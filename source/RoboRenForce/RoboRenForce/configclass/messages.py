@@ -26,7 +26,7 @@ def problems_of(error: ValidationError) -> list[Problem]:
 
 
 def _explain(error: ErrorDetails) -> Problem:
-    fault, place = error["ctx"]["fault"], error["loc"]
+    fault, place = error.get("ctx", {})["fault"], error["loc"]
     of_key = place[-1:] == ("[key]",)
     path = ".".join(str(part) for part in (place[:-1] if of_key else place))
     if error["type"] == "sentence":

@@ -21,7 +21,7 @@ from pydantic_core import ValidationError
 
 from .errors import ConfigError, Problem, join_path
 from .fields import MISSING, field_types
-from .hints import is_cfg, item_hint, show
+from .hints import expected_class, is_cfg, item_hint, show
 from .messages import problems_of
 from .references import reference_to, resolve
 from .scalars import Place, run

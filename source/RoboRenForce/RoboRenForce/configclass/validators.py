@@ -19,7 +19,19 @@ from pydantic_core import core_schema as cs
 
 from .errors import contradiction
 from .fields import MISSING, Range, field_types
-from .hints import MAPPINGS, SEQUENCES, SETS, arms, is_anything, is_cfg, is_cfg_class, parts, show, simplify
+from .hints import (
+    MAPPINGS,
+    SEQUENCES,
+    SETS,
+    arms,
+    expected_class,
+    is_anything,
+    is_cfg,
+    is_cfg_class,
+    parts,
+    show,
+    simplify,
+)
 from .references import is_reference
 from .roles import packages_for, role_problem
 from .scalars import SCALARS, Fault, Place, calls, mismatch, resolve_or_refuse, run, scalar, sentence
@@ -48,11 +60,11 @@ def check_cfg(cfg: Any) -> None:
     values = {name: getattr(cfg, name) for name in hints}
     _fields(cls).validate_python(values, strict=True, context=(Place(finished=True), cls.__cfg_defaults__))
     # Contradictions are only looked for between values that are right by themselves.
-    problems = [contradiction(sentence, hints) for sentence in cfg.check()]
-    lines = [
-        InitErrorDetails(type=sentence(problem.what), loc=tuple(filter(None, problem.path.split("."))), input=cfg)
-        for problem in problems
-    ]
+    lines: list[InitErrorDetails] = []
+    for text in cfg.check():
+        problem = contradiction(text, hints)
+        place = tuple(problem.path.split(".")) if problem.path else ()
+        lines.append({"type": sentence(problem.what), "loc": place, "input": cfg})
     if lines:
         raise ValidationError.from_exception_data(cls.__qualname__, lines)
 
@@ -62,12 +74,6 @@ def assign(cfg: Any, fields: Mapping[Any, Any], place: Place) -> None:
     named = {str(key).encode(errors="replace").decode(): item for key, item in fields.items()}
     for name, value in _fields(type(cfg)).validate_python(named, context=(place, vars(cfg))).items():
         setattr(cfg, name, value)
-
-
-def expected_class(hint: Any, known: Any) -> type | None:
-    """The class of the configuration that a dict without `_cfg` stands for; None if there is no single one."""
-    classes = [type(known)] if is_cfg(known) else [arm for arm in arms(hint) if is_cfg_class(arm)]
-    return classes[0] if len(classes) == 1 else None
 
 
 def _fields(cls: type) -> SchemaValidator:
@@ -91,9 +97,6 @@ def _unknown(cls: type, value: Any, info: Any) -> Any:
     raise Fault(value, cls).error("unknown")
 
 
-# ------------------------------------------------------------------------------------------- annotation to validator
-
-
 def _schema(hint: Any) -> CoreSchema:
     return cs.with_info_wrap_validator_function(functools.partial(_node, hint), _accepts(hint))
 
@@ -102,22 +105,22 @@ def _accepts(hint: Any) -> CoreSchema:
     """What pydantic, or a function of this module, accepts under an annotation; `_node` goes around it."""
     (plain, metadata), (origin, args) = simplify(hint), parts(hint)
     bounds = tuple(item for item in metadata if isinstance(item, Range))
-
-    def within(part: Any) -> Any:
-        """The annotation of a part: bounds of the whole are those of its numbers."""
-        return Annotated[(part, *bounds)] if bounds else part
-
     if len(options := arms(hint)) > 1:
         order = [*SCALARS]
         options = sorted(options, key=lambda arm: order.index(kind) if (kind := simplify(arm)[0]) in order else 9)
-        return calls(_union, [validator(within(arm)) for arm in options])
+        return calls(_union, [validator(_within(arm, bounds)) for arm in options])
     if is_anything(plain):
-        return calls(_anything)
+        return calls(_anything, bounds)
     if is_cfg_class(plain):
         return calls(_cfg, hint)
     if origin in (tuple, list, *SEQUENCES, *SETS, *MAPPINGS):
-        return _container(origin, args, [within(arg) for arg in args or (Any, Any) if arg is not Ellipsis])
+        return _container(origin, args, [_within(arg, bounds) for arg in args or (Any, Any) if arg is not Ellipsis])
     return scalar(hint, bounds)
+
+
+def _within(part: Any, bounds: tuple[Range, ...]) -> Any:
+    """The annotation of a part of something that has bounds: they are those of its numbers."""
+    return Annotated[(part, *bounds)] if bounds else part
 
 
 def _container(origin: Any, args: tuple[Any, ...], hints: list[Any]) -> CoreSchema:
@@ -134,9 +137,6 @@ def _container(origin: Any, args: tuple[Any, ...], hints: list[Any]) -> CoreSche
         return cs.tuple_schema([_schema(hints[0])], variadic_item_index=0)
     make = {list: cs.list_schema, set: cs.set_schema, frozenset: cs.frozenset_schema}
     return make[origin](_schema(hints[0]))
-
-
-# ------------------------------------------------------------------------------------------------------------- values
 
 
 def _node(hint: Any, value: Any, handler: Any, info: Any) -> Any:
@@ -176,15 +176,18 @@ def _union(options: list[SchemaValidator], value: Any, info: Any) -> Any:
     raise mismatch()
 
 
-def _anything(value: Any, info: Any) -> Any:
+def _anything(bounds: tuple[Range, ...], value: Any, info: Any) -> Any:
     place: Place = info.context
     is_named = isinstance(value, Mapping) and (CLASS_KEY in value or is_cfg(place.known_for(value)))
     if is_cfg(value) or (place.reading and is_named):
         return _cfg(Any, value, info)
-    for kind, hint in ((list, list[Any]), (tuple, tuple[Any, ...]), (dict, dict[Any, Any])):
+    part: Any = _within(Any, bounds)
+    for kind, hint in ((list, list[part]), (tuple, tuple[part, ...]), (dict, dict[Any, part])):
         if isinstance(value, kind):
             return run(_of_anything(hint), value, place)
-    return value
+    return (
+        run(validator(_within(type(value), bounds)), value, place) if bounds and type(value) in (int, float) else value
+    )
 
 
 @functools.cache
