@@ -26,7 +26,7 @@ from .messages import problems_of
 from .references import reference_to, resolve
 from .scalars import Place, run
 from .trust import AllowList, only
-from .validators import CLASS_KEY, CONTAINERS, DICT_KEY, MISSING_TEXT, REFERENCE_KEY, assign, expected_class, validator
+from .validators import CLASS_KEY, CONTAINERS, DICT_KEY, MISSING_TEXT, REFERENCE_KEY, assign, validator
 
 _PLAIN = (str, int, float, bool, type(None))
 

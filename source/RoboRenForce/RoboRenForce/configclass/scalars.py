@@ -116,6 +116,13 @@ def resolve_or_refuse(reference: Any, packages: tuple[str, ...] | None) -> Any:
         raise sentence(str(error)) from None
 
 
+def of_length(length: int, value: Any) -> Any:
+    """Refuse a list or tuple of another length, before its items are looked at."""
+    if isinstance(value, list | tuple) and len(value) != length:
+        raise PydanticCustomError("length", f"got length {len(value)}, expected {length}")  # pyright: ignore
+    return value
+
+
 def _callable(hint: Any, value: Any, info: Any) -> Any:
     plain, found = simplify(hint)[0], value
     if is_reference(value):

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, SchemaValidator, ValidationError
+from pydantic_core import CoreSchema, InitErrorDetails, SchemaValidator, ValidationError
 from pydantic_core import core_schema as cs
 
 from .errors import contradiction
@@ -34,7 +34,7 @@ from .hints import (
 )
 from .references import is_reference
 from .roles import packages_for, role_problem
-from .scalars import SCALARS, Fault, Place, calls, mismatch, resolve_or_refuse, run, scalar, sentence
+from .scalars import SCALARS, Fault, Place, calls, mismatch, of_length, resolve_or_refuse, run, scalar, sentence
 
 CLASS_KEY, REFERENCE_KEY, DICT_KEY, MISSING_TEXT = "_cfg", "_ref", "_dict", "???"
 CONTAINERS: dict[str, type] = {"_tuple": tuple, "_set": set, "_frozenset": frozenset}
@@ -132,7 +132,7 @@ def _container(origin: Any, args: tuple[Any, ...], hints: list[Any]) -> CoreSche
         return cs.dict_schema(calls(_key, validator(args[0] if args else Any)), _schema(hints[1]))
     if origin is tuple and args and Ellipsis not in args:
         schema = cs.tuple_schema([_schema(item) for item in hints])
-        return cs.no_info_before_validator_function(functools.partial(_of_length, len(args)), schema)
+        return cs.no_info_before_validator_function(functools.partial(of_length, len(args)), schema)
     if origin is tuple:
         return cs.tuple_schema([_schema(hints[0])], variadic_item_index=0)
     make = {list: cs.list_schema, set: cs.set_schema, frozenset: cs.frozenset_schema}
@@ -192,19 +192,12 @@ def _anything(bounds: tuple[Range, ...], value: Any, info: Any) -> Any:
 
 @functools.cache
 def _of_anything(hint: Any) -> SchemaValidator:
-    """A container of anything, without the node around it."""
     return SchemaValidator(_accepts(hint))
 
 
 def _key(accepts: SchemaValidator, value: Any, info: Any) -> Any:
     """Keys are as they are in plain data too."""
     return run(accepts, value, Place(finished=info.context.finished))
-
-
-def _of_length(length: int, value: Any) -> Any:
-    if isinstance(value, list | tuple) and len(value) != length:
-        raise PydanticCustomError("length", f"got length {len(value)}, expected {length}")  # pyright: ignore
-    return value
 
 
 def _cfg(hint: Any, value: Any, info: Any) -> Any:
