@@ -19,7 +19,7 @@ import pytest
 from RoboRenForce.configclass import MISSING, Cfg, ConfigError, Range
 from RoboRenForce.configclass.fields import field_types
 from RoboRenForce.configclass.hints import arms, simplify
-from RoboRenForce.configclass.matching import fits
+from RoboRenForce.configclass.validators import fits
 from RoboRenForce.utils.registry import Task, list_tasks, load_task
 
 pytest.importorskip("RRF_gym_tasks")

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import numpy as np
 import pytest
 from RoboRenForce import configclass as public_decorator
 from RoboRenForce.configclass import MISSING, Cfg, ConfigError, Range, configclass
@@ -379,12 +380,12 @@ class Color(enum.Enum):
 
 VALUES = [
     (int, 3, [3.0, "3", True, None]),
-    (float, 3, ["3", True, None, [3.0]]),
+    (float, 3, ["3", True, None, [3.0], np.float32(3)]),
     (bool, True, [1, 0, "true"]),
     (str, "a", [3, None, b"a"]),
     (int | None, None, ["None", 1.5]),
     (float | str, "a", [None, [1.0]]),
-    (Literal[1, "a"], 1, [True, 1.0, "b", 2]),
+    (Literal[1, "a"], 1, [True, 1.0, "b", 2, [1]]),
     (list[int], [1], [(1,), [1.0], 1, "1"]),
     (list, [1, "a"], [(1,), {}]),
     (tuple[int, ...], (1, 2), [[1, 2], (1, "a"), 1]),
@@ -413,7 +414,10 @@ VALUES = [
     (Annotated[float, Range(gt=0)] | None, None, [0.0]),
     (Annotated[float | None, Range(gt=0)], None, [0.0]),
     (Annotated[list[int], Range(ge=1)], [1], [[1, 0]]),
+    (Annotated[int, Range(ge=1), Range(le=3)], 3, [0, 4]),
+    (collections.abc.Set[int], frozenset({1}), [[1], {"a"}]),
     (list[Annotated[int, Range(ge=1)]], [1], [[1, 0]]),
+    (Annotated[Any, Range(ge=1)], ["a", {"b": 1}], [0, [{"b": 0.5}]]),
     (str | list[list[tuple[str, dict[str, Any]]]], [[("ELU", {})], []], [[["ELU", {}]], [[("ELU",)]], 3]),
 ]
 
@@ -501,10 +505,21 @@ def test_configurations_inside_anything_are_validated_too():
     assert messages(Holder(things=[{"a": NetCfg(sizes=["x"])}]))[0].startswith("things.0.a.sizes.0: got 'x'")  # pyright: ignore
 
 
+def test_a_key_that_does_not_fit_is_shown():
+    @configclass
+    class Holder(Cfg):
+        table: dict[str, int] = {}
+
+    assert messages(Holder(table={1: 1, "a": "b"})) == [  # pyright: ignore
+        "table.1: the key does not fit: got 1 (int), expected str; give it str",
+        "table.a: got 'b' (str), expected int; give it int",
+    ]
+
+
 def test_importing_configclass_imports_nothing_heavy():
     code = (
         "import sys, RoboRenForce.configclass; "
-        "print([name for name in ('torch', 'numpy', 'omegaconf', 'gymnasium') if name in sys.modules])"
+        "print([name for name in ('torch', 'numpy', 'omegaconf', 'gymnasium', 'pydantic') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -320,6 +320,19 @@ def test_from_yaml_of_a_file_has_the_same_rule(witness: Path, text: str):
     assert not witness.exists()
 
 
+@configclass
+class PlaceCfg(Cfg):
+    where: Cfg | Path = Path("x")
+
+
+def test_writing_a_configuration_imports_nothing(witness: Path):
+    """It is read back on trial, and text that only looks like a reference must stay text."""
+    cfg = PlaceCfg.from_yaml("where: evil:Thing", trust=False)
+    assert cfg.where == Path("evil:Thing")
+    assert cfg.to_dict() == {"where": "evil:Thing"}
+    assert not witness.exists()
+
+
 def test_from_yaml_of_a_trusted_file(tmp_path: Path):
     cfg = HolderCfg(function=small_runner, either=ForeignMLP, anything=[Foreign])
     cfg.to_yaml(tmp_path / "x.yaml")

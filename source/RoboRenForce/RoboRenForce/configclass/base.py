@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import inspect
@@ -9,14 +10,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from . import restore, serialize, wording, yaml_text
+from pydantic_core import ValidationError
+
+from . import plain_data, yaml_text
 from . import trust as limits
 from .errors import ConfigError, Problem, did_you_mean
-from .fields import CLASS_FIELD, MISSING, field_names
+from .fields import CLASS_FIELD, MISSING
+from .hints import show
+from .messages import problems_of
 from .references import resolve
+from .validators import check_cfg
 
 
-@dataclasses.dataclass(kw_only=True)
+@dataclasses.dataclass(kw_only=True, init=False)
 class Cfg:
     """Base of every configuration; subclasses are decorated with `@configclass`.
 
@@ -28,15 +34,26 @@ class Cfg:
     __cfg_defaults__: ClassVar[dict[str, Any]] = {}
     """Default of every field; instances get copies."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Refuse classes without the decorator: their overrides would be ignored silently."""
-        if "__cfg_declared__" not in cls.__dict__:
+    def __init__(self, *args: Any, **values: Any) -> None:
+        cls = type(self)
+        if "__cfg_declared__" not in cls.__dict__:  # its overrides would be ignored silently
             raise TypeError(f"{cls.__qualname__} derives from a configuration: decorate it with @configclass.")
-        return super().__new__(cls)
+        defaults = cls.__cfg_defaults__
+        if args:
+            raise TypeError(f"{cls.__qualname__} takes keywords only: write {next(iter(defaults), 'field')}=... .")
+        for name in values:
+            if name not in defaults:
+                raise TypeError(f"{cls.__qualname__} has no field {name!r}; {did_you_mean(name, defaults)}")
+        for name, default in defaults.items():
+            object.__setattr__(self, name, values[name] if name in values else copy.deepcopy(default))
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Called once every field is set."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
-        fields = field_names(cls)
+        fields = cls.__cfg_defaults__
         if name not in fields and not inspect.isdatadescriptor(inspect.getattr_static(cls, name, None)):
             raise AttributeError(f"{cls.__qualname__} has no field {name!r}; {did_you_mean(name, fields)}")
         object.__setattr__(self, name, value)
@@ -54,9 +71,10 @@ class Cfg:
         Raises:
             ConfigError: lists every missing field, wrong type, value out of range and contradiction, with dotted paths.
         """
-        problems = wording.problems_of(self)
-        if problems:
-            raise ConfigError(problems, type(self).__qualname__)
+        try:
+            check_cfg(self)
+        except ValidationError as error:
+            raise ConfigError(problems_of(error), type(self).__qualname__) from None
 
     def build(self, *args: Any, **runtime: Any) -> Any:
         """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`."""
@@ -83,7 +101,7 @@ class Cfg:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data (dict, list, str, numbers, None) from which `from_dict` makes an equal configuration."""
-        return serialize.encode_cfg(self, expected=type(self))
+        return plain_data.write(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trust: bool = True) -> Self:
@@ -96,10 +114,9 @@ class Cfg:
         Raises:
             ConfigError: lists every unknown key, with the nearest name, and every value of a wrong type.
         """
-        if trust:
-            return restore.from_plain(cls, data)
-        with limits.only(limits.AllowList.of(cls())):
-            return restore.from_plain(cls, data)
+        yaml_text.require_bounded(data, "The data")
+        with contextlib.nullcontext() if trust else limits.only(limits.AllowList.of(cls())):
+            return plain_data.read(data, cls, subject=cls.__qualname__)
 
     def to_yaml(self, path: str | Path | None = None) -> str:
         """The configuration as YAML text, also written to `path` if one is given."""
@@ -123,12 +140,12 @@ class Cfg:
 def _require_constructor(target: Any, cfg: Cfg, args: tuple[Any, ...], runtime: Mapping[str, Any]) -> None:
     """Refuse an abstract class, and one other than the default that can't be constructed like it."""
     usual = type(cfg).__cfg_defaults__.get(CLASS_FIELD)
-    what = f"{wording.show(target)} is abstract" if inspect.isabstract(target) else ""
+    what = f"{show(target)} is abstract" if inspect.isabstract(target) else ""
     if not what and target is not usual:
         try:
             inspect.signature(target).bind(cfg, *args, **runtime)
         except (TypeError, ValueError) as error:
-            what = f"{wording.show(target)} can't be built with {type(cfg).__name__} ({error})"
+            what = f"{show(target)} can't be built with {type(cfg).__name__} ({error})"
     if what:
         fix = "use a configuration whose class is complete" if target is usual else f"derive it from {usual!r}"
         raise ConfigError([Problem(CLASS_FIELD, what, fix)], type(cfg).__qualname__)

@@ -10,25 +10,14 @@ import typing
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from annotated_types import Interval
+
 
 class _Missing:
-    """The type of MISSING: one object per process, also after copying and pickling."""
-
-    _instance: _Missing | None = None
-
-    def __new__(cls) -> _Missing:
-        if cls._instance is None:
-            cls._instance = super().__new__(cls)
-        return cls._instance
-
-    def __copy__(self) -> _Missing:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Missing:
-        return self
+    """The type of MISSING."""
 
     def __reduce__(self) -> str:
-        return "MISSING"
+        return "MISSING"  # what `copy` and `pickle` take as: this very object
 
     def __bool__(self) -> Literal[False]:
         return False
@@ -45,31 +34,19 @@ MISSING: Any = _Missing()
 
 
 @dataclass(frozen=True)
-class Range:
+class Range(Interval):
     """Bounds of a number, used as `Annotated[float, Range(gt=0, le=1)]`."""
 
-    ge: float | None = None
     gt: float | None = None
-    le: float | None = None
+    ge: float | None = None
     lt: float | None = None
-
-    def contains(self, value: float) -> bool:
-        """Whether `value` lies within the bounds; NaN never does."""
-        return (
-            (self.ge is None or value >= self.ge)
-            and (self.gt is None or value > self.gt)
-            and (self.le is None or value <= self.le)
-            and (self.lt is None or value < self.lt)
-            and value == value
-        )
+    le: float | None = None
 
     def __str__(self) -> str:
         bounds = ((">=", self.ge), (">", self.gt), ("<=", self.le), ("<", self.lt))
-        return " and ".join(f"{sign} {_number(bound)}" for sign, bound in bounds if bound is not None) or "any"
-
-
-def _number(bound: float) -> str:
-    return str(bound) if isinstance(bound, int) else f"{bound:g}"
+        given = {sign: bound for sign, bound in bounds if bound is not None}
+        texts = {sign: str(bound) if isinstance(bound, int) else f"{bound:g}" for sign, bound in given.items()}
+        return " and ".join(f"{sign} {text}" for sign, text in texts.items())
 
 
 @dataclass(frozen=True)
@@ -105,9 +82,7 @@ class _LenientNames(dict[str, Any]):
     """Names for annotations that mention modules imported only under `TYPE_CHECKING`."""
 
     def __missing__(self, name: str) -> Any:
-        if name in vars(builtins):
-            return vars(builtins)[name]
-        return _Unknown()
+        return vars(builtins).get(name, _Unknown())
 
 
 def is_class_var(annotation: Any) -> bool:
@@ -117,15 +92,13 @@ def is_class_var(annotation: Any) -> bool:
     return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
 
 
-def _evaluate(annotation: Any, module: str, names: dict[str, Any]) -> Any:
-    """Turn one annotation into a type, with the global names of `module` and the additional `names`."""
+def _evaluate(annotation: Any, names: dict[str, Any]) -> Any:
+    """The type that an annotation stands for."""
     holder: Any = types.SimpleNamespace(__annotations__={"field": annotation})
-    scope = {**vars(sys.modules[module]), **names} if module in sys.modules else dict(names)
     try:
-        return typing.get_type_hints(holder, globalns=scope, localns=names, include_extras=True)["field"]
+        return typing.get_type_hints(holder, {}, names, include_extras=True)["field"]
     except (NameError, AttributeError):
-        lenient = _LenientNames(scope)
-        hint = typing.get_type_hints(holder, globalns={}, localns=lenient, include_extras=True)["field"]
+        hint = typing.get_type_hints(holder, {}, _LenientNames(names), include_extras=True)["field"]
         return Any if isinstance(hint, _Unknown) else hint
 
 
@@ -140,17 +113,19 @@ def field_types(cls: type) -> dict[str, Any]:
     Annotations are evaluated on first use, in the module of the class that declares them, so they may name classes
     that are defined later.
     """
-    cached = cls.__dict__.get("__cfg_types__")
-    if cached is not None:
-        return cached
-    found: dict[str, Any] = {}
-    for owner in reversed(cls.__mro__):
-        declared = owner.__dict__.get("__cfg_declared__", {})
-        names = {**owner.__dict__.get("__cfg_names__", {}), owner.__name__: owner}
-        for name, annotation in declared.items():
-            found[name] = _evaluate(annotation, owner.__module__, names)
-    found = {name: found[name] for name in field_names(cls)}
-    if CLASS_FIELD in found and (kind := cls.__dict__.get("__cfg_defaults__", {}).get(CLASS_FIELD)):
-        found[CLASS_FIELD] = Annotated[found[CLASS_FIELD], SubclassOf(kind)]
-    type.__setattr__(cls, "__cfg_types__", found)
-    return found
+    if "__cfg_types__" not in cls.__dict__:
+        found: dict[str, Any] = {}
+        for owner in reversed(cls.__mro__):
+            body = owner.__dict__
+            names = {
+                **vars(sys.modules.get(owner.__module__, types)),
+                **body.get("__cfg_names__", {}),
+                owner.__name__: owner,
+            }
+            for name, annotation in body.get("__cfg_declared__", {}).items():
+                found[name] = _evaluate(annotation, names)
+        found = {name: found[name] for name in field_names(cls)}
+        if CLASS_FIELD in found and (kind := cls.__dict__["__cfg_defaults__"].get(CLASS_FIELD)):
+            found[CLASS_FIELD] = Annotated[found[CLASS_FIELD], SubclassOf(kind)]
+        type.__setattr__(cls, "__cfg_types__", found)
+    return cls.__dict__["__cfg_types__"]

@@ -1,15 +1,22 @@
-"""Questions about annotations: what kind of value does one ask for?"""
+"""Annotations: what kind of value does one ask for, and the words for it and for values."""
 
 from __future__ import annotations
 
 import collections.abc
+import enum
 import types
 import typing
-from typing import Annotated, Any, TypeGuard, Union
+from typing import Annotated, Any, Literal, TypeGuard, Union
+
+from .fields import MISSING, Range
 
 SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 SETS = (set, frozenset, collections.abc.Set)
+LONGEST = 60
+"""Characters of a value that are repeated in a message."""
+MOST_BITS = 4096
+"""Longer integers are not written out; Python refuses to at a few times that."""
 
 
 def is_cfg_class(value: Any) -> TypeGuard[type[Any]]:
@@ -30,7 +37,7 @@ def is_anything(hint: Any) -> bool:
 def is_callable_hint(hint: Any) -> bool:
     """Whether an annotation asks for a class or a function, which may also be given as `module:name`."""
     return (
-        hint is type or hint is collections.abc.Callable or typing.get_origin(hint) in (type, collections.abc.Callable)
+        hint is type or collections.abc.Callable in (hint, typing.get_origin(hint)) or typing.get_origin(hint) is type
     )
 
 
@@ -50,6 +57,12 @@ def simplify(hint: Any) -> tuple[Any, tuple[Any, ...]]:
             return types.NoneType if hint is None else hint, metadata
 
 
+def parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Origin and arguments of a simplified annotation: `(list, (int,))` for `list[int]`, `(int, ())` for `int`."""
+    plain, _ = simplify(hint)
+    return typing.get_origin(plain) or plain, typing.get_args(plain)
+
+
 def arms(hint: Any) -> tuple[Any, ...]:
     """The members of a union; the annotation itself, as its only member, if it is none."""
     plain, metadata = simplify(hint)
@@ -58,10 +71,64 @@ def arms(hint: Any) -> tuple[Any, ...]:
     return (hint,) if metadata else (plain,)
 
 
-def item_hint(origin: Any, args: tuple[Any, ...], index: int) -> Any:
-    """The annotation of entry `index` of a container annotated `origin[args]`."""
-    if not args or args == ((),):
-        return Any
-    if origin is tuple and not (len(args) == 2 and args[1] is Ellipsis):
-        return args[index] if index < len(args) else Any
-    return args[0]
+def item_hint(hint: Any, value: Any, index: int = 0) -> Any:
+    """The annotation of entry `index` of the container `value`, by that member of `hint` which describes it."""
+    for origin, args in map(parts, arms(hint)):
+        if args and isinstance(origin, type) and isinstance(value, origin):
+            if isinstance(value, dict):
+                return args[1]
+            is_fixed = origin is tuple and args[1:] != (Ellipsis,)
+            return args[0] if not is_fixed else args[index] if index < len(args) else Any
+    return Any
+
+
+def expected_class(hint: Any, known: Any) -> type | None:
+    """The class of the configuration that a dict without `_cfg` stands for; None if there is no single one."""
+    classes = [type(known)] if is_cfg(known) else [arm for arm in arms(hint) if is_cfg_class(arm)]
+    return classes[0] if len(classes) == 1 else None
+
+
+def show(value: Any) -> str:
+    """A value in the words of an error message: shortened, with its type."""
+    if value is None or value is MISSING:
+        return str(value)
+    if is_cfg(value):
+        return f"a {type(value).__name__}"
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return f"an integer of {value.bit_length()} bits"
+    text = repr(value)
+    return f"{text if len(text) <= LONGEST else text[: LONGEST - 3] + '...'} ({type(value).__name__})"
+
+
+def describe(hint: Any) -> str:
+    """An annotation in the words of an error message."""
+    plain, metadata = simplify(hint)
+    text = _describe_plain(plain)
+    if ranges := " and ".join(str(item) for item in metadata if isinstance(item, Range)):
+        text += f" with numbers {ranges}" if "[" in text else f" {ranges}"
+    return text
+
+
+def _describe_plain(hint: Any) -> str:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is types.NoneType:
+        return "None"
+    if is_anything(hint):
+        return "anything"
+    if origin in (Union, types.UnionType):
+        return " or ".join(describe(arm) for arm in args)
+    if origin is Literal:
+        return " or ".join(repr(choice) for choice in args)
+    if is_callable_hint(hint):
+        if hint is not type and origin is not type:
+            return "a function or 'module:name'"
+        role = f" derived from {describe(args[0])}" if args and not is_anything(args[0]) else ""
+        return f"a class{role} or its 'module:name'"
+    if origin in (tuple, list, *SEQUENCES, *SETS, *MAPPINGS):
+        inner = ", ".join("..." if arg is Ellipsis else describe(arg) for arg in args)
+        return f"{origin.__name__}[{inner}]"
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return " or ".join(hint.__members__)
+    return getattr(hint, "__name__", str(hint))

@@ -6,6 +6,7 @@ a file is read, `trust.only` puts an allow-list between the text and the imports
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
 import shlex
@@ -13,23 +14,15 @@ import sys
 from contextvars import ContextVar
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Protocol, TypeGuard
+from typing import Any, TypeGuard
 
 from .errors import ConfigError, did_you_mean
 
 _REFERENCE = re.compile(r"([A-Za-z_][\w.]*|[^\n]*\.py):[A-Za-z_][\w.]*")
 
 
-class Finder(Protocol):
-    """Finds a reference among what is allowed; the arguments are those of `resolve`."""
-
-    def find(self, reference: str, packages: tuple[str, ...] | None = ()) -> Any:
-        """The object, or a ConfigError."""
-        ...
-
-
-limit: ContextVar[Finder | None] = ContextVar("limit", default=None)
-"""What `resolve` asks instead of importing; None: everything may be imported."""
+limit: ContextVar[Any] = ContextVar("limit", default=None)
+"""The `trust.AllowList` that `resolve` asks instead of importing; None: everything may be imported."""
 
 
 def is_reference(text: Any) -> TypeGuard[str]:
@@ -38,16 +31,10 @@ def is_reference(text: Any) -> TypeGuard[str]:
 
 
 def resolve(reference: str, packages: tuple[str, ...] | None = ()) -> Any:
-    """What a reference names; the name may be dotted.
+    """What a reference names; the name may be dotted. A ConfigError says why it names nothing, or may not be named.
 
-    Args:
-        reference: the text.
-        packages: where an allow-list is in force, packages that it covers besides its own; None: the place that the
-            value is for expects no class or function, so only what the trusted configuration holds is found.
-
-    Raises:
-        ConfigError: the text has another form, the module can't be imported, it has no such name, or an allow-list is
-            in force and does not cover it.
+    Where an allow-list is in force, `packages` are covered besides its own; None: the place that the value is for
+    expects no class or function, so only what the trusted configuration holds is found.
     """
     if not is_reference(reference):
         raise ConfigError(f"{reference!r} is no reference: write 'module:name', for example 'torch.nn:ELU'.")
@@ -69,11 +56,7 @@ def load(reference: str) -> Any:
 
 
 def find_module(reference: str) -> ModuleType:
-    """The module, imported if need be, or the running script that a reference begins with.
-
-    Raises:
-        ConfigError: it can't be imported, or it is a script that is not running.
-    """
+    """The module, imported if need be, or the running script that a reference begins with."""
     place = reference.rpartition(":")[0]
     main = sys.modules["__main__"]
     if place.endswith(".py"):
@@ -108,23 +91,16 @@ def main_script() -> Path | None:
 
 
 def reference_to(value: Any) -> str:
-    """The text from which `resolve` makes this class or function.
-
-    Raises:
-        ConfigError: the name does not lead back to the same object, as for lambdas.
-    """
+    """The text from which `resolve` makes this class or function; a ConfigError if there is none, as for lambdas."""
     module = getattr(value, "__module__", None)
     if module == "__main__":  # says nothing in another process
         module = main_module() or main_script() or module
     # The qualified name of C functions may name a hidden class (torch.relu), hence the second attempt.
     for name in (getattr(value, "__qualname__", None), getattr(value, "__name__", None)):
         reference = f"{module}:{name}"
-        if module is None or name is None or not is_reference(reference):
-            continue
-        try:
-            found = load(reference)
-        except ConfigError:
-            continue
-        if found is value or found == value:
-            return reference
+        if module is not None and name is not None and is_reference(reference):
+            with contextlib.suppress(ConfigError):
+                found = load(reference)
+                if found is value or found == value:
+                    return reference
     raise ConfigError(f"{value!r} can't be written as 'module:name': define it by name at the top level of a module.")

@@ -7,14 +7,13 @@ appears twice is an error. Only plain data is read: no tag constructs an object.
 from __future__ import annotations
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from .errors import ConfigError
-from .restore import require_bounded
 
 
 class _Loader(yaml.SafeLoader):
@@ -63,14 +62,13 @@ def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
 
 _Dumper.add_representer(list, _represent_list)
 
+_LONGEST = 250_000
+"""Characters of a text that is read; a configuration with every field written out has ten thousand."""
+
 
 def dump(data: Any) -> str:
     """Plain data as YAML text, keys in their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-
-
-_LONGEST = 250_000
-"""Characters of a text that is read; a configuration with every field written out has ten thousand."""
 
 
 def load(text: str, name: str = "The YAML text") -> Any:
@@ -98,26 +96,16 @@ def is_file(source: str | Path) -> bool:
 
 
 def load_mapping(source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file or in YAML text.
-
-    Raises:
-        ConfigError: there is no such file, it is no YAML, or its top level is no mapping.
-    """
-    name = str(source) if is_file(source) else "The YAML text"
-    data = load(_read(Path(source)) if is_file(source) else str(source), name)
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
+    """The mapping in a YAML file or in YAML text; a ConfigError says why there is none."""
+    data = load(_read(Path(source)), str(source)) if is_file(source) else load(str(source))
+    if data is not None and not isinstance(data, dict):
+        name = str(source) if is_file(source) else "The YAML text"
         raise ConfigError(f"{name} holds a {type(data).__name__}, expected fields: write `name: value` lines.")
-    return data
+    return data or {}
 
 
 def load_file(path: Path) -> Any:
-    """Plain data from a YAML file, not more than a configuration can hold once its anchors are written out.
-
-    Raises:
-        ConfigError: there is no such file, it is no YAML, or it is too large.
-    """
+    """Plain data from a YAML file, not more than a configuration can hold once its anchors are written out."""
     data = load(_read(path), str(path))
     require_bounded(data, str(path))
     return data
@@ -131,10 +119,37 @@ def _read(path: Path) -> str:
     except FileNotFoundError:
         raise ConfigError(f"There is no configuration file {path}: check the path.") from None
     except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8."
-        ) from None
+        what = f"{error.reason} at byte {error.start}"
+        raise ConfigError(f"{path} is not UTF-8 text ({what}): save it as UTF-8.") from None
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{path} can't be read ({error}): check the path.") from error
+
+
+_MOST_VALUES = 100_000
+_DEEPEST = 64
+
+
+def require_bounded(data: Any, name: str) -> None:
+    """Refuse data that is nested in itself, very deep, or very large once its repeated parts are written out."""
+    known: dict[int, tuple[int, int]] = {}
+
+    def extent(value: Any, depth: int) -> tuple[int, int]:
+        """Values in `value`, and levels below it."""
+        if depth > _DEEPEST:
+            raise ConfigError(f"{name} is nested in itself, or deeper than {_DEEPEST} levels: flatten it.")
+        if not isinstance(value, Mapping | list | tuple):
+            return 1, 0
+        if id(value) not in known:
+            parts = [extent(part, depth + 1) for part in (value.values() if isinstance(value, Mapping) else value)]
+            known[id(value)] = 1 + sum(size for size, _ in parts), 1 + max((levels for _, levels in parts), default=0)
+        size, levels = known[id(value)]
+        if size > _MOST_VALUES or depth + levels > _DEEPEST:
+            raise ConfigError(
+                f"{name} holds more than {_MOST_VALUES} values or {_DEEPEST} levels once its anchors are written out: "
+                f"keep large data in a file of its own."
+            )
+        return size, levels
+
+    extent(data, 0)

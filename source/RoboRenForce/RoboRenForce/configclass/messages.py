@@ -1,0 +1,95 @@
+"""Validation messages: what is wrong with a value, what was expected, what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic_core import ErrorDetails, ValidationError
+
+from .errors import Problem, did_you_mean
+from .fields import MISSING, field_names
+from .hints import LONGEST, MOST_BITS, arms, describe, is_cfg, is_cfg_class, show, simplify
+from .validators import fits
+
+_MOST_PROBLEMS = 100
+"""Nobody reads more, and each is looked up among the names that there are."""
+
+
+def problems_of(error: ValidationError) -> list[Problem]:
+    """Everything that a validator found, with dotted paths."""
+    details = error.errors(include_url=False)[:_MOST_PROBLEMS]
+    return list(dict.fromkeys(map(_explain, details)))
+
+
+def _explain(error: ErrorDetails) -> Problem:
+    fault, place = error.get("ctx", {})["fault"], error["loc"]
+    of_key = place[-1:] == ("[key]",)
+    path = ".".join(str(part) for part in (place[:-1] if of_key else place))
+    if error["type"] == "sentence":
+        return Problem(path, fault.what, fault.fix)
+    if error["type"] == "unknown":
+        fix = did_you_mean(str(place[-1]), field_names(fault.hint))
+        return Problem(path, f"{fault.hint.__qualname__} has no such field", fix)
+    if fault.value is MISSING:
+        return Problem(path, f"is missing, expected {describe(fault.hint)}", f"set {path or 'it'}")
+    what = fault.what or f"got {show(fault.value)}, expected {describe(fault.hint)}"
+    fix = _how_to_fix(fault.value, fault.hint, fault.known)
+    return Problem(path, f"the key does not fit: {what}" if of_key else what, fix)
+
+
+def _how_to_fix(value: Any, hint: Any, known: Any) -> str:
+    """The repair to propose for a value that does not fit; every proposal is checked to fit."""
+    for text, proposal in (*_for_text(value, hint), *_for_shape(value)):
+        if len(text) <= 2 * LONGEST and fits(proposal, hint):
+            return text
+    if known is not MISSING and not is_cfg(known) and len(repr(known)) <= LONGEST and fits(known, hint):
+        return f"write for example {_written(known)}"
+    return f"give it {describe(hint)}"
+
+
+def _for_shape(value: Any) -> Iterator[tuple[str, Any]]:
+    """Repairs of the kind of a value: another bracket, a missing bracket, a number of another kind, a missing call."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        return
+    if isinstance(value, list):
+        yield f"write {value!r} as a tuple", tuple(value)
+    if isinstance(value, tuple):
+        yield f"write {value!r} as a list", list(value)
+    yield f"write [{value!r}]", [value]
+    yield f"write ({value!r},)", (value,)
+    if isinstance(value, bool) or (isinstance(value, float) and value.is_integer()):
+        yield f"write {int(value)}", int(value)
+    if is_cfg_class(value):
+        yield f"write {value.__name__}()", value()
+
+
+def _written(value: Any) -> str:
+    """A value as one would write it in a configuration."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    return getattr(value, "__name__", None) or repr(value) if callable(value) else repr(value)
+
+
+def _for_text(value: Any, hint: Any) -> Iterator[tuple[str, Any]]:
+    """Repairs of a text: a choice that is spelled alike, a number or null in quotes."""
+    if not isinstance(value, str):
+        return
+    for kind in (simplify(arm)[0] for arm in arms(hint)):
+        if isinstance(kind, type) and issubclass(kind, enum.Enum):
+            for name in difflib.get_close_matches(value, list(kind.__members__), n=1):
+                yield f"did you mean {name}?", kind[name]
+        choices = [arg for arg in typing.get_args(kind) if isinstance(arg, str)]
+        for choice in difflib.get_close_matches(value, choices, n=1):
+            yield f"did you mean {choice!r}?", choice
+    if value.lower() in ("none", "null"):
+        yield "write null in YAML and on the command line, None in Python", None
+    for kind in (int, float):
+        try:
+            number = kind(value)
+        except ValueError:
+            continue
+        yield f"write {number!r}, without quotes", number
