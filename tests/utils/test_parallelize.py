@@ -223,7 +223,7 @@ def test_ranks_with_modules_of_their_own_are_refused() -> None:
 
 
 def test_a_pattern_without_a_submodule_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(ConfigError, match=r"blocks: 'Blok' names no submodule; did you mean 'Block'\?"):
-        parallelize(stack(), None, ParallelCfg(blocks=["Blok"]))
+    with pytest.raises(ConfigError, match=r"blocks: 'Blocks' names no submodule; did you mean 'Block'\?"):
+        parallelize(stack(), None, ParallelCfg(blocks=["Blocks"]))
     with pytest.raises(ConfigError, match="compile_blocks: is True, but blocks is empty"):
         parallelize(stack(), None, ParallelCfg(compile_blocks=True))
