@@ -1,0 +1,56 @@
+"""The configuration of any environment: the adapter's own options, and the links of the wrapper chain around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Self
+
+from ..configclass import Cfg, configclass
+from .dynamic_env import DynamicEnvCfg
+from .group_vec import GroupVecCfg
+from .multi_modal import MultiModalCfg
+from .vec_env import VecEnv
+
+
+@configclass
+class VecEnvCfg(Cfg):
+    """Base of adapters' configurations; `build` makes `VecEnv -> DynamicEnv -> GroupVec -> MultiModal`.
+
+    A link that is None is left out. A subclass names the adapter's class and has at least `num_envs`, `seed` and
+    `device`.
+    """
+
+    class_type: type | str = VecEnv
+    dynamic: DynamicEnvCfg | None = None
+    """Reward terms, commands and dynamics state as extras or observations."""
+    groups: GroupVecCfg | None = None
+    """Rows with different jobs: eval rows, blocks, groups that start together; `num_envs` counts all of them."""
+    multi_modal: MultiModalCfg | None = None
+    """Images, proprioception, instructions and action chunks."""
+
+    def build(self, *args: Any, **runtime: Any) -> VecEnv:
+        """Validate, build the adapter's environment and put the links around it."""
+        env: VecEnv = super().build(*args, **runtime)
+        try:
+            for link in (self.dynamic, self.groups, self.multi_modal):
+                env = env if link is None else link.build(env)
+        except BaseException:
+            env.close()
+            raise
+        return env
+
+    def for_evaluation(self, num_envs: int, seed: int) -> Self:
+        """The same environment for playing: every row plays episodes of its own, as the leader of blocks does."""
+        cfg = self.copy()
+        cfg.num_envs, cfg.seed = num_envs, seed
+        cfg.groups = None if cfg.groups is None else cfg.groups.for_evaluation()
+        cfg.multi_modal = None if cfg.multi_modal is None else cfg.multi_modal.for_evaluation(num_envs)
+        return cfg
+
+    def check(self) -> Iterable[str]:
+        """Eval rows are driven by a policy that has to see what the learner sees."""
+        if self.multi_modal is not None and self.groups is not None and self.groups.num_eval_envs:
+            yield (
+                "groups: num_eval_envs can't be combined with multi_modal, whose observations eval rows don't get; "
+                "set groups.num_eval_envs=0 and evaluate by the runner's eval_interval"
+            )
