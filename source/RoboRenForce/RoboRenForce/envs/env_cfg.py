@@ -54,3 +54,9 @@ class VecEnvCfg(Cfg):
                 "groups: num_eval_envs can't be combined with multi_modal, whose observations eval rows don't get; "
                 "set groups.num_eval_envs=0 and evaluate by the runner's eval_interval"
             )
+
+
+def num_learning_envs(env_cfg: Any) -> int:
+    """Rows that the learner sees; `env_cfg` is any configuration with `num_envs`."""
+    groups = env_cfg.groups if isinstance(env_cfg, VecEnvCfg) else None
+    return env_cfg.num_envs - (0 if groups is None else groups.num_eval_envs)
