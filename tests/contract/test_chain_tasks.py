@@ -44,12 +44,12 @@ def test_eval_rows_and_reward_terms_are_in_the_metrics_of_an_mjlab_run() -> None
     pytest.importorskip("mjlab")
     runner, metrics = small(
         "RoboRenForce-MJLab-Go1FlatEval-PPO",
-        *("--device", "cpu", "--num_envs", "6", "env.groups.num_eval_envs=2", "num_steps_per_env=12"),
+        *("--device", "cpu", "--num_envs", "6", "env.groups.num_eval_envs=2", "num_steps_per_env=6"),
         *("env.mjlab={episode_length_s: 0.1}", "init_at_random_ep_len=false", "max_iterations=1"),
     )
     assert runner.env.num_envs == runner.algorithm.context.spec.num_envs == 4
     last = metrics[-1]
-    # Episodes of 5 steps: the eval rows have finished two each by step 10, driven by the policy's mode.
+    # Episodes of 5 steps: the eval rows have finished one each, driven by the mode of the policy.
     assert last["Eval/mean_episode_length"] == 5 and "Eval/mean_return" in last
     terms = {tag: value for tag, value in last.items() if tag.startswith("Reward/")}
     assert set(terms) == {f"Reward/{name}" for name in runner.env.spec.reward_terms}

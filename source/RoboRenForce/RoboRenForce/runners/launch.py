@@ -21,7 +21,7 @@ from ..configclass.references import main_script
 from ..envs.env_cfg import VecEnvCfg
 from ..utils.console import make_printable, say
 from ..utils.errors import UnknownTaskError, UserError
-from ..utils.registry import Task, is_of_own_package, load_stored_task
+from ..utils.registry import Task, load_stored_task, names_package
 from .evaluation import record_video
 from .runner import Runner
 
@@ -98,7 +98,7 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
         found = load_stored_task(data["task"], trust=trust or task == data["task"])
     except UnknownTaskError as error:
         script = data.get("script")
-        if script is None or script == str(main_script()) or is_of_own_package(data["task"]):
+        if script is None or script == str(main_script()) or names_package(data["task"]):
             raise
         if not script.isprintable():  # the terminal would obey it
             raise UnknownTaskError(
