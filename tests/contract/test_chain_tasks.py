@@ -162,6 +162,22 @@ def test_the_pixel_task_keeps_the_contract() -> None:
     env.close()
 
 
+def test_recorded_data_has_the_texts_of_its_instruction_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    minari = pytest.importorskip("minari")
+    collection = pytest.importorskip("RRF_d4rl_tasks.collection")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+    argv = ["--task", f"{PIXELS}-PPO", "--steps", "4", "--num_envs", "2", "--output", "pole/random-v0"]
+    recording = collection.prepare_collection(collection.collect_parser(None).parse(argv))
+    recording.write(recording.record())
+    data = minari.load_dataset("pole/random-v0")
+    texts = json.loads(data.storage.metadata["instructions"])
+    for episode in data.iterate_episodes():
+        assert episode.observations["camera"].dtype == "uint8"
+        assert {texts[str(number)] for number in episode.observations["instruction_id"].flatten()} == {
+            "Balance the pole."
+        }
+
+
 # --- composition by configuration ------------------------------------------------------------------------------------
 
 

@@ -56,7 +56,14 @@ class VecEnvCfg(Cfg):
             )
 
 
+def evaluation_cfg(env_cfg: Any, num_envs: int, seed: int) -> Any:
+    """`VecEnvCfg.for_evaluation`, also of a configuration of a user's own that knows no links."""
+    if isinstance(env_cfg, VecEnvCfg):
+        return env_cfg.for_evaluation(num_envs, seed)
+    return env_cfg.replace(num_envs=num_envs, seed=seed)
+
+
 def num_learning_envs(env_cfg: Any) -> int:
-    """Rows that the learner sees; `env_cfg` is any configuration with `num_envs`."""
+    """Rows that the learner sees; eval rows are not among them."""
     groups = env_cfg.groups if isinstance(env_cfg, VecEnvCfg) else None
     return env_cfg.num_envs - (0 if groups is None else groups.num_eval_envs)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from ..configclass.references import main_script
-from ..envs.env_cfg import VecEnvCfg
+from ..envs.env_cfg import evaluation_cfg
 from ..utils.console import make_printable, say
 from ..utils.errors import UnknownTaskError, UserError
 from ..utils.registry import Task, load_stored_task, names_package
@@ -114,8 +114,7 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
 
 def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool = False) -> Any:
     """The environment of a task for evaluation or, with `render`, for videos."""
-    known = isinstance(task.env_cfg, VecEnvCfg)  # a user's own configuration may know no links
-    cfg = task.env_cfg.for_evaluation(num_envs, seed) if known else task.env_cfg.replace(num_envs=num_envs, seed=seed)
+    cfg = evaluation_cfg(task.env_cfg, num_envs, seed)
     if render:
         if "render" not in {field.name for field in fields(cfg)}:
             raise RuntimeError(f"the environment of {task.id} has no option 'render'.")
