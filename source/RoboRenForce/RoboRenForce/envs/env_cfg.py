@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
-from ..configclass import Cfg, configclass
+from ..configclass import Cfg, Range, configclass
 from .dynamic_env import DynamicEnvCfg
 from .group_vec import GroupVecCfg
 from .multi_modal import MultiModalCfg
@@ -16,11 +16,14 @@ from .vec_env import VecEnv
 class VecEnvCfg(Cfg):
     """Base of adapters' configurations; `build` makes `VecEnv -> DynamicEnv -> GroupVec -> MultiModal`.
 
-    A link that is None is left out. A subclass names the adapter's class and has at least `num_envs`, `seed` and
-    `device`.
+    A link that is None is left out.
     """
 
     class_type: type | str = VecEnv
+    """The adapter."""
+    num_envs: Annotated[int, Range(ge=1)] = 1
+    seed: int = 0
+    device: str = "cpu"
     dynamic: DynamicEnvCfg | None = None
     """Reward terms, commands and dynamics state as extras or observations."""
     groups: GroupVecCfg | None = None

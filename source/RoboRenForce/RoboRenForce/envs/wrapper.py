@@ -100,8 +100,7 @@ class VecEnvWrapper(VecEnv):
 
 def choose_rows(rows: torch.Tensor, chosen: TensorDict, other: TensorDict) -> TensorDict:
     """`chosen` in the rows where `rows`, bool `(num_envs,)`, is True, `other` elsewhere."""
-    groups = {
-        name: torch.where(rows.view(-1, *[1] * (tensor.dim() - 1)), tensor, other[name])
-        for name, tensor in chosen.items()
-    }
+    groups: dict[str, Any] = dict(chosen.items())
+    for name, tensor in groups.items():
+        groups[name] = torch.where(rows.view(-1, *[1] * (tensor.dim() - 1)), tensor, other[name])
     return TensorDict(groups, batch_size=other.batch_size, device=other.device)
