@@ -68,7 +68,7 @@ def test_right_environments_pass(name):
 class Changed(ScriptedEnv):
     """Lets a test alter what a step returns."""
 
-    def step_rows(self, actions, active):
+    def step_rows(self, actions, active, *, draw=True):
         return self.change(*super().step_rows(actions, active))
 
     def change(self, obs, rewards, dones, extras):
@@ -152,7 +152,7 @@ class SharedFlags(Changed):
 class NoAutoReset(ScriptedEnv):
     """Goes on counting after the end."""
 
-    def step_rows(self, actions, active):
+    def step_rows(self, actions, active, *, draw=True):
         result = super().step_rows(actions, active)
         self._length = self._length + result[2]
         return result
@@ -192,13 +192,13 @@ class CountsResets(ScriptedEnv):
         self.moved = False
         return result
 
-    def step_rows(self, actions, active):
+    def step_rows(self, actions, active, *, draw=True):
         self.moved = True
         return super().step_rows(actions, active)
 
 
 class ChangesActions(ScriptedEnv):
-    def step_rows(self, actions, active):
+    def step_rows(self, actions, active, *, draw=True):
         return super().step_rows(actions.mul_(0.5), active)
 
 
@@ -225,7 +225,7 @@ class ForgetsState(ScriptedEnv):
 
 
 class HoldsNothing(ScriptedEnv):
-    def step_rows(self, actions, active):
+    def step_rows(self, actions, active, *, draw=True):
         return super().step_rows(actions, torch.ones_like(active))
 
 

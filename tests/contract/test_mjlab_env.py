@@ -86,7 +86,7 @@ def test_the_wrapper_of_the_readme_steps_mjlabs_environment() -> None:
     actions = torch.zeros(5, inner.action_manager.total_action_dim)
     obs, rewards, dones, extras = env.step(actions)
     assert torch.equal(obs["policy"], obs["actor"])
-    torch.testing.assert_close(extras["reward_terms"].sum(1) * inner.step_dt, rewards)
+    torch.testing.assert_close(extras["reward_terms"].sum(1), rewards)
     assert not dones.any() and env.episode_length_buf.tolist() == [1] * 5
     env.close()
 

@@ -6,14 +6,16 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import gymnasium as gym
 import pytest
 from RoboRenForce.configclass import Cfg, ConfigError, Range, configclass
-from RoboRenForce.utils import registry
+from RoboRenForce.utils import registry, task_packages
 from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, UserError
 from RoboRenForce.utils.optional import is_installed, require_package
+from RoboRenForce.utils.task_packages import Project
 
 
 class Env:
@@ -110,7 +112,9 @@ def test_an_unknown_id_is_answered_with_the_nearest(register: Any):
 
 
 def test_a_task_of_a_package_that_is_not_installed_names_the_install_line(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(registry._OWN_PACKAGES, "mjlab", ("no_such_tasks", "RRF_mjlab"))
+    project = Project("RRF_mjlab", Path(), {task_packages.TASKS: {"mjlab": "no_such_tasks"}})
+    monkeypatch.setattr(task_packages, "source_projects", lambda: (project,))
+    monkeypatch.setattr(task_packages.metadata, "entry_points", lambda group: ())
     with pytest.raises(UnknownTaskError, match=r"RRF_mjlab is not installed: run `\./setup_ext\.sh RRF_mjlab`"):
         registry.load_task("RoboRenForce-MJLab-Go1-PPO")
 
@@ -164,11 +168,11 @@ def test_third_party_packages_are_found_through_their_entry_point(monkeypatch: p
     (tmp_path / "broken_tasks.py").write_text("import no_such_simulator\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     points = [
-        EntryPoint("broken", "broken_tasks", registry.ENTRY_POINT_GROUP),
-        EntryPoint("stranger", "stranger_tasks", registry.ENTRY_POINT_GROUP),
+        EntryPoint("broken", "broken_tasks", task_packages.TASKS),
+        EntryPoint("stranger", "stranger_tasks", task_packages.TASKS),
     ]
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
-    monkeypatch.setattr(registry, "_OWN_PACKAGES", {})
+    monkeypatch.setattr(task_packages.metadata, "entry_points", lambda group: points)
+    monkeypatch.setattr(task_packages, "source_projects", lambda: ())
     try:
         assert registry.load_task("RoboRenForce-Stranger-Robot-PPO").runner_cfg == RunnerCfg()
         assert "broken_tasks" not in sys.modules  # the id named its package, so no other was imported
@@ -178,6 +182,29 @@ def test_third_party_packages_are_found_through_their_entry_point(monkeypatch: p
             registry.load_task("RoboRenForce-Other-Robot-PPO")
     finally:
         gym.registry.pop("RoboRenForce-Stranger-Robot-PPO", None)
+
+
+def test_an_installation_from_before_is_named_in_one_sentence(monkeypatch: pytest.MonkeyPatch):
+    now = {task_packages.TASKS: {"sim": "sim_tasks", "fastsim": "sim_tasks"}}
+    monkeypatch.setattr(task_packages, "source_projects", lambda: (Project("RRF_sim", Path(), now),))
+    points = [EntryPoint("sim", "sim_tasks", task_packages.TASKS)]
+    monkeypatch.setattr(task_packages.metadata, "distribution", lambda name: SimpleNamespace(entry_points=points))
+    assert list(task_packages.outdated()) == [
+        "RRF_sim was installed before its entry points changed: run `pip install -e source/tasks/RRF_sim` again."
+    ]
+    points.append(EntryPoint("fastsim", "sim_tasks", task_packages.TASKS))
+    assert not list(task_packages.outdated())
+
+
+def test_a_source_tree_on_the_path_needs_no_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    (tmp_path / "loose_tasks.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loose = {task_packages.TASKS: {"Loose": "loose_tasks", "Other": "no_such_tasks"}}
+    monkeypatch.setattr(task_packages, "source_projects", lambda: (Project("RRF_loose", tmp_path, loose),))
+    monkeypatch.setattr(task_packages.metadata, "entry_points", lambda group: ())
+    assert task_packages.announced() == {"loose": "loose_tasks"}
+    assert registry.names_package("RoboRenForce-Other-Robot-PPO")
+    assert not registry.names_package("RoboRenForce-Unheard-Robot-PPO")
 
 
 def test_a_missing_optional_package_is_one_sentence_with_the_install_line():

@@ -305,6 +305,7 @@ def test_the_doctor_tells_what_is_missing_and_tries_to_render(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from RoboRenForce.cli import doctor as module
+    from RRF_gym_tasks import doctor as package
 
     calls: list[list[str]] = []
 
@@ -313,19 +314,17 @@ def test_the_doctor_tells_what_is_missing_and_tries_to_render(
         code, out, err = outcomes.pop(0)
         return subprocess.CompletedProcess(command, code, out, err)
 
-    installed = {"mujoco", "RRF_gym_tasks"}
-    monkeypatch.setattr(module, "is_installed", lambda name: name in installed)
-    monkeypatch.setattr(module.subprocess, "run", rendered)
+    versions = {"mujoco": "3.9", "gymnasium": "1.2", "RoboRenForce": "0.1"}
+    monkeypatch.setattr(module, "package_version", lambda name: versions.get(name, ""))
+    monkeypatch.setattr(package.subprocess, "run", rendered)
     outcomes = [(0, "FRAME 360 480 3 255\n", ""), (1, "", "Traceback\nOSError: libEGL.so.1 not found\n")]
     with pytest.raises(SystemExit) as left:
         main(["doctor"])
     out = capsys.readouterr().out
-    assert left.value.code == 0 and "works (480 x 360 pixels)" in out
-    assert re.search(r"RoboRenForce-Gym-\* tasks +ready", out)
-    assert re.search(
-        r"RoboRenForce-EnvPool-\* tasks +missing envpool: pip install -e 'source/tasks/RRF_gym\[envpool\]'", out
-    )
-    assert calls[0][-1].startswith("RoboRenForce-Gym-HalfCheetah")
+    assert left.value.code == 0 and "works (480 x 360 pixels" in out
+    assert re.search(r"RRF_gym \(.*gym tasks\) +ready \(RoboRenForce 0.1, gymnasium 1.2, mujoco 3.9\)", out)
+    assert re.search(r"RRF_gym\[envpool\] +missing envpool: pip install -e 'source/tasks/RRF_gym\[envpool\]'", out)
+    assert "HalfCheetah" in calls[0][-1]
     with pytest.raises(SystemExit) as left:
         main(["doctor"])
     assert left.value.code == 1 and "fails: OSError: libEGL.so.1 not found" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from RoboRenForce.envs import (
     ScriptedEnv,
     ScriptedEnvCfg,
     VecEnvWrapper,
+    instruction_id,
     resolve_obs_groups,
 )
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
@@ -303,21 +304,20 @@ def test_blocks_and_groups_exclude_each_other():
 
 
 class CannotHold(VecEnvWrapper):
-    """The scripted environment without `step_rows`, so that waiting rows have to run on unseen."""
+    """The scripted environment without `step_rows`."""
 
     def __init__(self, env):
         super().__init__(env)
         self.spec = replace(env.spec, capabilities=("reset_rows",))
 
-    def step_rows(self, actions, active):
+    def step_rows(self, actions, active, *, draw=True):
         raise AssertionError("not declared")
 
 
-@pytest.mark.parametrize("holds", [True, False])
-def test_group_members_start_together_from_the_same_state(holds):
+def test_group_members_start_together_from_the_same_state():
     script = [["terminated@2"], ["terminated@4"], ["time_out@3"]]
     inner = scripted(num_envs=3, script=script, extras=ALL_EXTRAS)
-    env = GroupVecCfg(group_size=3, seed=10).build(inner if holds else CannotHold(inner))
+    env = GroupVecCfg(group_size=3, seed=10).build(inner)
     obs, extras = env.reset(seed=10)
     assert obs["policy"].tolist() == [[1000, 0, 0]] * 3 and extras["group_id"].tolist() == [0, 0, 0]
 
@@ -382,18 +382,19 @@ def test_members_that_start_differently_are_refused():
     assert GroupVecCfg(group_size=2, check_same_start=False).build(noisy).num_envs == 4
 
 
-def test_groups_need_reset_rows():
+def test_groups_need_to_reset_and_to_hold_rows():
     inner = VecEnvWrapper(scripted(num_envs=4))
     inner.spec = replace(inner.spec, capabilities=())
     with pytest.raises(ValueError, match="'reset_rows'"):
         GroupVecCfg(group_size=2).build(inner)
+    with pytest.raises(ValueError, match="'step_rows'"):
+        GroupVecCfg(group_size=2).build(CannotHold(scripted(num_envs=4)))
 
 
-@pytest.mark.parametrize("holds", [True, False])
-def test_group_vec_resumes_exactly(holds):
+def test_group_vec_resumes_exactly():
     def build():
         inner = scripted(num_envs=5, script=[["terminated@2"], ["terminated@5"], ["time_out@3"]], extras=ALL_EXTRAS)
-        env = GroupVecCfg(group_size=2, num_eval_envs=1).build(inner if holds else CannotHold(inner))
+        env = GroupVecCfg(group_size=2, num_eval_envs=1).build(inner)
         env.set_eval_policy(ConstantPolicy(0.25))
         env.reset(seed=4)
         return env
@@ -436,8 +437,9 @@ def test_multi_modal_observations():
 
 def test_one_instruction_per_environment_and_their_ids():
     env = multi_modal(scripted(num_envs=3, image_shape=[2, 2, 3]), instruction=["go left", "go right", "go left"])
-    assert env.get_observations()["instruction_id"].flatten().tolist() == [0, 1, 0]
-    assert env.instruction_table == ["go left", "go right"]
+    left, right = instruction_id("go left"), instruction_id("go right")
+    assert env.get_observations()["instruction_id"].flatten().tolist() == [left, right, left]
+    assert env.instruction_table == {left: "go left", right: "go right"}
 
 
 class Speaking(VecEnvWrapper):
@@ -454,8 +456,8 @@ class Speaking(VecEnvWrapper):
         obs, extras = self.env.reset(seed=seed)
         return obs, {**extras, **self.texts(obs)}
 
-    def step_rows(self, actions, active):
-        obs, rewards, dones, extras = self.env.step_rows(actions, active)
+    def step_rows(self, actions, active, *, draw=True):
+        obs, rewards, dones, extras = self.env.step_rows(actions, active, draw=draw)
         return obs, rewards, dones, {**extras, **self.texts(obs)}
 
     def step(self, actions):
@@ -469,8 +471,8 @@ def test_instructions_of_the_environment_change_with_the_episode():
     assert extras["instruction"] == ["task 100", "task 200"]
     obs, _, dones, extras = env.step(torch.zeros(2, 2, 2))
     assert dones.tolist() == [1, 0] and extras["instruction"] == ["task 101", "task 200"]
-    texts = [env.instruction_table[row] for row in obs["instruction_id"].flatten()]
-    finals = [env.instruction_table[row] for row in extras["final_observations"]["instruction_id"].flatten()]
+    texts = [env.instruction_table[row] for row in obs["instruction_id"].flatten().tolist()]
+    finals = [env.instruction_table[row] for row in extras["final_observations"]["instruction_id"].flatten().tolist()]
     assert texts == ["task 101", "task 200"] and finals == ["task 100", "task 200"]
 
 
@@ -526,7 +528,7 @@ def test_chunk_of_an_environment_that_reuses_its_tensors():
     class Reusing(ScriptedEnv):
         """Hands out the same flag and final tensors at every step, as the contract allows."""
 
-        def step_rows(self, actions, active):
+        def step_rows(self, actions, active, *, draw=True):
             obs, rewards, dones, extras = super().step_rows(actions, active)
             if not hasattr(self, "kept"):
                 self.kept = {name: extras[name] for name in ("terminated", "time_outs", "final_observations")}
@@ -559,15 +561,6 @@ def test_discrete_chunks():
     _, rewards, _, extras = env.step(torch.tensor([[2, 1, 2]]))
     assert rewards.tolist() == [5.0] and extras["executed_steps"].tolist() == [2]
     assert extras["final_observations"]["proprio"].tolist() == [[100, 2, 3]]
-
-
-def test_images_from_render_are_for_one_environment_and_drop_inexact_finals():
-    env = multi_modal(scripted(num_envs=1), images={"camera": "render()"})
-    assert env.spec.obs_groups["camera"] == (8, 8, 3) and "final_observations" not in env.spec.extras
-    obs, _, _, extras = env.step(halves(env))
-    assert obs["camera"].unique().tolist() == [1] and "final_observations" not in extras
-    with pytest.raises(ValueError, match="environment 0 only, but there are 2"):
-        multi_modal(scripted(num_envs=2), images={"camera": "render()"})
 
 
 @pytest.mark.parametrize(

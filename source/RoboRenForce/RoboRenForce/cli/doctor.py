@@ -2,99 +2,69 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from dataclasses import dataclass
-
 import torch
 
+from ..configclass.references import resolve
+from ..utils import task_packages
 from ..utils.console import say
 from ..utils.environment_info import hardware, package_version, versions
-from ..utils.optional import is_installed
+from ..utils.optional import CORE
 from ..utils.registry import import_task_packages, list_tasks
 
-_RENDER_TIMEOUT = 120
-
-
-@dataclass(frozen=True)
-class Need:
-    """Something one can do, and what has to be installed for it."""
-
-    what: str
-    modules: dict[str, str]
-    """Module -> the line that installs it."""
-
-
-_NEEDS = (
-    Need(
-        "RoboRenForce-Gym-* tasks",
-        {"RRF_gym_tasks": "pip install -e source/tasks/RRF_gym", "mujoco": "pip install -e source/tasks/RRF_gym"},
-    ),
-    Need(
-        "RoboRenForce-EnvPool-* tasks",
-        {
-            "RRF_gym_tasks": "pip install -e source/tasks/RRF_gym",
-            "envpool": "pip install -e 'source/tasks/RRF_gym[envpool]'",
-        },
-    ),
-    Need(
-        "RoboRenForce-MJLab-* and Mjlab-* tasks",
-        {"RRF_mjlab_tasks": "pip install -e source/tasks/RRF_mjlab", "mjlab": "pip install -e source/tasks/RRF_mjlab"},
-    ),
-    Need(
-        "RoboRenForce-D4RL-* tasks",
-        {
-            "RRF_d4rl_tasks": "pip install -e source/tasks/RRF_d4rl",
-            "minari": "pip install -e source/tasks/RRF_d4rl",
-            "RRF_gym_tasks": "pip install -e source/tasks/RRF_gym",
-        },
-    ),
-    Need("Minari's hub", {"huggingface_hub": "pip install -e 'source/tasks/RRF_d4rl[hub]'"}),
-    Need("ONNX export", dict.fromkeys(("onnx", "onnxruntime", "onnxscript"), "pip install 'RoboRenForce[export]'")),
-    Need("Weights & Biases", {"wandb": "pip install 'RoboRenForce[wandb]'"}),
-    Need("SwanLab", {"swanlab": "pip install 'RoboRenForce[swanlab]'"}),
-)
-
-_RENDER_CODE = """
-import sys
-from RoboRenForce.utils.registry import load_task
-cfg = load_task(sys.argv[1]).env_cfg
-cfg.num_envs, cfg.device, cfg.render = 1, "cpu", True
-env = cfg.build()
-env.reset(seed=0)
-frame = env.render()
-env.close()
-print("FRAME", *frame.shape, int(frame.max()) - int(frame.min()))
-"""
+_FOR_DEVELOPERS = ("test", "bench", "dev")
+"""Extras that no user needs."""
 
 
 def doctor() -> bool:
-    """Print the findings; returns whether everything that is installed works."""
+    """Print what was found; returns whether everything that is installed works."""
     say(f"{'machine':32s} {hardware('cpu')}")
     for name, version in versions().items():
         say(f"{name:32s} {version}")
     say("")
-    healthy = _check_needs()
+    healthy = _check_packages()
     say("")
     healthy &= _check_gpu()
-    return _check_rendering() and healthy
+    return _check_parts() and healthy
 
 
-def _check_needs() -> bool:
-    for need in _NEEDS:
-        missing = {module: line for module, line in need.modules.items() if not is_installed(module)}
-        if missing:
-            lines = " && ".join(dict.fromkeys(missing.values()))
-            say(f"{need.what:32s} missing {', '.join(missing)}: {lines}")
-        else:
-            found = [f"{module} {version}".strip() for module in need.modules for version in (package_version(module),)]
-            say(f"{need.what:32s} ready ({', '.join(found)})")
+def _check_packages() -> bool:
+    """The core and the task packages: what they need, and what each extra needs."""
+    installed = task_packages.distributions()
+    folders = {project.name: f"source/tasks/{project.name}" for project in task_packages.source_projects()}
+    for package, names in {**installed, CORE: []}.items():
+        tasks = f" ({', '.join(sorted(names))} tasks)" if names else ""
+        for extra, needed in task_packages.requirements(package).items():
+            if extra not in _FOR_DEVELOPERS:
+                target = f"{folders.get(package, package)}{f'[{extra}]' if extra else ''}"
+                line = f"pip install {'-e ' if package in folders else ''}'{target}'"
+                say(f"{f'{package}[{extra}]' if extra else package + tasks:32s} {_readiness(needed, line)}")
+    for project in task_packages.source_projects():
+        if project.name not in installed:
+            say(f"{project.name:32s} not installed: {project.install}")
+    for sentence in task_packages.outdated():
+        say(f"{'outdated installation':32s} {sentence}")
     broken = import_task_packages()
     for sentence in broken:
         say(f"{'broken task package':32s} {sentence}")
     say(f"{'tasks':32s} {len(list_tasks())} registered, `rrf list` shows them")
     return not broken
+
+
+def _readiness(needed: list[str], install: str) -> str:
+    found = {name: package_version(name) for name in dict.fromkeys(needed)}
+    if missing := [name for name, version in found.items() if not version]:
+        return f"missing {', '.join(missing)}: {install}"
+    return f"ready ({', '.join(f'{name} {version}' for name, version in found.items())})"
+
+
+def _check_parts() -> bool:
+    """What task packages want to have checked, such as rendering."""
+    healthy = True
+    for name, reference in task_packages.announced(task_packages.CHECKS).items():
+        works, sentence = resolve(reference)()
+        healthy &= works
+        say(f"{name:32s} {sentence}")
+    return healthy
 
 
 def _check_gpu() -> bool:
@@ -115,26 +85,3 @@ def _check_gpu() -> bool:
         good &= works
         say(f"{f'GPU cuda:{index}':32s} {torch.cuda.get_device_name(index)} {verdict}")
     return good
-
-
-def _check_rendering() -> bool:
-    """Render one frame in another process: a missing system library can abort the process that tries."""
-    name = f"rendering (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')})"
-    task = next((task for task in list_tasks("RoboRenForce-Gym-") if "HalfCheetah" in task), None)
-    if task is None or not is_installed("mujoco"):
-        say(f"{name:32s} not tried: no MuJoCo task is installed")
-        return True
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", _RENDER_CODE, task], capture_output=True, text=True, timeout=_RENDER_TIMEOUT
-        )
-    except subprocess.TimeoutExpired:
-        say(f"{name:32s} no frame within {_RENDER_TIMEOUT} s")
-        return False
-    frame = next((line.split()[1:] for line in done.stdout.splitlines() if line.startswith("FRAME")), None)
-    if frame is not None and int(frame[-1]) > 0:
-        say(f"{name:32s} works ({frame[1]} x {frame[0]} pixels)")
-        return True
-    reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    say(f"{name:32s} fails: {reason}")
-    return False

@@ -113,7 +113,7 @@ class _Check(StructureCheck):
         self.expect(
             named == declared, "spec.reward_terms must name the terms if and only if spec.extras has 'reward_terms'"
         )
-        for name in ("command", "dynamics"):
+        for name in ("command", "dynamics", "chunk_rewards"):
             if name in spec.extras:
                 self.expect(
                     name in spec.extra_dims, f"spec.extras has '{name}', but spec.extra_dims doesn't give its width"
@@ -223,7 +223,7 @@ class _Check(StructureCheck):
         )
         self.step(cut)
         # A chunk that is cut executes fewer actions, so the two runs are comparable for single actions only.
-        if exact and "final_observations" in extras and env.spec.action.chunk <= 1:
+        if exact and "final_observations" in extras and env.spec.extra_dims.get("chunk_rewards", 1) <= 1:
             same_step = ~going_on[2].bool()
             final = extras["final_observations"]
             for name in self.env.spec.obs_groups:
@@ -324,7 +324,7 @@ class _Check(StructureCheck):
         before = self._reset().clone()
         active = torch.arange(env.num_envs, device=env.device) % 2 == 1
         held = ~active
-        obs, rewards, dones, _ = step = env.step_rows(self._actions(), active)
+        obs, rewards, dones, _ = step = env.step_rows(self._actions(), active, draw=True)
         self.step(step)
         same = all(torch.equal(obs[name][held], before[name][held]) for name in env.spec.obs_groups)
         self.expect(same, "step_rows changes the observation of a row that is held")

@@ -15,29 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import torch
 from tensordict import TensorDict
 
 from ..configclass import Cfg, ConfigError, Range, configclass
 from .eval_statistics import EvalStatistics
-from .same_start import SameStartGroups
+from .grouped_reset import GroupedReset
 from .spec import EnvSpec
-from .vec_env import StepReturn, VecEnv
+from .vec_env import EvalPolicy, StepReturn, VecEnv
 from .wrapper import VecEnvWrapper
-
-
-class EvalPolicy(Protocol):
-    """What drives the eval rows; every `Policy` of an algorithm fits."""
-
-    def __call__(self, obs: TensorDict) -> torch.Tensor:
-        """Actions `(num_eval_envs, *action.shape)` for observations of batch size `[num_eval_envs]`."""
-        ...
-
-    def reset(self, dones: torch.Tensor | None = None) -> None:
-        """Forget the memory of rows where `dones`, `(num_eval_envs,)`, is set."""
-        ...
 
 
 class GroupVec(VecEnvWrapper):
@@ -50,8 +38,9 @@ class GroupVec(VecEnvWrapper):
         self._num_train = _num_train_rows(cfg, env)
         self._group_id, self._coefficients = _blocks(cfg, self._num_train, env.device)
         self._groups = None
-        if cfg.group_size:
-            self._groups = SameStartGroups(env, self._num_train, cfg.group_size, cfg.seed, cfg.check_same_start)
+        if cfg.group_size is not None:
+            seed = env.cfg.seed if cfg.seed is None else cfg.seed
+            self._groups = GroupedReset(env, self._num_train, cfg.group_size, seed, cfg.check_same_start)
             self._group_id = self._groups.group_id
         self._eval_policy: EvalPolicy | None = None
         self.eval_statistics = EvalStatistics(cfg.num_eval_envs, cfg.eval_window, env.device)
@@ -59,15 +48,12 @@ class GroupVec(VecEnvWrapper):
         self._keep(env.get_observations())
         if self._groups is not None:
             # Members of a group must start alike from the first episode on.
-            self.reset(seed=cfg.seed)
+            self.reset(seed=self._groups.seed)
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
         """int64 `(num_envs,)` of the training rows; settable."""
-        lengths = self.env.episode_length_buf[: self._num_train]
-        if self._groups is not None:
-            lengths = lengths.masked_fill(self._groups.waiting[: self._num_train], 0)
-        return lengths
+        return self.env.episode_length_buf[: self._num_train]
 
     @episode_length_buf.setter
     def episode_length_buf(self, value: torch.Tensor) -> None:
@@ -114,13 +100,17 @@ class GroupVec(VecEnvWrapper):
         Raises:
             RuntimeError: there are eval rows, but neither actions nor a policy for them.
         """
-        return self._step(self._all_actions(actions, eval_actions), None)
+        actions = self._all_actions(actions, eval_actions)
+        if self._groups is None:
+            return self._finish(self.env.step(actions))
+        return self._finish(self._groups.step(actions, self._everybody()))
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
         """See `VecEnv.step_rows`; eval rows are never held."""
-        held = torch.ones(self.env.num_envs, dtype=torch.bool, device=self.device)
-        held[: self._num_train] = active
-        return self._step(self._all_actions(actions, None), held)
+        actions, runs = self._all_actions(actions, None), self._everybody()
+        runs[: self._num_train] = active
+        step_rows = self.env.step_rows if self._groups is None else self._groups.step
+        return self._finish(step_rows(actions, runs, draw=draw))
 
     def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
         """See `VecEnv.reset_rows`; not available with `group_size`, where groups are reset together."""
@@ -147,16 +137,14 @@ class GroupVec(VecEnvWrapper):
         if self._groups is not None:
             self._groups.load_state_dict(state["groups"])
         self.eval_statistics.load_state_dict(state["eval"])
-        obs = self.env.get_observations()
-        self._keep(obs if self._groups is None else self._groups.shown(obs))
+        self._keep(self.env.get_observations())
 
-    def _step(self, actions: torch.Tensor, active: torch.Tensor | None) -> StepReturn:
-        if self._groups is not None:
-            obs, rewards, dones, extras = self._groups.step(actions, active)
-        elif active is not None:
-            obs, rewards, dones, extras = self.env.step_rows(actions, active)
-        else:
-            obs, rewards, dones, extras = self.env.step(actions)
+    def _everybody(self) -> torch.Tensor:
+        return torch.ones(self.env.num_envs, dtype=torch.bool, device=self.device)
+
+    def _finish(self, step: StepReturn) -> StepReturn:
+        """What the learner sees of a step of all rows."""
+        obs, rewards, dones, extras = step
         train_extras = self._train_extras(extras)
         if self.num_eval_envs:
             self._record_eval(rewards, dones, extras)
@@ -221,7 +209,7 @@ class GroupVec(VecEnvWrapper):
             extras.append("group_id")
         if self._groups is not None:
             extras.append("active")
-            capabilities = [name for name in capabilities if name != "reset_rows"]
+            capabilities.remove("reset_rows")  # groups are reset together
         return replace(
             spec,
             num_envs=self._num_train,
@@ -246,10 +234,17 @@ class GroupVecCfg(Cfg):
     """One number per block, observed by its rows as the group `block` of width 1."""
     group_size: Annotated[int, Range(ge=2)] | None = None
     """Rows per group that start together from the same state (GRPO); `extras["group_id"]` is the group."""
-    seed: int = 0
-    """First of the seeds that the groups start from."""
+    seed: int | None = None
+    """First of the seeds that the groups start from; None: the environment's."""
     check_same_start: bool = True
     """Compare the first observations of a group's members and refuse to go on if they differ."""
+
+    def for_evaluation(self) -> GroupVecCfg | None:
+        """The same observations with every row alone: of blocks, the leader's; None where there is nothing to show."""
+        if self.block_coefficients is None:
+            return None
+        leader = self.block_coefficients[-1:]
+        return self.replace(num_eval_envs=0, num_blocks=1, block_coefficients=leader, group_size=None)
 
     def check(self) -> Iterable[str]:
         """Blocks and groups exclude each other; coefficients belong to blocks."""

@@ -2,11 +2,11 @@
 
 Observations become
 
-- one uint8 group `(H, W, 3)` per image, taken from a group of the inner environment or, for a single environment, from
-  `render()`,
+- one uint8 group `(H, W, 3)` per camera, an image group of the inner environment,
 - `proprio`: the concatenation of the groups with the robot's own state,
-- `instruction_id` int64 `(1,)`: which text each row was given, an index into `instruction_table`. The texts themselves
-  are the list `extras["instruction"]`. A TensorDict of tensors fits into every buffer; strings in it do not.
+- `instruction_id` int64 `(1,)`: which text each row was given, a hash of it (see `instructions.py`);
+  `instruction_table` has the texts, and `extras["instruction"]` lists those in force. A TensorDict of tensors fits into
+  every buffer; strings in it do not.
 
 With `chunk_size` H an action is `(N, H, *single)` and its H actions are executed one after the other. A row whose
 episode ends inside a chunk is held for the rest of it, so that no leftover action reaches the next episode. For H = 4
@@ -29,17 +29,12 @@ import torch
 from tensordict import TensorDict
 
 from ..configclass import Cfg, ConfigError, Range, configclass
-from .same_start import choose_rows
-from .simulator_interface import SimulatorInterface
-from .spec import EnvSpec
-from .vec_env import StepReturn, VecEnv
+from .action_chunk import step_chunk
+from .instructions import InstructionTable, add_instructions
+from .simulator_interface import ActionInterface, SimulatorInterface
+from .spec import ActionSpec, EnvSpec
+from .vec_env import EvalPolicy, StepReturn, VecEnv
 from .wrapper import VecEnvWrapper
-
-RENDER = "render()"
-"""As the source of an image: the frame that `VecEnv.render` returns."""
-
-_ANY_ACTION = ("terminated", "time_outs", "success", "active")
-_OF_THE_STATE = ("command", "dynamics", "instruction", "group_id")
 
 
 class MultiModal(VecEnvWrapper):
@@ -48,14 +43,11 @@ class MultiModal(VecEnvWrapper):
     def __init__(self, cfg: MultiModalCfg, env: VecEnv) -> None:
         super().__init__(env)
         self.multi_modal_cfg = cfg
-        self._frame = _first_frame(cfg, env)
+        self._table: InstructionTable = {}
         self._current: TensorDict | None = None
-        self.instruction_table: list[str] = []
-        """All texts that were ever in use, in the order of their first appearance."""
-        self.spec = _spec(cfg, env, self._frame)
+        self.spec = _spec(cfg, env)
         self._given = "instruction" in env.spec.extras
-        self._instructions = _instructions(cfg, env)
-        self._ids = self._look_up(self._instructions)
+        self._follow([] if self._given else _instructions(cfg, env))
         if self._given:
             self.reset()  # only the extras of a reset tell the texts in force
 
@@ -63,6 +55,11 @@ class MultiModal(VecEnvWrapper):
     def instructions(self) -> list[str]:
         """The text that each row is following now."""
         return list(self._instructions)
+
+    @property
+    def instruction_table(self) -> InstructionTable:
+        """All texts that were ever in use, by their ids."""
+        return self._table
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
         """See `VecEnv.reset`."""
@@ -90,157 +87,78 @@ class MultiModal(VecEnvWrapper):
         """
         return self._step(actions, None)
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
-        """See `VecEnv.step_rows`."""
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
+        """See `VecEnv.step_rows`; images are always drawn."""
         return self._step(actions, active)
+
+    def set_eval_policy(self, policy: EvalPolicy | None) -> None:
+        """Eval rows below this link observe and act otherwise than `policy`: give `GroupVec` theirs yourself."""
 
     def simulator_interface(self) -> SimulatorInterface:
         """See `VecEnv.simulator_interface`; what `proprio` is made of is not in it."""
         inner, cfg = self.env.simulator_interface(), self.multi_modal_cfg
         sources = {**cfg.images, **{name: name for name in cfg.keep}}
-        known = {**inner.observations, RENDER: {"source": {"key": None, "space": "render"}}}
-        observations = {name: known[source] for name, source in sources.items() if source in known}
-        chunk = (cfg.chunk_size,) if cfg.chunk_size else ()
-        action = replace(inner.action, shape=(*chunk, *inner.action.shape))
-        return replace(inner, action=action, observations=observations)
+        observations = {
+            name: inner.observations[source] for name, source in sources.items() if source in inner.observations
+        }
+        return replace(inner, action=_chunk_interface(inner.action, cfg), observations=observations)
 
     def state_dict(self) -> dict[str, Any]:
         """State of the inner environment and the texts; empty if the inner one can't be restored."""
         inner = self.env.state_dict()
-        return {"env": inner, "instructions": self.instructions, "table": list(self.instruction_table)} if inner else {}
+        texts = {"instructions": self.instructions, "table": list(self._table.values())}
+        return {"env": inner, **texts} if inner else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned."""
         if not state:
             return
         self.env.load_state_dict(state["env"])
-        self.instruction_table = list(state["table"])
-        self._instructions = list(state["instructions"])
-        self._ids = self._look_up(self._instructions)
+        add_instructions(self._table, state["table"])
+        self._follow(list(state["instructions"]))
         self._current = None
 
     def _step(self, actions: torch.Tensor, active: torch.Tensor | None) -> StepReturn:
         expected = (self.num_envs, *self.spec.action.shape)
         if actions.shape != expected:
             raise ValueError(f"MultiModal got actions of shape {tuple(actions.shape)}, expected {expected}.")
-        before = self._ids
-        if self.spec.action.chunk:
-            obs, rewards, dones, extras = self._step_chunk(actions, active)
+        before, cfg = self._ids, self.multi_modal_cfg
+        if cfg.chunk_size:
+            single = self.env.spec.action.shape
+            actions = actions.reshape(self.num_envs, cfg.chunk_size, *single)
+            obs, rewards, dones, extras = step_chunk(self.env, actions, active, has_images=bool(cfg.images))
+        elif active is None:
+            obs, rewards, dones, extras = self.env.step(actions)
         else:
-            obs, rewards, dones, extras = self._inner_step(actions, active)
-        extras = dict(extras)
-        final = extras.pop("final_observations", None)
-        obs, present = self._begin(obs, extras)
-        extras["instruction"] = present["instruction"]
-        if "final_observations" in self.spec.extras and final is not None:
+            obs, rewards, dones, extras = self.env.step_rows(actions, active)
+        final = extras.get("final_observations")
+        obs, extras = self._begin(obs, extras)
+        if final is not None:
             ids = torch.where(dones.bool().unsqueeze(1), before, self._ids)
             extras["final_observations"] = self._observe(final, ids)
         return obs, rewards, dones, extras
 
-    def _inner_step(self, actions: torch.Tensor, active: torch.Tensor | None) -> StepReturn:
-        return self.env.step(actions) if active is None else self.env.step_rows(actions, active)
-
-    def _step_chunk(self, actions: torch.Tensor, active: torch.Tensor | None) -> StepReturn:
-        """Execute `actions`, `(num_envs, H, *single)`, one by one; rows that are done are held to the end."""
-        result = _ChunkResult(self.num_envs, self.spec.action.chunk, self.device)
-        runs = torch.ones_like(result.dones, dtype=torch.bool) if active is None else active
-        for index in range(self.spec.action.chunk):
-            # The first action needs no mask, so a chunk of one works with every environment.
-            mask = None if index == 0 and active is None else runs
-            result.add(index, runs, self._inner_step(actions[:, index].contiguous(), mask))
-            runs = runs & ~result.dones.bool()
-            if index + 1 < self.spec.action.chunk and not bool(runs.any()):
-                break
-        return result.finished()
-
     def _begin(self, obs: TensorDict, extras: dict[str, Any]) -> tuple[TensorDict, dict[str, Any]]:
         """Observations after a reset or step of the inner environment, and its extras with the texts in force."""
         if self._given:
-            self._instructions = list(extras["instruction"])
-            self._ids = self._look_up(self._instructions)
-        if self._frame is not None:
-            self._frame = _render(self.env)
+            self._follow(list(extras["instruction"]))
         self._current = self._observe(obs, self._ids)
         return self._current, {**extras, "instruction": self.instructions}
 
-    def _look_up(self, texts: list[str]) -> torch.Tensor:
-        for text in texts:
-            if text not in self.instruction_table:
-                self.instruction_table.append(text)
-        ids = [[self.instruction_table.index(text)] for text in texts]
-        return torch.tensor(ids, dtype=torch.int64, device=self.device)
+    def _follow(self, texts: list[str]) -> None:
+        """Let the rows follow `texts`, one each."""
+        self._instructions = texts
+        ids = add_instructions(self._table, texts)
+        self._ids = torch.tensor(ids, dtype=torch.int64, device=self.device).unsqueeze(1)  # (num_envs, 1)
 
     def _observe(self, obs: TensorDict, ids: torch.Tensor) -> TensorDict:
         cfg = self.multi_modal_cfg
-        groups: dict[str, torch.Tensor] = {}
-        for name, source in cfg.images.items():
-            groups[name] = obs[source] if source != RENDER else self._rendered()
+        groups = {name: obs[source] for name, source in cfg.images.items()}
         if cfg.proprio:
             groups["proprio"] = torch.cat([obs[group].flatten(1) for group in cfg.proprio], dim=1)
-        groups.update({name: obs[name] for name in cfg.keep})
+        groups |= {name: obs[name] for name in cfg.keep}
         groups["instruction_id"] = ids
         return TensorDict(groups, batch_size=[self.num_envs], device=self.device)
-
-    def _rendered(self) -> torch.Tensor:
-        if self._frame is None:
-            raise RuntimeError("MultiModal was built without rendering.")
-        return self._frame.to(self.device).unsqueeze(0)
-
-
-class _ChunkResult:
-    """What one chunk adds up to; rows are `(num_envs,)`, `horizon` is the length of the chunk."""
-
-    def __init__(self, num_envs: int, horizon: int, device: torch.device) -> None:
-        self.rewards = torch.zeros(num_envs, horizon, device=device)
-        self.dones = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self.executed = torch.zeros(num_envs, dtype=torch.int64, device=device)
-        self._obs: TensorDict | None = None
-        self._extras: dict[str, Any] = {}
-        self._logs: dict[str, list[torch.Tensor]] = {}
-
-    def add(self, index: int, runs: torch.Tensor, step: StepReturn) -> None:
-        """Take in the step of action `index`, executed in the rows where `runs`."""
-        obs, rewards, dones, extras = step
-        self.rewards[:, index] = torch.where(runs, rewards, 0.0)
-        self.executed = self.executed + (runs & extras["active"] if "active" in extras else runs)
-        for name, value in extras["log"].items():
-            self._logs.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float32).clone())
-        channels = {name: value for name, value in extras.items() if name != "log"}
-        if "success" in channels:
-            channels["success"] = channels["success"] & dones.bool()
-        if index == 0:
-            # The environment may reuse its tensors at the next action.
-            self._extras = {
-                name: value.copy() if isinstance(value, list) else value.clone() for name, value in channels.items()
-            }
-        else:
-            self._extras = {name: self._combined(name, value, runs) for name, value in channels.items()}
-        self.dones = self.dones | dones
-        self._obs = obs
-
-    def _combined(self, name: str, value: Any, runs: torch.Tensor) -> Any:
-        """What the extra `name` is after one more action; called before `dones` takes that action in."""
-        if name in _OF_THE_STATE:
-            return value
-        so_far = self._extras[name]
-        if name in _ANY_ACTION:
-            return so_far | value
-        if name == "raw_rewards":
-            return so_far + torch.where(runs, value, 0.0)
-        if name == "reward_terms":
-            return so_far + torch.where(runs.unsqueeze(1), value, 0.0)
-        if name == "final_observations":
-            # Rows that are done already keep the last observation of the episode that ended.
-            return choose_rows(self.dones.bool(), so_far, value)
-        raise RuntimeError(f"MultiModal doesn't know how to combine the extra '{name}' over a chunk.")
-
-    def finished(self) -> StepReturn:
-        """The step that the learner sees."""
-        if self._obs is None:
-            raise RuntimeError("A chunk of no actions has no result.")
-        log = {name: torch.stack(values).mean() for name, values in self._logs.items()}
-        extras = {**self._extras, "log": log, "executed_steps": self.executed, "chunk_rewards": self.rewards}
-        return self._obs, self.rewards.sum(dim=1), self.dones, extras
 
 
 @configclass
@@ -249,11 +167,7 @@ class MultiModalCfg(Cfg):
 
     class_type: type = MultiModal
     images: dict[str, str] = {}
-    """Name of the image -> uint8 group of the inner environment, or `render()` for the picture of a single environment.
-
-    A rendered picture shows the new episode where one has just ended, so with `render()` the extra `final_observations`
-    is not available; an image group that the adapter declares has exact ones.
-    """
+    """Name of the camera -> uint8 group `(H, W, 3)` of the inner environment."""
     proprio: list[str] = []
     """Groups that are concatenated to the group `proprio`."""
     keep: list[str] = []
@@ -262,6 +176,15 @@ class MultiModalCfg(Cfg):
     """The text for every environment, or one per environment; None if the inner environment gives its own."""
     chunk_size: Annotated[int, Range(ge=1)] | None = None
     """Actions executed per step; None for actions without the chunk axis."""
+    flat_actions: bool = False
+    """Take a chunk of continuous actions as one vector `(H * dim,)`, which is what policies without a chunk axis give:
+    those of PPO and SAC, for example."""
+
+    def for_evaluation(self, num_envs: int) -> MultiModalCfg:
+        """The same for another number of environments, which take turns with the texts."""
+        if self.instruction is None or isinstance(self.instruction, str):
+            return self.copy()
+        return self.replace(instruction=[self.instruction[i % len(self.instruction)] for i in range(num_envs)])
 
     def check(self) -> Iterable[str]:
         """Something must be observed, and names must not collide."""
@@ -270,16 +193,16 @@ class MultiModalCfg(Cfg):
         names = [*self.images, *self.keep, *(["proprio"] if self.proprio else []), "instruction_id"]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"two groups would be called '{name}': rename the image or drop it from keep"
+        if self.flat_actions and self.chunk_size is None:
+            yield "flat_actions: there is no chunk to flatten, set chunk_size too"
 
 
-def _spec(cfg: MultiModalCfg, env: VecEnv, frame: torch.Tensor | None) -> EnvSpec:
+def _spec(cfg: MultiModalCfg, env: VecEnv) -> EnvSpec:
     inner = env.spec
     groups: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {"instruction_id": "int64"}
     for name, source in cfg.images.items():
-        groups[name] = (
-            tuple(frame.shape) if source == RENDER and frame is not None else _image_shape(inner, name, source)
-        )
+        groups[name] = _image_shape(inner, name, source)
         dtypes[name] = "uint8"
     for group in (*cfg.proprio, *cfg.keep):
         _require_group(inner, group)
@@ -290,19 +213,56 @@ def _spec(cfg: MultiModalCfg, env: VecEnv, frame: torch.Tensor | None) -> EnvSpe
         dtypes.update({group: inner.obs_dtypes[group]} if group in inner.obs_dtypes else {})
     groups["instruction_id"] = (1,)
 
-    extras = [name for name in inner.extras if not (name == "final_observations" and frame is not None)]
+    extras, dims = [*inner.extras], dict(inner.extra_dims)
     extras += [] if "instruction" in extras else ["instruction"]
     chunk = cfg.chunk_size or 0
     if chunk:
         extras += ["executed_steps", "chunk_rewards"]
+        dims["chunk_rewards"] = chunk
         if chunk > 1 and "step_rows" not in inner.capabilities:
             raise ConfigError(
                 f"MultiModalCfg.chunk_size={chunk} needs an environment that can hold single rows, because an episode "
                 f"may end inside a chunk and the rest of it must not reach the next one, but {inner.task} doesn't name "
                 f"'step_rows' in spec.capabilities: implement VecEnv.step_rows, or use chunk_size=1."
             )
-    action = replace(inner.action, chunk=chunk)
-    return replace(inner, obs_groups=groups, obs_dtypes=dtypes, extras=tuple(extras), action=action)
+    return replace(
+        inner,
+        obs_groups=groups,
+        obs_dtypes=dtypes,
+        extras=tuple(extras),
+        extra_dims=dims,
+        action=_chunk_spec(inner, cfg),
+    )
+
+
+def _chunk_spec(inner: EnvSpec, cfg: MultiModalCfg) -> ActionSpec:
+    """The action space with the chunk as an axis or, flat, as more dimensions."""
+    action, chunk = inner.action, cfg.chunk_size or 0
+    if not cfg.flat_actions:
+        return replace(action, chunk=chunk)
+    if action.kind == "discrete":
+        raise ConfigError(
+            f"MultiModalCfg.flat_actions joins continuous actions to one vector, but those of {inner.task} are "
+            f"discrete: leave it at False, or use an environment with continuous actions."
+        )
+    return replace(
+        action,
+        dim=action.dim * chunk,
+        low=None if action.low is None else action.low * chunk,
+        high=None if action.high is None else action.high * chunk,
+    )
+
+
+def _chunk_interface(action: ActionInterface, cfg: MultiModalCfg) -> ActionInterface:
+    """From the policy's chunk to the simulator's actions, one for each step."""
+    chunk = cfg.chunk_size or 0
+    shape = (*((chunk,) if chunk else ()), *action.shape)
+    if not cfg.flat_actions:
+        return replace(action, shape=shape)
+    bounds = ("clip_low", "clip_high", "scale", "offset", "low", "high")
+    return replace(
+        action, dim=action.dim * chunk, shape=shape, **{name: getattr(action, name) * chunk for name in bounds}
+    )
 
 
 def _require_group(spec: EnvSpec, group: str) -> None:
@@ -339,18 +299,3 @@ def _instructions(cfg: MultiModalCfg, env: VecEnv) -> list[str]:
             f"text for all or one each."
         )
     return list(cfg.instruction)
-
-
-def _first_frame(cfg: MultiModalCfg, env: VecEnv) -> torch.Tensor | None:
-    if RENDER not in cfg.images.values():
-        return None
-    if env.num_envs != 1:
-        raise ConfigError(
-            f"MultiModalCfg.images takes a picture from render(), which shows environment 0 only, but there are "
-            f"{env.num_envs}: let the adapter declare an image group, or use num_envs=1."
-        )
-    return _render(env)
-
-
-def _render(env: VecEnv) -> torch.Tensor:
-    return torch.as_tensor(env.render().copy(), dtype=torch.uint8)

@@ -24,7 +24,8 @@ from typing import Annotated, Any, Literal
 import torch
 from tensordict import TensorDict
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Range, configclass
+from .env_cfg import VecEnvCfg
 from .spec import ActionSpec, EnvSpec
 from .vec_env import StepReturn, VecEnv
 
@@ -75,7 +76,7 @@ class ScriptedEnv(VecEnv):
         """See `VecEnv.step`."""
         return self.step_rows(actions, torch.ones(self.num_envs, dtype=torch.bool, device=self.device))
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
         """See `VecEnv.step_rows`."""
         if actions.shape != (self.num_envs, *self.spec.action.shape):
             raise ValueError(
@@ -173,7 +174,7 @@ class ScriptedEnv(VecEnv):
 
 
 @configclass
-class ScriptedEnvCfg(Cfg):
+class ScriptedEnvCfg(VecEnvCfg):
     """Options of `ScriptedEnv`."""
 
     class_type: type = ScriptedEnv
@@ -200,6 +201,7 @@ class ScriptedEnvCfg(Cfg):
 
     def check(self) -> Iterable[str]:
         """Every ending must be readable."""
+        yield from super().check()
         if not self.script or not all(self.script):
             yield "script: needs at least one list with at least one ending, such as [['terminated@3']]"
         for ending in (ending for endings in self.script for ending in endings):

@@ -74,7 +74,7 @@ class EnvSpec:
     reward_terms: tuple[str, ...] = ()
     """Names of the columns of `extras["reward_terms"]`."""
     extra_dims: Mapping[str, int] = field(default_factory=dict)
-    """Width of the extras that have columns of their own: `command` and `dynamics`."""
+    """Width of the extras that have columns of their own: `command`, `dynamics` and `chunk_rewards`."""
     capabilities: tuple[str, ...] = ()
     """Optional methods of the environment that work: `reset_rows`, `step_rows`."""
     step_dt: float | None = None

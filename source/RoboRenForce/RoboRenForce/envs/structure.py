@@ -107,9 +107,7 @@ class StructureCheck:
         spec, what = self.env.spec, f"extras['{name}']"
         columns = {
             "reward_terms": len(spec.reward_terms),
-            "chunk_rewards": spec.action.chunk,
-            "command": spec.extra_dims.get("command", 0),
-            "dynamics": spec.extra_dims.get("dynamics", 0),
+            **{extra: spec.extra_dims.get(extra, 0) for extra in ("command", "dynamics", "chunk_rewards")},
         }
         if name in _BOOL_EXTRAS:
             self.tensor(value, what, torch.bool)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from tensordict import TensorDict
 
 from ..utils.errors import SpecMismatch
+from .instructions import InstructionTable
 from .simulator_interface import ActionInterface, SimulatorInterface, Units
 from .spec import EnvSpec
 
@@ -21,6 +22,18 @@ StepReturn = tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]
 
 ALWAYS_IN_EXTRAS = ("terminated", "time_outs", "log")
 """Keys of `extras` that every environment provides at every step, declared or not."""
+
+
+class EvalPolicy(Protocol):
+    """What drives eval rows; every `Policy` of an algorithm fits."""
+
+    def __call__(self, obs: TensorDict) -> torch.Tensor:
+        """Actions `(N, *action.shape)` for observations of batch size `[N]`."""
+        ...
+
+    def reset(self, dones: torch.Tensor | None = None) -> None:
+        """Forget the recurrent state of rows where `dones`, `(N,)`, is set; of all rows if it is None."""
+        ...
 
 
 class VecEnv(ABC):
@@ -140,10 +153,16 @@ class VecEnv(ABC):
             f"'reset_rows' is not in its spec.capabilities."
         )
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
         """`step`, but rows where `active`, bool `(num_envs,)`, is False are held; needs the capability `step_rows`.
 
-        A held row keeps its state, observation and episode length; its reward and its flags are 0.
+        A held row keeps its state, observation and episode length; its rewards, reward terms and flags are 0.
+
+        Args:
+            actions: as in `step`.
+            active: the rows to step.
+            draw: whether the image groups are drawn anew. Inside an action chunk nobody sees them: with False, images
+                may stay what they were in rows whose episode goes on; those that end still get exact ones.
 
         Raises:
             RuntimeError: `spec.capabilities` doesn't name `step_rows`.
@@ -151,6 +170,14 @@ class VecEnv(ABC):
         raise RuntimeError(
             f"{type(self).__name__} can't hold single rows: 'step_rows' is not in its spec.capabilities."
         )
+
+    def set_eval_policy(self, policy: EvalPolicy | None) -> None:  # noqa: B027 - most environments have no eval rows
+        """Let `policy` drive the eval rows, where there are any (see `GroupVec`); runners give the current policy."""
+
+    @property
+    def instruction_table(self) -> InstructionTable:
+        """Texts of all instruction ids that observations have had so far; stored beside recorded data."""
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """State that an exact resume needs (simulator state, counters, curricula) as tensors and plain data.

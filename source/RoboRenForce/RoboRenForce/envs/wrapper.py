@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
+from .instructions import InstructionTable
 from .simulator_interface import SimulatorInterface
-from .vec_env import StepReturn, VecEnv
+from .vec_env import EvalPolicy, StepReturn, VecEnv
 
 
 class VecEnvWrapper(VecEnv):
@@ -55,9 +56,18 @@ class VecEnvWrapper(VecEnv):
         """See `VecEnv.reset_rows`."""
         return self.env.reset_rows(env_ids, seeds)
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
         """See `VecEnv.step_rows`."""
-        return self.env.step_rows(actions, active)
+        return self.env.step_rows(actions, active, draw=draw)
+
+    def set_eval_policy(self, policy: EvalPolicy | None) -> None:
+        """See `VecEnv.set_eval_policy`."""
+        self.env.set_eval_policy(policy)
+
+    @property
+    def instruction_table(self) -> InstructionTable:
+        """See `VecEnv.instruction_table`."""
+        return self.env.instruction_table
 
     def state_dict(self) -> dict[str, Any]:
         """See `VecEnv.state_dict`."""
@@ -86,3 +96,11 @@ class VecEnvWrapper(VecEnv):
     def close(self) -> None:
         """See `VecEnv.close`."""
         self.env.close()
+
+
+def choose_rows(rows: torch.Tensor, chosen: TensorDict, other: TensorDict) -> TensorDict:
+    """`chosen` in the rows where `rows`, bool `(num_envs,)`, is True, `other` elsewhere."""
+    groups: dict[str, Any] = dict(chosen.items())
+    for name, tensor in groups.items():
+        groups[name] = torch.where(rows.view(-1, *[1] * (tensor.dim() - 1)), tensor, other[name])
+    return TensorDict(groups, batch_size=other.batch_size, device=other.device)

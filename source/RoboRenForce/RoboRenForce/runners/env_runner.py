@@ -14,7 +14,7 @@ from ..configclass import Range, configclass
 from ..envs.structure import require_observations, require_step
 from ..envs.vec_env import StepReturn
 from ..utils.checkpoint import as_plain, save_tensors
-from ..utils.errors import NonFiniteError
+from ..utils.errors import ConfigError, NonFiniteError
 from ..utils.side_activity import side_activity
 from .nan_guard import NanGuard
 from .runner import Runner, RunnerCfg
@@ -31,7 +31,16 @@ class EnvRunner(Runner):
     def __init__(self, cfg: EnvRunnerCfg, **runtime: Any) -> None:
         super().__init__(cfg, **runtime)
         spec, steps = self.env.spec, cfg.num_steps_per_env
-        self.statistics = EpisodeStatistics(spec.num_envs, steps, self.device, success="success" in spec.extras)
+        if cfg.log_reward_terms and "reward_terms" not in spec.extras:
+            raise ConfigError(
+                f"log_reward_terms averages the extra reward_terms, which '{spec.task}' lacks: name them in its "
+                f"configuration (GymEnvCfg.reward_terms), or set log_reward_terms=false."
+            )
+        terms = spec.reward_terms if cfg.log_reward_terms else ()
+        self.statistics = EpisodeStatistics(
+            spec.num_envs, steps, self.device, success="success" in spec.extras, terms=terms
+        )
+        self.env.set_eval_policy(self.policy())
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
@@ -150,3 +159,5 @@ class EnvRunnerCfg(RunnerCfg):
     """Steps of each environment in an iteration."""
     init_at_random_ep_len: bool = True
     """Begin the first episodes at random ages, so that time-outs are spread over time."""
+    log_reward_terms: bool = False
+    """Log `Reward/<term>`, the sum of each reward term over an episode, averaged like `Train/mean_reward`."""

@@ -38,6 +38,8 @@ class EvalResult:
     success_rate: float | None
     """None where the environment does not define success."""
     returns: list[float]
+    terms: dict[str, float] | None = None
+    """Mean return of each reward term; None where the environment does not split its reward."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for `eval.json`."""
@@ -85,8 +87,10 @@ def evaluate(
     index = torch.arange(num_envs, device=device)
     quota = episodes // num_envs + (index < episodes % num_envs).long()  # (num_envs,), sums to `episodes`
     rounds = -(-episodes // num_envs)
-    results = torch.zeros(3, num_envs, rounds, device=device, dtype=torch.float64)  # return, length, success
-    running = torch.zeros(2, num_envs, device=device, dtype=torch.float64)
+    terms = env.spec.reward_terms if "reward_terms" in env.spec.extras else ()
+    # Rows: return, length, one per reward term, and in `results` success.
+    running = torch.zeros(2 + len(terms), num_envs, device=device, dtype=torch.float64)
+    results = torch.zeros(len(running) + 1, num_envs, rounds, device=device, dtype=torch.float64)
     finished = torch.zeros(num_envs, device=device, dtype=torch.int64)
     has_success = "success" in env.spec.extras
     limit = max_steps or (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * rounds + 1
@@ -97,11 +101,13 @@ def evaluate(
             obs, reward, done, extras = env.step(action)
             running[0] += extras.get("raw_rewards", reward)
             running[1] += 1
+            if terms:
+                running[2:] += extras["reward_terms"].t()
             counted = (done != 0) & (finished < quota)
             rows, columns = index[counted], finished[counted]
-            results[:2, rows, columns] = running[:, counted]
+            results[:-1, rows, columns] = running[:, counted]
             if has_success:
-                results[2, rows, columns] = extras["success"][counted].double()
+                results[-1, rows, columns] = extras["success"][counted].double()
             running[:, done != 0] = 0
             finished += done != 0
             policy.reset(done)
@@ -114,7 +120,7 @@ def evaluate(
             )
     _require_finite_returns(env.spec.task, results[0])
     mask = torch.arange(rounds, device=device) < quota.unsqueeze(1)  # (num_envs, rounds)
-    returns, lengths, success = (values[mask].cpu() for values in results)
+    returns, lengths, *sums, success = (values[mask].cpu() for values in results)
     return EvalResult(
         mean=returns.mean().item(),
         std=returns.std(unbiased=False).item(),
@@ -122,6 +128,7 @@ def evaluate(
         mean_length=lengths.mean().item(),
         success_rate=success.mean().item() if has_success else None,
         returns=returns.tolist(),
+        terms={name: total.mean().item() for name, total in zip(terms, sums, strict=True)} or None,
     )
 
 

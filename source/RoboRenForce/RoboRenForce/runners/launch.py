@@ -18,9 +18,10 @@ from typing import Any
 import torch
 
 from ..configclass.references import main_script
+from ..envs.env_cfg import evaluation_cfg
 from ..utils.console import make_printable, say
 from ..utils.errors import UnknownTaskError, UserError
-from ..utils.registry import Task, is_of_own_package, load_stored_task
+from ..utils.registry import Task, load_stored_task, names_package
 from .evaluation import record_video
 from .runner import Runner
 
@@ -97,7 +98,7 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
         found = load_stored_task(data["task"], trust=trust or task == data["task"])
     except UnknownTaskError as error:
         script = data.get("script")
-        if script is None or script == str(main_script()) or is_of_own_package(data["task"]):
+        if script is None or script == str(main_script()) or names_package(data["task"]):
             raise
         if not script.isprintable():  # the terminal would obey it
             raise UnknownTaskError(
@@ -111,9 +112,9 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
     return found
 
 
-def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool) -> Any:
+def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool = False) -> Any:
     """The environment of a task for evaluation or, with `render`, for videos."""
-    cfg = task.env_cfg.replace(num_envs=num_envs, seed=seed)
+    cfg = evaluation_cfg(task.env_cfg, num_envs, seed)
     if render:
         if "render" not in {field.name for field in fields(cfg)}:
             raise RuntimeError(f"the environment of {task.id} has no option 'render'.")

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Annotated, Any
 
 from ..configclass import Range, configclass
+from ..envs.env_cfg import num_learning_envs
 from .env_runner import EnvRunner, EnvRunnerCfg
 
 
@@ -66,5 +67,5 @@ class OffPolicyRunnerCfg(EnvRunnerCfg):
 
     def check_env(self, env_cfg: Any) -> Iterable[str]:
         """The algorithm's rules about the number of environments."""
-        for sentence in self.algorithm.check_rollout(env_cfg.num_envs, self.train_freq):
+        for sentence in self.algorithm.check_rollout(num_learning_envs(env_cfg), self.train_freq):
             yield f"algorithm.{sentence}"

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..configclass import configclass
+from ..envs.env_cfg import num_learning_envs
 from .env_runner import EnvRunner, EnvRunnerCfg
 
 
@@ -46,5 +47,5 @@ class OnPolicyRunnerCfg(EnvRunnerCfg):
 
     def check_env(self, env_cfg: Any) -> Iterable[str]:
         """The algorithm's rules about the size of a rollout."""
-        for sentence in self.algorithm.check_rollout(env_cfg.num_envs, self.num_steps_per_env):
+        for sentence in self.algorithm.check_rollout(num_learning_envs(env_cfg), self.num_steps_per_env):
             yield f"algorithm.{sentence}"

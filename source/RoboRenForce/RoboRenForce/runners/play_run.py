@@ -28,7 +28,7 @@ from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
 from .evaluation import EvalResult, evaluate, measure
-from .launch import MOST_PLAY_ENVS, film, find_device, task_of_checkpoint
+from .launch import MOST_PLAY_ENVS, eval_cfg, film, find_device, task_of_checkpoint
 from .runner import Runner
 from .saved_run import load_run
 
@@ -130,8 +130,8 @@ def prepare_play(args: Namespace) -> PlayRun:
     spec = EnvSpec.from_dict(data["spec"])
     if args.target and args.task not in (None, task.id):
         raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
-    task.env_cfg.num_envs = args.num_envs or min(args.episodes, MOST_PLAY_ENVS)
-    task.env_cfg.seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
+    seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
+    task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
     task.apply_overrides(args.overrides)
     device = find_device(args.device or _device_that_exists(task.env_cfg.device))
     task.env_cfg.device = str(device)

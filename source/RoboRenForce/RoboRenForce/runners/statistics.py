@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,23 +21,40 @@ class EpisodeStatistics:
         step          t=0   t=1   t=2
         env 0 done     .     x     .       env 1 done     x     .     x
         window (oldest first)      [..., env1@0, env0@1, env1@2]
+
+    Args:
+        num_envs: Environments.
+        steps: Steps of an iteration, at most.
+        device: Where steps come from.
+        success: Whether the environment says which episodes succeeded.
+        terms: Names of reward terms whose sums over an episode are averaged too; their extra is `reward_terms`.
+        window: Episodes of the averages.
     """
 
     def __init__(
-        self, num_envs: int, steps: int, device: torch.device, *, success: bool = False, window: int = 100
+        self,
+        num_envs: int,
+        steps: int,
+        device: torch.device,
+        *,
+        success: bool = False,
+        terms: Sequence[str] = (),
+        window: int = 100,
     ) -> None:
         self.window = window
-        self._with_success = success
-        self._running = torch.zeros(2, num_envs, device=device)
-        self._returns, self._lengths = self._running
-        # One row per step of the iteration, filled in place: (steps, 3, num_envs) with return, length and success.
-        self._finished = torch.zeros(steps, 3, num_envs, device=device)
+        self._with_success, self._terms = success, tuple(terms)
+        # Rows of return, length and reward terms; success, which no step adds to, comes last where finished.
+        rows = 2 + len(self._terms)
+        self._running = torch.zeros(rows, num_envs, device=device)
+        self._returns, self._lengths, self._term_sums = self._running[0], self._running[1], self._running[2:]
+        # One row per step of the iteration, filled in place.
+        self._finished = torch.zeros(steps, rows + 1, num_envs, device=device)
         self._done = torch.zeros(steps, num_envs, dtype=torch.bool, device=device)
         # Views are made once: making them at every step would cost as much as the arithmetic.
-        self._rows = [(done, row[:2], row[2]) for done, row in zip(self._done, self._finished, strict=True)]
+        self._rows = [(done, row[:-1], row[-1]) for done, row in zip(self._done, self._finished, strict=True)]
         self._step = 0
         # The last slot takes the writes of episodes that are not finished and is never read.
-        self._ring = torch.zeros(3, window + 1, device=device)
+        self._ring = torch.zeros(rows + 1, window + 1, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
     def record(self, reward: Tensor, done: Tensor, success: Tensor | None = None) -> None:
@@ -46,6 +63,8 @@ class EpisodeStatistics:
         ended.copy_(done)
         self._returns.add_(reward)
         self._lengths.add_(1.0)
+        if self._terms:
+            self._term_sums.add_(step.extras["reward_terms"].t())
         totals.copy_(self._running)
         if success is not None:
             succeeded.copy_(success)
@@ -54,7 +73,7 @@ class EpisodeStatistics:
 
     def collect(self) -> dict[str, Ratio]:
         """Move the finished episodes of this iteration to the window and return its means."""
-        finished = self._finished[: self._step].transpose(0, 1).flatten(1)  # (3, steps * num_envs), in order of time
+        finished = self._finished[: self._step].transpose(0, 1).flatten(1)  # (rows, steps * num_envs), in order of time
         done = self._done[: self._step].flatten() & ~finished[0].isnan()
         rank = done.cumsum(0)
         newest = done & (rank > rank[-1] - self.window)  # more than fit would write one slot twice
@@ -64,8 +83,9 @@ class EpisodeStatistics:
         self._count += rank[-1]
         self._step = 0
         count = self._count.clamp(max=self.window).float()
-        returns, lengths, success = self._ring.sum(1)
+        returns, lengths, *terms, success = self._ring.sum(1)
         means = {"Train/mean_reward": (returns, count), "Train/mean_episode_length": (lengths, count)}
+        means |= {f"Reward/{name}": (total, count) for name, total in zip(self._terms, terms, strict=True)}
         return means | ({"Train/success_rate": (success, count)} if self._with_success else {})
 
     @property
@@ -78,9 +98,11 @@ class EpisodeStatistics:
         return {"running": self._running, "ring": self._ring, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; running episodes only where the number of environments is the same."""
+        """Restore `state_dict`; what has another shape, of other environments or reward terms, begins anew."""
+        if state["ring"].shape != self._ring.shape:
+            return
         for name, here in self.state_dict().items():
-            if name != "running" or state[name].shape == here.shape:
+            if state[name].shape == here.shape:
                 here.copy_(state[name])
 
     def restart(self, ages: Tensor | None = None) -> None:

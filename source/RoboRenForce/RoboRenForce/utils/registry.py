@@ -3,17 +3,17 @@
 A task package registers its ids when it is imported:
 
     gym.register(
-        id="RoboRenForce-Gym-HalfCheetah-PPO",
-        entry_point="RRF_gym_tasks.registration:refuse_gym_make",
+        id="RoboRenForce-MySim-Robot-PPO",
+        entry_point="my_sim_tasks:refuse_gym_make",
         disable_env_checker=True,
         kwargs={
-            "env_cfg_entry_point": GymEnvCfg(env_id="HalfCheetah-v5"),
-            "RoboRenForce_entry_point": "RRF_gym_tasks.agents.ppo:half_cheetah",
+            "env_cfg_entry_point": MySimEnvCfg(robot="arm"),
+            "RoboRenForce_entry_point": "my_sim_tasks.agents.ppo:arm",
         },
     )
 
 The two entry points may be instances, classes, functions without arguments or `"module:name"` of any of these.
-Packages are found through the entry-point group `roborenforce.tasks` and imported when an id of theirs is asked for.
+Packages announce themselves (see `task_packages.py`) and are imported when an id of theirs is asked for.
 A package that can train ids it has not registered, such as those of its simulator, adds a finder for them.
 """
 
@@ -21,11 +21,9 @@ from __future__ import annotations
 
 import copy
 import importlib
-import importlib.util
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium as gym
@@ -34,20 +32,12 @@ from ..configclass import Cfg, ConfigError, resolve
 from ..configclass.errors import contradiction
 from ..configclass.fields import field_names
 from ..configclass.overrides import apply_overrides, apply_yaml, to_yaml
-from ..configclass.trust import TASK_PACKAGES, AllowList, allow_package, allowed_packages, is_covered, only
+from ..configclass.trust import AllowList, allowed_packages, is_covered, only
+from . import task_packages
 from .errors import Problem, UnknownTaskError, did_you_mean, nearest
 
-ENTRY_POINT_GROUP = TASK_PACKAGES
 ENV_KEY = "env_cfg_entry_point"
 RUNNER_KEY = "RoboRenForce_entry_point"
-
-_OWN_PACKAGES = {
-    "gym": ("RRF_gym_tasks", "RRF_gym"),
-    "envpool": ("RRF_gym_tasks", "RRF_gym"),
-    "mjlab": ("RRF_mjlab_tasks", "RRF_mjlab"),
-    "d4rl": ("RRF_d4rl_tasks", "RRF_d4rl"),
-}
-"""Second word of a task id -> (module that registers it, folder below `source/tasks` that installs it)."""
 
 _log = logging.getLogger(__name__)
 
@@ -186,12 +176,7 @@ def import_task_packages(task_id: str = "") -> list[str]:
     Returns:
         A sentence for every package that could not be imported.
     """
-    modules = {point.name.lower(): point.value for point in entry_points(group=ENTRY_POINT_GROUP)}
-    for name, (module, _) in _OWN_PACKAGES.items():  # a source tree on PYTHONPATH has no entry points
-        if name not in modules and importlib.util.find_spec(module) is not None:
-            modules[name] = module
-            allow_package(module)
-    name = _simulator(task_id)
+    modules, name = task_packages.announced(), _simulator(task_id)
     chosen = [modules[name]] if name in modules else list(dict.fromkeys(modules.values()))
     failures = []
     for module in chosen:
@@ -203,9 +188,10 @@ def import_task_packages(task_id: str = "") -> list[str]:
     return failures
 
 
-def is_of_own_package(task_id: str) -> bool:
-    """Whether the id says which of our own packages registers it."""
-    return _simulator(task_id) in _OWN_PACKAGES
+def names_package(task_id: str) -> bool:
+    """Whether the id says which package registers it, installed or not."""
+    name = _simulator(task_id)
+    return name in task_packages.announced() or task_packages.project_of(name) is not None
 
 
 def _simulator(task_id: str) -> str:
@@ -223,11 +209,10 @@ def _find(task_id: str) -> Any:
 
 
 def _unknown(task_id: str) -> UnknownTaskError:
-    module, folder = _OWN_PACKAGES.get(_simulator(task_id), ("", ""))
+    project = task_packages.project_of(_simulator(task_id))
     failures = import_task_packages()
-    if module and importlib.util.find_spec(module) is None:
-        install = f"run `./setup_ext.sh {folder}` or `pip install -e source/tasks/{folder}`"
-        reason = f"its package {folder} is not installed: {install}"
+    if project is not None and not project.is_installed:
+        reason = f"its package {project.name} is not installed: {project.install}"
     elif failures:
         reason = "; ".join(failures)
     else:

@@ -7,6 +7,7 @@ They play in the same environments, one after another.
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from argparse import ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from RoboRenForce.buffer import EpisodeArrays
+from RoboRenForce.envs.env_cfg import evaluation_cfg
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import VecEnv
 from RoboRenForce.runners import Runner, evaluate
@@ -98,6 +100,8 @@ class Collection:
         notes = {"description": f"{self.args.policy or self._default_level} of {self.task.id}", "env_id": spec.task}
         if self.checkpoint is not None:
             notes["algorithm_name"] = type(self.task.runner_cfg.algorithm).__name__.removesuffix("Cfg")
+        if table := self.env.instruction_table:
+            notes["instructions"] = json.dumps({str(number): text for number, text in table.items()})
         if output.endswith(SUFFIXES):
             write_rows(Path(output), episodes, recorded, notes)
             return output
@@ -199,7 +203,7 @@ def prepare_collection(args: Namespace) -> Collection:
         task = load_task(args.task)
     else:
         raise UserError("Nothing to record: name a --task to act in at random, or a trained policy with --target.")
-    task.env_cfg.num_envs, task.env_cfg.seed = args.num_envs, args.seed
+    task.env_cfg = evaluation_cfg(task.env_cfg, args.num_envs, args.seed)
     task.env_cfg.device = str(find_device(args.device))
     task.apply_overrides(args.overrides)
     task.validate()

@@ -71,7 +71,7 @@ def write_minari(
         dataset_id: such as `pendulum/mixed-v0`.
         episodes: with actions as they were played.
         recorded: spaces to state.
-        notes: `algorithm_name`, `description` and others of Minari's metadata.
+        notes: `algorithm_name`, `description` and, as JSON, the texts of `instructions` by their ids.
 
     Raises:
         UserError: it exists or can't be written, or the id is malformed.
@@ -90,7 +90,7 @@ def write_minari(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # author and links are for data that is published
-            minari.create_dataset_from_buffers(
+            dataset = minari.create_dataset_from_buffers(
                 dataset_id,
                 buffers,
                 env=recorded.env_spec,
@@ -101,6 +101,8 @@ def write_minari(
                 algorithm_name=notes.get("algorithm_name"),
                 description=notes.get("description"),
             )
+            if "instructions" in notes:
+                dataset.storage.update_metadata({"instructions": notes["instructions"]})
     except (OSError, RuntimeError) as error:  # HDF5 reports some failing writes as the second
         shutil.rmtree(folder, ignore_errors=True)
         raise UserError(f"'{folder}' can't be written: {error}; choose another --output.") from error

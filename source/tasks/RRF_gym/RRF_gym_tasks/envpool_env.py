@@ -23,7 +23,8 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 import torch
-from RoboRenForce.configclass import MISSING, Cfg, ConfigError, Range, configclass
+from RoboRenForce.configclass import MISSING, ConfigError, Range, configclass
+from RoboRenForce.envs.env_cfg import VecEnvCfg
 from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
@@ -76,7 +77,7 @@ class EnvPoolEnv(HostVecEnv):
         """See `VecEnv.step`."""
         return self._step(actions, np.arange(self.cfg.num_envs), self._layout.buffers(self.cfg.num_envs))
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
         """See `VecEnv.step_rows`."""
         rows = np.flatnonzero(active.cpu().numpy())
         return self._step(actions, rows, {name: raw.copy() for name, raw in self._raw.items()})
@@ -218,7 +219,7 @@ class EnvPoolEnv(HostVecEnv):
 
 
 @configclass
-class EnvPoolCfg(Cfg):
+class EnvPoolCfg(VecEnvCfg):
     """Options of `EnvPoolEnv`."""
 
     class_type: type = EnvPoolEnv
@@ -251,6 +252,7 @@ class EnvPoolCfg(Cfg):
 
     def check(self) -> Iterable[str]:
         """Sizes are pairs; what this adapter decides can't be given again."""
+        yield from super().check()
         if len(self.render_size) != 2 or min(self.render_size) < 1:
             yield f"render_size: {self.render_size} is no [height, width]"
         for name in ("num_envs", "num_threads", "seed", "max_episode_steps"):

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 import gymnasium as gym
 import numpy as np
 import torch
-from RoboRenForce.configclass import MISSING, Cfg, ImportsModule, Range, SubclassOf, configclass
+from RoboRenForce.configclass import MISSING, ImportsModule, Range, SubclassOf, configclass
+from RoboRenForce.envs.env_cfg import VecEnvCfg
 from RoboRenForce.envs.simulator_interface import SimulatorInterface
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn
@@ -102,10 +103,11 @@ class GymVecEnv(HostVecEnv):
         """See `VecEnv.step`."""
         return self._step(actions, range(self.cfg.num_envs), self._buffers())
 
-    def step_rows(self, actions: torch.Tensor, active: torch.Tensor) -> StepReturn:
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
         """See `VecEnv.step_rows`."""
         rows = active.nonzero().squeeze(1).tolist()
-        return self._step(actions, rows, {name: raw.copy() for name, raw in self._raw.items()})
+        kept = () if draw else (self.cfg.image_group,)
+        return self._step(actions, rows, {name: raw if name in kept else raw.copy() for name, raw in self._raw.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Simulators, generators, counters and observations; empty if an environment can't be saved as plain data."""
@@ -170,7 +172,10 @@ class GymVecEnv(HostVecEnv):
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _step(self, actions: torch.Tensor, rows: Sequence[int], buffers: Buffers) -> StepReturn:
-        """Step `rows`; `buffers` become the new observations and hold those of the other rows already."""
+        """Step `rows`; `buffers` become the new observations and hold those of the other rows already.
+
+        Pictures are not drawn if `buffers` has the very array of the last ones, but where an episode ends.
+        """
         self._require_shape(actions)
         chosen = self._actions.to_simulator(actions)
         rewards = np.zeros(self.cfg.num_envs, np.float32)
@@ -190,7 +195,12 @@ class GymVecEnv(HostVecEnv):
                 ended.append(i)
                 flags[:, i] = terminated, not terminated, self._info.succeeded(info, terminated)
         raw = self._take_raw_rewards(rows)
-        self._draw(buffers, rows)
+        drawn = rows
+        if (group := self.cfg.image_group) is not None and buffers[group] is self._raw.get(group):
+            drawn = ended
+            if ended:
+                buffers[group] = buffers[group].copy()
+        self._draw(buffers, drawn)
         final = {name: buffer.copy() for name, buffer in buffers.items()} if ended else buffers
         if ended:
             self._reset_into(buffers, ended, [None] * len(ended))
@@ -297,7 +307,7 @@ _INSTEAD = {
 
 
 @configclass
-class GymEnvCfg(Cfg):
+class GymEnvCfg(VecEnvCfg):
     """Options of `GymVecEnv`."""
 
     class_type: type = GymVecEnv
@@ -343,6 +353,7 @@ class GymEnvCfg(Cfg):
 
     def check(self) -> Iterable[str]:
         """Sizes are pairs; what has a field of its own can't be given again."""
+        yield from super().check()
         for name, size in (("render_size", self.render_size), ("image_size", self.image_size)):
             if len(size) != 2 or min(size) < 1:
                 yield f"{name}: {size} is no [height, width]"

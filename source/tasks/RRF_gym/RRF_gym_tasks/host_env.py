@@ -96,10 +96,13 @@ class HostVecEnv(VecEnv):
         }
         if raw_rewards is not None:
             arrays["raw_rewards"] = raw_rewards
-        arrays |= {f"obs/{name}": array for name, array in self._layout.visible(buffers).items()}
+        # An array that is still the last one's has been uploaded already: images inside an action chunk.
+        same = {name for name, array in buffers.items() if array is self._raw.get(name)}
+        arrays |= {f"obs/{name}": array for name, array in self._layout.visible(buffers).items() if name not in same}
         if ended:
             arrays |= {f"final/{name}": array for name, array in self._layout.visible(final).items()}
         found = self._upload(arrays)
+        found |= {f"obs/{name}": self._obs[name] for name in same}
         self._raw, self._obs = buffers, self._groups(found, "obs/")
         extras = {
             "terminated": found["terminated"],

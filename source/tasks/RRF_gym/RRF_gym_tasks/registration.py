@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium import spaces
 from RoboRenForce.configclass import resolve
+from RoboRenForce.envs import DynamicEnvCfg, GroupVecCfg, MultiModalCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
 
@@ -71,6 +72,7 @@ _NUM_ENVS = {"classic": 4, "mujoco": 1}
 
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
+_POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
 
 
 def register_tasks() -> None:
@@ -90,7 +92,43 @@ def register_tasks() -> None:
     for suffix, agent in (("SAC", "masked_sac"), ("SACSeq", "masked_sac_seq"), ("SACTrans", "masked_sac_trans")):
         masked = GymEnvCfg(env_id="Pendulum-v1", obs_mask=_VELOCITY_OF_PENDULUM, num_envs=10)
         _register(f"RoboRenForce-Gym-PendulumMasked-{suffix}", masked, f"RRF_gym_tasks.agents.sac_history:{agent}")
+    for task_id, (env_cfg, agent) in _chained().items():
+        _register(task_id, env_cfg, f"RRF_gym_tasks.agents.{agent}")
     add_task_finder(find_task)
+
+
+def _chained() -> dict[str, tuple[GymEnvCfg, str]]:
+    """Tasks that train through links of the wrapper chain: id -> (environment, agent)."""
+    camera = MultiModalCfg(
+        images={"camera": "image"},
+        proprio=["policy"],
+        instruction="Balance the pole.",
+        chunk_size=2,
+        flat_actions=True,
+    )
+    seen: dict[str, Any] = {"image_group": "image", "obs_mask": _POSITIONS_OF_INVERTED_PENDULUM, "multi_modal": camera}
+    return {
+        "RoboRenForce-Gym-CartPolePrivileged-PPORNN": (
+            GymEnvCfg(
+                env_id="CartPole-v1",
+                obs_mask=_VELOCITIES_OF_CARTPOLE,
+                dynamic=DynamicEnvCfg(observe=["dynamics"]),
+            ),
+            "ppo:cartpole_privileged",
+        ),
+        "RoboRenForce-Gym-PendulumGroups-PPO": (
+            GymEnvCfg(env_id="Pendulum-v1", groups=GroupVecCfg(group_size=4)),
+            "ppo:pendulum_groups",
+        ),
+        "RoboRenForce-Gym-InvertedPendulumPixels-PPO": (
+            GymEnvCfg(env_id="InvertedPendulum-v5", num_envs=8, **seen),
+            "pixels:pendulum_ppo",
+        ),
+        "RoboRenForce-Gym-InvertedPendulumPixels-SAC": (
+            GymEnvCfg(env_id="InvertedPendulum-v5", num_envs=2, **seen),
+            "pixels:pendulum_sac",
+        ),
+    }
 
 
 def task_from_gym_id(env_id: str) -> Task:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from RoboRenForce.configclass import Cfg, Range, configclass, resolve
+from RoboRenForce.configclass import Range, configclass
+from RoboRenForce.envs.env_cfg import VecEnvCfg
 from RoboRenForce.utils.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ BYTES_PER_ENV = {"Go1": 4.5e6, "G1": 9.0e6}
 
 
 @configclass
-class MJLabEnvCfg(Cfg):
+class MJLabEnvCfg(VecEnvCfg):
     """An mjlab task as environments of ours."""
 
     class_type: type | str = "RRF_mjlab_tasks.mjlab_env:MJLabVecEnv"
@@ -60,13 +61,9 @@ class MJLabEnvCfg(Cfg):
     render_height: Annotated[int, Range(ge=16)] = 360
     """Height of rendered frames in pixels."""
 
-    def build(self, *args: Any, **runtime: Any) -> Any:
-        """Validate and build the environment; importing mjlab waits until now."""
-        self.validate()
-        return resolve(self.class_type)(self.copy(), *args, **runtime)
-
     def check(self) -> Iterable[str]:
         """A motion file has to exist; there is one way to bound actions."""
+        yield from super().check()
         if self.motion_file is not None and not Path(self.motion_file).is_file():
             yield f"motion_file: '{self.motion_file}' does not exist"
         if self.action_bound is not None and self.clip_actions is not None:

@@ -41,8 +41,8 @@ POLICY = "policy"
 class MJLabVecEnv(VecEnv):
     """Any mjlab task as a `VecEnv`.
 
-    Extras beyond the contract's: `final_observations` (an option), `reward_terms` (each weighted, per second, as
-    mjlab logs them), `command` (all command terms side by side) and, where a command term defines it, `success`.
+    Optional extras: `final_observations` (an option), `reward_terms` (each weighted, of this step), `command` (all
+    command terms side by side) and, where a command term defines it, `success`.
 
     Args:
         cfg: What to build and how to step it.
@@ -56,6 +56,8 @@ class MJLabVecEnv(VecEnv):
         self._first_memories = EnvState(self.env).reward_memories()
         obs, _ = self.env.reset(seed=cfg.seed if env is None else None)
         self._success_terms = _success_terms(self.env)
+        # mjlab keeps its reward terms per second where rewards are multiplied by the seconds of a step.
+        self._term_scale = self.env.step_dt if self.env.reward_manager._scale_by_dt else 1.0
         self._action_bounds = None if cfg.action_bound is None else action_bounds(self.env, cfg.action_bound)
         self.spec = _spec(self.env, cfg, obs, with_success=bool(self._success_terms))
         self._obs = self._tensor_dict(obs)
@@ -104,7 +106,7 @@ class MJLabVecEnv(VecEnv):
             "terminated": terminated,
             "time_outs": time_outs,
             "log": dict(self.env.extras["log"]),
-            "reward_terms": self.env.reward_manager._step_reward,
+            "reward_terms": self.env.reward_manager._step_reward * self._term_scale,
             **self._state_extras(),
         }
         if self.cfg.final_observations:

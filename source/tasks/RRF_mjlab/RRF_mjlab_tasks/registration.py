@@ -11,6 +11,7 @@ import importlib.util
 from typing import Any
 
 import gymnasium as gym
+from RoboRenForce.envs import DynamicEnvCfg, GroupVecCfg
 from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, UserError, did_you_mean
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
 
@@ -32,6 +33,10 @@ OURS = {
 }
 """Our id -> mjlab's."""
 
+EVALUATED = "RoboRenForce-MJLab-Go1FlatEval-PPO"
+"""`RoboRenForce-MJLab-Go1Flat-PPO` through the wrapper chain: eval rows beside the 4,096 that learn, the return of each
+reward term in the metrics, and a critic that reads the command."""
+
 NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
 
@@ -42,14 +47,19 @@ ACTION_BOUND = 2.0
 def register_tasks() -> None:
     """Tell Gymnasium's registry about our ids and let `load_task` find mjlab's; calling it twice is harmless."""
     for task_id, mjlab_id in OURS.items():
-        if task_id not in gym.registry:
-            gym.register(
-                id=task_id,
-                entry_point="RRF_mjlab_tasks.registration:refuse_gym_make",
-                disable_env_checker=True,
-                kwargs={ENV_KEY: _env_cfg(mjlab_id, task_id), RUNNER_KEY: agent_name(task_id)},
-            )
+        _register(task_id, _env_cfg(mjlab_id, task_id), agent_name(task_id))
+    _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
     add_task_finder(find_mjlab_task)
+
+
+def _register(task_id: str, env_cfg: MJLabEnvCfg, agent: str) -> None:
+    if task_id not in gym.registry:
+        gym.register(
+            id=task_id,
+            entry_point="RRF_mjlab_tasks.registration:refuse_gym_make",
+            disable_env_checker=True,
+            kwargs={ENV_KEY: env_cfg, RUNNER_KEY: agent},
+        )
 
 
 def mjlab_tasks() -> list[str]:
@@ -86,6 +96,15 @@ def env_cfg(mjlab_id: str) -> MJLabEnvCfg:
     return MJLabEnvCfg(task=mjlab_id, final_observations=False)
 
 
+def evaluated_env_cfg(num_train: int = 4096, num_eval: int = 256) -> MJLabEnvCfg:
+    """The environment of `EVALUATED`."""
+    return env_cfg(OURS["RoboRenForce-MJLab-Go1Flat-PPO"]).replace(
+        num_envs=num_train + num_eval,
+        dynamic=DynamicEnvCfg(require=["reward_terms", "command"], observe=["command"]),
+        groups=GroupVecCfg(num_eval_envs=num_eval),
+    )
+
+
 def bounded_env_cfg(mjlab_id: str, algorithm: str) -> MJLabEnvCfg:
     """The environment of an off-policy task: bounded actions, and the true last observations of episodes."""
     return MJLabEnvCfg(task=mjlab_id, num_envs=NUM_ENVS[algorithm], action_bound=ACTION_BOUND)
@@ -105,6 +124,13 @@ def runner_cfg(mjlab_id: str) -> Any:
 def go1_flat_ppo() -> Any:
     """PPO for a Go1 that follows velocity commands on flat ground."""
     return runner_cfg(OURS["RoboRenForce-MJLab-Go1Flat-PPO"])
+
+
+def go1_flat_evaluated_ppo() -> Any:
+    """The agent of `EVALUATED`."""
+    cfg = go1_flat_ppo()
+    cfg.obs_groups["critic"] = [*cfg.obs_groups["critic"], "command"]
+    return cfg.replace(log_reward_terms=True)
 
 
 def go1_rough_ppo() -> Any:

@@ -93,16 +93,28 @@ def cartpole() -> runners.OnPolicyRunnerCfg:
     return runner(policy, 64, 100, learning, save_interval=50)
 
 
-def cartpole_recurrent() -> runners.OnPolicyRunnerCfg:
+def cartpole_recurrent(**options: Any) -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 without velocities: a memory has to estimate them."""
-    learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.98}
-    return runner(recurrent(), 64, 200, {**learning, "num_learning_epochs": 8, "num_mini_batches": 4}, save_interval=50)
+    learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.98, "num_learning_epochs": 8}
+    return runner(recurrent(), 64, 200, {**learning, "num_mini_batches": 4}, save_interval=50, **options)
 
 
-def pendulum() -> runners.OnPolicyRunnerCfg:
+def cartpole_privileged() -> runners.OnPolicyRunnerCfg:
+    """The same with a critic that sees the whole physical state."""
+    cfg = cartpole_recurrent(obs_groups={"actor": ["policy"], "critic": ["dynamics"]})
+    cfg.algorithm.time_out_bootstrap = "current"  # the state at the end of an episode is gone with its reset
+    return cfg
+
+
+def pendulum(**options: Any) -> runners.OnPolicyRunnerCfg:
     """Pendulum-v1."""
     learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.9, "normalize_value": True}
-    return runner(feed_forward(), 128, 100, learning, save_interval=50)
+    return runner(feed_forward(), 128, 100, learning, save_interval=50, **options)
+
+
+def pendulum_groups() -> runners.OnPolicyRunnerCfg:
+    """Pendulum-v1 in groups that start together; episodes of one length, so that no member waits for another."""
+    return pendulum(init_at_random_ep_len=False)
 
 
 def acrobot() -> runners.OnPolicyRunnerCfg:

@@ -1,0 +1,98 @@
+"""Execute a chunk of actions one by one, with the exact end of an episode inside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from .vec_env import StepReturn, VecEnv
+from .wrapper import choose_rows
+
+_ANY_ACTION = ("terminated", "time_outs", "success", "active")
+_SUMS = ("raw_rewards", "reward_terms")
+_OF_THE_STATE = ("command", "dynamics", "instruction", "group_id")
+
+
+def step_chunk(env: VecEnv, actions: torch.Tensor, active: torch.Tensor | None, *, has_images: bool) -> StepReturn:
+    """Execute `actions`, `(num_envs, H, *single)`, one after the other; a row that is done is held for the rest.
+
+    Images inside the chunk are not drawn: nobody sees them.
+
+    Args:
+        env: has the capability `step_rows`, unless H is 1.
+        actions: H per environment.
+        active: rows to step, bool `(num_envs,)`; None: all.
+        has_images: whether `env` has image groups that are read.
+    """
+    horizon = actions.shape[1]
+    chunk = _Chunk(env.num_envs, horizon, env.device)
+    if horizon == 1 and active is None:
+        chunk.add(0, env.step(actions[:, 0].contiguous()))
+        return chunk.result()
+    if active is not None:
+        chunk.runs = active
+    for index in range(horizon):
+        hide = {"draw": False} if has_images and index + 1 < horizon else {}
+        chunk.add(index, env.step_rows(actions[:, index].contiguous(), chunk.runs, **hide))
+        if chunk.is_over:
+            break
+    return chunk.result()
+
+
+class _Chunk:
+    """What up to `horizon` steps of `num_envs` rows add up to."""
+
+    def __init__(self, num_envs: int, horizon: int, device: torch.device) -> None:
+        self.runs = torch.ones(num_envs, dtype=torch.bool, device=device)
+        """Rows that go on, `(num_envs,)`."""
+        self.is_over = False
+        """Whether no row goes on."""
+        self._rewards = torch.zeros(num_envs, horizon, device=device)
+        self._dones = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self._executed = torch.zeros(num_envs, dtype=torch.int64, device=device)
+        self._extras: dict[str, Any] = {}
+        self._ended: list[tuple[torch.Tensor, TensorDict]] = []
+        self._logs: dict[str, list[torch.Tensor]] = {}
+
+    def add(self, index: int, step: StepReturn) -> None:
+        """Take in the step of action `index`, executed in the rows where `runs`."""
+        self._last, rewards, dones, extras = step
+        ended = dones.bool()
+        self._rewards[:, index] = rewards
+        self._dones |= dones
+        self._executed += self.runs & extras["active"] if "active" in extras else self.runs
+        self.runs = self.runs & ~ended
+        any_ended, any_runs = torch.stack([ended.any(), self.runs.any()]).tolist()
+        self.is_over = not any_runs
+        for name, value in extras["log"].items():
+            self._logs.setdefault(name, []).append(torch.as_tensor(value, dtype=torch.float32).clone())
+        self._final = extras.get("final_observations")
+        if any_ended and self._final is not None:
+            # The environment may reuse its tensors at the next action.
+            self._ended.append((ended, self._final.clone()))
+        for name in extras.keys() - {"log", "final_observations"}:
+            self._extras[name] = self._combined(name, extras[name], ended)
+
+    def _combined(self, name: str, value: Any, ended: torch.Tensor) -> Any:
+        """What the extra `name` is after one more action."""
+        if name in _OF_THE_STATE:
+            return value
+        if name not in _ANY_ACTION and name not in _SUMS:
+            raise RuntimeError(f"MultiModal doesn't know how to combine the extra '{name}' over a chunk.")
+        if name == "success":
+            value = value & ended
+        if name not in self._extras:
+            return value.clone()
+        return self._extras[name] + value if name in _SUMS else self._extras[name] | value
+
+    def result(self) -> StepReturn:
+        """Last observations, summed rewards, dones and extras."""
+        log = {name: torch.stack(values).mean() for name, values in self._logs.items()}
+        extras = {**self._extras, "log": log, "executed_steps": self._executed, "chunk_rewards": self._rewards}
+        if self._final is not None:
+            for ended, final in self._ended:
+                self._final = choose_rows(ended, final, self._final)
+            extras["final_observations"] = self._final
+        return self._last, self._rewards.sum(dim=1), self._dones, extras

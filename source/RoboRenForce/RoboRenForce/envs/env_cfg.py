@@ -1,0 +1,72 @@
+"""The configuration of any environment: the adapter's own options, and the links of the wrapper chain around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Self
+
+from ..configclass import Cfg, Range, configclass
+from .dynamic_env import DynamicEnvCfg
+from .group_vec import GroupVecCfg
+from .multi_modal import MultiModalCfg
+from .vec_env import VecEnv
+
+
+@configclass
+class VecEnvCfg(Cfg):
+    """Base of adapters' configurations; `build` makes `VecEnv -> DynamicEnv -> GroupVec -> MultiModal`.
+
+    A link that is None is left out.
+    """
+
+    class_type: type | str = VecEnv
+    """The adapter."""
+    num_envs: Annotated[int, Range(ge=1)] = 1
+    seed: int = 0
+    device: str = "cpu"
+    dynamic: DynamicEnvCfg | None = None
+    """Reward terms, commands and dynamics state as extras or observations."""
+    groups: GroupVecCfg | None = None
+    """Rows with different jobs: eval rows, blocks, groups that start together; `num_envs` counts all of them."""
+    multi_modal: MultiModalCfg | None = None
+    """Images, proprioception, instructions and action chunks."""
+
+    def build(self, *args: Any, **runtime: Any) -> VecEnv:
+        """Validate, build the adapter's environment and put the links around it."""
+        env: VecEnv = super().build(*args, **runtime)
+        try:
+            for link in (self.dynamic, self.groups, self.multi_modal):
+                env = env if link is None else link.build(env)
+        except BaseException:
+            env.close()
+            raise
+        return env
+
+    def for_evaluation(self, num_envs: int, seed: int) -> Self:
+        """The same environment for playing: every row plays episodes of its own, as the leader of blocks does."""
+        cfg = self.copy()
+        cfg.num_envs, cfg.seed = num_envs, seed
+        cfg.groups = None if cfg.groups is None else cfg.groups.for_evaluation()
+        cfg.multi_modal = None if cfg.multi_modal is None else cfg.multi_modal.for_evaluation(num_envs)
+        return cfg
+
+    def check(self) -> Iterable[str]:
+        """Eval rows are driven by a policy that has to see what the learner sees."""
+        if self.multi_modal is not None and self.groups is not None and self.groups.num_eval_envs:
+            yield (
+                "groups: num_eval_envs can't be combined with multi_modal, whose observations eval rows don't get; "
+                "set groups.num_eval_envs=0 and evaluate by the runner's eval_interval"
+            )
+
+
+def evaluation_cfg(env_cfg: Any, num_envs: int, seed: int) -> Any:
+    """`VecEnvCfg.for_evaluation`, also of a configuration of a user's own that knows no links."""
+    if isinstance(env_cfg, VecEnvCfg):
+        return env_cfg.for_evaluation(num_envs, seed)
+    return env_cfg.replace(num_envs=num_envs, seed=seed)
+
+
+def num_learning_envs(env_cfg: Any) -> int:
+    """Rows that the learner sees; eval rows are not among them."""
+    groups = env_cfg.groups if isinstance(env_cfg, VecEnvCfg) else None
+    return env_cfg.num_envs - (0 if groups is None else groups.num_eval_envs)
