@@ -14,6 +14,7 @@ from . import trust as limits
 from .errors import ConfigError, Problem, did_you_mean
 from .fields import CLASS_FIELD, MISSING, field_names
 from .references import resolve
+from .validated import is_validated, validated
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -59,8 +60,12 @@ class Cfg:
             raise ConfigError(problems, type(self).__qualname__)
 
     def build(self, *args: Any, **runtime: Any) -> Any:
-        """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`."""
-        self.validate()
+        """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`.
+
+        The parts of it that the constructor builds are not validated again.
+        """
+        if not is_validated(self):
+            self.validate()
         target = getattr(self, CLASS_FIELD, None)
         if target is None or target is MISSING:
             raise ConfigError(f"{type(self).__qualname__} describes no class: give it a field class_type.")
@@ -68,7 +73,8 @@ class Cfg:
             target = resolve(target)
         cfg = self.copy()
         _require_constructor(target, cfg, args, runtime)
-        return target(cfg, *args, **runtime)
+        with validated(cfg):
+            return target(cfg, *args, **runtime)
 
     def copy(self) -> Self:
         """A deep copy."""

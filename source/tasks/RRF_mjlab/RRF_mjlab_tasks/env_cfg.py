@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from RoboRenForce.configclass import Cfg, Range, configclass, resolve
+from RoboRenForce.configclass.validated import is_validated
 from RoboRenForce.utils.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,8 @@ class MJLabEnvCfg(Cfg):
 
     def build(self, *args: Any, **runtime: Any) -> Any:
         """Validate and build the environment; importing mjlab waits until now."""
-        self.validate()
+        if not is_validated(self):
+            self.validate()
         return resolve(self.class_type)(self.copy(), *args, **runtime)
 
     def check(self) -> Iterable[str]:
