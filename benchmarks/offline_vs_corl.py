@@ -139,7 +139,7 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
     context = RunContext(
         spec=EnvSpec("synthetic", 1, {"policy": (state,)}, actions, HORIZON),
         device=device,
-        max_iterations=args.warmup + args.repeats * args.updates,
+        max_updates=args.warmup + args.repeats * args.updates,
         obs_groups=task.runner_cfg.obs_groups,
         data=TransitionDataset.from_rows(data, source="benchmark"),
     )

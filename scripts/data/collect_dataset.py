@@ -5,8 +5,8 @@ python scripts/data/collect_dataset.py --task RoboRenForce-Gym-Pendulum-SAC --po
 python scripts/data/collect_dataset.py --target logs/RFRL/<experiment>/<run> --policy mixed --output data/mixed.hdf5
 """
 
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.utils.console import say
+from RoboRenForce.utils.user_errors import user_errors
 from RRF_d4rl_tasks.collection import collect_parser, prepare_collection
 
 

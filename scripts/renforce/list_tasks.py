@@ -3,7 +3,7 @@
 import sys
 
 from RoboRenForce.cli.listing import task_table
-from RoboRenForce.runners.launch import user_errors
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

@@ -5,22 +5,23 @@ python scripts/renforce/play_gym.py --target logs/RFRL/<experiment>/<run> --chec
 """
 
 from RoboRenForce.runners.arguments import play_parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.runners.play_run import prepare_play
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:
     with user_errors():
         args = play_parser(__doc__).parse()
         run = prepare_play(args)
-        runner = run.build_runner(run.build_env())
+        env = run.build_env()
+        runner = run.build_runner(env)
         run.evaluate(runner)
         if args.video:
             run.film(runner)
         if args.export:
             run.export(runner)
         run.report()
-        runner.env.close()
+        env.close()
 
 
 if __name__ == "__main__":

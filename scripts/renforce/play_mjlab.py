@@ -5,8 +5,8 @@ python scripts/renforce/play_mjlab.py --target logs/RFRL/<experiment>/<run> --vi
 """
 
 from RoboRenForce.runners.arguments import play_parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.runners.play_run import prepare_play
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:
@@ -15,11 +15,12 @@ def main() -> None:
         parser.add_argument("--viewer", choices=["viser", "native"], help="watch it live: in a browser or a window")
         args = parser.parse()
         run = prepare_play(args)
-        runner = run.build_runner(run.build_env())
+        env = run.build_env()
+        runner = run.build_runner(env)
         if args.viewer:
             from RRF_mjlab_tasks.play import view  # needs mjlab's viewers
 
-            view(runner.env, runner.policy(), args.viewer, args.steps)
+            view(env, runner.policy(), args.viewer, args.steps)
         else:
             run.evaluate(runner)
         if args.video:
@@ -27,7 +28,7 @@ def main() -> None:
         if args.export:
             run.export(runner)
         run.report()
-        runner.env.close()
+        env.close()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ python scripts/renforce/play_offline.py --target logs/RFRL/<experiment>/<run> --
 """
 
 from RoboRenForce.runners.arguments import play_parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.runners.play_run import prepare_play
 from RoboRenForce.utils.console import say
+from RoboRenForce.utils.user_errors import user_errors
 from RRF_d4rl_tasks import normalized_score
 
 
@@ -15,9 +15,10 @@ def main() -> None:
     with user_errors():
         args = play_parser(__doc__).parse()
         run = prepare_play(args)
-        runner = run.build_runner(run.build_env())
+        env = run.build_env()
+        runner = run.build_runner(env)
         for mode, result in run.evaluate(runner).items():
-            score = normalized_score(runner.env.spec.task, result.mean)
+            score = normalized_score(env.spec.task, result.mean)
             if score is not None:
                 say(f"{mode:13s} normalized score {score:.1f}")
         if args.video:
@@ -25,7 +26,7 @@ def main() -> None:
         if args.export:
             run.export(runner)
         run.report()
-        runner.env.close()
+        env.close()
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ torchrun --nproc_per_node=2 scripts/renforce/train_gym.py --task RoboRenForce-Gy
 """
 
 from RoboRenForce.runners.arguments import train_parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.runners.training_run import prepare_training
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

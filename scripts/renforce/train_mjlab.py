@@ -6,8 +6,8 @@ torchrun --nproc_per_node=4 scripts/renforce/train_mjlab.py --task Mjlab-Velocit
 """
 
 from RoboRenForce.runners.arguments import train_parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.runners.training_run import prepare_training
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

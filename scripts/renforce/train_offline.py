@@ -4,8 +4,8 @@ python scripts/renforce/train_offline.py --task RoboRenForce-D4RL-HalfCheetah-IQ
 """
 
 from RoboRenForce.runners.arguments import train_parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.runners.training_run import prepare_training
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ def flash() -> runners.OffPolicyRunnerCfg:
     return sac_cfg(algorithms.FlashSACCfg(**SMALL, precision="fp32", exploration=exploration), policy)
 
 
-def build(cfg: runners.OffPolicyRunnerCfg, folder: Path) -> runners.Runner:
+def build(cfg: runners.OffPolicyRunnerCfg, folder: Path) -> runners.Trainer:
     env = scripted(num_envs=4, seed=100 * RANK)
     return cfg.replace(max_iterations=6, save_interval=3).build(env=env, log_dir=folder)
 

@@ -22,7 +22,7 @@ FOLDER = Path(sys.argv[1])
 class StopOneProcess(runners.Callback):
     """Signals the second process alone, after iteration 2."""
 
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         if runner.iteration == 2 and RANK == 1:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -32,13 +32,13 @@ class StopOneProcessCfg(runners.CallbackCfg):
     class_type: type = StopOneProcess
 
 
-def build(folder: Path, **changes: Any) -> runners.Runner:
+def build(folder: Path, **changes: Any) -> runners.Trainer:
     cfg = ppo_cfg(max_iterations=6, save_interval=6, **changes)
     eval_env = scripted(num_envs=2) if cfg.eval_interval and RANK == 0 else None  # as `TrainingRun` builds it
     return cfg.build(env=scripted(num_envs=4, seed=100 * RANK), eval_env=eval_env, log_dir=folder)
 
 
-def weights(runner: runners.Runner) -> list[float]:
+def weights(runner: runners.Trainer) -> list[float]:
     return [float(value.double().sum()) for value in runner.policy().state_dict().values()]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -99,6 +100,20 @@ class BadEnv(ScriptedEnv):
             else:
                 obs["critic"][2, 0] = torch.inf
         return obs, reward, done, extras
+
+
+class DoingAt(ScriptedEnv):
+    """Does something at one of its steps, and counts them."""
+
+    def __init__(self, at: int, what: Callable[[], Any]) -> None:
+        self.at, self.what, self.count = at, what, 0
+        super().__init__(ScriptedEnvCfg(num_envs=2))
+
+    def step(self, actions: Tensor) -> Any:
+        self.count += 1
+        if self.count == self.at:
+            self.what()
+        return super().step(actions)
 
 
 def counting_cfg(**changes: Any) -> runners.OnPolicyRunnerCfg:

@@ -15,8 +15,9 @@ from RoboRenForce import networks
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.networks.activation import _MODULES, activation_problem
-from RoboRenForce.runners.launch import find_device, task_of_checkpoint
+from RoboRenForce.runners.checkpoint_task import task_of_checkpoint
 from RoboRenForce.runners.saved_run import load_run
+from RoboRenForce.utils.device import find_device
 from RoboRenForce.utils.errors import CheckpointError, MissingPackageError, UnknownTaskError, UserError
 from RoboRenForce.utils.registry import load_task
 from RoboRenForce.utils.run_dir import RunDir, read_yaml, write_yaml

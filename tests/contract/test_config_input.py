@@ -15,9 +15,8 @@ from RoboRenForce import algorithms
 from RoboRenForce.cli import main
 from RoboRenForce.configclass import Cfg, ConfigError, Range, apply_overrides, configclass, yaml_text
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
-from RoboRenForce.runners import launch
-from RoboRenForce.runners.runner import RunnerCfg
-from RoboRenForce.utils import registry
+from RoboRenForce.runners import TrainerCfg
+from RoboRenForce.utils import registry, user_errors
 from RoboRenForce.utils.console import Display, Progress, make_printable, say
 from RoboRenForce.utils.errors import UserError
 from RRF_gym_tasks import EnvPoolCfg, GymEnvCfg
@@ -150,7 +149,7 @@ def test_num_envs_as_a_float_is_refused(capsys: pytest.CaptureFixture[str]):
 
 
 def test_an_unknown_observation_set_is_refused():
-    cfg: RunnerCfg = ppo_cfg(obs_groups={"actr": ["policy"]})
+    cfg: TrainerCfg = ppo_cfg(obs_groups={"actr": ["policy"]})
     with pytest.raises(
         ConfigError, match=r"obs_groups\.actr: PPOCfg reads no such observation set; did you mean 'actor'"
     ):
@@ -171,7 +170,7 @@ def test_text_that_the_terminal_lacks_is_escaped(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
     say("run in ü")
-    with pytest.raises(SystemExit), launch.user_errors():
+    with pytest.raises(SystemExit), user_errors.user_errors():
         raise UserError("no ü")
     display = Display("ü  ·  run", stream=ascii_stream())
     display.start()
@@ -240,9 +239,9 @@ def test_a_script_with_its_own_task_and_callback(tmp_path: Path, monkeypatch: py
         assert "RoboRenForce-Gym" not in printed
     (folder / "x.yaml").write_text(f"callbacks: ['{script}:CountCfg']")
     with pytest.raises(ConfigError, match="a file may not name"):
-        RunnerCfg.from_yaml(folder / "x.yaml")
+        TrainerCfg.from_yaml(folder / "x.yaml")
     with pytest.raises(ConfigError, match="known to that script only, which is not running"):
-        RunnerCfg.from_yaml(folder / "x.yaml", trust=True)
+        TrainerCfg.from_yaml(folder / "x.yaml", trust=True)
 
 
 def test_printed_commands_quote_blanks(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

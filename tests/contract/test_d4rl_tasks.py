@@ -87,14 +87,15 @@ def test_a_task_learns_from_a_file_and_is_judged_in_its_environment(task_id: str
     task.runner_cfg.dataset.source = "random.hdf5"
     task.runner_cfg.algorithm.batch_size = 8
     task.validate()
-    runner = task.runner_cfg.build(env=task.env_cfg.build(), task=task_id)
+    runner = task.runner_cfg.build(task=task_id)
     before = {name: value.clone() for name, value in runner.algorithm.networks.actor.named_parameters()}
     runner.learn(1)
     after = dict(runner.algorithm.networks.actor.named_parameters())
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    action = runner.policy()(runner.env.get_observations())
+    env = task.env_cfg.build()
+    action = runner.policy()(env.get_observations())
     assert action.shape == (1, SIZES[env][1]) and action.abs().max() <= 1.0
-    runner.env.close()
+    env.close()
 
 
 def test_tasks_are_listed_with_their_package(capsys: pytest.CaptureFixture[str]) -> None:

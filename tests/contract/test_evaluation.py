@@ -14,10 +14,12 @@ from RoboRenForce import runners
 from RoboRenForce.algorithms import Policy
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
 from RoboRenForce.envs.spec import EnvSpec
-from RoboRenForce.runners import launch, play_run
+from RoboRenForce.runners import filming, play_run
 from RoboRenForce.runners.evaluation import Stopped, measure
+from RoboRenForce.runners.saved_run import SavedRun
 from RoboRenForce.utils.errors import EnvContractError, NonFiniteError, UserError
 from RoboRenForce.utils.run_dir import RunDir
+from RoboRenForce.utils.user_errors import user_errors
 from small_runs import ZeroPolicy, scripted
 from tensordict import TensorDict
 from torch import Tensor
@@ -146,11 +148,10 @@ def played(folder: Path, env: ScriptedEnv, policy: Policy, **args: Any) -> tuple
     """What `PlayRun.evaluate` returns and writes."""
     arguments = Namespace(**{"stochastic": False, "episodes": 4, "steps": 3, **args})
     task: Any = SimpleNamespace(id="Task", env_cfg=ScriptedEnvCfg(num_envs=1, seed=9))
-    device = torch.device("cpu")
-    run = play_run.PlayRun(
-        task, device, folder / "model_3.pt", EnvSpec.from_dict(env.spec.to_dict()), RunDir(folder), arguments
-    )
-    runner: Any = SimpleNamespace(env=env, policy=lambda: policy)
+    saved = SavedRun(folder / "model_3.pt", {})
+    run = play_run.PlayRun(task, torch.device("cpu"), saved, RunDir(folder), arguments)
+    run.env = env
+    runner: Any = SimpleNamespace(policy=lambda: policy)
     results = run.evaluate(runner)
     return results, json.loads(RunDir(folder).evaluation.read_text())
 
@@ -176,7 +177,7 @@ def test_stochastic_plays_samples_only(tmp_path: Path) -> None:
 
 
 def test_mean_nan_is_an_error_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="1"), launch.user_errors():
+    with pytest.raises(SystemExit, match="1"), user_errors():
         played(tmp_path, Bad("reward"), ZeroPolicy((2,)))
     told = capsys.readouterr()
     assert told.err.startswith("Error: Episode 1 of environment 1 of Scripted has the return nan")
@@ -232,10 +233,10 @@ def test_a_film_shows_the_mode_that_was_asked_for(
     tmp_path: Path, deterministic: bool, action: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     env = Clocked(0.02)
-    monkeypatch.setattr(launch, "eval_cfg", lambda *_, **__: SimpleNamespace(build=lambda: env))
+    monkeypatch.setattr(filming, "eval_cfg", lambda *_, **__: SimpleNamespace(build=lambda: env))
     task: Any = SimpleNamespace(env_cfg=SimpleNamespace(seed=4))
     runner: Any = SimpleNamespace(policy=lambda: ZeroPolicy((2,)))
-    assert launch.film(task, runner, tmp_path / "a.mp4", steps=3, deterministic=deterministic) == tmp_path / "a.mp4"
+    assert filming.film(task, runner, tmp_path / "a.mp4", steps=3, deterministic=deterministic) == tmp_path / "a.mp4"
     assert env.acted == [action] * 3
 
 
@@ -254,8 +255,8 @@ def test_a_film_that_fails_says_why_and_closes_its_environment(
         def close(self) -> None:
             closed.append(True)
 
-    monkeypatch.setattr(launch, "eval_cfg", lambda *_, **__: SimpleNamespace(build=lambda: Blind(None)))
+    monkeypatch.setattr(filming, "eval_cfg", lambda *_, **__: SimpleNamespace(build=lambda: Blind(None)))
     task: Any = SimpleNamespace(env_cfg=SimpleNamespace(seed=4))
     runner: Any = SimpleNamespace(policy=lambda: ZeroPolicy((2,)))
-    assert launch.film(task, runner, tmp_path / "a.mp4", steps=3) is None
+    assert filming.film(task, runner, tmp_path / "a.mp4", steps=3) is None
     assert closed == [True] and list(tmp_path.iterdir()) == []

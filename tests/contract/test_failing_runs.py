@@ -21,7 +21,7 @@ from RoboRenForce import networks, runners
 from RoboRenForce.cli import main
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
-from RoboRenForce.runners import checkpointing
+from RoboRenForce.runners import writing
 from RoboRenForce.runners.saved_run import load_run
 from RoboRenForce.utils import checkpoint as checkpoint_module
 from RoboRenForce.utils import run_dir as run_dir_module
@@ -51,7 +51,7 @@ class Act(runners.Callback):
 
     todo: dict[int, Callable[[], Any]] = {}
 
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         self.todo.get(runner.iteration, lambda: None)()
 
 
@@ -60,7 +60,7 @@ class ActCfg(runners.CallbackCfg):
     class_type: type = Act
 
 
-def run(root: Path, todo: dict[int, Callable[[], Any]], **changes: Any) -> runners.Runner:
+def run(root: Path, todo: dict[int, Callable[[], Any]], **changes: Any) -> runners.Trainer:
     """A run of six iterations with a checkpoint after each; `todo` happens in between."""
     Act.todo = todo
     options: dict[str, Any] = {"max_iterations": 6, "save_interval": 1, "callbacks": [ActCfg()]}
@@ -301,7 +301,7 @@ class Failing(ScriptedEnv):
         raise RuntimeError("the simulator is gone")
 
 
-def fail(root: Path, error: BaseException, env: ScriptedEnv | None = None, **changes: Any) -> runners.Runner:
+def fail(root: Path, error: BaseException, env: ScriptedEnv | None = None, **changes: Any) -> runners.Trainer:
     env = env or Failing(ScriptedEnvCfg(num_envs=4))
     env.error = error  # type: ignore[attr-defined]
     return counting_cfg(max_iterations=50, save_interval=50, **changes).build(env=env, log_dir=root)
@@ -370,14 +370,14 @@ def test_the_error_is_shown_even_if_saving_fails(
 def test_after_an_error_a_full_disk_is_left_for_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: Path
 ) -> None:
-    write = checkpointing.save_checkpoint
+    write = writing.save_checkpoint
 
     def full_there(path: Path, data: Any) -> None:
         if Path(path).parent == tmp_path:
             raise CheckpointError(f"'{path}' can't be written.")
         write(path, data)
 
-    monkeypatch.setattr(checkpointing, "save_checkpoint", full_there)
+    monkeypatch.setattr(writing, "save_checkpoint", full_there)
     with pytest.raises(ValueError, match="it fell"):
         fail(tmp_path, ValueError("it fell")).learn()
     (saved,) = elsewhere.rglob("*.pt")
@@ -387,7 +387,7 @@ def test_after_an_error_a_full_disk_is_left_for_another_folder(
 def test_another_process_that_fails_alone_does_not_write(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Callable[[], list[str]]
 ) -> None:
-    monkeypatch.setattr(runners.Runner, "is_main", property(lambda self: False))
+    monkeypatch.setattr(runners.Trainer, "is_main", property(lambda self: False))
     with pytest.raises(ValueError, match="it fell"):
         fail(tmp_path, ValueError("it fell")).learn()
     assert not RunDir(tmp_path).checkpoints() and "leaves saving to the main process" in said()[-1]

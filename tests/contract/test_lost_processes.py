@@ -19,28 +19,15 @@ from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.errors import HangError, ProcessesLostError
 from RoboRenForce.utils.logging import read_metrics
 from RoboRenForce.utils.run_dir import RunDir
-from small_runs import counting_cfg, scripted
+from small_runs import DoingAt, counting_cfg, scripted
 
 LIMIT = 4.0
 
 
-class Special(ScriptedEnv):
-    """Does something at its sixth step: the second of the second iteration."""
-
-    def __init__(self, what: Callable[[], Any]) -> None:
-        self.what, self.count = what, 0
-        super().__init__(ScriptedEnvCfg(num_envs=2))
-
-    def step(self, actions: torch.Tensor) -> Any:
-        self.count += 1
-        if self.count == 6:
-            self.what()
-        return super().step(actions)
-
-
-def build(folder: Path, what: Callable[[], Any] = lambda: None, **changes: Any) -> runners.Runner:
+def build(folder: Path, what: Callable[[], Any] = lambda: None, **changes: Any) -> runners.Trainer:
     options = {"max_iterations": 4, "save_interval": 4, "step_timeout": LIMIT} | changes
-    return counting_cfg(**options).build(env=Special(what), log_dir=folder)
+    env = DoingAt(6, what)  # the second step of the second iteration
+    return counting_cfg(**options).build(env=env, log_dir=folder)
 
 
 def survive(port: int, folder: Path) -> None:

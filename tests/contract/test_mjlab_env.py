@@ -26,8 +26,9 @@ from mjlab.tasks.registry import load_env_cfg
 from RoboRenForce.cli import main
 from RoboRenForce.envs.check_vec_env import check_vec_env
 from RoboRenForce.envs.vec_env import VecEnv
-from RoboRenForce.runners import launch, play_run
+from RoboRenForce.runners import play_run
 from RoboRenForce.runners.play_run import PlayRun
+from RoboRenForce.utils import device as named_device
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.export import TOLERANCE
 from RoboRenForce.utils.registry import load_task
@@ -285,7 +286,7 @@ def test_a_missing_gpu_is_one_sentence(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(named_device.torch.cuda, "is_available", lambda: False)
     error = refused(capsys, "train", "--task", GO1_PPO, "--device", "cuda")
     assert "needs an NVIDIA GPU" in error and "use --device cpu" in error
 

@@ -81,7 +81,7 @@ def test_updates_come_after_every_train_freq_steps() -> None:
     runner = cfg.build(env=scripted())
     runner.learn()
     assert runner.algorithm.calls == (["act", "process_env_step"] * 2 + ["update"]) * 2
-    assert runner.algorithm.context.rollout_steps == 2 and runner.algorithm.context.max_iterations == 2
+    assert runner.algorithm.context.rollout_steps == 2 and runner.algorithm.context.max_updates == 2
 
 
 def test_an_iteration_is_a_whole_number_of_updates() -> None:

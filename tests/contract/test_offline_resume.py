@@ -93,17 +93,15 @@ def offline_cfg(name: str, **changes: Any) -> runners.OfflineRunnerCfg:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_resume_is_exact(tmp_path: Path, name: str) -> None:
-    check_resume(offline_cfg(name), ENV, tmp_path, stop=10, end=20)
+    check_resume(offline_cfg(name), None, tmp_path, stop=10, end=20)
     assert trained(load_checkpoint(tmp_path / "straight" / "model_20.pt"), tmp_path)
 
 
-def test_an_iteration_is_its_updates_and_no_environment_step(tmp_path: Path) -> None:
-    env = ENV.build()
-    before = env.get_observations()
-    runner = offline_cfg("iql").build(env=env, log_dir=tmp_path)
+def test_an_iteration_is_its_updates_without_any_environment(tmp_path: Path) -> None:
+    runner = offline_cfg("iql").build(log_dir=tmp_path)
     runner.learn()
     assert runner.algorithm.num_updates == runner.max_updates == 12 and runner.steps == 0
-    assert (before == env.get_observations()).all()
+    assert runner.eval_env is None
     lines = metrics(tmp_path)
     assert [line["Train/updates"] for line in lines] == [3.0, 6.0, 9.0, 12.0]
     assert {"Loss/value", "Loss/critic", "Loss/actor", "Policy/advantage_weight"} <= lines[-1].keys()
@@ -111,9 +109,9 @@ def test_an_iteration_is_its_updates_and_no_environment_step(tmp_path: Path) -> 
 
 def test_evaluations_decide_about_the_best_checkpoint_and_change_nothing(tmp_path: Path) -> None:
     plain, evaluated = tmp_path / "plain", tmp_path / "evaluated"
-    offline_cfg("iql").build(env=ENV.build(), log_dir=plain).learn()
+    offline_cfg("iql").build(log_dir=plain).learn()
     cfg = offline_cfg("iql", eval_interval=2, eval_episodes=4)
-    cfg.build(env=ENV.build(), eval_env=ENV.replace(seed=5).build(), log_dir=evaluated).learn()
+    cfg.build(eval_env=ENV.replace(seed=5).build(), log_dir=evaluated).learn()
     assert ["Eval/mean_reward" in line for line in metrics(evaluated)] == [False, True, False, True]
     assert RunDir(evaluated).pointed("best") is not None
     one, two = (load_checkpoint(folder / "model_4.pt")["algorithm"] for folder in (plain, evaluated))
@@ -123,10 +121,10 @@ def test_evaluations_decide_about_the_best_checkpoint_and_change_nothing(tmp_pat
 def test_a_policy_is_played_without_the_data_it_learned_from(tmp_path: Path) -> None:
     for name in RUNS:
         folder = tmp_path / name
-        runner = offline_cfg(name).build(env=ENV.build(), log_dir=folder)
+        runner = offline_cfg(name).build(log_dir=folder)
         runner.learn()
         reads = RandomData.reads
-        played = offline_cfg(name).build(env=scripted(num_envs=2), spec=runner.env.spec)
+        played = offline_cfg(name).build(eval_env=scripted(num_envs=2), spec=runner.spec, learns=False)
         played.load(folder / "model_4.pt", resume=False)
         assert RandomData.reads == reads
         policy = played.policy()
@@ -138,15 +136,15 @@ def test_a_policy_is_played_without_the_data_it_learned_from(tmp_path: Path) -> 
 def test_a_small_data_set_needs_no_warm_up() -> None:
     algorithm = algorithms.SACCfg(**SMALL)
     assert algorithm.learning_starts > 100  # and the data has fewer transitions
-    runner = offline_cfg("cql", algorithm=algorithm).build(env=ENV.build())
+    runner = offline_cfg("cql", algorithm=algorithm).build()
     runner.learn()
     assert len(runner.algorithm.replay) < 100
     assert runner.algorithm.num_updates == 12
 
 
 def test_other_data_is_refused_on_resume(tmp_path: Path) -> None:
-    offline_cfg("iql").build(env=ENV.build(), log_dir=tmp_path).learn()
-    other = offline_cfg("iql", dataset=RandomDataCfg(seed=1)).build(env=ENV.build())
+    offline_cfg("iql").build(log_dir=tmp_path).learn()
+    other = offline_cfg("iql", dataset=RandomDataCfg(seed=1)).build()
     with pytest.raises(CheckpointError, match="resume with the same data"):
         other.load(tmp_path / "model_4.pt")
 
@@ -155,7 +153,7 @@ def test_other_data_is_refused_on_resume(tmp_path: Path) -> None:
 def test_a_policy_goes_on_online_from_its_checkpoint(tmp_path: Path, name: str) -> None:
     """The same algorithm with an off-policy runner takes over networks, targets, optimizers and normalizers."""
     offline = offline_cfg(name)
-    first = offline.build(env=ENV.build(), log_dir=tmp_path)
+    first = offline.build(log_dir=tmp_path)
     first.learn()
     online = runners.OffPolicyRunnerCfg(
         num_steps_per_env=8,

@@ -14,7 +14,7 @@ from RoboRenForce import algorithms, components, networks
 from RoboRenForce.cli import main
 from RoboRenForce.configclass import Cfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
-from RoboRenForce.runners import OnPolicyRunnerCfg
+from RoboRenForce.runners import Trainer, TrainerCfg
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.run_dir import RunDir, newest_run
 from small_runs import check_same, counting_cfg, ppo_cfg, scripted
@@ -42,14 +42,18 @@ def without_raw_arrays(state: Any) -> Any:
     return [without_raw_arrays(item) for item in state] if isinstance(state, list | tuple) else state
 
 
-def check_resume(cfg: OnPolicyRunnerCfg, env_cfg: Cfg, folder: Path, *, stop: int, end: int) -> None:
+def check_resume(cfg: TrainerCfg, env_cfg: Cfg | None, folder: Path, *, stop: int, end: int) -> None:
     """Train `end` iterations at once, and again with a stop in between, in new objects; everything must be equal."""
     straight, halves = folder / "straight", folder / "halves"
     cfg = cfg.replace(max_iterations=end, save_interval=end)
-    cfg.build(env=env_cfg.build(), log_dir=straight).learn()
-    cfg.build(env=env_cfg.build(), log_dir=halves).learn(stop)
+
+    def build(log_dir: Path) -> Trainer:
+        return cfg.build(log_dir=log_dir, **({} if env_cfg is None else {"env": env_cfg.build()}))
+
+    build(straight).learn()
+    build(halves).learn(stop)
     torch.rand(7)  # whatever happened in between must not matter
-    resumed = cfg.build(env=env_cfg.build(), log_dir=halves)
+    resumed = build(halves)
     resumed.load(halves / f"model_{stop}.pt")
     assert resumed.iteration == stop
     resumed.learn()

@@ -73,7 +73,7 @@ def test_books_are_kept_before_the_tensors_of_a_step_are_written_again() -> None
     obs = env.get_observations()
     for _ in range(7):
         obs = runner.step(obs)
-    runner.keep_books()
+    runner.log_step()
     rollout = runner.nan_guard._rollout
     assert torch.equal(rollout["reward"], torch.stack(rewards))
     assert torch.equal(rollout["action"], torch.stack(actions))
@@ -87,7 +87,7 @@ def test_books_are_kept_before_the_tensors_of_a_step_are_written_again() -> None
 def test_the_algorithm_is_told_about_the_run() -> None:
     cfg = counting_cfg(num_steps_per_env=5, max_iterations=7, obs_groups={"actor": ["policy"]})
     context = cfg.build(env=scripted(num_envs=3)).algorithm.context
-    assert (context.rollout_steps, context.max_iterations, context.spec.num_envs) == (5, 7, 3)
+    assert (context.rollout_steps, context.max_updates, context.spec.num_envs) == (5, 7, 3)
     assert context.obs_groups == {"actor": ["policy"]}
 
 
@@ -134,13 +134,13 @@ class WarmUp(CountingAlgorithm):
         return learned if len(self.rewards) > 2 else {}
 
 
-class OneStepRunner(runners.Runner):
+class OneStepRunner(runners.EnvRunner):
     """The loop of off-policy learning: one step, then an update that may have nothing to do yet."""
 
     def learn(self, num_iterations: int | None = None) -> None:
         with self.session(num_iterations):
             obs = self.env.get_observations()
-            while self.goes_on():
+            while self.should_continue():
                 self.timer.start()
                 out = self.algorithm.act(obs)
                 transition = stepped(obs, out, *self.env.step(out.action))
@@ -151,7 +151,7 @@ class OneStepRunner(runners.Runner):
 
 
 @configclass
-class OneStepCfg(runners.RunnerCfg):
+class OneStepCfg(runners.EnvRunnerCfg):
     class_type: type = OneStepRunner
 
 
@@ -313,13 +313,13 @@ def test_nan_checks_can_be_turned_off() -> None:
 class Diary(runners.Callback):
     entries: list[Any] = []
 
-    def on_start(self, runner: runners.Runner) -> None:
+    def on_start(self, runner: runners.Trainer) -> None:
         self.entries.append("start")
 
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         self.entries.append((runner.iteration, metrics["Loss/mean"]))
 
-    def on_end(self, runner: runners.Runner) -> None:
+    def on_end(self, runner: runners.Trainer) -> None:
         self.entries.append("end")
 
 
@@ -335,7 +335,7 @@ def test_callbacks_of_the_configuration_are_called(tmp_path: Path) -> None:
 
 
 class AddTwice(runners.Callback):
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         metrics["Eval/twice"] = 2.0 * metrics["Eval/mean_reward"]
 
 
@@ -449,7 +449,7 @@ class Dies(runners.Callback):
 
     there: list[list[int]] = []
 
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         assert runner.run_dir is not None and "Eval/mean_reward" in metrics
         self.there.append(list(runner.run_dir.checkpoints()))
 

@@ -22,11 +22,11 @@ from RoboRenForce.cli import main
 from RoboRenForce.cli.commands import COMMANDS
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
-from RoboRenForce.runners import launch
 from RoboRenForce.runners.arguments import play_parser, train_parser
-from RoboRenForce.runners.launch import find_device
 from RoboRenForce.runners.training_run import apply_flags
+from RoboRenForce.utils import console_command as command
 from RoboRenForce.utils.checkpoint import load_checkpoint
+from RoboRenForce.utils.device import find_device
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, load_task
 from RoboRenForce.utils.run_dir import RunDir, newest_run
@@ -331,14 +331,14 @@ def test_the_doctor_tells_what_is_missing_and_tries_to_render(
 
 
 def test_what_to_type_next_works_without_an_active_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(launch.shutil, "which", lambda name: None)
+    monkeypatch.setattr(command.shutil, "which", lambda name: None)
     monkeypatch.setattr(sys, "executable", str(tmp_path / ".venv" / "bin" / "python"))
-    assert launch.console_command() == "python -m RoboRenForce.cli"
+    assert command.console_command() == "python -m RoboRenForce.cli"
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
     (tmp_path / ".venv" / "bin" / "rrf").touch()
-    assert launch.console_command() == ".venv/bin/rrf"
-    monkeypatch.setattr(launch.shutil, "which", lambda name: "/anywhere/rrf")
-    assert launch.console_command() == "rrf"
+    assert command.console_command() == ".venv/bin/rrf"
+    monkeypatch.setattr(command.shutil, "which", lambda name: "/anywhere/rrf")
+    assert command.console_command() == "rrf"
 
 
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -419,9 +419,12 @@ def test_a_finished_run_has_nothing_to_resume(capsys: pytest.CaptureFixture[str]
 def test_a_broken_checkpoint_names_the_usable_one(capsys: pytest.CaptureFixture[str]) -> None:
     run = trained("save_interval=1")
     run.checkpoint(2).write_bytes(run.checkpoint(2).read_bytes()[:1000])
-    error = refused(capsys, "play")
+    error = refused(capsys, "play", "--checkpoint", "2")
     assert "is truncated" in error and str(run.checkpoint(1)) in error
-    main(["train", "--resume"])  # goes on from the newest whole one
+    main(["play", "--episodes", "1"])  # both take the newest whole one
+    said, shown = capsys.readouterr()[::-1]
+    assert "is truncated" in said and f"playing       {run.checkpoint(1)} of" in shown
+    main(["train", "--resume"])
     said = capsys.readouterr().err
     assert "is truncated" in said and f"resumed from {run.checkpoint(1)} at iteration 1" in said
 

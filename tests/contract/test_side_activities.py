@@ -180,7 +180,7 @@ def test_without_an_environment_for_it_nothing_is_invented(tmp_path: Path) -> No
 # ----------------------------------------------------------------------------------------------------------- videos
 
 
-def film(folder: Path, env: ScriptedEnv, **changes: Any) -> runners.Runner:
+def film(folder: Path, env: ScriptedEnv, **changes: Any) -> runners.Trainer:
     options = {"max_iterations": 3, "video_interval": 1, "video_steps": 6} | changes
     runner = counting_cfg(**options).build(env=scripted(), eval_env=env, log_dir=folder)
     runner.learn()

@@ -21,23 +21,14 @@ from RoboRenForce.runners import watchdog
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.errors import HangError
 from RoboRenForce.utils.run_dir import RunDir
-from small_runs import CountingAlgorithm, counting_cfg, scripted
+from small_runs import CountingAlgorithm, DoingAt, counting_cfg, scripted
 
 LIMIT = 1.0
 
 
-class Hanging(ScriptedEnv):
-    """Does something at its tenth step: the second of the third iteration."""
-
-    def __init__(self, what: Callable[[], Any]) -> None:
-        self.what, self.count = what, 0
-        super().__init__(ScriptedEnvCfg(num_envs=2))
-
-    def step(self, actions: torch.Tensor) -> Any:
-        self.count += 1
-        if self.count == 10:
-            self.what()
-        return super().step(actions)
+def hanging(what: Callable[[], Any]) -> DoingAt:
+    """Does something at the second step of the third iteration."""
+    return DoingAt(10, what)
 
 
 def hangs_in_foreign_code(library: Any = None) -> None:
@@ -61,7 +52,7 @@ def test_a_step_that_hangs_is_interrupted_with_a_sentence_and_the_stacks(
     hang: Callable[[], Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     before = signal.getsignal(signal.SIGURG)
-    runner = counting_cfg(max_iterations=5, step_timeout=LIMIT).build(env=Hanging(hang))
+    runner = counting_cfg(max_iterations=5, step_timeout=LIMIT).build(env=hanging(hang))
     with pytest.raises(
         HangError, match=r"Scripted: step 2 of iteration 3 has not finished for 1 s \(step_timeout 1 s\)"
     ):
@@ -82,7 +73,7 @@ def test_an_update_that_hangs_is_interrupted_too() -> None:
 
 
 class Sleeping(runners.Callback):
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         time.sleep(PATIENCE)
 
 
@@ -108,7 +99,7 @@ def test_an_evaluation_is_alive_while_it_steps() -> None:
     slow = Slow(ScriptedEnvCfg(num_envs=1, script=[["time_out@8"]]))
     cfg = counting_cfg(max_iterations=1, eval_interval=1, eval_episodes=1, step_timeout=LIMIT)
     cfg.build(env=scripted(), eval_env=slow).learn()
-    stuck = Hanging(lambda: time.sleep(PATIENCE))
+    stuck = hanging(lambda: time.sleep(PATIENCE))
     runner = cfg.replace(eval_episodes=10).build(env=scripted(), eval_env=stuck)
     with pytest.raises(HangError, match="The evaluation after iteration 1 has not finished"):
         runner.learn()
@@ -120,7 +111,7 @@ def test_an_evaluation_is_alive_while_it_steps() -> None:
 def train(folder: Path, hang: Callable[[], Any], **changes: Any) -> None:
     os.fsync = lambda descriptor: None  # a busy disk takes its time; this process is of its own
     options = {"max_iterations": 5, "save_interval": 5, "step_timeout": LIMIT} | changes
-    runner = counting_cfg(**options).build(env=Hanging(hang), log_dir=folder)
+    runner = counting_cfg(**options).build(env=hanging(hang), log_dir=folder)
     runner.watchdog.grace = 0.5
     runner.learn()
 
@@ -186,7 +177,7 @@ def handled() -> Any:
 
 def test_a_step_that_hangs_when_the_run_is_asked_to_stop_gets_a_grace_time_only() -> None:
     before = handled()
-    runner = counting_cfg(step_timeout=None).build(env=Hanging(stop_and_sleep))
+    runner = counting_cfg(step_timeout=None).build(env=hanging(stop_and_sleep))
     runner.watchdog.grace = 0.5
     try:
         with pytest.raises(HangError, match=r"has not finished for 0\.5 s after a signal asked the run to stop"):
@@ -207,7 +198,7 @@ class SlowAndAskedToStop(CountingAlgorithm):
 def test_an_evaluation_that_hangs_then_gets_no_more_either() -> None:
     before = handled()
     cfg = counting_cfg(step_timeout=None, eval_interval=1, eval_episodes=9)
-    runner = cfg.build(env=scripted(), eval_env=Hanging(stop_and_sleep))
+    runner = cfg.build(env=scripted(), eval_env=hanging(stop_and_sleep))
     runner.watchdog.grace = 0.5
     try:
         with pytest.raises(HangError, match="The evaluation after iteration 1 has not finished"):
@@ -217,7 +208,7 @@ def test_an_evaluation_that_hangs_then_gets_no_more_either() -> None:
 
 
 class TakesItsTime(runners.Callback):
-    def after_iteration(self, runner: runners.Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: runners.Trainer, metrics: dict[str, float]) -> None:
         time.sleep(1.0 if runner.stop.signal else 0.0)
 
 
@@ -257,7 +248,7 @@ def test_a_process_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None
 
 
 def test_outside_of_the_main_thread_it_only_speaks(capfd: pytest.CaptureFixture[str]) -> None:
-    runner = counting_cfg(step_timeout=0.5).build(env=Hanging(lambda: time.sleep(1.5)))
+    runner = counting_cfg(step_timeout=0.5).build(env=hanging(lambda: time.sleep(1.5)))
     thread = threading.Thread(target=runner.learn)
     thread.start()
     thread.join()

@@ -31,7 +31,7 @@ RUNS: dict[str, tuple[Any, Any]] = {
 def make(name: str, **options: Any) -> Any:
     algorithm, policy = RUNS[name]
     torch.manual_seed(0)
-    context = algorithms.RunContext(spec=spec(), device=DEVICE, data=recorded(), max_iterations=100)
+    context = algorithms.RunContext(spec=spec(), device=DEVICE, data=recorded(), max_updates=100)
     return algorithm(batch_size=64, precision="fp32", **options).build(policy=policy, context=context)
 
 

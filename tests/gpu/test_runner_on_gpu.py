@@ -113,7 +113,7 @@ def test_a_whole_iteration_does_not_wait_for_the_host(monkeypatch: pytest.Monkey
         for _ in range(runner.rollout_steps):
             obs = runner.step(obs)
         learned = runner.algorithm.update()
-        runner.keep_books()
+        runner.log_step()
         means = runner.statistics.collect()
     assert float(learned["Loss/entropy"]) > 0 and float(means["Train/mean_episode_length"][1]) == 100
 

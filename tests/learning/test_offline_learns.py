@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from RoboRenForce.runners import Runner, evaluate
+from RoboRenForce.runners import Trainer, evaluate
 from RoboRenForce.runners.recording import Behavior, record_episodes
 from RoboRenForce.utils.registry import load_task
 from torch import Tensor
@@ -84,12 +84,12 @@ def record(path: Path, seed: int) -> float:
     return float(np.mean([episode.rewards.sum() for episode in episodes]))
 
 
-def train(name: str, source: Path, seed: int, updates: int) -> tuple[float, Runner]:
+def train(name: str, source: Path, seed: int, updates: int) -> tuple[float, Trainer]:
     """The return of what an algorithm has learned, and its runner."""
     task = load_task(f"RoboRenForce-D4RL-Pendulum-{name}")
     task.env_cfg.env_id = "Cart-v0"
     task.apply_overrides([f"seed={seed}", f"dataset.source={source}", f"updates_per_iteration={updates}", *OVERRIDES])
-    runner = task.runner_cfg.build(env=task.env_cfg.build())
+    runner = task.runner_cfg.build()
     runner.learn()
     return evaluate(carts(50, 12345), runner.policy(), 50, seed=12345).mean, runner
 

@@ -73,7 +73,7 @@ for seed in seeds:
         f"seed={seed}", f"dataset.source={source}", f"max_iterations={iterations}", "eval_interval=0", "logger=[]",
         "report=false",
     ])
-    runner = task.runner_cfg.build(env=task.env_cfg.build())
+    runner = task.runner_cfg.build()
     runner.learn()
     env = task.env_cfg.replace(num_envs=20, seed=500).build()
     metrics = {tag: float(value) for tag, value in runner.algorithm.update().items()}

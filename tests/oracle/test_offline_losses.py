@@ -127,7 +127,7 @@ def test_the_policy_of_iql_sends_no_gradient_into_the_values() -> None:
 
 def test_the_learning_rate_of_iqls_actor_falls_on_a_cosine_and_that_of_its_critics_does_not() -> None:
     data = recorded()
-    context = algorithms.RunContext(spec=spec(), device=torch.device("cpu"), data=data, max_iterations=8)
+    context = algorithms.RunContext(spec=spec(), device=torch.device("cpu"), data=data, max_updates=8)
     learner = algorithms.IQLCfg(batch_size=8).build(policy=components.ActorQVPackCfg(), context=context)
     rates = []
     for _ in range(8):

@@ -29,7 +29,7 @@ def make_ppo(spec: EnvSpec | None = None, *, recurrent: bool = False, **options)
         actor_cfg=actor(backbone_cfg=backbone()), critic_cfg=components.VNetworkCfg(backbone_cfg=backbone())
     )
     torch.manual_seed(0)
-    context = algorithms.RunContext(spec=spec, device=torch.device("cpu"), rollout_steps=STEPS, max_iterations=10)
+    context = algorithms.RunContext(spec=spec, device=torch.device("cpu"), rollout_steps=STEPS, max_updates=10)
     options = {"num_mini_batches": 2, "num_learning_epochs": 2, "precision": "fp32"} | options
     return algorithms.PPOCfg(**options).build(policy=policy, context=context)
 

@@ -111,7 +111,7 @@ def learn_by_ppo(context: DistributedContext, rows: slice) -> Any:
         spec=spec(rows.stop - rows.start),
         device=torch.device("cpu"),
         rollout_steps=STEPS,
-        max_iterations=4,
+        max_updates=4,
         distributed=context,
     )
     ppo = cfg.build(policy=policy, context=run)

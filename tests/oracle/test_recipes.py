@@ -296,9 +296,7 @@ def build(cfg: Any, offline: bool = False) -> Any:
     if isinstance(cfg, algorithms.BCCfg):
         pack = components.ActorPackCfg(actor_cfg=options["actor_cfg"])
     data = recorded() if offline else None
-    return cfg.build(
-        policy=pack, context=RunContext(spec=SPEC, device=torch.device("cpu"), max_iterations=10, data=data)
-    )
+    return cfg.build(policy=pack, context=RunContext(spec=SPEC, device=torch.device("cpu"), max_updates=10, data=data))
 
 
 def optimizer(step: Any) -> tuple[float, Any, tuple[float, float], float]:

@@ -46,7 +46,7 @@ def flash(**options: Any) -> algorithms.SAC:
 
 def build(cfg: Any, policy: Any) -> Any:
     torch.manual_seed(0)
-    return cfg.build(policy=policy, context=RunContext(spec=SPEC, device=torch.device("cpu"), max_iterations=50))
+    return cfg.build(policy=policy, context=RunContext(spec=SPEC, device=torch.device("cpu"), max_updates=50))
 
 
 def random_batch() -> ReplayBatch:

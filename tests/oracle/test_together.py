@@ -38,7 +38,7 @@ def make_ppo(*, recurrent: bool = False, **options: Any) -> algorithms.PPO:
         critic_cfg=components.VNetworkCfg(backbone_cfg=backbone),
     )
     torch.manual_seed(0)
-    context = RunContext(spec=PPO_SPEC, device=torch.device("cpu"), rollout_steps=STEPS, max_iterations=10)
+    context = RunContext(spec=PPO_SPEC, device=torch.device("cpu"), rollout_steps=STEPS, max_updates=10)
     defaults = {"num_learning_epochs": 2, "num_mini_batches": 2, "precision": "fp32", "learning_rate": 3e-3}
     return algorithms.PPOCfg(**(defaults | options)).build(policy=policy, context=context)
 
@@ -305,7 +305,7 @@ def off_policy(cfg: Any, actor: Any = None, num_q: int = 3, spec: EnvSpec = SPEC
         critic_cfg=components.QNetworkCfg(backbone_cfg=mlp, num_q=num_q, **policy),
     )
     torch.manual_seed(0)
-    learner = cfg.build(policy=pack, context=RunContext(spec=spec, device=torch.device("cpu"), max_iterations=50))
+    learner = cfg.build(policy=pack, context=RunContext(spec=spec, device=torch.device("cpu"), max_updates=50))
     spread(learner)
     return learner
 

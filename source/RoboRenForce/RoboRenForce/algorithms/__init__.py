@@ -3,6 +3,7 @@
 from ..buffer.transition import Transition
 from .actor_policy import ActorPolicy
 from .algorithm import ActOut, Algorithm, AlgorithmCfg, Policy, RunContext
+from .dataset_learner import DatasetLearner, DatasetLearnerCfg
 from .loss_terms import SymmetryCfg
 from .off_policy import (
     DSAC,
@@ -46,6 +47,8 @@ __all__ = [
     "CQLCfg",
     "DSACCfg",
     "DSACTCfg",
+    "DatasetLearner",
+    "DatasetLearnerCfg",
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",

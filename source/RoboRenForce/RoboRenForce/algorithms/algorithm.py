@@ -36,7 +36,7 @@ class RunContext:
     device: torch.device
     rollout_steps: int = 1
     """Environment steps between two calls of `update`."""
-    max_iterations: int = 1
+    max_updates: int = 1
     """Planned number of updates, for schedules."""
     obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Explicit observation set -> groups; sets that are missing are resolved from the spec."""

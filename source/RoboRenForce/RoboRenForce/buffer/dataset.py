@@ -31,6 +31,7 @@ from ..utils.errors import did_you_mean
 from .dataset_checks import (
     DatasetError,
     as_array,
+    as_learned,
     fault,
     flags,
     one_a_row,
@@ -79,6 +80,8 @@ class TransitionDataset:
     """bool `(M,)`: False where the episode was cut. True where it terminated, for no value depends on it there."""
     episode_returns: Tensor
     """`(E,)`: undiscounted returns of the complete episodes, as recorded."""
+    action_spec: ActionSpec
+    """The actions as they are here: [-1, 1], or indices."""
 
     def __len__(self) -> int:
         return self.reward.shape[0]
@@ -128,6 +131,7 @@ class TransitionDataset:
         joined = {name: [episode.observations[name] for episode in checked] for name in first.observations}
         return cls._build(
             source=source,
+            recorded=action,
             obs={name: np.concatenate([rows[:-1] for rows in parts]) for name, parts in joined.items()},
             next_obs={name: np.concatenate([rows[1:] for rows in parts]) for name, parts in joined.items()},
             action=np.concatenate(actions),
@@ -189,7 +193,9 @@ class TransitionDataset:
             next_obs[terminated] = obs[terminated]
             known = ~truncated
             known[-1] = terminated[-1]
-        dataset = cls._build(source, {group: obs}, {group: next_obs}, unit, reward, terminated, truncated, returns)
+        dataset = cls._build(
+            source, action, {group: obs}, {group: next_obs}, unit, reward, terminated, truncated, returns
+        )
         if not known.any():
             raise fault(source, "next_observations", None, "it is missing, and no row has a successor without it")
         return dataset if known.all() else dataset.select(torch.from_numpy(known))
@@ -198,6 +204,7 @@ class TransitionDataset:
     def _build(
         cls,
         source: str,
+        recorded: ActionSpec,
         obs: dict[str, np.ndarray],
         next_obs: dict[str, np.ndarray],
         action: np.ndarray,
@@ -221,6 +228,27 @@ class TransitionDataset:
             next_action=_tensor(next_action),
             next_action_known=_tensor(~truncated),
             episode_returns=_tensor(returns),
+            action_spec=as_learned(recorded),
+        )
+
+    def spec(self, task: str | None = None, *, max_episode_length: int = 0) -> EnvSpec:
+        """Return what the data says about one environment of its kind.
+
+        Args:
+            task: Its name; None: where the data comes from.
+            max_episode_length: Steps after which episodes are cut, which the data doesn't say; 0: not known.
+        """
+        return EnvSpec(
+            task=task or self.source,
+            num_envs=1,
+            obs_groups={name: tuple(rows.shape[1:]) for name, rows in self.obs.items()},
+            action=self.action_spec,
+            max_episode_length=max_episode_length,
+            obs_dtypes={
+                name: str(rows.dtype).removeprefix("torch.")
+                for name, rows in self.obs.items()
+                if not rows.is_floating_point()
+            },
         )
 
     def select(self, rows: Tensor) -> TransitionDataset:

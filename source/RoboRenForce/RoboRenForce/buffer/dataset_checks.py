@@ -117,6 +117,13 @@ def flags(source: str, key: str, array: np.ndarray) -> np.ndarray:
     return array.astype(np.bool_)
 
 
+def as_learned(recorded: ActionSpec) -> ActionSpec:
+    """The actions of a learner from those that were recorded: bounds become [-1, 1], see `unit_actions`."""
+    if recorded.kind == "discrete":
+        return recorded
+    return ActionSpec("continuous", recorded.dim, (-1.0,) * recorded.dim, (1.0,) * recorded.dim)
+
+
 def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -> np.ndarray:
     """Actions as a learner sees them: `(M, A)` in [-1, 1] from those within the bounds, or indices `(M,)`.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..runners.arguments import Parser, play_parser, train_parser
-from ..runners.launch import user_errors
 from ..runners.play_run import prepare_play
 from ..runners.training_run import prepare_training
 from ..utils.console import say
@@ -17,6 +16,7 @@ from ..utils.logging import read_metrics
 from ..utils.plots import plot_comparison
 from ..utils.report import write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, newest_run
+from ..utils.user_errors import user_errors
 from .doctor import doctor
 from .listing import task_table
 
@@ -49,7 +49,8 @@ def export(argv: Sequence[str]) -> None:
 
 def _play(args: argparse.Namespace, *, evaluates: bool) -> None:
     run = prepare_play(args)
-    runner = run.build_runner(run.build_env())
+    env = run.build_env()
+    runner = run.build_runner(env)
     if evaluates:
         run.evaluate(runner)
     if args.video:
@@ -57,7 +58,7 @@ def _play(args: argparse.Namespace, *, evaluates: bool) -> None:
     if args.export:
         run.export(runner)
     run.report()
-    runner.env.close()
+    env.close()
 
 
 def list_tasks(argv: Sequence[str]) -> None:

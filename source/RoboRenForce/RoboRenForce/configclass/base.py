@@ -19,6 +19,7 @@ from .fields import CLASS_FIELD, MISSING
 from .hints import show
 from .messages import problems_of
 from .references import resolve
+from .validated import is_validated, validated
 from .validators import check_cfg
 
 
@@ -77,8 +78,12 @@ class Cfg:
             raise ConfigError(problems_of(error), type(self).__qualname__) from None
 
     def build(self, *args: Any, **runtime: Any) -> Any:
-        """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`."""
-        self.validate()
+        """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`.
+
+        The parts of it that the constructor builds are not validated again.
+        """
+        if not is_validated(self):
+            self.validate()
         target = getattr(self, CLASS_FIELD, None)
         if target is None or target is MISSING:
             raise ConfigError(f"{type(self).__qualname__} describes no class: give it a field class_type.")
@@ -86,7 +91,8 @@ class Cfg:
             target = resolve(target)
         cfg = self.copy()
         _require_constructor(target, cfg, args, runtime)
-        return target(cfg, *args, **runtime)
+        with validated(cfg):
+            return target(cfg, *args, **runtime)
 
     def copy(self) -> Self:
         """A deep copy."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import configclass
+from ..configclass.validated import is_validated
 from .activation import MOST_FEATURES, activations_problems, build_activation, per_layer_activations
 from .network import Network, NetworkCfg
 
@@ -65,7 +66,8 @@ class MLPCfg(NetworkCfg):
     def build_ensemble(self, num_members: int, in_features: int, out_features: int) -> Network:
         from .ensemble import EnsembleMLP  # it builds on this module
 
-        self.validate()
+        if not is_validated(self):
+            self.validate()
         return EnsembleMLP(self.copy(), num_members, in_features, out_features)
 
     def check(self) -> Iterable[str]:

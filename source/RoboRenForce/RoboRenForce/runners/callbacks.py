@@ -22,11 +22,11 @@ from ..utils.errors import RunDirectoryError
 from ..utils.logging import cut_metrics, make_logger
 from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
-from .during_training import SideActivity, has_to_stop, most_steps
+from .during_training import has_to_stop, most_steps, played_aside
 from .evaluation import evaluate, record_video
 
 if TYPE_CHECKING:
-    from .runner import Runner
+    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +37,22 @@ class Callback:
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         self.cfg = cfg
 
-    def on_start(self, runner: Runner) -> None:
+    def on_start(self, runner: Trainer) -> None:
         """Before the first iteration of a session."""
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """After every iteration; `metrics` may be added to, and later callbacks see it."""
 
-    def on_end(self, runner: Runner) -> None:
+    def on_end(self, runner: Trainer) -> None:
         """After the last iteration of a session that did not fail."""
 
-    def close(self, runner: Runner) -> None:
+    def close(self, runner: Trainer) -> None:
         """After a session, also one that failed."""
 
 
 @configclass
 class CallbackCfg(Cfg):
-    """Base configuration of callbacks; derive from it to add one to `RunnerCfg.callbacks`."""
+    """Base configuration of callbacks; derive from it to add one to `TrainerCfg.callbacks`."""
 
     class_type: type = Callback
 
@@ -66,9 +66,9 @@ class EvaluateCallback(Callback):
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         super().__init__(cfg)
-        self._activity = SideActivity("The evaluation")
+        self._failed = False
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Evaluate if it is time, on the main process; all get the result."""
         cfg = runner.cfg
         if not runner.evaluates or runner.iteration % cfg.eval_interval:
@@ -76,7 +76,8 @@ class EvaluateCallback(Callback):
         found: list[float] = []
         if runner.is_main and runner.eval_env is not None:
             env = runner.eval_env
-            with self._activity.of(runner):
+            consequence = "further failures are not reported"
+            with played_aside(runner, "The evaluation", consequence, quiet=self._failed):
                 result = evaluate(
                     env,
                     runner.policy(),
@@ -86,6 +87,7 @@ class EvaluateCallback(Callback):
                     should_stop=lambda: has_to_stop(runner),
                 )
                 found = [result.mean, result.std, result.mean_length]
+            self._failed |= not found
         # That it failed is told too: the other processes wait for it.
         values = torch.tensor([*(found or (0.0, 0.0, 0.0)), bool(found)], dtype=torch.float64, device=runner.device)
         *numbers, succeeded = runner.distributed.broadcast_(values).tolist()
@@ -99,17 +101,18 @@ class VideoCallback(Callback):
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         super().__init__(cfg)
-        self._activity = SideActivity("The video", "no more are made in this run")
+        self._failed = False
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Film if it is time."""
         cfg = runner.cfg
-        if not cfg.video_interval or runner.iteration % cfg.video_interval or self._activity.failed:
+        if not cfg.video_interval or runner.iteration % cfg.video_interval or self._failed:
             return
         if not runner.is_main or runner.run_dir is None or runner.eval_env is None:
             return
         path = runner.run_dir.videos / f"iteration_{runner.iteration}.mp4"
-        with self._activity.of(runner):
+        self._failed = True
+        with played_aside(runner, "The video", "no more are made in this run", quiet=False):
             record_video(
                 runner.eval_env,
                 runner.policy(),
@@ -119,6 +122,7 @@ class VideoCallback(Callback):
                 should_stop=lambda: has_to_stop(runner),
             )
             runner.logger.video(path, runner.iteration)
+            self._failed = False
 
 
 class LogCallback(Callback):
@@ -128,7 +132,7 @@ class LogCallback(Callback):
         super().__init__(cfg)
         self._display: Display | None = None
 
-    def on_start(self, runner: Runner) -> None:
+    def on_start(self, runner: Trainer) -> None:
         """Write the parameters and open logs and display."""
         if not runner.is_main:
             return
@@ -136,7 +140,7 @@ class LogCallback(Callback):
         logger.info(
             "%s | %s", ", ".join(f"{name} {version}" for name, version in packages.items()), hardware(runner.device)
         )
-        logger.info("device %s | seed %d | %s", runner.device, runner.cfg.seed, runner.env.spec)
+        logger.info("device %s | seed %d | %s", runner.device, runner.cfg.seed, runner.spec)
         title = runner.task
         if runner.run_dir is not None:
             logger.info("run directory %s", runner.run_dir.root)
@@ -146,7 +150,7 @@ class LogCallback(Callback):
         self._display = Display(title)
         self._display.start()
 
-    def _open_logs(self, runner: Runner, run: RunDir, packages: dict[str, str]) -> None:
+    def _open_logs(self, runner: Trainer, run: RunDir, packages: dict[str, str]) -> None:
         cfg, iteration = runner.cfg, runner.iteration
         try:
             write_params(runner, run, packages)
@@ -157,7 +161,7 @@ class LogCallback(Callback):
                 f"The run directory '{run.root}' can't be written ({error.strerror}); choose another one."
             ) from error
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Write and show the metrics; a mean without any episode yet is left out."""
         if self._display is None:
             return
@@ -165,7 +169,7 @@ class LogCallback(Callback):
         runner.logger.scalars(known, runner.iteration)
         self._display.update(runner.progress(known))
 
-    def close(self, runner: Runner) -> None:
+    def close(self, runner: Trainer) -> None:
         """Give the terminal back and close the logs."""
         if self._display is not None:
             self._display.stop()
@@ -176,13 +180,13 @@ class LogCallback(Callback):
 class ReportCallback(Callback):
     """Draw the curves and write the report."""
 
-    def on_end(self, runner: Runner) -> None:
+    def on_end(self, runner: Trainer) -> None:
         """Write `curves.png` and `report.html`."""
         if runner.is_main and runner.run_dir is not None and runner.cfg.report:
             try_to_write_report(runner.run_dir)
 
 
-def write_params(runner: Runner, run: RunDir, packages: dict[str, str]) -> None:
+def write_params(runner: Trainer, run: RunDir, packages: dict[str, str]) -> None:
     """Write `params/{agent,env,run}.yaml`."""
     for name, config in runner.config_dict().items():
         if config is not None:
@@ -198,7 +202,7 @@ def write_params(runner: Runner, run: RunDir, packages: dict[str, str]) -> None:
         "hardware": hardware(runner.device),
         "versions": packages,
         "commit": git_commit(),
-        "spec": runner.env.spec.to_dict(),
+        "spec": {} if runner.spec is None else runner.spec.to_dict(),
     }
     if runner.resumed:
         facts["command"] = earlier.get("command", facts["command"])

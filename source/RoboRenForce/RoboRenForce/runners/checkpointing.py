@@ -1,44 +1,42 @@
-"""When and where a run saves what it has learned, also when it fails or can't write where it should.
+"""When a run saves what it has learned.
 
 A checkpoint that can't be written ends nothing: it is tried again after the next iteration, and at the end of a run it
-goes to another folder. A run that ends in the middle of an iteration saves the last finished one, which is in memory.
+goes to another folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
-import shlex
-import tempfile
-import traceback
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..utils.checkpoint import first_nan, prune_checkpoints, save_checkpoint
-from ..utils.errors import CheckpointError, EnvContractError, NonFiniteError, RunDirectoryError
-from ..utils.run_dir import RunDir
+from ..utils.checkpoint import prune_checkpoints
+from ..utils.errors import CheckpointError, NonFiniteError, RunDirectoryError
+from ..utils.run_dir import RunDir, open_run_dir
 from ..utils.side_activity import side_activity
 from .callbacks import Callback
+from .run_state import gather_state
+from .writing import store, write_to_run
 
 if TYPE_CHECKING:
-    from .runner import Runner
+    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
 
 class RunDirectoryCallback(Callback):
-    """Lock the run directory for the session and begin with what belongs to the run."""
+    """Make and lock the run directory for the session, and begin with what belongs to the run."""
 
     def __init__(self) -> None:
         super().__init__()
         self._locked = False
 
-    def on_start(self, runner: Runner) -> None:
-        """Lock, then tidy up."""
+    def on_start(self, runner: Trainer) -> None:
+        """Make it if it does not exist, lock it, tidy it up."""
         if runner.lock is None or runner.run_dir is None:
             return
+        open_run_dir(runner.run_dir.root)
         runner.lock.acquire()
         self._locked = True
         try:
@@ -48,7 +46,7 @@ class RunDirectoryCallback(Callback):
                 f"The run directory '{runner.run_dir.root}' can't be written ({error.strerror}); choose another one."
             ) from error
 
-    def close(self, runner: Runner) -> None:
+    def close(self, runner: Trainer) -> None:
         """Unlock."""
         if self._locked and runner.lock is not None:
             runner.lock.release()
@@ -66,19 +64,20 @@ class CheckpointCallback(Callback):
         self._failed = False
         self._warned = False
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Save if it is time; all processes come to the same decision."""
-        last = not runner.goes_on()
-        if runner.run_dir is None or not (last or self._failed or runner.iteration % runner.cfg.save_interval == 0):
+        last, run = not runner.should_continue(), runner.run_dir
+        if run is None or not (last or self._failed or runner.iteration % runner.cfg.save_interval == 0):
             return
         score = -math.inf if runner.evaluates else metrics.get("Train/mean_reward", -math.inf)
-        self.save(runner, score, last=last)
+        self.save(runner, run, score, last=last)
 
-    def save(self, runner: Runner, score: float, *, last: bool = False) -> None:
+    def save(self, runner: Trainer, run: RunDir, score: float, *, last: bool = False) -> None:
         """Save into the run directory; `best` names the checkpoint if no score was higher.
 
         Args:
             runner: All processes call this.
+            run: Its run directory.
             score: How good the policy is; minus infinity: unknown.
             last: There is no next iteration for another attempt.
 
@@ -88,8 +87,8 @@ class CheckpointCallback(Callback):
         best_before = runner.best_score, runner.best_iteration
         if score > runner.best_score:
             runner.best_score, runner.best_iteration = score, runner.iteration
-        data = runner.gather_state()
-        problem = None if data is None else self._write(runner, data, last=last)
+        data = gather_state(runner)
+        problem = None if data is None else self._write(runner, run, data, last=last)
         problem = runner.distributed.broadcast_object(problem)
         self._failed = problem is not None
         if problem is not None:
@@ -97,13 +96,12 @@ class CheckpointCallback(Callback):
             if last:
                 raise CheckpointError(problem)
 
-    def _write(self, runner: Runner, data: Mapping[str, Any], *, last: bool) -> str | None:
-        """Returns what kept the checkpoint from being written."""
-        run, cfg = runner.run_dir, runner.cfg
-        assert run is not None
+    def _write(self, runner: Trainer, run: RunDir, data: Mapping[str, Any], *, last: bool) -> str | None:
+        """Write, and return what kept the checkpoint from being written."""
+        keep = runner.cfg.keep_checkpoints
         try:
             if last:
-                store(runner, data)
+                store(runner, run, data)
             else:
                 write_to_run(run, data)
         except NonFiniteError as error:
@@ -112,11 +110,11 @@ class CheckpointCallback(Callback):
         except CheckpointError as error:
             self._warn_once("%s It is tried again after every iteration; the run goes on.", error)
             with side_activity("Deleting old checkpoints"):
-                prune_checkpoints(run, cfg.keep_checkpoints and 1)
+                prune_checkpoints(run, keep and 1)
             return str(error)
         self._warned = False
         with side_activity("Deleting old checkpoints"):
-            prune_checkpoints(run, cfg.keep_checkpoints)
+            prune_checkpoints(run, keep)
         return None
 
     def _warn_once(self, *message: Any) -> None:
@@ -132,11 +130,11 @@ class BestCallback(Callback):
         super().__init__()
         self._checkpoints = checkpoints
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Save if this iteration was evaluated, and better than all before."""
         score = metrics.get("Eval/mean_reward", -math.inf)
         if runner.run_dir is not None and runner.evaluates and score > runner.best_score:
-            self._checkpoints.save(runner, score)
+            self._checkpoints.save(runner, runner.run_dir, score)
 
 
 def _tidy(run: RunDir, iteration: int, best_iteration: int | None) -> None:
@@ -151,140 +149,3 @@ def _tidy(run: RunDir, iteration: int, best_iteration: int | None) -> None:
     for pointer, number in (("latest", iteration), ("best", best_iteration)):
         if number in there and run.pointed(pointer) != there[number]:
             run.point(pointer, there[number])
-
-
-# ------------------------------------------------------------------------------------------------------------ writing
-
-
-def write_to_run(run: RunDir, data: Mapping[str, Any]) -> Path:
-    """Write a checkpoint into the run directory, which is made again if somebody deleted it; `latest` then names it.
-
-    Raises:
-        NonFiniteError: the learner holds NaN: a good checkpoint must not be replaced by it.
-        CheckpointError: it can't be written.
-    """
-    bad = first_nan(data["algorithm"])
-    if bad is not None:
-        raise NonFiniteError(f"the learner holds NaN in {bad}; lower the learning rate.")
-    path = run.checkpoint(data["iteration"])
-    try:
-        run.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"'{path}' can't be written ({error.strerror}).") from error
-    save_checkpoint(path, data)
-    with side_activity("Writing 'latest'"):
-        run.point("latest", path)
-    if data["runner"]["best_iteration"] == data["iteration"]:
-        with side_activity("Writing 'best'"):
-            run.point("best", path)
-    return path
-
-
-def store(runner: Runner, data: Mapping[str, Any]) -> Path:
-    """Write a checkpoint that can't be written later: into the run directory, or else to another folder.
-
-    Raises:
-        NonFiniteError: the learner holds NaN.
-        CheckpointError: it can't be written anywhere.
-    """
-    run = runner.run_dir
-    assert run is not None
-    try:
-        return write_to_run(run, data)
-    except CheckpointError as error:
-        refused = error
-    with side_activity("Deleting old checkpoints"):
-        prune_checkpoints(run, runner.cfg.keep_checkpoints and 1)
-    try:
-        return write_to_run(run, data)
-    except CheckpointError:
-        # Another name than in a run: it is resumed into a new run directory, not into this folder.
-        path = _write_elsewhere(f"{run.root.name}_iteration_{data['iteration']}.pt", data, refused)
-    runner.saved_elsewhere = path
-    logger.warning("%s Its content is in '%s': go on with --resume %s", refused, path, shlex.quote(str(path)))
-    return path
-
-
-def _write_elsewhere(name: str, data: Mapping[str, Any], refused: CheckpointError) -> Path:
-    for parent in (None, "."):  # the system's temporary folder, the current one
-        with contextlib.suppress(OSError, CheckpointError):
-            folder = Path(tempfile.mkdtemp(prefix="RoboRenForce-", dir=parent)).resolve()
-            try:
-                save_checkpoint(folder / name, data)
-                return folder / name
-            except CheckpointError:
-                folder.rmdir()
-    raise CheckpointError(f"{refused} Neither can the temporary nor the current folder: the trained state is lost.")
-
-
-# ----------------------------------------------------------------------------------------------------------- failures
-
-
-@contextlib.contextmanager
-def saved_on_failure(runner: Runner) -> Iterator[None]:
-    """Save the last finished iteration if the loop inside ends with an error, a second signal or an exit."""
-    try:
-        yield
-    except SystemExit as error:
-        _save_after(runner, error)
-        if runner.stop.signal is None and _is_on_stack(error, runner.env):
-            raise EnvContractError(
-                f"{runner.task} ended the process (SystemExit: {error.code}) {_place(runner, error)}; let it raise "
-                "another exception that says what is wrong."
-            ) from error
-        raise
-    except BaseException as error:
-        _save_after(runner, error)
-        raise
-
-
-def _save_after(runner: Runner, error: BaseException) -> None:
-    """Save what the learner is now as the last finished iteration.
-
-    Parameters are what they are at the error: earlier ones would have to be copied in every iteration. Episodes are not
-    continued. Other processes may wait somewhere else, so nothing is gathered: theirs begin anew as well.
-    """
-    place = _place(runner, error)
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:120].rstrip(": ")
-    logger.error("%s stopped %s (%s).", runner.task, place, reason)
-    if runner.run_dir is None:
-        return
-    if not runner.is_main:
-        logger.error("Process %d leaves saving to the main process.", runner.distributed.rank)
-        return
-    try:
-        there = save_last(runner, None if _is_on_stack(error, runner, "finish_iteration") else place)
-        if there is not None:
-            logger.error("Iteration %d, the last finished one, is saved in '%s'.", runner.iteration, there)
-    except Exception as failure:  # noqa: BLE001 - `error` ends the run, and whatever fails after it must not hide it
-        newest = runner.run_dir.pointed("latest")
-        kept = f" The newest checkpoint is '{newest}'." if newest is not None and newest.is_file() else ""
-        logger.error("Iteration %d can't be saved: %s%s", runner.iteration, failure, kept)
-
-
-def save_last(runner: Runner, interrupted: str | None) -> Path | None:
-    """Save the last finished iteration without asking other processes; None if this session has finished none.
-
-    Args:
-        runner: Only the main process saves.
-        interrupted: Where in the next iteration the run is; None: between two.
-    """
-    if not runner.is_main or runner.run_dir is None or runner.iteration == runner.first_iteration:
-        return None
-    there = runner.run_dir.checkpoint(runner.iteration)
-    return there if there.is_file() else store(runner, runner.local_state_only(interrupted))
-
-
-def _place(runner: Runner, error: BaseException) -> str:
-    """Where the run was when `error` came."""
-    if _is_on_stack(error, runner, "finish_iteration"):
-        return f"after iteration {runner.iteration}"
-    if _is_on_stack(error, runner.algorithm, "update"):
-        return f"in the middle of an update, {runner.place()}"
-    return ("in its environment, " if _is_on_stack(error, runner.env) else "") + runner.place()
-
-
-def _is_on_stack(error: BaseException, owner: object, method: str | None = None) -> bool:
-    """Whether `error` came from a method of `owner`; asked afterwards, it costs the loop nothing."""
-    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
-    return any(frame.f_locals.get("self") is owner and method in (None, frame.f_code.co_name) for frame in frames)

@@ -1,4 +1,4 @@
-"""What goes on beside training, between two iterations: it changes nothing there, and its failure is not the run's."""
+"""Playing the policy between two iterations: training goes on as if nothing had happened."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..envs.vec_env import VecEnv
-from ..utils.errors import UserError
 from ..utils.seeding import preserved_rng
+from ..utils.side_activity import side_activity
 from .evaluation import Stopped
 
 if TYPE_CHECKING:
-    from .runner import Runner
+    from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
 
@@ -21,44 +21,30 @@ _LONGEST_EPISODE = 10_000
 """Steps that an episode may take in an evaluation during training if nothing else is said."""
 
 
-class SideActivity:
-    """Plays the policy without a trace in training, and reports the first failure in one message.
+@contextmanager
+def played_aside(runner: Trainer, what: str, consequence: str, *, quiet: bool) -> Iterator[None]:
+    """Play the policy as a side activity; random numbers and the learner's mode are put back however it ends.
 
     Args:
-        name: How a message begins.
+        runner: Whose policy is played.
+        what: What is done, for messages.
         consequence: What follows from a failure besides that training goes on.
+        quiet: Report no failure, because one was reported before.
     """
-
-    def __init__(self, name: str, consequence: str = "further failures are not reported") -> None:
-        self.name, self.consequence = name, consequence
-        self.failed = False
-
-    @contextmanager
-    def of(self, runner: Runner) -> Iterator[None]:
-        """Random numbers and the mode of the learner are as before when the block ends, however it ends."""
-        runner.algorithm.eval()
-        runner.watchdog.enter(self.name, is_stepping=True)
-        try:
-            with preserved_rng():
+    runner.algorithm.eval()
+    runner.watchdog.enter(what, is_stepping=True)
+    what = f"{what} of iteration {runner.iteration}"
+    try:
+        with side_activity(what, f"training goes on, {consequence}", quiet=quiet), preserved_rng():
+            try:
                 yield
-        except Stopped:
-            logger.info("%s of iteration %d was ended, because the run has to stop.", self.name, runner.iteration)
-        except UserError as error:
-            self._report(runner.iteration, str(error))
-        except Exception as error:  # noqa: BLE001 - whatever an environment, a renderer or a disk raises: training goes on
-            self._report(runner.iteration, f"{type(error).__name__}: {error}", error)
-        finally:
-            runner.algorithm.train()
-
-    def _report(self, iteration: int, reason: str, error: Exception | None = None) -> None:
-        """Say it, with the traceback of what the user has to find in their own code."""
-        if not self.failed:
-            message = "%s of iteration %d failed (%s); training goes on, %s."
-            logger.warning(message, self.name, iteration, reason, self.consequence, exc_info=error)
-        self.failed = True
+            except Stopped:
+                logger.info("%s was ended, because the run has to stop.", what)
+    finally:
+        runner.algorithm.train()
 
 
-def has_to_stop(runner: Runner) -> bool:
+def has_to_stop(runner: Trainer) -> bool:
     """Whether a signal came; asked between two steps of a side activity, which shows that it is alive."""
     runner.watchdog.beat()
     return runner.stop.signal is not None

@@ -1,7 +1,8 @@
-"""What runners that step an environment share: one step and its bookkeeping, first observations, the NaN guard."""
+"""What runners that step an environment share: one step and its logging, first observations, the NaN guard."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -11,26 +12,51 @@ from torch import Tensor
 
 from ..buffer.transition import Transition
 from ..configclass import Range, configclass
+from ..envs.spec import EnvSpec
 from ..envs.structure import require_observations, require_step
-from ..envs.vec_env import StepReturn
+from ..envs.vec_env import StepReturn, VecEnv
 from ..utils.checkpoint import as_plain, save_tensors
 from ..utils.errors import ConfigError, NonFiniteError
 from ..utils.side_activity import side_activity
+from .failures import is_on_stack
 from .nan_guard import NanGuard
-from .runner import Runner, RunnerCfg
 from .statistics import EnvLog, EpisodeStatistics
+from .trainer import Trainer, TrainerCfg
+
+logger = logging.getLogger(__name__)
 
 _CHECKED_STEPS = 3
 
 
-class EnvRunner(Runner):
-    """A runner whose iterations take `num_steps_per_env` steps of every environment."""
+class EnvRunner(Trainer):
+    """A trainer whose iterations take `num_steps_per_env` steps of every environment.
+
+    Args:
+        cfg: Everything about the run but the environment.
+        env: What is learned from; already built, so that nothing is built from a wrong configuration.
+        spec: What the learner is built for, if not for `env`: to be played, it is built for the number of environments
+            that it was trained with.
+        task: Id of the task, for the records; None: the name that the environment has.
+        runtime: See `Trainer`.
+    """
 
     cfg: EnvRunnerCfg
+    steps_env = True
 
-    def __init__(self, cfg: EnvRunnerCfg, **runtime: Any) -> None:
-        super().__init__(cfg, **runtime)
-        spec, steps = self.env.spec, cfg.num_steps_per_env
+    def __init__(
+        self, cfg: EnvRunnerCfg, *, env: VecEnv, spec: EnvSpec | None = None, task: str | None = None, **runtime: Any
+    ) -> None:
+        self.env = env
+        self.continues_episodes = False
+        """Whether the environment goes on exactly where the checkpoint was written."""
+        device = torch.device(runtime.get("device", "cpu"))
+        if torch.device(env.device).type != device.type:
+            raise ConfigError(
+                f"'{env.spec.task}' returns tensors on {env.device} and the runner learns on {device}: give both "
+                f"the same device, as --device does (env.device={device}, or build(device='{env.device}'))."
+            )
+        super().__init__(cfg, spec=spec or env.spec, task=task or env.spec.task, **runtime)
+        spec, steps = env.spec, cfg.num_steps_per_env
         if cfg.log_reward_terms and "reward_terms" not in spec.extras:
             raise ConfigError(
                 f"log_reward_terms averages the extra reward_terms, which '{spec.task}' lacks: name them in its "
@@ -40,11 +66,11 @@ class EnvRunner(Runner):
         self.statistics = EpisodeStatistics(
             spec.num_envs, steps, self.device, success="success" in spec.extras, terms=terms
         )
-        self.env.set_eval_policy(self.policy())
+        env.set_eval_policy(self.policy())
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
-        self._unbooked: tuple[Transition, StepReturn] | None = None
+        self._pending_step: tuple[Transition, StepReturn] | None = None
         self._checked_steps = 0
         self._step_env = self._first_steps
 
@@ -55,14 +81,14 @@ class EnvRunner(Runner):
         Bookkeeping of a step waits for the next one: by then an update that followed has been sent to the device,
         which works on it meanwhile instead of waiting.
         """
-        self.keep_books()
+        self.log_step()
         out = self.algorithm.act(obs)
         self.watchdog.enter_step()
         returned = self._step_env(out.action)
         self.watchdog.leave()
         transition = Transition.of_step(obs, out.action, out.record, returned)
         self.algorithm.process_env_step(transition)
-        self._unbooked = (transition, returned)
+        self._pending_step = (transition, returned)
         return transition.reset_obs
 
     def _first_steps(self, action: Tensor) -> StepReturn:
@@ -75,25 +101,26 @@ class EnvRunner(Runner):
         return returned
 
     @torch.no_grad()
-    def keep_books(self) -> None:
+    def log_step(self) -> None:
         """Statistics, logs and the NaN guard of the last step; has to come before its tensors are written again."""
-        if self._unbooked is None:
+        if self._pending_step is None:
             return
-        transition, (_, reward, done, extras) = self._unbooked
-        self._unbooked = None
-        self.statistics.record(reward, done, extras.get("success"))
+        transition, (_, reward, done, extras) = self._pending_step
+        self._pending_step = None
+        terms = extras["reward_terms"] if self.cfg.log_reward_terms else None
+        self.statistics.record(reward, done, extras.get("success"), terms)
         self.env_log.record(extras["log"])
         if self.nan_guard is not None:
             self.nan_guard.watch(transition)
 
     def place(self) -> str:
         """Where the loop is in the running iteration, for the message after an error."""
-        step = self.statistics.steps + (self._unbooked is not None) + 1
+        step = self.statistics.steps + (self._pending_step is not None) + 1
         return f"{super().place()}, step {min(step, self.cfg.num_steps_per_env)} of {self.cfg.num_steps_per_env}"
 
     def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
         """`end_iteration` with the statistics of this iteration's episodes."""
-        self.keep_books()
+        self.log_step()
         logged, numbers = self.env_log.collect()
         self.end_iteration(
             learned,
@@ -117,11 +144,52 @@ class EnvRunner(Runner):
         require_observations(self.env, obs, "get_observations()")
         return obs
 
+    # ------------------------------------------------------------------ the environment as part of the run
+
+    @property
+    def played_spec(self) -> EnvSpec:
+        """What the policy acts in."""
+        return self.env.spec
+
+    def env_state(self) -> dict[str, Any]:
+        """State of the environments of this process; empty if they can't be restored."""
+        return self.env.state_dict()
+
+    def restore_env(self, state: Mapping[str, Any], data: Mapping[str, Any]) -> None:
+        """Continue the episodes of a checkpoint, or say why fresh ones begin."""
+        there = data["spec"]["num_envs"]
+        if there != self.env.num_envs:
+            logger.info(
+                "Resuming with %d environments instead of %d: all start with fresh episodes.", self.env.num_envs, there
+            )
+        elif state:
+            self.env.load_state_dict(dict(state))
+            self.continues_episodes = True
+        elif data.get("interrupted"):
+            logger.info(
+                "The run stopped %s: what it had learned until then is kept, and fresh episodes begin.",
+                data["interrupted"],
+            )
+        else:
+            logger.info(
+                "%s can't restore its simulator: the resumed run starts with fresh episodes.", self.env.spec.task
+            )
+
+    def raised_in_env(self, error: BaseException) -> bool:
+        """Whether `error` came out of the environment."""
+        return is_on_stack(error, self.env)
+
+    def close(self) -> None:
+        """Close the environments and free what the learner holds; learning is over."""
+        with side_activity("Closing the environments"):
+            self.env.close()
+        super().close()
+
     def stop_at_nan(self) -> None:
         """If the steps of this iteration are bad, save what is needed to understand them and stop."""
-        if self._unbooked is not None:
-            require_step(self.env, self._unbooked[1])
-        self.keep_books()
+        if self._pending_step is not None:
+            require_step(self.env, self._pending_step[1])
+        self.log_step()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return
         report = self.nan_guard.report()
@@ -150,7 +218,7 @@ class EnvRunner(Runner):
 
 
 @configclass
-class EnvRunnerCfg(RunnerCfg):
+class EnvRunnerCfg(TrainerCfg):
     """What the configurations of runners that step an environment share."""
 
     class_type: type = EnvRunner

@@ -1,13 +1,16 @@
-"""Bring an iteration's numbers from the device to the host in one transfer."""
+"""The numbers of an iteration: from the device to the host in one transfer, named, and checked."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..utils.distributed import DistributedContext
+from ..utils.errors import NonFiniteError
 from .statistics import Ratio
 
 NO_RATIOS: Mapping[str, Ratio] = {}
@@ -59,3 +62,47 @@ def _stack(values: list[Tensor], device: torch.device) -> Tensor:
 def _divide(ratios: Mapping[str, Ratio], numbers: list[float]) -> dict[str, float]:
     sums, counts = numbers[: len(ratios)], numbers[len(ratios) :]
     return {tag: total / count for tag, total, count in zip(ratios, sums, counts, strict=True) if count}
+
+
+def tag_of_loss(name: str) -> str:
+    """`Loss/<name>`, or the name itself where the algorithm chose the group."""
+    return name if "/" in name else f"Loss/{name}"
+
+
+def performance(
+    phases: Mapping[str, float], *, total_steps: int, total_time: float, env_steps: int
+) -> dict[str, float]:
+    """Metrics of how far and how fast a run is.
+
+    Args:
+        phases: Seconds of every phase of the iteration.
+        total_steps: Environment steps of all processes since the run began.
+        total_time: Seconds since the run began.
+        env_steps: Environment steps of all processes in this iteration.
+    """
+    seconds = sum(phases.values())
+    found = {"Train/total_steps": float(total_steps)}
+    found |= {f"Perf/{name}_time": value for name, value in phases.items()}
+    found["Perf/total_time"] = total_time
+    if env_steps and seconds:
+        found["Perf/total_fps"] = env_steps / seconds
+    return found
+
+
+def require_finite(metrics: Mapping[str, float], tags: set[str], iteration: int, newest: Path | None) -> None:
+    """Refuse to go on from losses that are no numbers.
+
+    Args:
+        metrics: Tag -> value.
+        tags: Those that have to be finite.
+        iteration: For the message.
+        newest: The newest checkpoint, for the message.
+
+    Raises:
+        NonFiniteError: one isn't finite.
+    """
+    bad = {tag: value for tag, value in metrics.items() if tag in tags and not math.isfinite(value)}
+    if bad:
+        listed = ", ".join(f"{tag} is {value}" for tag, value in bad.items())
+        kept = f" The newest checkpoint before that is '{newest}'." if newest else ""
+        raise NonFiniteError(f"Learning diverged in iteration {iteration}: {listed}; lower the learning rate.{kept}")

@@ -29,10 +29,10 @@ class OffPolicyRunner(EnvRunner):
         return self.cfg.max_iterations * (self.cfg.num_steps_per_env // self.cfg.train_freq)
 
     def learn(self, num_iterations: int | None = None) -> None:
-        """Train; see `Runner.learn`."""
+        """Train; see `Trainer.learn`."""
         with self.session(num_iterations):
             obs = self.first_observations()
-            while self.goes_on():
+            while self.should_continue():
                 self.timer.start()
                 learned = {}
                 for _ in range(self.cfg.num_steps_per_env // self.cfg.train_freq):

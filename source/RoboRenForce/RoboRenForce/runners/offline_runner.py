@@ -1,4 +1,4 @@
-"""Learn from recorded data, without stepping an environment."""
+"""Learn from recorded transitions that lie on the device, without stepping an environment."""
 
 from __future__ import annotations
 
@@ -6,52 +6,63 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from ..algorithms.algorithm import RunContext
-from ..buffer.dataset import DatasetCfg
+from ..buffer.dataset import DatasetCfg, TransitionDataset
 from ..configclass import MISSING, Range, configclass
 from ..envs.spec import EnvSpec
-from .runner import Runner, RunnerCfg
+from .trainer import Trainer, TrainerCfg
+from .updates import take_updates
 
 
-class OfflineRunner(Runner):
+class OfflineRunner(Trainer):
     """The loop of offline learning: updates, and an evaluation now and then.
 
-    The environment is only asked what it looks like. The policy is played in the evaluation environment, by the same
-    callback as in every other run.
+    The learner draws its batches itself, on the device (`DatasetBuffer`). What it is built for is what the data says;
+    the environment for evaluations, if there is one, has to be of that kind.
+
+    Args:
+        cfg: Everything about the run.
+        spec: What the learner is built for; None: what the data says about its environment.
+        learns: False reads no data, because the policy is only played.
+        task: Id of the task, for the records; None: where the data comes from.
+        runtime: See `Trainer`.
     """
 
     cfg: OfflineRunnerCfg
 
-    def __init__(self, cfg: OfflineRunnerCfg, *, spec: EnvSpec | None = None, **runtime: Any) -> None:
-        self._learns = spec is None  # a spec comes with a policy that is only played, for which no data is needed
-        super().__init__(cfg, spec=spec, **runtime)
+    def __init__(
+        self,
+        cfg: OfflineRunnerCfg,
+        *,
+        spec: EnvSpec | None = None,
+        learns: bool = True,
+        task: str | None = None,
+        **runtime: Any,
+    ) -> None:
+        self.data: TransitionDataset | None = cfg.dataset.build() if learns else None
+        if self.data is not None:
+            spec = spec or self.data.spec(task, max_episode_length=cfg.dataset.max_episode_length or 0)
+            eval_env = runtime.get("eval_env")
+            self.data.require_fit(spec if eval_env is None else eval_env.spec)
+        super().__init__(cfg, spec=spec, task=task or "", **runtime)
 
     @property
     def max_updates(self) -> int:
         """Updates of the whole run."""
         return self.cfg.max_iterations * self.cfg.updates_per_iteration
 
-    def learn(self, num_iterations: int | None = None) -> None:
-        """Train; see `Runner.learn`."""
-        with self.session(num_iterations):
-            while self.goes_on():
-                self.timer.start()
-                learned = {}
-                for _ in range(self.cfg.updates_per_iteration):
-                    learned = self.algorithm.update()
-                    self.watchdog.beat()
-                self.timer.lap("learning")
-                done = self.cfg.updates_per_iteration
-                numbers = {"Train/updates": float((self.iteration + 1) * done)}
-                numbers["Perf/updates_per_second"] = done / max(sum(self.timer.durations().values()), 1e-9)
-                self.end_iteration(learned, numbers=numbers)
+    def context(self) -> RunContext:
+        """What the learner is told about the run, with the data."""
+        return replace(super().context(), data=self.data)
 
-    def _context(self, spec: EnvSpec) -> RunContext:
-        context = super()._context(spec)
-        return replace(context, data=self.cfg.dataset.build()) if self._learns else context
+    def learn(self, num_iterations: int | None = None) -> None:
+        """Train; see `Trainer.learn`."""
+        with self.session(num_iterations):
+            while self.should_continue():
+                take_updates(self, self.cfg.updates_per_iteration, self.algorithm.update)
 
 
 @configclass
-class OfflineRunnerCfg(RunnerCfg):
+class OfflineRunnerCfg(TrainerCfg):
     """Configuration of `OfflineRunner`."""
 
     class_type: type = OfflineRunner

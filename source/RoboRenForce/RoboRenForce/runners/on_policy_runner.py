@@ -25,10 +25,10 @@ class OnPolicyRunner(EnvRunner):
         return self.cfg.num_steps_per_env
 
     def learn(self, num_iterations: int | None = None) -> None:
-        """Train; see `Runner.learn`."""
+        """Train; see `Trainer.learn`."""
         with self.session(num_iterations):
             obs = self.first_observations()
-            while self.goes_on():
+            while self.should_continue():
                 self.timer.start()
                 for _ in range(self.cfg.num_steps_per_env):
                     obs = self.step(obs)

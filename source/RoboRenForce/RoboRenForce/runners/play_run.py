@@ -2,24 +2,27 @@
 
 args = play_parser(__doc__).parse()
 run = prepare_play(args)
-runner = run.build_runner(run.build_env())
+env = run.build_env()
+runner = run.build_runner(env)
 run.evaluate(runner)
 run.report()
+env.close()
 """
 
 from __future__ import annotations
 
 import json
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 
 from ..components import for_simulator
-from ..envs.spec import EnvSpec
+from ..configclass.validated import validated
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
+from ..utils.device import find_device
 from ..utils.environment_info import versions
 from ..utils.errors import RunDirectoryError, SpecMismatch
 from ..utils.export import export_policy
@@ -27,10 +30,12 @@ from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
+from .checkpoint_task import task_of_checkpoint
 from .evaluation import EvalResult, evaluate, measure
-from .launch import MOST_PLAY_ENVS, eval_cfg, film, find_device, task_of_checkpoint
-from .runner import Runner
-from .saved_run import load_run
+from .filming import MOST_PLAY_ENVS, eval_cfg, film
+from .playing import build_player
+from .saved_run import SavedRun, read_newest, read_run
+from .trainer import Trainer
 
 EXPORTED_ACTIONS = {
     "policy": "clip, scale and offset are in the metadata; --export_actions simulator puts them into the file",
@@ -47,24 +52,27 @@ class PlayRun:
 
     task: Task
     device: torch.device
-    checkpoint: Path
-    spec: EnvSpec
-    """What the policy was trained for."""
+    saved: SavedRun
     run_dir: RunDir
     args: Namespace
+    env: VecEnv = field(init=False)
+    """Where the policy is played."""
 
     def build_env(self) -> VecEnv:
-        """The environments to evaluate in."""
-        return self.task.env_cfg.build()
+        """Build the environments to evaluate in."""
+        with validated(self.task.env_cfg):
+            self.env = self.task.env_cfg.build()
+        return self.env
 
-    def build_runner(self, env: VecEnv) -> Runner:
-        """The runner with the learner of the checkpoint; it writes nothing."""
-        runner = self.task.runner_cfg.build(env=env, device=self.device, spec=self.spec)
-        runner.load(self.checkpoint, resume=False)
+    def build_runner(self, env: VecEnv) -> Trainer:
+        """Build the runner with the learner of the checkpoint; it writes nothing."""
+        runner = build_player(self.task.runner_cfg, self.saved.spec, env, self.device)
+        runner.restore(self.saved, resume=False)
         runner.algorithm.eval()
+        self.saved = self.saved.without_data()
         return runner
 
-    def evaluate(self, runner: Runner) -> dict[str, EvalResult]:
+    def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
         """Evaluate the mode and samples of the policy, print both and write `eval.json`.
 
         What the environment measures beside returns, such as tracking errors, is averaged and written too.
@@ -73,16 +81,16 @@ class PlayRun:
         modes = ("sampled",) if self.args.stochastic else ("deterministic", "sampled")
         for mode in modes:
             results[mode] = evaluate(
-                runner.env,
+                self.env,
                 runner.policy(),
                 self.args.episodes,
                 deterministic=mode == "deterministic",
                 seed=self.task.env_cfg.seed,
             )
             say(f"{mode:13s} {results[mode]}")
-        content = {"checkpoint": self.checkpoint.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
+        content = {"checkpoint": self.saved.path.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
         content |= {mode: result.to_dict() for mode, result in results.items()}
-        measured = measure(runner.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
+        measured = measure(self.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
         for subject, parts in measured.items():
             numbers = ", ".join(f"{part} {value:.4g}" for part, value in parts.items())
             say(f"{subject.replace('_', ' '):13s} {numbers}")
@@ -96,16 +104,16 @@ class PlayRun:
         say(f"written to    {self.run_dir.evaluation}")
         return results
 
-    def film(self, runner: Runner) -> Path | None:
+    def film(self, runner: Trainer) -> Path | None:
         """Film the policy into `videos/`."""
-        path = self.run_dir.videos / f"play_{self.checkpoint.stem}.mp4"
+        path = self.run_dir.videos / f"play_{self.saved.path.stem}.mp4"
         return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
 
-    def export(self, runner: Runner) -> None:
+    def export(self, runner: Trainer) -> None:
         """Write the policy to `exported/`, with all that a receiver who has only the file needs to know."""
-        env, actions = runner.env, self.args.export_actions or "policy"
+        env, actions = self.env, self.args.export_actions or "policy"
         options = {} if actions == "policy" else {"actions": actions}
-        known = {"checkpoint": self.checkpoint.name, "versions": versions()}
+        known = {"checkpoint": self.saved.path.name, "versions": versions()}
         known |= env.export_metadata(self.run_dir.root.name, **options)
         policy = for_simulator(runner.policy().exportable(), env.simulator_interface(), actions)
         formats = self.args.export_formats or DEFAULT_FORMATS
@@ -124,20 +132,25 @@ def prepare_play(args: Namespace) -> PlayRun:
     setup_logging()
     args.export = args.export or bool(args.export_formats or args.export_actions)
     target = args.target or newest_run(args.log_root, task=args.task).root
-    checkpoint = resolve_checkpoint(target, args.checkpoint)
-    data = load_run(checkpoint)
-    task = task_of_checkpoint(data, trust=args.trust, task=args.task)
-    spec = EnvSpec.from_dict(data["spec"])
+    saved = _checkpoint_to_play(Path(target), args.checkpoint)
+    task = task_of_checkpoint(saved.data, trust=args.trust, task=args.task)
     if args.target and args.task not in (None, task.id):
-        raise SpecMismatch(f"'{checkpoint}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
+        raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
     task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
     task.apply_overrides(args.overrides)
     device = find_device(args.device or _device_that_exists(task.env_cfg.device))
     task.env_cfg.device = str(device)
     task.validate()
-    say(f"playing       {checkpoint} of {task.id}")
-    return PlayRun(task, device, checkpoint, spec, run_of(checkpoint), args)
+    say(f"playing       {saved.path} of {task.id}")
+    return PlayRun(task, device, saved, run_of(saved.path), args)
+
+
+def _checkpoint_to_play(target: Path, which: str) -> SavedRun:
+    """The newest whole one of a run, as a resumed run takes it, or the one that was asked for."""
+    if which == "latest" and target.is_dir():
+        return read_newest(RunDir(target), "That one is played.")
+    return read_run(resolve_checkpoint(target, which))
 
 
 def _device_that_exists(name: str) -> str:

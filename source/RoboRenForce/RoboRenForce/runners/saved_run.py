@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,16 @@ from torch import Tensor
 from ..envs.spec import EnvSpec
 from ..utils.checkpoint import load_checkpoint
 from ..utils.errors import CheckpointError, ConfigError
+from ..utils.run_dir import RunDir, resolve_checkpoint, run_of
+
+logger = logging.getLogger(__name__)
 
 _NONE = type(None)
 
 SAVED_RUN: dict[str, Any] = {
     "task": str,
     "script?": (str, _NONE),
-    "spec": dict,
+    "spec": (dict, _NONE),
     "config": {"agent": dict, "env": (dict, _NONE)},
     "versions": dict,
     "iteration": int,
@@ -31,6 +36,7 @@ SAVED_RUN: dict[str, Any] = {
         "best_iteration?": (int, _NONE),
         "metrics?": {"*": float},
     },
+    "shared?": dict,
     "local": [
         {
             "env": dict,
@@ -41,6 +47,68 @@ SAVED_RUN: dict[str, Any] = {
     ],
 }
 """Schema for `misfit`; what has a question mark came later or is not always there."""
+
+
+@dataclass(frozen=True)
+class SavedRun:
+    """A checkpoint that was read once, for everybody in a command who needs some of it."""
+
+    path: Path
+    data: dict[str, Any]
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What its learner was built for; None if that was no environment."""
+        spec = self.data["spec"]
+        return None if spec is None else EnvSpec.from_dict(spec)
+
+    def without_data(self) -> SavedRun:
+        """Return where it is, once its content was used: a stored replay is large."""
+        return SavedRun(self.path, {})
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether its run holds no newer checkpoint that can be read."""
+        there = list(run_of(self.path).checkpoints().values())
+        return self.path in there and not any(_is_whole(path) for path in there[there.index(self.path) + 1 :])
+
+
+def read_run(path: str | Path) -> SavedRun:
+    """Read the checkpoint of a run; see `load_run`."""
+    return SavedRun(Path(path), load_run(path))
+
+
+def read_newest(run: RunDir, consequence: str) -> SavedRun:
+    """Read the newest whole checkpoint, whatever `latest` says: a process may be killed before it has written that.
+
+    Args:
+        run: Where it is looked for.
+        consequence: What follows if that is not the newest of all, for the warning.
+
+    Raises:
+        CheckpointError: none can be read.
+        UserError: there is none.
+    """
+    there = list(run.checkpoints().values()) or [resolve_checkpoint(run.root)]
+    refused: CheckpointError | None = None
+    for path in reversed(there):
+        try:
+            saved = read_run(path)
+        except CheckpointError as error:
+            refused = refused or error
+            continue
+        if refused is not None:
+            logger.warning("%s %s", refused, consequence)
+        return saved
+    raise refused or CheckpointError(f"'{run.root}' holds no checkpoint.")
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        load_run(path)
+    except CheckpointError:
+        return False
+    return True
 
 
 def load_run(path: str | Path) -> dict[str, Any]:
@@ -55,7 +123,8 @@ def load_run(path: str | Path) -> dict[str, Any]:
             f"'{path}' is not a complete checkpoint: its task is {data['task'][:60]!a}, expected a printable name."
         )
     try:
-        EnvSpec.from_dict(data["spec"])
+        if data["spec"] is not None:
+            EnvSpec.from_dict(data["spec"])
     except ConfigError as error:
         raise CheckpointError(f"'{path}' is not a complete checkpoint: its spec is none ({error}).") from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -57,14 +57,16 @@ class EpisodeStatistics:
         self._ring = torch.zeros(rows + 1, window + 1, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def record(self, reward: Tensor, done: Tensor, success: Tensor | None = None) -> None:
-        """Add one step of all environments; `(num_envs,)` each, `success` if they were told to be known."""
+    def record(
+        self, reward: Tensor, done: Tensor, success: Tensor | None = None, reward_terms: Tensor | None = None
+    ) -> None:
+        """Add one step of all environments: `(num_envs,)` each, `reward_terms` `(num_envs, K)`."""
         ended, totals, succeeded = self._rows[self._step]
         ended.copy_(done)
         self._returns.add_(reward)
         self._lengths.add_(1.0)
-        if self._terms:
-            self._term_sums.add_(step.extras["reward_terms"].t())
+        if reward_terms is not None:
+            self._term_sums.add_(reward_terms.t())
         totals.copy_(self._running)
         if success is not None:
             succeeded.copy_(success)

@@ -17,7 +17,7 @@ class StopRequest:
     """While entered, remembers the first signal; the second one raises, and a third has its usual effect.
 
     What the second one raises (KeyboardInterrupt, or SystemExit for other signals than Ctrl-C) passes through
-    `Runner.session`, which saves the last finished iteration.
+    `Trainer.session`, which saves the last finished iteration.
     """
 
     def __init__(self) -> None:

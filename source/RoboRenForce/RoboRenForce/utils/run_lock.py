@@ -1,7 +1,9 @@
 """One training process per run directory.
 
-The lock belongs to the open file (`flock`): it ends with its process, however that ends, so a lock file that a killed
-run left behind locks nothing. Host, process and time inside the file are only for the message to the second process.
+Two locks (`flock`) belong to open files: that of the file `.lock`, and that of the directory itself, which holds where
+somebody deletes the file by hand. (Network file systems lock files only.) They end with their process, however that
+ends, so a lock file that a killed run left behind locks nothing. Host, process and time inside the file are only for
+the message to the second process.
 """
 
 from __future__ import annotations
@@ -42,6 +44,8 @@ class RunLock:
         self.root = Path(root)
         self.path = self.root.resolve() / ".lock"
         self._file: FileIO | None = None
+        self._folder: int | None = None
+        """Descriptor of the locked directory, where directories can be locked."""
         self._depth = 0
 
     def acquire(self) -> None:
@@ -79,6 +83,7 @@ class RunLock:
                 raise
             if _is_same_file(file, self.path):  # else its holder removed it between opening and locking
                 self._file = file
+                self._lock_folder(file)
         _held.add(self)
         self._sign(self._file)
 
@@ -88,12 +93,29 @@ class RunLock:
                 raise OSError(errno.ENOSYS, "this system has no flock")
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunLockedError(
-                f"'{self.root}' is being trained by {_holder(file)}: wait for it or stop it, or start a run of "
-                "its own without --resume."
-            ) from error
+            raise self._refusal(_holder(file)) from error
         except OSError as error:
             logger.info("'%s' can't be locked (%s): don't train in it twice.", self.root, error.strerror)
+
+    def _lock_folder(self, file: FileIO) -> None:
+        """Lock the directory too; `file` is a new lock file, if the holder of the directory has lost its own."""
+        if fcntl is None:
+            return
+        try:
+            self._folder = os.open(self.path.parent, os.O_RDONLY)
+            fcntl.flock(self._folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._remove(file)
+            self._forget()
+            raise self._refusal("another process, whose lock file was deleted") from error
+        except OSError:  # this file system locks no directories; the file is locked
+            return
+
+    def _refusal(self, holder: str) -> RunLockedError:
+        return RunLockedError(
+            f"'{self.root}' is being trained by {holder}: wait for it or stop it, or start a run of its own without "
+            "--resume."
+        )
 
     def _sign(self, file: FileIO) -> None:
         try:
@@ -110,7 +132,9 @@ class RunLock:
     def _forget(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file, self._depth = None, 0
+        if self._folder is not None:
+            os.close(self._folder)
+        self._file, self._folder, self._depth = None, None, 0
         _held.discard(self)
 
 

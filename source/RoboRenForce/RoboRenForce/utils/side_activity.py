@@ -6,14 +6,25 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .errors import UserError
+
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def side_activity(what: str) -> Iterator[None]:
-    """Let `what` fail with a warning: what was trained is worth more than a picture of it."""
+def side_activity(what: str, consequence: str = "the run goes on", *, quiet: bool = False) -> Iterator[None]:
+    """Let `what` fail with a warning: what was trained is worth more than a picture of it.
+
+    Args:
+        what: How the warning begins.
+        consequence: How it ends.
+        quiet: Say nothing, because it has failed before.
+    """
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - it runs other people's code (encoders, file systems, simulators)
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        logger.warning("%s failed (%s); the run goes on.", what, reason)
+    except (UserError, OSError) as error:
+        if not quiet:
+            logger.warning("%s failed (%s); %s.", what, " ".join(str(error).split()), consequence)
+    except Exception as error:
+        if not quiet:  # with the traceback, because the mistake may be in the user's own code
+            logger.warning("%s failed (%s: %s); %s.", what, type(error).__name__, error, consequence, exc_info=error)

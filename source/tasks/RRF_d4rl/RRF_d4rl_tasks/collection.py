@@ -13,19 +13,19 @@ import sys
 from argparse import ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from RoboRenForce.buffer import EpisodeArrays
 from RoboRenForce.envs.env_cfg import evaluation_cfg
-from RoboRenForce.envs.spec import EnvSpec
 from RoboRenForce.envs.vec_env import VecEnv
-from RoboRenForce.runners import Runner, evaluate
+from RoboRenForce.runners import Trainer, evaluate
 from RoboRenForce.runners.arguments import Parser, add_trust
-from RoboRenForce.runners.launch import find_device, task_of_checkpoint
+from RoboRenForce.runners.checkpoint_task import task_of_checkpoint
+from RoboRenForce.runners.playing import build_player
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
-from RoboRenForce.runners.saved_run import load_run
+from RoboRenForce.runners.saved_run import load_run, read_run
 from RoboRenForce.utils.console import say, setup_logging
+from RoboRenForce.utils.device import find_device
 from RoboRenForce.utils.errors import SpecMismatch, UserError, did_you_mean
 from RoboRenForce.utils.registry import Task, load_task
 from RoboRenForce.utils.run_dir import DEFAULT_LOG_ROOT, newest_run, resolve_checkpoint, run_of
@@ -77,7 +77,7 @@ class Collection:
     task: Task
     env: VecEnv
     checkpoint: Path | None
-    _runner: Runner | None = None
+    _runner: Trainer | None = None
 
     def record(self) -> list[EpisodeArrays]:
         """The episodes of all levels."""
@@ -166,15 +166,14 @@ class Collection:
         episodes = max(_JUDGED_EPISODES, self.env.num_envs)
         return evaluate(self.env, self._loaded(path).policy(), episodes, seed=self.args.seed).mean
 
-    def _loaded(self, path: Path) -> Runner:
+    def _loaded(self, path: Path) -> Trainer:
         """The runner with the learner of a checkpoint."""
+        saved = read_run(path)
         if self._runner is None:
-            spec = EnvSpec.from_dict(load_run(path)["spec"])
-            self._runner = self.task.runner_cfg.build(env=self.env, device=self.env.device, spec=spec)
-        runner: Any = self._runner
-        runner.load(path, resume=False)
-        runner.algorithm.eval()
-        return runner
+            self._runner = build_player(self.task.runner_cfg, saved.spec, self.env, self.env.device)
+        self._runner.restore(saved, resume=False)
+        self._runner.algorithm.eval()
+        return self._runner
 
 
 def prepare_collection(args: Namespace) -> Collection:

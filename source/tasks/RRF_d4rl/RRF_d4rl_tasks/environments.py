@@ -1,4 +1,4 @@
-"""Where policies of offline tasks are judged: environments of other packages, named by the id of a task there.
+"""Where policies of offline tasks are evaluated: environments of other packages, named by the id of a task there.
 
 Nothing of those packages is imported; the registry finds the task, or says which package to install.
 """
@@ -10,26 +10,26 @@ from typing import Any
 from RoboRenForce.utils.registry import load_task
 
 
-def judged_in(task_id: str) -> Any:
-    """A copy of the environment's configuration of another task; offline training itself needs one copy of it only."""
+def eval_env(task_id: str) -> Any:
+    """Return a copy of the environment's configuration of another task."""
     return load_task(task_id).env_cfg.replace(num_envs=1)
 
 
 def half_cheetah() -> Any:
     """HalfCheetah-v5."""
-    return judged_in("RoboRenForce-Gym-HalfCheetah-PPO")
+    return eval_env("RoboRenForce-Gym-HalfCheetah-PPO")
 
 
 def hopper() -> Any:
     """Hopper-v5."""
-    return judged_in("RoboRenForce-Gym-Hopper-PPO")
+    return eval_env("RoboRenForce-Gym-Hopper-PPO")
 
 
 def walker2d() -> Any:
     """Walker2d-v5."""
-    return judged_in("RoboRenForce-Gym-Walker2d-PPO")
+    return eval_env("RoboRenForce-Gym-Walker2d-PPO")
 
 
 def pendulum() -> Any:
     """Pendulum-v1."""
-    return judged_in("RoboRenForce-Gym-Pendulum-PPO")
+    return eval_env("RoboRenForce-Gym-Pendulum-PPO")

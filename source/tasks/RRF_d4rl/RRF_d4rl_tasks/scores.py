@@ -11,7 +11,7 @@ import math
 import re
 
 from RoboRenForce.configclass import configclass
-from RoboRenForce.runners import Callback, CallbackCfg, Runner
+from RoboRenForce.runners import Callback, CallbackCfg, Trainer
 
 REFERENCE_RETURNS = {
     "halfcheetah": (-280.178953, 12135.0),
@@ -49,9 +49,10 @@ def normalized_score(name: str, mean_return: float) -> float | None:
 class NormalizedScore(Callback):
     """Logs `Eval/normalized_score` beside the return of every evaluation."""
 
-    def after_iteration(self, runner: Runner, metrics: dict[str, float]) -> None:
+    def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """See `Callback.after_iteration`."""
-        score = normalized_score(runner.env.spec.task, metrics.get("Eval/mean_reward", math.nan))
+        name = runner.task if runner.played_spec is None else runner.played_spec.task
+        score = normalized_score(name, metrics.get("Eval/mean_reward", math.nan))
         if score is not None and math.isfinite(score):
             metrics["Eval/normalized_score"] = score
 

@@ -218,12 +218,17 @@ class GymVecEnv(HostVecEnv):
             if self._limit:
                 repeats = min(repeats, self._limit - (int(self._lengths[row]) - 1) * repeats)
             obs, reward, terminated, truncated, info = self._single_steps[row](action)
-            total = float(reward)
+            total, names = float(reward), self.cfg.reward_terms
+            terms = self._info.reward_terms(info) if names else []
             for _ in range(repeats - 1):
                 if terminated or truncated:
                     break
                 obs, reward, terminated, truncated, info = self._single_steps[row](action)
                 total += float(reward)
+                if names:
+                    terms = [sum(parts) for parts in zip(terms, self._info.reward_terms(info), strict=True)]
+            if names:  # what the frames gave together, as the reward
+                info = info | dict(zip(names, terms, strict=True))
             return obs, total, terminated, truncated, info
 
         return step

@@ -286,7 +286,7 @@ class ReplayLearner(Algorithm, ABC):
             distributed=self.distributed,
             **options,
         )
-        total = self.context.max_iterations * cfg.gradient_steps
+        total = self.context.max_updates * cfg.gradient_steps
         constrained = constrained_parts(*parts.values())
 
         def apply() -> dict[str, Tensor]:

@@ -236,7 +236,7 @@ class PPO(Algorithm):
     @torch.no_grad()
     def _begin_update(self) -> None:
         """Move the schedules; turn the rollout into advantages and value targets."""
-        cfg, buffer, total = self.cfg, self.buffer, self.context.max_iterations
+        cfg, buffer, total = self.cfg, self.buffer, self.context.max_updates
         if cfg.schedule == "linear":
             linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, total)
         if cfg.final_entropy_coef is not None:

@@ -1,0 +1,40 @@
+"""From a checkpoint to the task that it was trained on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from typing import Any
+
+from ..configclass.references import main_script
+from ..utils.errors import UnknownTaskError
+from ..utils.registry import Task, load_stored_task, names_package
+
+
+def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str | None = None) -> Task:
+    """The task of a loaded checkpoint, with the configuration that it was trained with.
+
+    Args:
+        data: the checkpoint.
+        trust: whether it may name any class and import any module, or what the allow-list covers (SECURITY.md).
+        task: the id that the user named, if any.
+
+    Raises:
+        UnknownTaskError: nobody here has registered the task; the message says which script does.
+    """
+    try:
+        found = load_stored_task(data["task"], trust=trust or task == data["task"])
+    except UnknownTaskError as error:
+        script = data.get("script")
+        if script is None or script == str(main_script()) or names_package(data["task"]):
+            raise
+        if not script.isprintable():  # the terminal would obey it
+            raise UnknownTaskError(
+                f"Task {data['task']} is registered by the script {script!a}: run that one, with these arguments."
+            ) from error
+        arguments = shlex.join(sys.argv[1:])
+        raise UnknownTaskError(
+            f"Task {data['task']} is registered by {script}: run `python {shlex.quote(script)} {arguments}`."
+        ) from error
+    found.restore(data["config"], trust=trust)
+    return found

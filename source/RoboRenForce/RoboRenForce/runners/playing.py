@@ -1,0 +1,30 @@
+"""A runner that plays what it has learned and learns nothing more."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ..configclass.validated import validated
+from ..envs.spec import EnvSpec
+from ..envs.vec_env import VecEnv
+from .trainer import Trainer, TrainerCfg
+
+
+def build_player(cfg: TrainerCfg, spec: EnvSpec | None, env: VecEnv, device: torch.device | str) -> Trainer:
+    """Build the runner of a trained policy, without the data that it learned from.
+
+    Args:
+        cfg: Its configuration, which is valid.
+        spec: What its learner was built for.
+        env: Where the policy is played.
+        device: Where it is.
+    """
+    with validated(cfg):
+        if cfg.class_type.steps_env:
+            return cfg.build(env=env, device=device, spec=spec)
+        if spec is not None:  # recorded data doesn't say what a receiver of an exported policy has to know
+            known = env.spec
+            spec = replace(spec, task=known.task, max_episode_length=known.max_episode_length, step_dt=known.step_dt)
+        return cfg.build(eval_env=env, device=device, spec=spec, learns=False)

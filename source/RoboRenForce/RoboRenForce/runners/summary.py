@@ -1,0 +1,50 @@
+"""What a training run says at its end."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from ..utils.console_command import console_command
+from ..utils.errors import ConfigError
+from ..utils.registry import load_task
+from ..utils.run_dir import RunDir
+
+
+def consent(task_id: str, config: dict[str, Any]) -> str:
+    """The flags without which a checkpoint of this run is refused, because it names what files may not name."""
+    flags = f" --task {shlex.quote(task_id)}" if ":" in task_id else ""
+    try:
+        load_task(task_id).restore(config)
+    except ConfigError:
+        flags += " --trust"
+    return flags
+
+
+def summary(run: RunDir, saved_elsewhere: Path | None, flags: str, folder: Path, *, interrupted: bool) -> str:
+    """Return what is said at the end: where everything is, and what to type next.
+
+    Args:
+        run: Where the run was written.
+        saved_elsewhere: The last checkpoint, if it could not be written there.
+        flags: What has to be added to commands, see `consent`.
+        folder: What paths are relative to.
+        interrupted: Whether a signal ended the run.
+    """
+
+    def shown(path: Path) -> Path:
+        return path.relative_to(folder) if path.is_relative_to(folder) else path
+
+    newest, best = saved_elsewhere or run.pointed("latest"), run.pointed("best")
+    root, target = (shlex.quote(str(shown(path))) for path in (run.root, saved_elsewhere or run.root))
+    lines = ["Training was stopped; everything is saved." if interrupted else "Training is done."]
+    if newest is not None:
+        lines.append(f"  checkpoint   {shown(newest)}" + (f" (best: {best.name})" if best is not None else ""))
+    if run.report.is_file():
+        lines.append(f"  report       {shown(run.report)}")
+    lines.append(f"  metrics      {shown(run.metrics)}, tensorboard --logdir {root}")
+    rrf = console_command()
+    resume = f"  go on        {rrf} train --resume {target}{flags}"
+    play = f"  play         {rrf} play --target {target} --video --export{flags}"
+    return "\n".join([*lines, *([resume, play] if interrupted else [play, resume + " --max_iterations N"])])

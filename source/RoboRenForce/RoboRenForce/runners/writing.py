@@ -1,0 +1,80 @@
+"""Where a checkpoint is written: into the run directory, or elsewhere if it can't be written later."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shlex
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..utils.checkpoint import first_nan, prune_checkpoints, save_checkpoint
+from ..utils.errors import CheckpointError, NonFiniteError
+from ..utils.run_dir import RunDir
+from ..utils.side_activity import side_activity
+
+if TYPE_CHECKING:
+    from .trainer import Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def write_to_run(run: RunDir, data: Mapping[str, Any]) -> Path:
+    """Write a checkpoint into the run directory, which is made again if somebody deleted it; `latest` then names it.
+
+    Raises:
+        NonFiniteError: the learner holds NaN: a good checkpoint must not be replaced by it.
+        CheckpointError: it can't be written.
+    """
+    bad = first_nan(data["algorithm"])
+    if bad is not None:
+        raise NonFiniteError(f"the learner holds NaN in {bad}; lower the learning rate.")
+    path = run.checkpoint(data["iteration"])
+    try:
+        run.root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"'{path}' can't be written ({error.strerror}).") from error
+    save_checkpoint(path, data)
+    with side_activity("Writing 'latest'"):
+        run.point("latest", path)
+    if data["runner"]["best_iteration"] == data["iteration"]:
+        with side_activity("Writing 'best'"):
+            run.point("best", path)
+    return path
+
+
+def store(runner: Trainer, run: RunDir, data: Mapping[str, Any]) -> Path:
+    """Write a checkpoint that can't be written later: into the run directory, or else to another folder.
+
+    Raises:
+        NonFiniteError: the learner holds NaN.
+        CheckpointError: it can't be written anywhere.
+    """
+    try:
+        return write_to_run(run, data)
+    except CheckpointError as error:
+        refused = error
+    with side_activity("Deleting old checkpoints"):
+        prune_checkpoints(run, runner.cfg.keep_checkpoints and 1)
+    try:
+        return write_to_run(run, data)
+    except CheckpointError:
+        # Another name than in a run: it is resumed into a new run directory, not into this folder.
+        path = _write_elsewhere(f"{run.root.name}_iteration_{data['iteration']}.pt", data, refused)
+    runner.saved_elsewhere = path
+    logger.warning("%s Its content is in '%s': go on with --resume %s", refused, path, shlex.quote(str(path)))
+    return path
+
+
+def _write_elsewhere(name: str, data: Mapping[str, Any], refused: CheckpointError) -> Path:
+    for parent in (None, "."):  # the system's temporary folder, the current one
+        with contextlib.suppress(OSError, CheckpointError):
+            folder = Path(tempfile.mkdtemp(prefix="RoboRenForce-", dir=parent)).resolve()
+            try:
+                save_checkpoint(folder / name, data)
+                return folder / name
+            except CheckpointError:
+                folder.rmdir()
+    raise CheckpointError(f"{refused} Neither can the temporary nor the current folder: the trained state is lost.")
