@@ -35,7 +35,7 @@ class EnvRunner(Runner):
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
         self.stateful["statistics"] = self.statistics
-        self._unbooked: tuple[Transition, StepReturn] | None = None
+        self._pending_step: tuple[Transition, StepReturn] | None = None
         self._checked_steps = 0
         self._step_env = self._first_steps
 
@@ -43,17 +43,17 @@ class EnvRunner(Runner):
     def step(self, obs: TensorDict) -> TensorDict:
         """Act, step every environment, let the algorithm record it; returns the observations after the step.
 
-        Bookkeeping of a step waits for the next one: by then an update that followed has been sent to the device,
-        which works on it meanwhile instead of waiting.
+        Logging of a step waits for the next one: by then an update that followed has been sent to the device, which
+        works on it meanwhile instead of waiting.
         """
-        self.keep_books()
+        self.log_step()
         out = self.algorithm.act(obs)
         self.watchdog.enter_step()
         returned = self._step_env(out.action)
         self.watchdog.leave()
         transition = Transition.of_step(obs, out.action, out.record, returned)
         self.algorithm.process_env_step(transition)
-        self._unbooked = (transition, returned)
+        self._pending_step = (transition, returned)
         return transition.reset_obs
 
     def _first_steps(self, action: Tensor) -> StepReturn:
@@ -66,25 +66,25 @@ class EnvRunner(Runner):
         return returned
 
     @torch.no_grad()
-    def keep_books(self) -> None:
-        """Statistics, logs and the NaN guard of the last step; has to come before its tensors are written again."""
-        if self._unbooked is None:
+    def log_step(self) -> None:
+        """Update statistics, logs and the NaN guard by the last step, before its tensors are written again."""
+        if self._pending_step is None:
             return
-        transition, (_, reward, done, extras) = self._unbooked
-        self._unbooked = None
-        self.statistics.record(reward, done, extras.get("success"))
+        transition, (_, reward, done, extras) = self._pending_step
+        self._pending_step = None
+        self.statistics.record(reward, done, extras.get("success"), transition.mask)
         self.env_log.record(extras["log"])
         if self.nan_guard is not None:
             self.nan_guard.watch(transition)
 
     def place(self) -> str:
         """Where the loop is in the running iteration, for the message after an error."""
-        step = self.statistics.steps + (self._unbooked is not None) + 1
+        step = self.statistics.steps + (self._pending_step is not None) + 1
         return f"{super().place()}, step {min(step, self.cfg.num_steps_per_env)} of {self.cfg.num_steps_per_env}"
 
     def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
         """`end_iteration` with the statistics of this iteration's episodes."""
-        self.keep_books()
+        self.log_step()
         logged, numbers = self.env_log.collect()
         self.end_iteration(
             learned,
@@ -110,14 +110,14 @@ class EnvRunner(Runner):
 
     def stop_at_nan(self) -> None:
         """If the steps of this iteration are bad, save what is needed to understand them and stop."""
-        if self._unbooked is not None:
-            require_step(self.env, self._unbooked[1])
-        self.keep_books()
+        if self._pending_step is not None:
+            require_step(self.env, self._pending_step[1])
+        self.log_step()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return
-        report = self.nan_guard.report()
+        report = self.nan_guard.report(self.algorithm.stored_steps(self.cfg.num_steps_per_env))
         bad = report["bad_environments"]
-        where = ""
+        who, where = (f" (environments {bad[:8]})" if bad else ""), ""
         if self.run_dir is not None:
             path = self.run_dir.root / f"nan_dump_{self.iteration + 1}_rank{self.distributed.rank}.pt"
             state = {
@@ -130,12 +130,12 @@ class EnvRunner(Runner):
                 where = f"; the rollout and all state are in '{path}'"
         if report["action_is_bad"]:
             raise NonFiniteError(
-                f"The policy chose NaN or infinite actions in iteration {self.iteration + 1} "
-                f"(environments {bad[:8]}){where}; lower the learning rate."
+                f"The policy chose NaN or infinite actions in iteration {self.iteration + 1}"
+                f"{who}{where}; lower the learning rate."
             )
         raise NonFiniteError(
-            f"{self.task} returned NaN or infinity in iteration {self.iteration + 1} "
-            f"(environments {bad[:8]}){where}; check its rewards and observations (what is beyond 1e10 counts as "
+            f"{self.task} returned NaN or infinity in iteration {self.iteration + 1}"
+            f"{who}{where}; check its rewards and observations (what is beyond 1e10 counts as "
             f"infinite), or set check_for_nan=false to go on."
         )
 

@@ -40,12 +40,19 @@ class EpisodeStatistics:
         self._ring = torch.zeros(3, window + 1, device=device)
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
-    def record(self, reward: Tensor, done: Tensor, success: Tensor | None = None) -> None:
-        """Add one step of all environments; `(num_envs,)` each, `success` if they were told to be known."""
+    def record(self, reward: Tensor, done: Tensor, success: Tensor | None = None, mask: Tensor | None = None) -> None:
+        """Add one step of all environments, `(num_envs,)` each.
+
+        Args:
+            reward: of the step, 0 in rows that waited.
+            done: nonzero where the episode ended.
+            success: if environments were told to know it.
+            mask: False in rows that waited; None: none did.
+        """
         ended, totals, succeeded = self._rows[self._step]
         ended.copy_(done)
         self._returns.add_(reward)
-        self._lengths.add_(1.0)
+        self._lengths.add_(1.0 if mask is None else mask)
         totals.copy_(self._running)
         if success is not None:
             succeeded.copy_(success)

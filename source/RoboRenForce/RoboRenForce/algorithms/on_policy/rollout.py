@@ -1,0 +1,154 @@
+"""From a step to what is learned from: learned rewards, reward scale, bootstrap of time-outs, storage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...buffer.rollout import RolloutBuffer
+from ...buffer.transition import Transition, TransitionSchema
+from ...components.normalizer import RewardScaler
+from ...components.observation import Observations
+from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.errors import UserError
+from ..algorithm import RunContext
+from ..functional import bootstrap_time_outs
+from ..reward_terms import RewardTerm
+from .collector import ActorCriticCollector, state_value
+
+
+class OnPolicyRollout:
+    """The running rollout of a learner with a state value.
+
+    Args:
+        collector: whose critic values final observations, and whose record is stored.
+        context: of the run.
+        groups: observation groups to store.
+        gamma: discount per step, for the bootstrap.
+        time_out_bootstrap: see `PPOCfg`.
+        reward_terms: learned rewards, which are added.
+        reward_scaler: what then scales the sum.
+        next_obs: whether true successors are stored.
+        step_normalizers: whether networks and terms learn their observation statistics at every step.
+        cuda_graph: whether storing is captured.
+    """
+
+    def __init__(
+        self,
+        collector: ActorCriticCollector,
+        context: RunContext,
+        groups: Sequence[str],
+        *,
+        gamma: float,
+        time_out_bootstrap: Literal["final", "current", "none"],
+        reward_terms: Sequence[RewardTerm] = (),
+        reward_scaler: RewardScaler | None = None,
+        next_obs: bool = False,
+        step_normalizers: bool = False,
+        cuda_graph: GraphMode = "off",
+    ) -> None:
+        self.collector, self.groups, self.device = collector, tuple(groups), context.device
+        self.distributed = context.distributed
+        self.gamma, self.time_out_bootstrap = gamma, time_out_bootstrap
+        self.reward_terms, self.reward_scaler, self.step_normalizers = reward_terms, reward_scaler, step_normalizers
+        record = collector.record_fields()
+        self.schema = TransitionSchema.of(context.spec, self.groups, next_obs=next_obs, record=record)
+        self.buffer = RolloutBuffer(self.schema, context.rollout_steps, self.device)
+        self.num_steps = 0
+        """Steps that are stored."""
+        self._last: Transition
+        self._reads_next_obs = next_obs or time_out_bootstrap == "final"
+        self._reads_reset_obs = bool(reward_terms) or step_normalizers
+        self.step = graphed(self._store, self.device, cuda_graph, "storage step")
+
+    @torch.no_grad()
+    def add(self, transition: Transition) -> None:
+        """Store a step. Its last observations are read until the rollout is learned from."""
+        if self.num_steps == self.buffer.num_steps:
+            raise UserError(f"A rollout has {self.num_steps} steps, got one more: call update() after each rollout.")
+        if self.num_steps == 0:
+            self.buffer.write_states(transition.record)
+        done: Any = None  # follows from the flags
+        # Only what is read: a graph copies all that it is given.
+        step = replace(
+            transition,
+            obs=self._chosen(transition.obs),
+            next_obs=self._chosen(transition.next_obs) if self._reads_next_obs else None,
+            reset_obs=self._chosen(transition.reset_obs) if self._reads_reset_obs else {},
+            done=done,
+        )
+        self.step(step)
+        self._last = transition
+        self.num_steps += 1
+
+    def _chosen(self, obs: Any) -> dict[str, Tensor]:
+        return {name: obs[name] for name in self.groups}
+
+    def _store(self, step: Transition) -> None:
+        step = replace(step, done=step.terminated | step.time_outs)
+        if self.step_normalizers:
+            self.update_normalizers(step.reset_obs, step.mask)
+        # Learned rewards come first, so that the scale is that of the sum.
+        reward = step.reward
+        for term in self.reward_terms:
+            reward = reward + term.reward(step)
+        if self.reward_scaler is not None:
+            self.reward_scaler.update(reward, step.done, self.distributed, step.mask)
+            reward = self.reward_scaler(reward)
+        self.buffer.add(replace(step, reward=self._bootstrapped(reward, step)))
+
+    def _bootstrapped(self, reward: Tensor, step: Transition) -> Tensor:
+        """A time-out only cuts the episode: gamma V(s') stands for the rest."""
+        if self.time_out_bootstrap == "current":
+            return bootstrap_time_outs(reward, step.time_outs, step.record["value"], gamma=self.gamma)
+        # On a CPU looking is free and time-outs are rare; on a GPU looking would stall the queue, so don't.
+        if self.time_out_bootstrap == "none" or (self.device.type == "cpu" and not bool(step.time_outs.any())):
+            return reward
+        # The final observation belongs to the episode that ends, and so does the recurrent state.
+        final: Any = step.next_obs
+        value = self.value(final, step.record.get("next_state/critic"), torch.zeros_like(step.done))
+        return bootstrap_time_outs(reward, step.time_outs, value, gamma=self.gamma)
+
+    def value(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
+        """V(s) `(N,)` in units of the reward, from the critic's recurrent state `(N, layers, features)`."""
+        state = None if state is None else state.transpose(0, 1)
+        return state_value(self.collector.critic, self.collector.value_normalizer, obs, state, start)[0]
+
+    def update_normalizers(self, obs: Observations, mask: Tensor | None) -> None:
+        """Let networks and learned rewards take observations into their statistics."""
+        for network in (self.collector.actor, self.collector.critic):
+            network.update_normalizer(obs, self.distributed, mask)
+        for term in self.reward_terms:
+            term.update_normalizer(obs, mask)
+
+    def end(self) -> tuple[Observations, Tensor | None, Tensor | None]:
+        """What `value` needs behind the last step: observations, recurrent state, where new episodes begin.
+
+        Raises:
+            UserError: the rollout is not complete.
+        """
+        if self.num_steps != self.buffer.num_steps:
+            raise UserError(
+                f"A rollout has {self.buffer.num_steps} steps, got {self.num_steps}: collect that many between two "
+                "calls of update()."
+            )
+        state = self._last.record.get("next_state/critic")
+        return self._chosen(self._last.reset_obs), state, None if state is None else self._last.done != 0
+
+    def restart(self) -> None:
+        """Begin the next rollout."""
+        self.buffer.restart()
+        self.num_steps = 0
+
+    def stored(self, num_steps: int) -> Mapping[str, Tensor]:
+        """The first `num_steps` steps, see `Algorithm.stored_steps`."""
+        return {name: rows[:num_steps] for name, rows in self.buffer.rows.items()}
+
+    def release(self) -> None:
+        """Free the captured step."""
+        if isinstance(self.step, GraphedStep):
+            self.step.release()
