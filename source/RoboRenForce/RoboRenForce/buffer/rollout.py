@@ -25,6 +25,7 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
+from ..configclass import ConfigError
 from .transition import Transition, TransitionSchema
 
 
@@ -233,12 +234,17 @@ class Epochs:
         count: int,
         num_mini_batches: int,
         shuffle: Literal["epoch", "once", "none"],
-        *,
         recurrent: bool,
     ) -> None:
         self._buffer, self.count, self.num_mini_batches, self.recurrent = buffer, count, num_mini_batches, recurrent
         self._shuffles = shuffle != "none"
         size = buffer.num_envs * (1 if recurrent else buffer.num_steps)
+        if size % num_mini_batches:
+            raise ConfigError(
+                f"algorithm.num_mini_batches = {num_mini_batches} does not divide the {size} "
+                f"{'environments' if recurrent else 'transitions'} of a rollout. Choose a divisor, or change "
+                "--num_envs or num_steps_per_env."
+            )
         device = buffer.reward.device
         self.orders = [torch.arange(size, device=device) for _ in range(count if shuffle == "epoch" else 1)]
 

@@ -13,7 +13,7 @@ from ...buffer.transition import ActOut, Field
 from ...components.normalizer import ValueNormalizer
 from ...components.observation import Observations
 from ...envs.spec import EnvSpec
-from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.cuda_graph import GraphMode, graphed
 
 
 class ActorCriticCollector:
@@ -132,11 +132,6 @@ class ActorCriticCollector:
         """Act by the networks whose `weights` these are."""
         self.policy_version.copy_(weights["policy_version"])
         self.networks.load_state_dict({name: value for name, value in weights.items() if name != "policy_version"})
-
-    def release(self) -> None:
-        """Free the captured step."""
-        if isinstance(self.step, GraphedStep):
-            self.step.release()
 
 
 def state_value(

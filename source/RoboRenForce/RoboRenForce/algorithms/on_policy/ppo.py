@@ -30,22 +30,15 @@ from ...components.lr_schedule import adapt_to_kl_, linear_
 from ...components.normalizer import RewardScaler, ValueNormalizer
 from ...components.observation import Observations
 from ...components.optimizer import GradientStep
-from ...configclass import ConfigError, Range, configclass
+from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...utils.compile import compile_own
-from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
+from ...utils.cuda_graph import GraphMode, SideStream, graphed, release
 from ...utils.precision import Precision, autocast, set_matmul_precision
+from .. import functional
 from ..actor_policy import ActorPolicy
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy
-from ..functional import (
-    clipped_surrogate,
-    clipped_value_loss,
-    gae,
-    masked_mean,
-    masked_var,
-    normalize_advantage,
-    value_loss,
-)
+from ..functional.masked import masked_mean, masked_var
 from ..loss_terms import LossTermCfg
 from ..reward_terms import RewardTermCfg
 from .collector import ActorCriticCollector
@@ -59,8 +52,7 @@ class PPO(Algorithm):
     collector: ActorCriticCollector
 
     def __init__(self, cfg: PPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
-        self.context, self.device, self.distributed = context, context.device, context.distributed
-        spec = context.spec
+        self.context, self.device, self.distributed, spec = context, context.device, context.distributed, context.spec
         require_policy(self, policy, ActorCriticPackCfg)
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
@@ -69,8 +61,8 @@ class PPO(Algorithm):
         self.cfg = cfg = cfg.with_parity(recurrent=self.recurrent)
         self.loss_terms = [term.build() for term in cfg.loss_terms]
         self.reward_terms = [term.build(context=context) for term in cfg.reward_terms]
-        needs_successors = any(term.needs_successors for term in [*self.loss_terms, *self.reward_terms])
-        self._check_fit(needs_successors)
+        for term in self.loss_terms:
+            term.check_fit(sequences=self.recurrent)
         set_matmul_precision(cfg.precision, self.device)
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
@@ -92,22 +84,12 @@ class PPO(Algorithm):
         self.collector = ActorCriticCollector(
             self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
         )
+        next_obs = any(term.needs_successors for term in [*self.loss_terms, *self.reward_terms])
         self.rollout = OnPolicyRollout(
-            self.collector,
-            context,
-            read,
-            gamma=cfg.gamma,
-            time_out_bootstrap=cfg.time_out_bootstrap,
-            reward_terms=self.reward_terms,
-            reward_scaler=self.reward_scaler,
-            next_obs=needs_successors,
-            step_normalizers=cfg.normalizer_update == "step",
-            cuda_graph=cfg.cuda_graph,
+            cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
         )
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        self.epochs = Epochs(
-            self.buffer, cfg.num_learning_epochs, cfg.num_mini_batches, cfg.shuffle, recurrent=self.recurrent
-        )
+        self.epochs = Epochs(self.buffer, cfg.num_learning_epochs, cfg.num_mini_batches, cfg.shuffle, self.recurrent)
 
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
@@ -122,26 +104,27 @@ class PPO(Algorithm):
         self.rollout.add(transition)
         self.collector.end_step(transition.done, transition.mask)
 
-    # -- learning -----------------------------------------------------------------------------------------------------
-
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """Take several epochs of clipped gradient steps on the rollout; returns 0-dim metrics on the device."""
         for transition in data or ():
             self.rollout.add(transition)
-        self.epochs.shuffle()  # outside the graph
+        self.epochs.shuffle()  # outside of the graph that reads the permutations
         metrics = self._learn_step(*self.rollout.end())
         self.rollout.restart()
         return dict(metrics)
 
     def _learn(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> dict[str, Tensor]:
+        # Advantages and value targets come from the policy that acted, once.
         explained_variance = self._begin_update(obs, state, start)
         history = []
         for batch in self.epochs:
             loss, kl, metrics = self.loss(batch)
+            # Gradient and KL are averaged over processes in one all-reduce; the KL then steers the step size.
             self.optimizer.backward(loss)
             self.optimizer.shared.copy_(kl)
             self.optimizer.reduce()
             metrics |= {f"Policy/grad_norm_{part}": norm for part, norm in self._apply().items()}
+            # Learned rewards train on the same mini-batches.
             metrics |= {f"Loss/{term.name}": term.train_step(batch) for term in self.reward_terms}
             history.append(metrics)
         return self._end_update(history) | {"Policy/explained_variance": explained_variance}
@@ -154,13 +137,16 @@ class PPO(Algorithm):
         """
         cfg, num_original = self.cfg, batch.advantage.shape[-1]
         if cfg.normalize_advantage_per_mini_batch:
-            batch.advantage = normalize_advantage(batch.advantage, mask=batch.mask)
+            batch.advantage = functional.normalize_advantage(batch.advantage, mask=batch.mask)
+        # Augmented samples stand behind the original ones.
         for term in self.loss_terms:
             batch = term.augment(batch)
-        with self._beside:  # actor and critic share nothing, so on a GPU they run side by side
+        # Actor and critic share nothing, so on a GPU they run side by side.
+        with self._beside:
             value_error = self._value_loss(batch)
         surrogate, entropy, kl = self._policy_loss(batch, num_original)
         self._beside.join()
+        # Equation 9 of the paper, to be minimized.
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         for term in self.loss_terms:
@@ -172,8 +158,10 @@ class PPO(Algorithm):
         """Surrogate loss over all samples; entropy and KL(old || new) of the first `num_original`, which happened."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
+        # How much likelier good actions became, up to the clip (equation 7).
         log_prob, mask, clip = distribution.log_prob(batch.action), batch.mask, self.cfg.clip_param
-        surrogate = clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip, mask)
+        surrogate = functional.clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip, mask)
+        # Entropy and KL are those of states that were visited, not of augmented ones.
         if num_original < batch.advantage.shape[-1]:
             dim = batch.advantage.dim() - 1  # environments of sequences are behind the time
             original = {name: x.narrow(dim, 0, num_original) for name, x in distribution.params.items()}
@@ -187,8 +175,9 @@ class PPO(Algorithm):
         with autocast(self.cfg.precision, self.device):
             value, _ = self.critic(batch.obs, batch.states.get("critic"), batch.start)
         if self.cfg.use_clipped_value_loss:
-            return clipped_value_loss(value, batch.value, batch.return_, self.cfg.clip_param, batch.mask)
-        return value_loss(value, batch.return_, batch.mask)
+            clip = self.cfg.clip_param
+            return functional.clipped_value_loss(value, batch.value, batch.return_, clip, batch.mask)
+        return functional.value_loss(value, batch.return_, batch.mask)
 
     def _apply_gradients(self) -> dict[str, Tensor]:
         """Adapt the learning rate to the KL, clip and step; compiled, this is a handful of kernels."""
@@ -201,29 +190,26 @@ class PPO(Algorithm):
     def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
         """Turn the rollout into advantages and value targets; returns the explained variance of the values."""
         cfg, buffer, total = self.cfg, self.buffer, self.context.max_iterations
+        # Schedules over the run.
         if cfg.schedule == "linear":
             linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, total)
         if cfg.final_entropy_coef is not None:
             linear_(self.entropy_coef, cfg.entropy_coef, cfg.final_entropy_coef, self.iteration, total)
         # GAE in units of the reward, with V(s_T) beyond the last step.
-        advantage, target = gae(
-            buffer.reward,
-            buffer.value,
-            buffer.done,
-            self.rollout.value(obs, state, start),
-            gamma=cfg.gamma,
-            lam=cfg.lam,
-            mask=buffer.mask,
+        last_value, value, mask = self.rollout.value(obs, state, start), buffer.value, buffer.mask
+        advantage, target = functional.gae(
+            buffer.reward, value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam, mask=mask
         )
-        unexplained = masked_var(target - buffer.value, buffer.mask) / (masked_var(target, buffer.mask) + 1e-8)
+        unexplained = masked_var(target - value, mask) / (masked_var(target, mask) + 1e-8)
         # The critic learns, and is clipped, in its own units.
         if self.value_normalizer is not None:
-            self.value_normalizer.update(target.flatten(), self.distributed, buffer.mask)
+            self.value_normalizer.update(target.flatten(), self.distributed, mask)
             target = self.value_normalizer.normalize(target)
-            buffer.value.copy_(self.value_normalizer.normalize(buffer.value))
+            value.copy_(self.value_normalizer.normalize(value))
         buffer.return_.copy_(target)
-        per_mini_batch = cfg.normalize_advantage_per_mini_batch
-        buffer.advantage.copy_(advantage if per_mini_batch else normalize_advantage(advantage, mask=buffer.mask))
+        if not cfg.normalize_advantage_per_mini_batch:
+            advantage = functional.normalize_advantage(advantage, mask=mask)
+        buffer.advantage.copy_(advantage)
         return 1.0 - unexplained
 
     @torch.no_grad()
@@ -243,30 +229,6 @@ class PPO(Algorithm):
             metrics |= term.metrics()
         return metrics
 
-    def _check_fit(self, needs_successors: bool) -> None:
-        """Refuse what can't work with this environment before anything starts."""
-        cfg, spec = self.cfg, self.context.spec
-        unit = "environments" if self.recurrent else "transitions"
-        size = spec.num_envs * (1 if self.recurrent else self.context.rollout_steps)
-        if size % cfg.num_mini_batches:
-            raise ConfigError(
-                f"algorithm.num_mini_batches = {cfg.num_mini_batches} does not divide the {size} {unit} of a rollout. "
-                "Choose a divisor, or change --num_envs or num_steps_per_env."
-            )
-        has = f"which '{spec.task}' lacks (it has: {', '.join(spec.extras) or 'no optional extras'})"
-        if "final_observations" not in spec.extras:
-            if needs_successors:
-                raise ConfigError(f"A loss or reward term needs final_observations, {has}: drop the term.")
-            if cfg.time_out_bootstrap == "final":
-                raise ConfigError(
-                    f"algorithm.time_out_bootstrap = 'final' needs final_observations, {has}. "
-                    "Use algorithm.time_out_bootstrap=current."
-                )
-        for term in self.loss_terms:
-            term.check_fit(sequences=self.recurrent)
-
-    # -- the rest of the Algorithm contract ---------------------------------------------------------------------------
-
     def policy(self) -> ActorPolicy:
         """The actor for play and export, sharing its parameters with the learner."""
         return ActorPolicy(self.actor)
@@ -281,10 +243,7 @@ class PPO(Algorithm):
 
     def close(self) -> None:
         """Free the captured graphs."""
-        self.collector.release()
-        self.rollout.release()
-        if isinstance(self._learn_step, GraphedStep):
-            self._learn_step.release()
+        release(self.collector.step, self.rollout.step, self._learn_step)
 
     def stored_steps(self, num_steps: int) -> Mapping[str, Tensor]:
         """See `Algorithm.stored_steps`: the running rollout; rewards are those that are learned from."""
@@ -297,18 +256,21 @@ class PPO(Algorithm):
         if self.reward_scaler is not None:
             self.reward_scaler.restart()
 
-    def _normalizers(self) -> dict[str, Any]:
-        return {"reward_scaler": self.reward_scaler, "value_normalizer": self.value_normalizer}
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "networks": self.networks,
+            "optimizer": self.optimizer,
+            "reward_scaler": self.reward_scaler,
+            "value_normalizer": self.value_normalizer,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, normalizers, optimizer, schedules and where the next rollout begins."""
         return {
-            "networks": self.networks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **{name: None if part is None else part.state_dict() for name, part in self._parts().items()},
             "reward_terms": {term.name: term.state_dict() for term in self.reward_terms},
             "iteration": self.iteration.clone(),
             **self.collector.state_dict(),
-            **{name: None if part is None else part.state_dict() for name, part in self._normalizers().items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -318,22 +280,19 @@ class PPO(Algorithm):
             ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
         """
         self._require_same_parts(state)
-        self.networks.load_state_dict(state["networks"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        for term in self.reward_terms:
-            term.load_state_dict(state["reward_terms"][term.name])
-        for name, part in self._normalizers().items():
+        for name, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[name])
+        for term in self.reward_terms:
+            term.load_state_dict(state["reward_terms"][term.name])
         self.iteration.copy_(state["iteration"])
         self.collector.policy_version.copy_(self.iteration)
         self.collector.load_state_dict(state)
 
     def _require_same_parts(self, state: Mapping[str, Any]) -> None:
         here, there = {term.name for term in self.reward_terms}, set(state["reward_terms"])
-        for name, part in self._normalizers().items():
-            option = {"reward_scaler": "normalize_reward", "value_normalizer": "normalize_value"}[name]
-            here |= {option} if part is not None else set()
+        for option, name in (("normalize_reward", "reward_scaler"), ("normalize_value", "value_normalizer")):
+            here |= {option} if getattr(self, name) is not None else set()
             there |= {option} if state[name] is not None else set()
         if here != there:
             raise ValueError(
