@@ -39,6 +39,7 @@ class CountingAlgorithm(Algorithm):
         self.calls: list[str] = []
         self.rewards: list[Tensor] = []
         self.seen: list[Tensor] = []
+        self.stored: list[dict[str, Tensor]] = []
         self.updates = torch.zeros(())
         self.mode = "train"
 
@@ -50,8 +51,14 @@ class CountingAlgorithm(Algorithm):
     def process_env_step(self, transition: algorithms.Transition) -> None:
         self.calls.append("process_env_step")
         self.rewards.append(transition.reward.clone())
+        obs = {f"obs/{name}": value.clone() for name, value in transition.obs.items()}
+        self.stored.append(obs | {"reward": self.rewards[-1]})
 
-    def update(self) -> dict[str, Tensor]:
+    def stored_steps(self, num_steps: int) -> dict[str, Tensor]:
+        last = self.stored[-num_steps:]
+        return {name: torch.stack([step[name] for step in last]) for name in last[0]}
+
+    def update(self, data: Any = None) -> dict[str, Tensor]:
         self.calls.append("update")
         self.updates += 1
         return {"mean": torch.stack(self.rewards).mean(), "Policy/updates": self.updates.clone()}

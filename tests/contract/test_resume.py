@@ -129,10 +129,10 @@ def test_a_recurrent_policy_begins_anew_where_the_episodes_of_its_checkpoint_do_
     assert not saved.all()
     again = cfg.build(env=env_cfg.build())
     again.load(tmp_path / "model_3.pt", resume=resume)
-    again.first_observations()
+    obs = again.first_observations()
     expected = saved if resume else torch.ones(4, dtype=torch.bool)
-    assert torch.equal(again.algorithm._now.start, expected)
-    assert torch.equal(again.algorithm.buffer.start[0], expected)
+    assert torch.equal(again.algorithm.collector.start, expected)
+    assert torch.equal(again.algorithm.act(obs).record["start"], expected)
 
 
 # ------------------------------------------------------------------------------------------- after a run was killed

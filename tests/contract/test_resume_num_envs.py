@@ -79,7 +79,7 @@ def test_a_run_goes_on_with_fewer_or_more_environments(
     assert caplog.text.count(f"Resuming with {num_envs} environments instead of 6: all start with fresh episodes") == 1
 
     again.first_observations()
-    starts = again.algorithm.memory.start if hasattr(again.algorithm, "memory") else again.algorithm._now.start
+    starts = again.algorithm.memory.start if hasattr(again.algorithm, "memory") else again.algorithm.collector.start
     assert starts.all()
     if again.algorithm.reward_scaler is not None:
         scaler = again.algorithm.reward_scaler

@@ -198,7 +198,7 @@ def test_statistics_stay_in_the_tensors_that_a_captured_graph_reads():
         assert value.data_ptr() == places[name] and (value != before[name]).any(), name
     runner.alg.eval_mode()
     count = runner.alg.actor.obs_normalizer.count.clone()
-    runner.alg.learner._update_normalizers(runner.env.get_observations())
+    runner.alg.learner.rollout.update_normalizers(runner.env.get_observations())
     assert runner.alg.actor.obs_normalizer.count == count
 
 

@@ -69,15 +69,21 @@ def test_books_are_kept_before_the_tensors_of_a_step_are_written_again() -> None
     runner: Any = ppo_cfg(num_steps_per_env=7).build(env=env)
     action = torch.zeros(2, *env.spec.action.shape)
     act = runner.algorithm.act
-    runner.algorithm.act = lambda obs: ActOut(action.copy_(act(obs).action))  # its actions are written in place too
+
+    def act_in_place(obs: Any) -> ActOut:
+        out = act(obs)
+        return ActOut(action.copy_(out.action), out.record)
+
+    runner.algorithm.act = act_in_place
     obs = env.get_observations()
     for _ in range(7):
         obs = runner.step(obs)
     runner.log_step()
-    rollout = runner.nan_guard._rollout
-    assert torch.equal(rollout["reward"], torch.stack(rewards))
-    assert torch.equal(rollout["action"], torch.stack(actions))
-    assert torch.equal(rollout["final_obs.policy"], torch.stack([final["policy"] for final in finals]))
+    assert torch.equal(runner.algorithm.stored_steps(7)["action"], torch.stack(actions))
+    watched = {0: actions, 1: rewards, 4: [final["policy"] for final in finals]}
+    for column, values in watched.items():
+        ranges = torch.stack([torch.stack([value.min(), value.max()]) for value in values])
+        assert torch.equal(runner.nan_guard._range[:, column], ranges)
     returns, count = runner.statistics.collect()["Train/mean_reward"]
     first = torch.stack(rewards)  # episodes that ended: 3 and 3 steps of environment 0, 5 of environment 1
     assert count == 3
@@ -245,7 +251,7 @@ def test_nan_from_the_environment_dumps_and_stops_before_learning(tmp_path: Path
     assert str(tmp_path / "nan_dump_2_rank0.pt") in str(caught.value)
     assert dump["bad_environments"] == bad
     assert dump["first_bad_step"] == 0 and not dump["action_is_bad"]
-    assert dump["rollout"]["obs.policy"][:2, 0].tolist() == [[1.0, 2.0, 0.0], [1.0, 3.0, 0.0]]
+    assert dump["rollout"]["obs/policy"][1:3, 0].tolist() == [[1.0, 2.0, 0.0], [1.0, 3.0, 0.0]]
     assert dump["env"]["steps"].shape == (4,) and dump["algorithm"]["updates"] == 1
 
 
@@ -260,11 +266,11 @@ def test_a_policy_that_acts_nan_is_blamed_itself() -> None:
     assert not guard.tripped()
     bad_action = ActOut(torch.tensor([[0.0, 0.0], [torch.nan, 0.0]]))
     bad = stepped(obs, bad_action, obs, torch.tensor([0.0, torch.inf]), torch.zeros(2).long(), extras)
-    guard.watch(step)
-    guard.watch(bad)
-    guard.watch(step)
+    taken = [step, bad, step]
+    for one in taken:
+        guard.watch(one)
     assert guard.tripped()
-    report = guard.report()
+    report = guard.report({"action": torch.stack([one.action for one in taken])})
     assert (report["first_bad_step"], report["bad_environments"], report["action_is_bad"]) == (1, [1], True)
 
 
@@ -276,7 +282,7 @@ def test_what_no_simulator_can_mean_counts_as_infinite(value: float, bad: bool) 
     out, extras = ActOut(torch.zeros(2, 2)), {"final_observations": obs}
     guard.watch(stepped(obs, out, obs, torch.zeros(2), torch.zeros(2).long(), extras))
     assert guard.tripped() == bad
-    assert not bad or guard.report()["bad_environments"] == [1]
+    assert not bad or guard.report({})["bad_environments"] == [1]
 
 
 def test_a_bad_last_observation_is_seen() -> None:
@@ -287,12 +293,12 @@ def test_a_bad_last_observation_is_seen() -> None:
     final["policy"][1, 2] = torch.nan
     out, extras = ActOut(torch.zeros(2, 2)), {"final_observations": final}
     guard.watch(stepped(obs, out, obs, torch.zeros(2), torch.ones(2).long(), extras))
-    assert guard.tripped() and guard.report()["bad_environments"] == [1]
+    assert guard.tripped() and guard.report({})["bad_environments"] == [1]
 
 
 def test_nan_in_a_loss_stops_the_run_and_names_it() -> None:
     class Diverging(CountingAlgorithm):
-        def update(self) -> dict[str, torch.Tensor]:
+        def update(self, data: Any = None) -> dict[str, torch.Tensor]:
             return {"value": torch.tensor(torch.nan)}
 
     cfg = counting_cfg()

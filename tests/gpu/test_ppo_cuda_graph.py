@@ -74,10 +74,9 @@ def test_captured_equals_eager_after_five_iterations(recurrent):
     options = {"precision": "fp32", "compile": "off", "recurrent": recurrent}
     eager, _ = run(5, cuda_graph="off", **options)
     captured, algorithm = run(5, cuda_graph="on", **options)
-    for name in ("_act_step", "_record_step", "_learn_step"):
-        step = getattr(algorithm, name)
-        assert isinstance(step, GraphedStep), name
-        assert step.captured, name
+    for step in (algorithm.collector.step, algorithm.rollout.step, algorithm._learn_step):
+        assert isinstance(step, GraphedStep), step
+        assert step.captured, step.name
     for a, b in zip(eager, captured, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
 

@@ -83,14 +83,15 @@ def test_the_guard_keeps_the_first_bad_step() -> None:
     spec = scripted(num_envs=64, extras=[]).spec
     spec = type(spec).from_dict(spec.to_dict() | {"obs_groups": {"policy": [3]}})
     guard, taken = NanGuard(spec, 6, DEVICE), steps(DEVICE, 6)
-    taken[3].reward[7] = torch.nan
+    taken[3][0].reward[7] = torch.nan
     with no_syncs():
-        for step in taken:
-            guard.watch(torch.zeros(64, 2, device=DEVICE), step)
+        for step, _ in taken:
+            guard.watch(step)
     assert guard.tripped()
-    report = guard.report()
+    stored = {"obs/policy": torch.stack([step.obs["policy"] for step, _ in taken])}
+    report = guard.report(stored | {"reward": torch.stack([step.reward for step, _ in taken])})
     assert (report["first_bad_step"], report["bad_environments"]) == (3, [7])
-    assert torch.equal(report["rollout"]["obs.policy"][3], taken[3].obs["policy"])
+    assert torch.equal(report["rollout"]["obs/policy"][3], taken[3][0].obs["policy"])
 
 
 def test_a_whole_iteration_does_not_wait_for_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
+from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from stepping import stepped
 from tensordict import TensorDict
@@ -87,7 +88,7 @@ def test_first_mini_batch_has_ratio_one_and_no_kl(recurrent: bool, kind: str):
         seen = spy_on_first_mini_batch(ppo)
         rollout(ppo, seed)
         lr = ppo.optimizer.lr.item()
-        ppo.cfg.num_learning_epochs, ppo.cfg.num_mini_batches = 1, 1
+        ppo.epochs.count, ppo.epochs.num_mini_batches = 1, 1
         ppo.update()
         torch.testing.assert_close(seen["ratio"], torch.ones_like(seen["ratio"]), rtol=0, atol=2e-6)
         torch.testing.assert_close(seen["kl"], torch.zeros_like(seen["kl"]), rtol=0, atol=2e-6)
@@ -138,14 +139,25 @@ def test_recurrent_values_in_the_update_equal_those_of_the_rollout():
     torch.testing.assert_close(value, batch.value)
 
 
-def test_successors_are_the_next_observations_where_the_episode_goes_on():
-    ppo = make_ppo()
+def test_successors_are_the_true_ones_also_where_the_episode_ended():
+    class Reads(algorithms.loss_terms.LossTerm):
+        name, needs_successors = "reads", True
+
+        def __init__(self, cfg):
+            pass
+
+        def loss(self, actor, critic, batch, num_original, expert=None):
+            return batch.next_obs["policy"].sum() * 0.0
+
+    @configclass
+    class ReadsCfg(algorithms.loss_terms.LossTermCfg):
+        class_type: type = Reads
+
+    ppo = make_ppo(loss_terms=[ReadsCfg()])
     fed = rollout(ppo)
-    ppo.buffer.write_obs(ppo._now.obs)
-    batch = ppo.buffer.flat(torch.arange(STEPS * ENVS), successors=True)
-    going_on = torch.stack(fed["done"]).flatten().logical_not()
+    batch = ppo.buffer.flat(torch.arange(STEPS * ENVS))
     final = torch.stack([f["policy"] for f in fed["final"]]).flatten(0, 1)
-    torch.testing.assert_close(batch.next_obs["policy"][going_on], final[going_on])
+    torch.testing.assert_close(batch.next_obs["policy"], final)
 
 
 @pytest.mark.parametrize("recurrent", [False, True])

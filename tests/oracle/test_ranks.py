@@ -93,7 +93,7 @@ def learn_by_ppo(context: DistributedContext, rows: slice) -> Any:
         return (self.mean + self.std * noise[rows]).detach()
 
     DiagGaussian.sample = sample  # type: ignore[method-assign]
-    ppo_module.normalize_advantage = lambda advantage: advantage  # every process normalizes its own
+    ppo_module.functional.normalize_advantage = lambda advantage, mask: advantage  # every process normalizes its own
     policy = components.ActorCriticPackCfg(
         actor_cfg=components.StateIndStdActorCfg(backbone_cfg=MLP), critic_cfg=components.VNetworkCfg(backbone_cfg=MLP)
     )

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
-from RoboRenForce.algorithms import RunContext
+from RoboRenForce.algorithms import ActOut, RunContext
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
 from RoboRenForce.components.acting_memory import ActingMemory
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
@@ -52,8 +52,8 @@ def feed(ppo: algorithms.PPO, seed: int) -> list[dict[str, Any]]:
 
     tape, obs = [], observe()
     for _ in range(STEPS):
-        states = {name: state.clone() for name, state in ppo._now.states.items()}
-        start = ppo._now.start.clone()
+        states = {name: state.clone() for name, state in ppo.collector.states.items()}
+        start = ppo.collector.start.clone()
         out = ppo.act(obs)
         action = out.action.clone()
         final, following = observe(), observe()
@@ -179,7 +179,7 @@ def expected_loss(ppo: Any, batch: Any) -> tuple[Tensor, Tensor]:
 def test_ppo_adds_its_losses_with_their_weights_and_signs() -> None:
     ppo = make_ppo(value_loss_coef=0.7, entropy_coef=0.03)
     feed(ppo, 1)
-    ppo._begin_update()
+    ppo._begin_update(*ppo.rollout.end())
     batch = ppo.buffer.flat(torch.arange(STEPS * ENVS))
     with torch.no_grad():
         for parameter in ppo.networks.parameters():
@@ -206,7 +206,7 @@ def test_ppo_with_symmetry_and_normalization_counts_entropy_and_kl_of_what_happe
     term = algorithms.SymmetryCfg(function=mirror, use_mirror_loss=True, mirror_loss_coef=0.4)
     ppo = make_ppo(loss_terms=[term], normalize_value=True, normalize_advantage_per_mini_batch=True, entropy_coef=0.2)
     feed(ppo, 1)
-    ppo._begin_update()
+    ppo._begin_update(*ppo.rollout.end())
     batch = ppo.buffer.flat(torch.arange(STEPS * ENVS))
     with torch.no_grad():
         for parameter in ppo.networks.parameters():
@@ -281,7 +281,9 @@ def test_the_learned_reward_follows_its_schedules_and_statistics(normalize: bool
         seen.append(running)
         scale = torch.cat(seen).var(correction=0).sqrt() if normalize else 1.0
         expected = (4.0 if step < 3 else 1.0) * 0.5 * surprise / scale
-        torch.testing.assert_close(term.reward(TensorDict({"policy": obs}, [ENVS])), expected, rtol=1e-4, atol=1e-6)
+        reached = TensorDict({"policy": obs}, [ENVS])
+        step = stepped(reached, ActOut(obs), reached, surprise, torch.zeros(ENVS), {})
+        torch.testing.assert_close(term.reward(step), expected, rtol=1e-4, atol=1e-6)
         bonuses.append(expected.mean())
     metrics = term.metrics()
     torch.testing.assert_close(metrics["Rnd/mean_intrinsic_reward"], torch.stack(bonuses).mean(), rtol=1e-4, atol=1e-6)
@@ -597,9 +599,9 @@ def test_every_recurrent_mini_batch_begins_with_the_memory_of_its_own_environmen
     feed(ppo, 1)
     ppo.update()
     feed(ppo, 2)  # begins amid episodes
-    ppo._begin_update()
-    torch.randperm(ENVS, out=ppo._permutations[0])
-    for batch in ppo._mini_batches():
+    ppo._begin_update(*ppo.rollout.end())
+    torch.randperm(ENVS, out=ppo.epochs.orders[0])
+    for batch in ppo.epochs:
         assert all(state.any() for state in batch.states.values())
         torch.testing.assert_close(ppo.critic(batch.obs, batch.states["critic"], batch.start)[0], batch.value)
         distribution, _ = ppo.actor(batch.obs, batch.states["actor"], batch.start)

@@ -45,7 +45,7 @@ from .dataset_checks import (
     vectors,
 )
 from .dataset_episodes import EpisodeArrays, checked_episode, require_marked_end
-from .rollout import default_dtype
+from .transition import default_dtype
 
 FLAT_GROUP = "policy"
 """Observation group of data sets whose observations are one array."""

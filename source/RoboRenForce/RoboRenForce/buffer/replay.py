@@ -28,7 +28,7 @@ from ..utils.errors import NotEnoughMemory
 from .records import Field, Records, bytes_per_slot, free_bytes
 from .relayout import relaid
 from .replay_batch import Observations, ReplayBatch
-from .rollout import default_dtype
+from .transition import default_dtype
 
 logger = logging.getLogger(__name__)
 

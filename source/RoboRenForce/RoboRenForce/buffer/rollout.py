@@ -1,11 +1,15 @@
 """Storage of one synchronous rollout and its mini-batches.
 
-Layout: every field is one tensor `(T, N, ...)`, allocated once. `T` counts environment steps, `N` environments:
+Layout: every field of the schema is one tensor `(T, N, ...)`, allocated once. `T` counts environment steps, `N`
+environments:
 
-    t:            0     1     2   ...  T-1  |  T
-    obs          o_0   o_1   o_2      o_T-1 | o_T     (one more row: the successor of every step is obs[t + 1])
-    action, ...  a_0   a_1   a_2      a_T-1 |
-    start         1     0     1             |         start[t] = 1: obs[t] is the first of an episode
+    t:            0     1     2   ...  T-1
+    obs          o_0   o_1   o_2      o_T-1
+    action, ...  a_0   a_1   a_2      a_T-1
+    start         1     0     1                   start[t] = 1: obs[t] is the first of an episode
+
+Of recurrent states only those before the first step are kept, `state/<network>`; those after a step,
+`next_state/<network>`, are not.
 
 Writing goes through a cursor that lives on the device, so a captured step can write at ever new places. For the
 update each field is gathered once by a permutation; a mini-batch is then a contiguous slice, not another gather.
@@ -13,15 +17,16 @@ update each field is gathered once by a permutation; a mini-batch is then a cont
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from ..envs.spec import EnvSpec
+from ..configclass import ConfigError
+from .transition import Transition, TransitionSchema
 
 
 @dataclass
@@ -30,18 +35,51 @@ class RolloutBatch:
 
     obs: TensorDict
     action: Tensor
-    log_prob: Tensor
-    value: Tensor
+    reward: Tensor
+    """With learned rewards, scaled, and with the bootstrap of time-outs."""
+    terminated: Tensor
+    time_outs: Tensor
     advantage: Tensor
     return_: Tensor
-    dist_params: dict[str, Tensor]
-    """Parameters of the distribution that acted, for the KL divergence."""
-    done: Tensor
-    start: Tensor
+    record: dict[str, Tensor]
+    """What was recorded when acting."""
     next_obs: TensorDict | None = None
-    """True successors where `done` is 0; only there if a loss term asks for them."""
+    """True successors; only there if a term asks for them."""
+    mask: Tensor | None = None
+    """bool: False in rows that did not act; None: all acted."""
+    group_id: Tensor | None = None
     states: dict[str, Tensor] = field(default_factory=dict)
     """Recurrent state of each network before the first step, `(layers, B, features)`."""
+
+    @property
+    def value(self) -> Tensor:
+        """V(s) when the action was chosen."""
+        return self.record["value"]
+
+    @property
+    def log_prob(self) -> Tensor:
+        """log pi(a|s) when the action was chosen."""
+        return self.record["log_prob"]
+
+    @property
+    def start(self) -> Tensor | None:
+        """bool: the observation is the first of an episode."""
+        return self.record.get("start")
+
+    @property
+    def dist_params(self) -> dict[str, Tensor]:
+        """Parameters of the distribution that acted, for the KL divergence."""
+        return {name.removeprefix("dist/"): x for name, x in self.record.items() if name.startswith("dist/")}
+
+    @property
+    def done(self) -> Tensor:
+        """bool: the episode ended, for either reason."""
+        return self.terminated | self.time_outs
+
+    @property
+    def is_sequence(self) -> bool:
+        """Whether the leading dimensions are `(T, B)`."""
+        return self.advantage.dim() == 2
 
     def map(self, function: Callable[[Tensor], Tensor]) -> RolloutBatch:
         """Apply `function` to every tensor with the leading dimensions; `states` stay as they are."""
@@ -72,105 +110,155 @@ def _map_dict(group: Any, function: Callable[[Tensor], Tensor]) -> Any:
 class RolloutBuffer:
     """`T` steps of `N` environments."""
 
-    def __init__(self, spec: EnvSpec, num_steps: int, device: torch.device) -> None:
-        self.num_steps, self.num_envs, self.device = num_steps, spec.num_envs, device
-        shape = (num_steps, spec.num_envs)
-        self.obs = TensorDict(
-            {
-                name: torch.zeros(
-                    num_steps + 1, spec.num_envs, *size, dtype=default_dtype(spec.dtype_of(name)), device=device
-                )
-                for name, size in spec.obs_groups.items()
-            },
-            batch_size=[num_steps + 1, spec.num_envs],
-        )
-        self.action = torch.zeros(*shape, *spec.action.shape, dtype=default_dtype(spec.action.dtype), device=device)
-        self.reward = torch.zeros(shape, device=device)
-        self.done = torch.zeros(shape, device=device)
-        self.start = torch.zeros(num_steps + 1, spec.num_envs, dtype=torch.bool, device=device)
-        self.log_prob = torch.zeros(shape, device=device)
-        self.value = torch.zeros(shape, device=device)
-        self.advantage = torch.zeros(shape, device=device)
-        self.return_ = torch.zeros(shape, device=device)
-        self.dist_params: dict[str, Tensor] = {}
+    def __init__(self, schema: TransitionSchema, num_steps: int, device: torch.device) -> None:
+        self.num_steps, self.num_envs = num_steps, schema.num_envs
+        rows: dict[str, Tensor] = {}
         self.states: dict[str, Tensor] = {}
-        """Recurrent states at t = 0."""
+        """Recurrent states before the first step, `(layers, N, features)`."""
+        for name, entry in schema.fields.items():
+            if name.startswith("state/"):
+                layers, features = entry.shape
+                zeros = torch.zeros(layers, self.num_envs, features, device=device)
+                self.states[name.removeprefix("state/")] = zeros
+            elif not name.startswith("next_state/"):
+                rows[name] = entry.zeros(num_steps, self.num_envs, device=device)
+        self.rows = rows
+        """Field -> `(T, N, ...)`."""
+        self.obs, self.next_obs = self._group("obs"), self._group("next_obs")
+        self.action, self.reward = rows["action"], rows["reward"]
+        self.terminated, self.time_outs = rows["terminated"], rows["time_outs"]
+        self.mask = rows.get("mask")
+        self.advantage, self.return_ = torch.zeros_like(self.reward), torch.zeros_like(self.reward)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
 
-    def write_obs(self, obs: TensorDict) -> None:
-        """Store the observations at the cursor: those of the next step, or the successors of the last."""
-        for name, rows in self.obs.items():
-            tensor: Any = rows  # a group is one tensor, never a nested TensorDict
-            tensor.index_copy_(0, self._cursor, obs[name].unsqueeze(0))
+    @property
+    def value(self) -> Tensor:
+        """V(s_t), `(T, N)`."""
+        return self.rows["value"]
 
-    def write(self, field_name: str, value: Tensor) -> None:
-        """Store `(N, ...)` into a field at the cursor."""
-        rows = getattr(self, field_name)
-        rows.index_copy_(0, self._cursor, value.unsqueeze(0).to(rows.dtype))
+    @property
+    def log_prob(self) -> Tensor:
+        """log pi(a_t|s_t), `(T, N)`."""
+        return self.rows["log_prob"]
 
-    def write_dist_params(self, params: dict[str, Tensor]) -> None:
-        """Store the parameters of the distribution that acted; the first call allocates."""
-        for name, value in params.items():
-            if name not in self.dist_params:
-                self.dist_params[name] = torch.zeros(
-                    self.num_steps, *value.shape, dtype=value.dtype, device=self.device
-                )
-            self.dist_params[name].index_copy_(0, self._cursor, value.unsqueeze(0))
+    @property
+    def done(self) -> Tensor:
+        """bool `(T, N)`: the episode ended at the step."""
+        return self.terminated | self.time_outs
 
-    def advance(self, done: Tensor) -> None:
-        """Move the cursor to the next step; `done` `(N,)` marks the starts of new episodes there."""
+    @property
+    def dist_params(self) -> dict[str, Tensor]:
+        """Parameters of the distributions that acted, `(T, N, ...)`."""
+        return {name.removeprefix("dist/"): rows for name, rows in self.rows.items() if name.startswith("dist/")}
+
+    def _group(self, part: str) -> TensorDict:
+        prefix = f"{part}/"
+        found: dict[str, Any] = {
+            name.removeprefix(prefix): rows for name, rows in self.rows.items() if name.startswith(prefix)
+        }
+        return TensorDict(found, batch_size=[self.num_steps, self.num_envs])
+
+    def write_states(self, record: Mapping[str, Tensor]) -> None:
+        """Keep the recurrent states of the first step of a rollout."""
+        for name, state in self.states.items():
+            state.copy_(record[f"state/{name}"].transpose(0, 1))
+
+    def add(self, step: Transition) -> None:
+        """Store a step at the cursor and move on."""
+        for name, rows in self.rows.items():
+            value = step.value_of(name).to(rows.dtype)
+            rows.index_copy_(0, self._cursor, value.expand(rows.shape[1:]).unsqueeze(0))
         self._cursor.add_(1)
-        self.start.index_copy_(0, self._cursor, (done != 0).unsqueeze(0))
 
     def restart(self) -> None:
-        """Begin the next rollout where this one ended: the last successors are its first observations."""
+        """Begin the next rollout."""
         self._cursor.zero_()
-        self.start[0].copy_(self.start[-1])
 
-    def flat(self, index: Tensor, *, successors: bool = False) -> RolloutBatch:
+    def flat(self, index: Tensor) -> RolloutBatch:
         """All transitions as one batch `(T * N,)` in the order of `index`."""
-        steps = self.num_steps
-        return self._batch(lambda rows: rows[:steps].flatten(0, 1).index_select(0, index), successors=successors)
+        return self._batch(lambda rows: rows.flatten(0, 1).index_select(0, index))
 
-    def sequences(self, env_index: Tensor, *, successors: bool = False) -> RolloutBatch:
-        """Whole environments `(T, N)` in the order of `env_index`, with their recurrent states at t = 0."""
-        steps = self.num_steps
-        batch = self._batch(lambda rows: rows[:steps].index_select(1, env_index), successors=successors)
+    def sequences(self, env_index: Tensor) -> RolloutBatch:
+        """Whole environments `(T, N)` in the order of `env_index`, with the recurrent states that they begin from."""
+        batch = self._batch(lambda rows: rows.index_select(1, env_index))
         batch.states = {name: state.index_select(1, env_index) for name, state in self.states.items()}
         return batch
 
-    def _batch(self, gather: Callable[[Any], Tensor], *, successors: bool) -> RolloutBatch:
-        log_prob = gather(self.log_prob)
+    def _batch(self, gather: Callable[[Any], Tensor]) -> RolloutBatch:
+        found = {name: gather(rows) for name, rows in self.rows.items()}
+        leading = found["reward"].shape
 
-        def observations(first: int) -> TensorDict:
-            return TensorDict(
-                {name: gather(rows[first:]) for name, rows in self.obs.items()}, batch_size=log_prob.shape
-            )
+        def take(part: str) -> TensorDict | None:
+            prefix = f"{part}/"
+            group: dict[str, Any] = {
+                name.removeprefix(prefix): found.pop(name) for name in list(found) if name.startswith(prefix)
+            }
+            return TensorDict(group, batch_size=leading) if group else None
 
+        obs: Any = take("obs")
         return RolloutBatch(
-            obs=observations(0),
-            action=gather(self.action),
-            log_prob=log_prob,
-            value=gather(self.value),
+            obs=obs,
+            next_obs=take("next_obs"),
+            **{name: found.pop(name) for name in ("action", "reward", "terminated", "time_outs")},
+            **{name: found.pop(name, None) for name in ("mask", "group_id")},
             advantage=gather(self.advantage),
             return_=gather(self.return_),
-            dist_params={name: gather(rows) for name, rows in self.dist_params.items()},
-            done=gather(self.done),
-            start=gather(self.start),
-            next_obs=observations(1) if successors else None,
+            record=found,
         )
 
 
 def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool) -> Iterator[RolloutBatch]:
     """Split a gathered batch into contiguous mini-batches of equal size; recurrent ones hold whole environments."""
     dim = 1 if recurrent else 0
-    size = batch.log_prob.shape[dim] // num_mini_batches
+    size = batch.advantage.shape[dim] // num_mini_batches
     for first in range(0, size * num_mini_batches, size):
         part = batch.map(lambda tensor, first=first: tensor.narrow(dim, first, size))
         part.states = {name: state.narrow(1, first, size).contiguous() for name, state in batch.states.items()}
         yield part
 
 
-def default_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 follows torch's default dtype, so that tests can run everything in float64."""
-    return torch.get_default_dtype() if dtype == torch.float32 else dtype
+class Epochs:
+    """The order in which an update goes through a rollout, several times.
+
+    Args:
+        buffer: the rollout.
+        count: epochs.
+        num_mini_batches: of each.
+        shuffle: a permutation for every epoch, one for all of them, or the order of collection.
+        recurrent: whether mini-batches hold whole environments.
+    """
+
+    def __init__(
+        self,
+        buffer: RolloutBuffer,
+        count: int,
+        num_mini_batches: int,
+        shuffle: Literal["epoch", "once", "none"],
+        recurrent: bool,
+    ) -> None:
+        self._buffer, self.count, self.num_mini_batches, self.recurrent = buffer, count, num_mini_batches, recurrent
+        self._shuffles = shuffle != "none"
+        size = buffer.num_envs * (1 if recurrent else buffer.num_steps)
+        if size % num_mini_batches:
+            raise ConfigError(
+                f"algorithm.num_mini_batches = {num_mini_batches} does not divide the {size} "
+                f"{'environments' if recurrent else 'transitions'} of a rollout. Choose a divisor, or change "
+                "--num_envs or num_steps_per_env."
+            )
+        device = buffer.reward.device
+        self.orders = [torch.arange(size, device=device) for _ in range(count if shuffle == "epoch" else 1)]
+
+    def shuffle(self) -> None:
+        """Draw new permutations, in place: outside of the captured update that reads them."""
+        if self._shuffles:
+            for order in self.orders:
+                torch.randperm(order.shape[0], out=order)
+
+    def __iter__(self) -> Iterator[RolloutBatch]:
+        """The mini-batches of all epochs; epochs beyond the last permutation reuse what it gathered."""
+        gather = self._buffer.sequences if self.recurrent else self._buffer.flat
+        rollout = gather(self.orders[0])
+        for epoch in range(self.count):
+            if 0 < epoch < len(self.orders):
+                rollout = gather(self.orders[epoch])
+            yield from mini_batches(rollout, self.num_mini_batches, recurrent=self.recurrent)

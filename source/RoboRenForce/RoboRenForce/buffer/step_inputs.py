@@ -9,7 +9,7 @@ import torch
 from tensordict import TensorDict
 
 from ..envs.spec import EnvSpec
-from .rollout import default_dtype
+from .transition import default_dtype
 
 
 class StepInputs:

@@ -48,20 +48,27 @@ class RunningMoments(nn.Module):
         self.register_buffer("var", torch.ones(shape, dtype=torch.float64))
 
     @torch.no_grad()
-    def update(self, x: Tensor, distributed: DistributedContext | None = None, max_count: float | None = None) -> None:
+    def update(
+        self,
+        x: Tensor,
+        distributed: DistributedContext | None = None,
+        max_count: float | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
         """Merge a batch `(..., *shape)`, together with those of the other ranks.
 
         Args:
             x: the batch; ranks may have different numbers of rows.
             distributed: the run's process group, None for this process alone.
             max_count: nothing is merged once so many rows have been seen.
+            mask: bool `(...)`, False in rows that don't count; None: all do.
         """
         if x.shape[x.dim() - len(self.shape) :] != self.shape or x.dim() == len(self.shape):
             raise ValueError(
                 f"Running statistics got a batch of shape {tuple(x.shape)}; expected (..., *{self.shape})."
             )
         x = x.reshape(-1, *self.shape).to(torch.float64)
-        rows, mean, m2 = batch_moments(torch.where(plausible(x), x, self.mean), distributed)
+        rows, mean, m2 = batch_moments(torch.where(plausible(x), x, self.mean), distributed, mask)
         if max_count is not None:
             rows = rows * (self.count < max_count)
         total = self.count + rows
@@ -83,16 +90,28 @@ class RunningMoments(nn.Module):
         return self
 
 
-def batch_moments(x: Tensor, distributed: DistributedContext | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, mean and biased variance `(...)` over dimension 0 of `x` `(B, ...)`, over all ranks."""
+def batch_moments(
+    x: Tensor, distributed: DistributedContext | None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows, mean and biased variance `(...)` over dimension 0 of `x` `(B, ...)`, over all ranks.
+
+    `mask`, bool with `B` elements, is False in rows that don't count.
+    """
     x = x.to(torch.float64)
-    rows = torch.full((), float(x.shape[0]), dtype=torch.float64, device=x.device)
-    var, mean = torch.var_mean(x, dim=0, correction=0)
+    if mask is None:
+        rows = torch.full((), float(x.shape[0]), dtype=torch.float64, device=x.device)
+        var, mean = torch.var_mean(x, dim=0, correction=0)
+    else:
+        weight = mask.reshape(-1, *[1] * (x.dim() - 1)).to(torch.float64)
+        rows = weight.sum()
+        mean = (weight * x).sum(0) / rows.clamp_min(1.0)
+        var = (weight * (x - mean).square()).sum(0) / rows.clamp_min(1.0)
     if distributed is None or not distributed.is_distributed:
         return rows, mean, var
     # Two small reductions: the variance needs the global mean first, sums of squares would cancel for large means.
     sums = distributed.sum_(torch.cat([rows.view(1), (rows * mean).view(-1)]))
-    total, global_mean = sums[0], (sums[1:] / sums[0]).view_as(mean)
+    total = sums[0].clamp_min(1.0)  # nobody has a row that counts: nothing is merged
+    global_mean = (sums[1:] / total).view_as(mean)
     m2 = distributed.sum_(rows * (var + (mean - global_mean).square()))
     return total, global_mean, m2 / total
 
@@ -111,8 +130,8 @@ class Normalizer(nn.Module):
         """The `x` whose normalization is `y`."""
         return y
 
-    def update(self, x: Tensor, distributed: DistributedContext | None = None) -> None:
-        """Learn from a batch `(..., D)`; without effect in eval mode."""
+    def update(self, x: Tensor, distributed: DistributedContext | None = None, mask: Tensor | None = None) -> None:
+        """Learn from the rows of a batch `(..., D)` where `mask` `(...)` is True; without effect in eval mode."""
 
 
 @configclass
@@ -152,9 +171,9 @@ class EmpiricalNormalizer(Normalizer):
         return y * self.scale + self.shift_low + self.shift
 
     @override
-    def update(self, x: Tensor, distributed: DistributedContext | None = None) -> None:
+    def update(self, x: Tensor, distributed: DistributedContext | None = None, mask: Tensor | None = None) -> None:
         if self.training:
-            self.moments.update(x, distributed, self.cfg.until)
+            self.moments.update(x, distributed, self.cfg.until, mask)
             self.refresh()
 
     @torch.no_grad()
@@ -203,13 +222,20 @@ class RewardScaler(nn.Module):
         self.register_buffer("discounted", torch.zeros(num_envs))
 
     @torch.no_grad()
-    def update(self, rewards: Tensor, dones: Tensor, distributed: DistributedContext | None = None) -> None:
+    def update(
+        self,
+        rewards: Tensor,
+        dones: Tensor,
+        distributed: DistributedContext | None = None,
+        mask: Tensor | None = None,
+    ) -> None:
         """Learn from one step or a rollout; without effect in eval mode.
 
         Args:
             rewards: `(N,)` or `(T, N)`.
             dones: same shape, nonzero where the episode ended with that reward.
             distributed: the run's process group, None for this process alone.
+            mask: bool `(N,)` of one step, False in rows that did not act; None: all acted.
         """
         if not self.training:
             return
@@ -221,10 +247,13 @@ class RewardScaler(nn.Module):
         n = len(self.discounted)
         returns = []
         for reward, done in zip(rewards.reshape(-1, n), dones.reshape(-1, n), strict=True):
+            before = self.discounted.clone() if mask is not None else None
             self.discounted.mul_(self.gamma).add_(torch.where(plausible(reward), reward, 0.0))
+            if mask is not None and before is not None:
+                self.discounted.copy_(torch.where(mask, self.discounted, before))
             returns.append(self.discounted.clone())
             self.discounted.masked_fill_(done.bool(), 0.0)
-        self._observe(torch.stack(returns), distributed)
+        self._observe(torch.stack(returns), distributed, mask)
 
     def restart(self) -> None:
         """All environments begin new episodes: running returns are 0, the statistics stay."""
@@ -237,9 +266,9 @@ class RewardScaler(nn.Module):
             state_dict[name] = torch.zeros_like(self.discounted)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def _observe(self, returns: Tensor, distributed: DistributedContext | None) -> None:
+    def _observe(self, returns: Tensor, distributed: DistributedContext | None, mask: Tensor | None) -> None:
         """Learn from discounted returns `(T, N)`."""
-        self.moments.update(returns, distributed)
+        self.moments.update(returns, distributed, mask=mask)
 
     def forward(self, rewards: Tensor) -> Tensor:
         """Scaled rewards, same shape; the statistics stay as they are."""
@@ -262,9 +291,9 @@ class BoundedRewardScaler(RewardScaler):
         self.register_buffer("largest", torch.zeros(()))
 
     @override
-    def _observe(self, returns: Tensor, distributed: DistributedContext | None) -> None:
-        super()._observe(returns, distributed)
-        largest = returns.abs().amax()
+    def _observe(self, returns: Tensor, distributed: DistributedContext | None, mask: Tensor | None) -> None:
+        super()._observe(returns, distributed, mask)
+        largest = (returns if mask is None else returns * mask).abs().amax()
         if distributed is not None and distributed.is_distributed:
             # The only reduction at hand is the sum: it adds up one entry per process and zeros of the others.
             entries = largest.new_zeros(distributed.world_size)
@@ -288,10 +317,12 @@ class ValueNormalizer(nn.Module):
         self.eps = eps
         self.moments = RunningMoments()
 
-    def update(self, returns: Tensor, distributed: DistributedContext | None = None) -> None:
-        """Learn from a batch of returns of any shape; without effect in eval mode."""
+    def update(
+        self, returns: Tensor, distributed: DistributedContext | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Learn from the returns, any shape, where `mask` of that shape is True; without effect in eval mode."""
         if self.training:
-            self.moments.update(returns, distributed)
+            self.moments.update(returns, distributed, mask=mask)
 
     def normalize(self, values: Tensor) -> Tensor:
         """From the units of the return to those of the critic, any shape."""

@@ -75,10 +75,12 @@ class ObservationEncoder(nn.Module):
             x = x.unsqueeze(-1) if dims == 0 else x.flatten(-dims)
         return x
 
-    def update_normalizer(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
-        """Let the normalizer learn from observations of any batch shape; without effect in eval mode."""
+    def update_normalizer(
+        self, obs: Observations, distributed: DistributedContext | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Let the normalizer learn from observations `(...)` that `mask` counts; without effect in eval mode."""
         if self.normalizer is not None:
-            self.normalizer.update(self.flat(obs), distributed)
+            self.normalizer.update(self.flat(obs), distributed, mask)
 
     def forward(self, obs: Observations) -> Tensor:
         """Features `(..., out_features)` of the observations."""
@@ -123,9 +125,11 @@ class ObservationNetwork(nn.Module):
         """Normalizer of the flat observation groups."""
         return self.encoder.normalizer
 
-    def update_normalizer(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
-        """Let the normalizer learn from observations of any batch shape; without effect in eval mode."""
-        self.encoder.update_normalizer(obs, distributed)
+    def update_normalizer(
+        self, obs: Observations, distributed: DistributedContext | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Let the normalizer learn from observations `(...)` that `mask` counts; without effect in eval mode."""
+        self.encoder.update_normalizer(obs, distributed, mask)
 
     def evaluate(self, obs: Observations, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """The backbone's output `(..., out)` in at least float32, and the next state."""

@@ -148,7 +148,7 @@ class PPO:
 
     def get_policy(self) -> nn.Module:
         """rsl_rl's actor model, with the distribution of the last collected step as its output."""
-        mean = self.learner.buffer.dist_params.get("mean")
+        mean = self.learner.buffer.rows.get("dist/mean")
         if mean is not None:
             # rsl_rl logs the std of the last forward pass, which here happens inside our learner. Without no_grad, the
             # distribution would keep a graph of the default stream alive, which a captured update must not touch.

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ..components.distributions import DiagGaussian, Distribution
 from ..components.normalizer import batch_moments
+from ..components.observation import Observations
 from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
 from ..utils.errors import ConfigError
@@ -48,7 +48,7 @@ class _ModelView(nn.Module):
         return torch.zeros(rnn.num_layers, num_envs, width, device=next(self.parameters()).device)
 
     def forward(
-        self, obs: TensorDict, state: Tensor | None = None, starts: Tensor | None = None
+        self, obs: Observations, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Distribution | Tensor, Tensor | None]:
         """Evaluate one step `(N,)` or, if recurrent, a sequence `(T, N)`."""
         model = self.model
@@ -68,15 +68,18 @@ class _ModelView(nn.Module):
         return DiagGaussian(output, _std_parameter(model.distribution)), state
 
     @torch.no_grad()
-    def update_normalizer(self, obs: TensorDict, distributed: DistributedContext | None = None) -> None:
-        """Merge a batch of any shape into rsl_rl's statistics, by its formula.
+    def update_normalizer(
+        self, obs: Observations, distributed: DistributedContext | None = None, mask: Tensor | None = None
+    ) -> None:
+        """Merge a batch of any shape, where `mask` is True, into rsl_rl's statistics, by its formula.
 
         In place, because captured graphs read these very tensors; rsl_rl puts a new `_std` in the place of the old.
         """
         normalizer = self.model.obs_normalizer
         if not (self.model.obs_normalization and self.training):
             return
-        rows, mean, var = batch_moments(self._flat(obs).flatten(0, -2), distributed if self.merge_ranks else None)
+        merged = distributed if self.merge_ranks else None
+        rows, mean, var = batch_moments(self._flat(obs).flatten(0, -2), merged, mask)
         normalizer.count.add_(rows.to(normalizer.count.dtype))
         rate = rows / normalizer.count
         delta = mean - normalizer._mean
@@ -84,7 +87,7 @@ class _ModelView(nn.Module):
         normalizer._var.add_(rate * (var - normalizer._var + delta * (mean - normalizer._mean)))
         normalizer._std.copy_(normalizer._var.sqrt())
 
-    def _flat(self, obs: TensorDict) -> Tensor:
+    def _flat(self, obs: Observations) -> Tensor:
         return torch.cat([obs[name] for name in self.model.obs_groups], dim=-1)
 
 

@@ -78,8 +78,8 @@ class EnvRunner(Trainer):
     def step(self, obs: TensorDict) -> TensorDict:
         """Act, step every environment, let the algorithm record it; returns the observations after the step.
 
-        Bookkeeping of a step waits for the next one: by then an update that followed has been sent to the device,
-        which works on it meanwhile instead of waiting.
+        Logging of a step waits for the next one: by then an update that followed has been sent to the device, which
+        works on it meanwhile instead of waiting.
         """
         self.log_step()
         out = self.algorithm.act(obs)
@@ -102,13 +102,13 @@ class EnvRunner(Trainer):
 
     @torch.no_grad()
     def log_step(self) -> None:
-        """Statistics, logs and the NaN guard of the last step; has to come before its tensors are written again."""
+        """Update statistics, logs and the NaN guard by the last step, before its tensors are written again."""
         if self._pending_step is None:
             return
         transition, (_, reward, done, extras) = self._pending_step
         self._pending_step = None
         terms = extras["reward_terms"] if self.cfg.log_reward_terms else None
-        self.statistics.record(reward, done, extras.get("success"), terms)
+        self.statistics.record(reward, done, extras.get("success"), terms, transition.mask)
         self.env_log.record(extras["log"])
         if self.nan_guard is not None:
             self.nan_guard.watch(transition)
@@ -192,9 +192,9 @@ class EnvRunner(Trainer):
         self.log_step()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return
-        report = self.nan_guard.report()
+        report = self.nan_guard.report(self.algorithm.stored_steps(self.cfg.num_steps_per_env))
         bad = report["bad_environments"]
-        where = ""
+        who, where = (f" (environments {bad[:8]})" if bad else ""), ""
         if self.run_dir is not None:
             path = self.run_dir.root / f"nan_dump_{self.iteration + 1}_rank{self.distributed.rank}.pt"
             state = {
@@ -207,12 +207,12 @@ class EnvRunner(Trainer):
                 where = f"; the rollout and all state are in '{path}'"
         if report["action_is_bad"]:
             raise NonFiniteError(
-                f"The policy chose NaN or infinite actions in iteration {self.iteration + 1} "
-                f"(environments {bad[:8]}){where}; lower the learning rate."
+                f"The policy chose NaN or infinite actions in iteration {self.iteration + 1}"
+                f"{who}{where}; lower the learning rate."
             )
         raise NonFiniteError(
-            f"{self.task} returned NaN or infinity in iteration {self.iteration + 1} "
-            f"(environments {bad[:8]}){where}; check its rewards and observations (what is beyond 1e10 counts as "
+            f"{self.task} returned NaN or infinity in iteration {self.iteration + 1}"
+            f"{who}{where}; check its rewards and observations (what is beyond 1e10 counts as "
             f"infinite), or set check_for_nan=false to go on."
         )
 

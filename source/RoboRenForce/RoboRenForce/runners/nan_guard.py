@@ -1,70 +1,86 @@
-"""Notice NaN, infinity and absurd numbers in the environment without a host sync per step, and keep their rollout."""
+"""Notice NaN, infinity and absurd numbers in the environment without a host sync per step."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..buffer.step_inputs import copy_together
 from ..buffer.transition import Transition
 from ..components.normalizer import plausible
 from ..envs.spec import EnvSpec
 
 
 class NanGuard:
-    """Keeps a copy of the rollout and looks at it once, before anything is learned from it.
+    """Keeps the smallest and the largest number of every tensor and step, and looks once, before anything is learned.
 
-    Copying costs a few launches per step and, for 4,096 environments with 120 numbers each and 24 steps, 100 MB;
-    looking at every step would cost a reduction per tensor and step. Images are left out.
+    That is one reduction per tensor and step. The steps themselves, to see who was bad, are in the learner's storage.
+    Images are left out.
     """
 
     def __init__(self, spec: EnvSpec, steps: int, device: torch.device) -> None:
-        self._groups = [name for name in spec.obs_groups if spec.dtype_of(name).is_floating_point]
+        self._groups = [
+            name for name, shape in spec.obs_groups.items() if spec.dtype_of(name).is_floating_point and 0 not in shape
+        ]
         self._keeps_final = "final_observations" in spec.extras
-        shapes = {f"obs.{name}": (torch.float32, spec.obs_groups[name]) for name in self._groups}
-        if self._keeps_final:
-            shapes |= {f"final_obs.{name}": (torch.float32, spec.obs_groups[name]) for name in self._groups}
-        shapes["action"] = (spec.action.dtype, spec.action.shape)
-        shapes["reward"] = (torch.float32, ())
-        shapes["done"] = (torch.int64, ())
-        self._rollout = {
-            name: torch.zeros(steps, spec.num_envs, *shape, dtype=dtype, device=device)
-            for name, (dtype, shape) in shapes.items()
-        }
-        # Views are made once: making them at every step would cost as much as the copies.
-        self._rows = list(zip(*(tensor.unbind(0) for tensor in self._rollout.values()), strict=True))
+        self._acts_in_floats = spec.action.dtype.is_floating_point
+        tensors = 2 + len(self._groups) * (2 if self._keeps_final else 1)
+        self._range = torch.zeros(steps, tensors, 2, device=device)
+        """The first tensor is the action."""
+        # Views are made once: making them at every step would cost as much as the arithmetic.
+        self._rows = [[tuple(cell.unbind(0)) for cell in row] for row in self._range]
         self._step = 0
+        self._last: Transition
 
     def watch(self, step: Transition) -> None:
-        """Keep one step."""
-        values = [step.reset_obs[name] for name in self._groups]
+        """Look at one step, on the device."""
+        values = [step.reward, *(step.reset_obs[name] for name in self._groups)]
         if self._keeps_final and step.next_obs is not None:
             values += [step.next_obs[name] for name in self._groups]
-        *rows, done = self._rows[self._step]
-        copy_together(rows, [*values, step.action, step.reward])
-        done.copy_(step.done)
+        action, *rows = self._rows[self._step]
+        if self._acts_in_floats:
+            torch.aminmax(step.action.float(), out=action)
+        for value, row in zip(values, rows, strict=False):
+            torch.aminmax(value.float(), out=row)
+        self._last = step
         self._step += 1
 
     def tripped(self) -> bool:
-        """Whether the kept rollout is bad, then the next one begins; waits for the device."""
-        finite = [plausible(tensor[: self._step]).all() for tensor in self._rollout.values()]
-        self._step = 0
-        return not bool(torch.stack(finite).all())
+        """Whether a step since the last call was bad; waits for the device."""
+        taken, self._step = self._range[: self._step], 0
+        return not bool(plausible(taken).all())
 
-    def report(self) -> dict[str, Any]:
-        """What `tripped` found: the rollout `(steps, num_envs, ...)`, its first bad step and who was bad in it."""
-        bad = torch.stack([~plausible(tensor).flatten(2).all(2) for tensor in self._flat().values()]).any(0)
+    def report(self, stored: Mapping[str, Tensor]) -> dict[str, Any]:
+        """What `tripped` found: the data, its first bad step and who was bad in it.
+
+        Args:
+            stored: the steps as the learner stored them, `(steps, num_envs, ...)` by the names of its schema.
+        """
+        bad = ~plausible(self._range).all(2)  # (steps, tensors)
         first = int(bad.any(1).int().argmax())
-        action = self._rollout["action"][first]
+        last = {"action": self._last.action, "reward": self._last.reward}
+        last |= {f"reset_obs/{name}": self._last.reset_obs[name] for name in self._groups}
+        if self._last.next_obs is not None:
+            last |= {f"next_obs/{name}": self._last.next_obs[name] for name in self._groups}
         return {
-            "rollout": self._rollout,
+            "rollout": {name: rows.clone() for name, rows in stored.items()},
+            "last_step": last,
             "first_bad_step": first,
-            "bad_environments": bad[first].nonzero().flatten().tolist(),
-            "action_is_bad": not bool(plausible(action).all()),
+            "bad_environments": _bad_rows(stored, last, first),
+            "action_is_bad": bool(bad[first, 0]),
         }
 
-    def _flat(self) -> dict[str, Tensor]:
-        """The rollout with at least one dimension behind `(steps, num_envs)`."""
-        return {name: tensor.unsqueeze(-1) for name, tensor in self._rollout.items()}
+
+def _bad_rows(stored: Mapping[str, Tensor], last: Mapping[str, Tensor], step: int) -> list[int]:
+    """Who has a bad number in what `step` led to; nobody, if that was not stored."""
+    values = []
+    for name, rows in stored.items():
+        index = step + name.startswith("obs/")  # the observation of the step after it
+        if name.startswith(("obs/", "next_obs/", "action", "reward")) and index < len(rows):
+            values.append(rows[index])
+    if not stored or step == len(next(iter(stored.values()))) - 1:
+        values += last.values()
+    bad = [~plausible(value).reshape(len(value), -1).all(1) for value in values if value.is_floating_point()]
+    return torch.stack(bad).any(0).nonzero().flatten().tolist() if bad else []

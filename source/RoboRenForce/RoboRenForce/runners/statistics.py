@@ -58,13 +58,26 @@ class EpisodeStatistics:
         self._count = torch.zeros((), dtype=torch.int64, device=device)
 
     def record(
-        self, reward: Tensor, done: Tensor, success: Tensor | None = None, reward_terms: Tensor | None = None
+        self,
+        reward: Tensor,
+        done: Tensor,
+        success: Tensor | None = None,
+        reward_terms: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> None:
-        """Add one step of all environments: `(num_envs,)` each, `reward_terms` `(num_envs, K)`."""
+        """Add one step of all environments, `(num_envs,)` each.
+
+        Args:
+            reward: of the step, 0 in rows that waited.
+            done: nonzero where the episode ended.
+            success: if environments were told to know it.
+            reward_terms: `(num_envs, K)`, if their means were asked for.
+            mask: False in rows that waited; None: none did.
+        """
         ended, totals, succeeded = self._rows[self._step]
         ended.copy_(done)
         self._returns.add_(reward)
-        self._lengths.add_(1.0)
+        self._lengths.add_(1.0 if mask is None else mask)
         if reward_terms is not None:
             self._term_sums.add_(reward_terms.t())
         totals.copy_(self._running)

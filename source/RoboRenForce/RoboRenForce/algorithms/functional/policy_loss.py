@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .masked import masked_mean
+
 
 def same_shape(**tensors: Tensor) -> None:
     """Refuse silent broadcasting: (B,) against (B, 1) would average B x B combinations.
@@ -17,7 +19,9 @@ def same_shape(**tensors: Tensor) -> None:
         raise ValueError(f"These tensors must have one shape, got {shapes}. Squeeze or expand them before the loss.")
 
 
-def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_surrogate(
+    log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float, mask: Tensor | None = None
+) -> Tensor:
     """PPO's clipped surrogate as a loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
     Args:
@@ -25,10 +29,11 @@ def clipped_surrogate(log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor,
         old_log_prob: the same under the policy that acted.
         advantage: the advantage estimate.
         clip: epsilon, half-width of the trusted interval around ratio 1.
+        mask: which rows count, see `masked_mean`.
 
     Returns:
         Mean of max(-A r, -A clip(r, 1 - clip, 1 + clip)).
     """
     same_shape(log_prob=log_prob, old_log_prob=old_log_prob, advantage=advantage)
     ratio = torch.exp(log_prob - old_log_prob)
-    return torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - clip, 1.0 + clip)).mean()
+    return masked_mean(torch.maximum(-advantage * ratio, -advantage * ratio.clamp(1.0 - clip, 1.0 + clip)), mask)

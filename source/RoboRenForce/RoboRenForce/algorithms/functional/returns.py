@@ -5,9 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .masked import masked_mean, masked_var
+
 
 def gae(
-    reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, *, gamma: float, lam: float
+    reward: Tensor,
+    value: Tensor,
+    done: Tensor,
+    last_value: Tensor,
+    *,
+    gamma: float,
+    lam: float,
+    mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
@@ -21,10 +30,13 @@ def gae(
         last_value: `(N,)`, V(s_T) of the observation after the last step.
         gamma: Discount per step.
         lam: Trace decay.
+        mask: bool `(T, N)`, False at steps that a row waited: they are passed over, and their advantage is 0.
 
     Returns:
         Advantages and returns (advantage + value), both `(T, N)`.
     """
+    if mask is not None:
+        return _gae_over_waits(reward, value, done, last_value, gamma, lam, mask)
     going_on = 1.0 - done.to(value.dtype)
     next_value = torch.cat([value[1:], last_value.unsqueeze(0)])
     delta = reward + gamma * going_on * next_value - value
@@ -34,6 +46,22 @@ def gae(
     for delta_t, decay_t in zip(reversed(delta.unbind(0)), reversed(decay.unbind(0)), strict=True):
         trace = delta_t + decay_t * trace
         advantages.append(trace)
+    advantage = torch.stack(advantages[::-1])
+    return advantage, advantage + value
+
+
+def _gae_over_waits(
+    reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, gamma: float, lam: float, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`gae` where the step after step t is the next one that the row took."""
+    going_on = 1.0 - done.to(value.dtype)
+    trace, next_value = torch.zeros_like(last_value), last_value
+    advantages = []
+    for t in reversed(range(len(reward))):
+        delta = reward[t] + gamma * going_on[t] * next_value - value[t]
+        trace = torch.where(mask[t], delta + gamma * lam * going_on[t] * trace, trace)
+        next_value = torch.where(mask[t], value[t], next_value)
+        advantages.append(torch.where(mask[t], trace, 0.0))
     advantage = torch.stack(advantages[::-1])
     return advantage, advantage + value
 
@@ -52,6 +80,9 @@ def bootstrap_time_outs(reward: Tensor, time_outs: Tensor, bootstrap_value: Tens
     return reward + gamma * bootstrap_value * time_outs.to(reward.dtype)
 
 
-def normalize_advantage(advantage: Tensor, eps: float = 1e-8) -> Tensor:
-    """Shift to mean 0 and scale by the unbiased standard deviation, over all elements."""
-    return (advantage - advantage.mean()) / (advantage.std() + eps)
+def normalize_advantage(advantage: Tensor, eps: float = 1e-8, *, mask: Tensor | None = None) -> Tensor:
+    """Shift to mean 0 and scale by the unbiased standard deviation, over all elements that `mask` counts."""
+    if mask is None:
+        return (advantage - advantage.mean()) / (advantage.std() + eps)
+    normalized = (advantage - masked_mean(advantage, mask)) / (masked_var(advantage, mask).sqrt() + eps)
+    return torch.where(mask, normalized, 0.0)

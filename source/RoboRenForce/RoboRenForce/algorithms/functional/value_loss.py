@@ -5,16 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .masked import masked_mean
 from .policy_loss import same_shape
 
 
-def value_loss(value: Tensor, target: Tensor) -> Tensor:
-    """Mean squared error without the factor 1/2, as rsl_rl scales it."""
+def value_loss(value: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean squared error without the factor 1/2, as rsl_rl scales it; `mask` says which rows count."""
     same_shape(value=value, target=target)
-    return (target - value).square().mean()
+    return masked_mean((target - value).square(), mask)
 
 
-def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: float) -> Tensor:
+def clipped_value_loss(
+    value: Tensor, old_value: Tensor, target: Tensor, clip: float, mask: Tensor | None = None
+) -> Tensor:
     """Squared error of the value or of its clipped change, whichever is larger.
 
     `clip` is in units of the value: with returns far from 1 it can freeze the critic, so normalize rewards or values
@@ -25,7 +28,8 @@ def clipped_value_loss(value: Tensor, old_value: Tensor, target: Tensor, clip: f
         old_value: V(s) when the data was collected.
         target: the return estimate.
         clip: largest change of the value that is not penalized further.
+        mask: which rows count, see `masked_mean`.
     """
     same_shape(value=value, old_value=old_value, target=target)
     clipped = old_value + (value - old_value).clamp(-clip, clip)
-    return torch.maximum((value - target).square(), (clipped - target).square()).mean()
+    return masked_mean(torch.maximum((value - target).square(), (clipped - target).square()), mask)

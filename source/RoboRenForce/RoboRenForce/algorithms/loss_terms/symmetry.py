@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from tensordict import TensorDict
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from ...buffer.replay_batch import ReplayBatch
 from ...buffer.rollout import RolloutBatch
-from ...configclass import MISSING, Range, configclass
+from ...configclass import MISSING, ConfigError, Range, configclass
+from ..functional import masked_mse
 from .loss_term import Batch, LossTerm, LossTermCfg
 
 MirrorFunction = Callable[[TensorDict | None, Tensor | None], tuple[TensorDict | None, Tensor | None]]
@@ -32,6 +33,14 @@ class Symmetry(LossTerm):
     def __init__(self, cfg: SymmetryCfg) -> None:
         self.cfg = cfg
 
+    def check_fit(self, *, sequences: bool) -> None:
+        """Nobody knows the mirror image of a recurrent state, nor whether a mirrored history leads to it."""
+        if sequences:
+            raise ConfigError(
+                "SymmetryCfg in loss_terms is not available for recurrent policies or sequences: use a feed-forward "
+                "backbone and a replay of single transitions, or drop the term."
+            )
+
     def augment(self, batch: Batch) -> Batch:
         """Append the mirror images of observations and actions, of successors too, and repeat everything else."""
         if not self.cfg.use_data_augmentation:
@@ -40,17 +49,24 @@ class Symmetry(LossTerm):
         if obs is None or action is None:
             raise ValueError("The symmetry function returned None for observations or actions that it was given.")
         copies = action.shape[0] // batch.action.shape[0]
-        changed = {"obs": obs, "action": action}
+        changed: dict[str, Any] = {"obs": obs, "action": action}
         if batch.next_obs is not None:
             changed["next_obs"] = self.cfg.function(batch.next_obs, None)[0]
+        repeated = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
         if isinstance(batch, RolloutBatch):
-            changed["dist_params"] = batch.dist_params
+            changed["record"] = repeated.record | {f"dist/{name}": x for name, x in batch.dist_params.items()}
         elif batch.next_action is not None:
             changed["next_action"] = self.cfg.function(None, batch.next_action)[1]
-        repeated = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
         return replace(repeated, **changed)
 
-    def loss(self, actor: nn.Module, critic: nn.Module, batch: RolloutBatch | ReplayBatch, num_original: int) -> Tensor:
+    def loss(
+        self,
+        actor: nn.Module,
+        critic: nn.Module,
+        batch: RolloutBatch | ReplayBatch,
+        num_original: int,
+        expert: RolloutBatch | ReplayBatch | None = None,
+    ) -> Tensor:
         """Mean squared distance between pi(mirror(s)) and mirror(pi(s)); the target carries no gradient."""
         obs = batch.obs if self.cfg.use_data_augmentation else self.cfg.function(batch.obs, None)[0]
         mean = actor(obs)[0].mode
@@ -58,7 +74,10 @@ class Symmetry(LossTerm):
             mirrored = self.cfg.function(None, mean[:num_original])[1]
         if mirrored is None:
             raise ValueError("The symmetry function returned None for actions that it was given.")
-        distance = nn.functional.mse_loss(mean[num_original:], mirrored[num_original:])
+        images = mean[num_original:]
+        mask = batch.mask[:num_original] if isinstance(batch, RolloutBatch) and batch.mask is not None else None
+        mask = None if mask is None else mask.repeat(images.shape[0] // num_original)
+        distance = masked_mse(images, mirrored[num_original:], mask)
         return self.cfg.mirror_loss_coef * distance if self.cfg.use_mirror_loss else torch.zeros_like(distance)
 
 

@@ -12,52 +12,47 @@ Where it leaves rsl_rl, and why (all of it undone by `parity`, for the version t
 - every epoch draws its own permutation.
 
 Nothing here talks to the host: learning rate, KL, metrics and the skipping of bad steps live on the device, so acting,
-recording and the whole update can each be one CUDA graph.
+storing and the whole update can each be one CUDA graph.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...buffer import RolloutBatch, RolloutBuffer, StepInputs, copy_observations, mini_batches
+from ...buffer.rollout import Epochs, RolloutBatch
 from ...buffer.transition import Transition
 from ...components.actor_critic import ActorCriticPackCfg
 from ...components.lr_schedule import adapt_to_kl_, linear_
 from ...components.normalizer import RewardScaler, ValueNormalizer
+from ...components.observation import Observations
 from ...components.optimizer import FlatAdam
-from ...configclass import ConfigError, Range, configclass
+from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...utils.compile import compile_own
-from ...utils.cuda_graph import GraphedStep, GraphMode, SideStream, graphed
+from ...utils.cuda_graph import GraphMode, SideStream, graphed, release
 from ...utils.precision import Precision, autocast, set_matmul_precision
+from .. import functional
 from ..actor_policy import ActorPolicy
-from ..algorithm import ActOut, Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy
-from ..functional import (
-    bootstrap_time_outs,
-    clipped_surrogate,
-    clipped_value_loss,
-    gae,
-    normalize_advantage,
-    value_loss,
-)
+from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy
+from ..functional.masked import masked_mean, masked_var
 from ..loss_terms import LossTermCfg
 from ..reward_terms import RewardTermCfg
+from .collector import ActorCriticCollector
+from .rollout import OnPolicyRollout
 
 
 class PPO(Algorithm):
     """Owns actor, critic, rollout, optimizer and everything else that PPO learns with."""
 
     cfg: PPOCfg
+    collector: ActorCriticCollector
 
     def __init__(self, cfg: PPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
-        self.context, self.device, self.distributed = context, context.device, context.distributed
-        spec = context.spec
+        self.context, self.device, self.distributed, spec = context, context.device, context.distributed, context.spec
         require_policy(self, policy, ActorCriticPackCfg)
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
@@ -66,15 +61,15 @@ class PPO(Algorithm):
         self.cfg = cfg = cfg.with_parity(recurrent=self.recurrent)
         self.loss_terms = [term.build() for term in cfg.loss_terms]
         self.reward_terms = [term.build(context=context) for term in cfg.reward_terms]
-        self._check_fit()
+        for term in self.loss_terms:
+            term.check_fit(sequences=self.recurrent)
         set_matmul_precision(cfg.precision, self.device)
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
 
-        read = {*groups["actor"], *groups["critic"], *(name for term in self.reward_terms for name in term.groups)}
+        acting = {*groups["actor"], *groups["critic"]}
+        read = sorted(acting.union(*(term.groups for term in self.reward_terms)))
         name_unused_groups(context, read)
-        stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
-        self.buffer = RolloutBuffer(stored, context.rollout_steps, self.device)
         self.optimizer = FlatAdam(
             {"actor": self.actor.parameters(), "critic": self.critic.parameters()},
             learning_rate=cfg.learning_rate,
@@ -86,104 +81,53 @@ class PPO(Algorithm):
         self.value_normalizer = ValueNormalizer().to(self.device) if cfg.normalize_value else None
         self.iteration = torch.zeros((), device=self.device)
         self.entropy_coef = torch.tensor(cfg.entropy_coef, device=self.device)
-        self._now = StepInputs(stored, self.device)
-        for name, network in (("actor", self.actor), ("critic", self.critic)):
-            if network.is_recurrent:
-                self._now.states[name] = network.initial_state(spec.num_envs).to(self.device)
-                self.buffer.states[name] = self._now.states[name].clone()
-        self._permutations = self._allocate_permutations()
-        self._metrics: dict[str, Tensor] = {}
-        self._bootstrap_final = cfg.time_out_bootstrap == "final"
+        self.collector = ActorCriticCollector(
+            self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
+        )
+        next_obs = any(term.needs_successors for term in [*self.loss_terms, *self.reward_terms])
+        self.rollout = OnPolicyRollout(
+            cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
+        )
+        self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
+        self.epochs = Epochs(self.buffer, cfg.num_learning_epochs, cfg.num_mini_batches, cfg.shuffle, self.recurrent)
 
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
         self._value_loss = compile_own(self.value_loss) if compiled else self.value_loss
         self._apply = compile_own(self._apply_gradients) if compiled else self._apply_gradients
         self._beside = SideStream(self.device)
-        self._act_step = graphed(self._act, self.device, cfg.cuda_graph, "policy step")
-        self._record_step = graphed(self._record, self.device, cfg.cuda_graph, "storage step")
         self._learn_step = graphed(self._learn, self.device, cfg.cuda_graph, "update")
-
-    # -- collecting ---------------------------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def act(self, obs: TensorDict) -> ActOut:
-        """Sample an action per environment, `(N, *action.shape)`, and store it with its log-prob and value."""
-        copy_observations(self._now.obs, obs)
-        self._act_step()
-        return ActOut(self._now.action)
-
-    def _act(self) -> None:
-        now, buffer = self._now, self.buffer
-        distribution, _ = self._forward("actor", now.obs, keep_state=True)
-        value, _ = self._forward("critic", now.obs, keep_state=True)
-        now.value.copy_(self._denormalized(value))
-        now.action.copy_(distribution.sample())
-        buffer.write_obs(now.obs)
-        buffer.write("action", now.action)
-        buffer.write("value", now.value)
-        buffer.write("log_prob", distribution.log_prob(now.action))
-        buffer.write_dist_params(distribution.params)
 
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
-        """Store reward and end of episode, with learned rewards and the bootstrap of time-outs added to the reward."""
-        now = self._now
-        copy_observations(now.obs, transition.reset_obs)
-        now.reward.copy_(transition.reward)
-        now.done.copy_(transition.done)
-        now.time_outs.copy_(transition.time_outs)
-        if self.cfg.time_out_bootstrap == "final":
-            # On a CPU looking is free and time-outs are rare; on a GPU looking would stall the queue, so don't.
-            self._bootstrap_final = self.device.type != "cpu" or bool(now.time_outs.any())
-            if self._bootstrap_final:
-                final: Any = transition.next_obs
-                copy_observations(now.final_obs, final)
-        self._record_step()
+        """Store a step, with learned rewards and the bootstrap of time-outs added to the reward."""
+        self.rollout.add(transition)
+        self.collector.end_step(transition.done, transition.mask)
 
-    def _record(self) -> None:
-        now, buffer, cfg = self._now, self.buffer, self.cfg
-        if cfg.normalizer_update == "step":
-            self._update_normalizers(now.obs)
-        reward = now.reward
-        for term in self.reward_terms:
-            reward = reward + term.reward(now.obs)
-        if self.reward_scaler is not None:
-            self.reward_scaler.update(reward, now.done, self.distributed)
-            reward = self.reward_scaler(reward)
-        if self._bootstrap_final:
-            now.start.zero_()  # the final observation belongs to the episode that ends, so does the recurrent state
-            value = self._denormalized(self._forward("critic", now.final_obs)[0])
-            reward = bootstrap_time_outs(reward, now.time_outs, value, gamma=cfg.gamma)
-        elif cfg.time_out_bootstrap == "current":
-            reward = bootstrap_time_outs(reward, now.time_outs, now.value, gamma=cfg.gamma)
-        buffer.write("reward", reward)
-        buffer.write("done", now.done)
-        now.start.copy_(now.done)
-        buffer.advance(now.start)
-
-    # -- learning -----------------------------------------------------------------------------------------------------
-
-    def update(self) -> dict[str, Tensor]:
+    def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """Take several epochs of clipped gradient steps on the rollout; returns 0-dim metrics on the device."""
-        for order in self._permutations:
-            if self.cfg.shuffle != "none":  # drawn outside the graph, into the tensors that it reads
-                torch.randperm(order.shape[0], out=order)
-        self._learn_step()
-        return dict(self._metrics)
+        for transition in data or ():
+            self.rollout.add(transition)
+        self.epochs.shuffle()  # outside of the graph that reads the permutations
+        metrics = self._learn_step(*self.rollout.end())
+        self.rollout.restart()
+        return dict(metrics)
 
-    def _learn(self) -> None:
-        self._begin_update()
+    def _learn(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> dict[str, Tensor]:
+        # Advantages and value targets come from the policy that acted, once.
+        explained_variance = self._begin_update(obs, state, start)
         history = []
-        for batch in self._mini_batches():
+        for batch in self.epochs:
             loss, kl, metrics = self.loss(batch)
+            # Gradient and KL are averaged over processes in one all-reduce; the KL then steers the step size.
             self.optimizer.backward(loss)
             self.optimizer.shared.copy_(kl)
             self.optimizer.reduce()
             metrics |= {f"Policy/grad_norm_{part}": norm for part, norm in self._apply().items()}
-            metrics |= {f"Loss/{term.name}": term.train_step(batch.obs) for term in self.reward_terms}
+            # Learned rewards train on the same mini-batches.
+            metrics |= {f"Loss/{term.name}": term.train_step(batch) for term in self.reward_terms}
             history.append(metrics)
-        self._end_update(history)
+        return self._end_update(history) | {"Policy/explained_variance": explained_variance}
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """L = L_surrogate + c_v L_value - c_e H + regularizers, over one mini-batch.
@@ -191,15 +135,18 @@ class PPO(Algorithm):
         Returns:
             The loss; the mean KL(old || new) without gradient; 0-dim metrics without gradient.
         """
-        cfg, num_original = self.cfg, batch.advantage.shape[0]
+        cfg, num_original = self.cfg, batch.advantage.shape[-1]
         if cfg.normalize_advantage_per_mini_batch:
-            batch.advantage = normalize_advantage(batch.advantage)
+            batch.advantage = functional.normalize_advantage(batch.advantage, mask=batch.mask)
+        # Augmented samples stand behind the original ones.
         for term in self.loss_terms:
             batch = term.augment(batch)
-        with self._beside:  # actor and critic share nothing, so on a GPU they run side by side
+        # Actor and critic share nothing, so on a GPU they run side by side.
+        with self._beside:
             value_error = self._value_loss(batch)
         surrogate, entropy, kl = self._policy_loss(batch, num_original)
         self._beside.join()
+        # Equation 9 of the paper, to be minimized.
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         for term in self.loss_terms:
@@ -211,20 +158,26 @@ class PPO(Algorithm):
         """Surrogate loss over all samples; entropy and KL(old || new) of the first `num_original`, which happened."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
-        surrogate = clipped_surrogate(
-            distribution.log_prob(batch.action), batch.log_prob, batch.advantage, self.cfg.clip_param
-        )
-        if num_original < batch.advantage.shape[0]:
-            distribution = type(distribution).from_params({k: v[:num_original] for k, v in distribution.params.items()})
-        return surrogate, distribution.entropy().mean(), distribution.kl_from(batch.dist_params).mean().detach()
+        # How much likelier good actions became, up to the clip (equation 7).
+        log_prob, mask, clip = distribution.log_prob(batch.action), batch.mask, self.cfg.clip_param
+        surrogate = functional.clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip, mask)
+        # Entropy and KL are those of states that were visited, not of augmented ones.
+        if num_original < batch.advantage.shape[-1]:
+            dim = batch.advantage.dim() - 1  # environments of sequences are behind the time
+            original = {name: x.narrow(dim, 0, num_original) for name, x in distribution.params.items()}
+            distribution = type(distribution).from_params(original)
+            mask = None if mask is None else mask.narrow(dim, 0, num_original)
+        kl = masked_mean(distribution.kl_from(batch.dist_params), mask)
+        return surrogate, masked_mean(distribution.entropy(), mask), kl.detach()
 
     def value_loss(self, batch: RolloutBatch) -> Tensor:
         """Squared error of the critic, clipped by default."""
         with autocast(self.cfg.precision, self.device):
             value, _ = self.critic(batch.obs, batch.states.get("critic"), batch.start)
         if self.cfg.use_clipped_value_loss:
-            return clipped_value_loss(value, batch.value, batch.return_, self.cfg.clip_param)
-        return value_loss(value, batch.return_)
+            clip = self.cfg.clip_param
+            return functional.clipped_value_loss(value, batch.value, batch.return_, clip, batch.mask)
+        return functional.value_loss(value, batch.return_, batch.mask)
 
     def _apply_gradients(self) -> dict[str, Tensor]:
         """Adapt the learning rate to the KL, clip and step; compiled, this is a handful of kernels."""
@@ -234,101 +187,47 @@ class PPO(Algorithm):
         return optimizer.apply()
 
     @torch.no_grad()
-    def _begin_update(self) -> None:
-        """Move the schedules; turn the rollout into advantages and value targets."""
+    def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
+        """Turn the rollout into advantages and value targets; returns the explained variance of the values."""
         cfg, buffer, total = self.cfg, self.buffer, self.context.max_updates
+        # Schedules over the run.
         if cfg.schedule == "linear":
             linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, total)
         if cfg.final_entropy_coef is not None:
             linear_(self.entropy_coef, cfg.entropy_coef, cfg.final_entropy_coef, self.iteration, total)
-        buffer.write_obs(self._now.obs)  # the successors of the last step
-        last_value = self._denormalized(self._forward("critic", self._now.obs)[0])
-        advantage, target = gae(buffer.reward, buffer.value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam)
-        self._explained_variance = 1.0 - (target - buffer.value).var() / (target.var() + 1e-8)
+        # GAE in units of the reward, with V(s_T) beyond the last step.
+        last_value, value, mask = self.rollout.value(obs, state, start), buffer.value, buffer.mask
+        advantage, target = functional.gae(
+            buffer.reward, value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam, mask=mask
+        )
+        unexplained = masked_var(target - value, mask) / (masked_var(target, mask) + 1e-8)
+        # The critic learns, and is clipped, in its own units.
         if self.value_normalizer is not None:
-            self.value_normalizer.update(target.flatten(), self.distributed)
+            self.value_normalizer.update(target.flatten(), self.distributed, mask)
             target = self.value_normalizer.normalize(target)
-            buffer.value.copy_(self.value_normalizer.normalize(buffer.value))
+            value.copy_(self.value_normalizer.normalize(value))
         buffer.return_.copy_(target)
-        buffer.advantage.copy_(advantage if cfg.normalize_advantage_per_mini_batch else normalize_advantage(advantage))
+        if not cfg.normalize_advantage_per_mini_batch:
+            advantage = functional.normalize_advantage(advantage, mask=mask)
+        buffer.advantage.copy_(advantage)
+        return 1.0 - unexplained
 
     @torch.no_grad()
-    def _end_update(self, history: list[dict[str, Tensor]]) -> None:
-        """Update the normalizers, average the metrics and begin the next rollout where this one ended."""
+    def _end_update(self, history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Let the normalizers take in the rollout, and average the metrics."""
+        # Only now, so that the ratio of the first mini-batch was exactly 1.
         if self.cfg.normalizer_update == "iteration":
-            self._update_normalizers(self.buffer.obs[:-1])
+            self.rollout.update_normalizers(self.buffer.obs, self.buffer.mask)
         self.iteration.add_(1.0)
+        self.collector.policy_version.add_(1)
         metrics = {name: torch.stack([step[name] for step in history]).mean() for name in history[0]}
         metrics["Loss/learning_rate"] = self.optimizer.lr.clone()
-        metrics["Policy/explained_variance"] = self._explained_variance
         metrics["Policy/skipped_steps"] = self.optimizer.skipped.clone()
-        if "std" in self.buffer.dist_params:
-            metrics["Policy/mean_std"] = self.buffer.dist_params["std"].mean()
+        if "dist/std" in self.buffer.rows:
+            metrics["Policy/mean_std"] = masked_mean(self.buffer.rows["dist/std"], self.buffer.mask)
         for term in self.reward_terms:
             metrics |= term.metrics()
-        self._metrics = metrics
-        self.buffer.restart()
-        for name, state in self.buffer.states.items():
-            state.copy_(self._now.states[name])
-
-    # -- parts --------------------------------------------------------------------------------------------------------
-
-    def _forward(
-        self, name: Literal["actor", "critic"], obs: TensorDict, *, keep_state: bool = False
-    ) -> tuple[Any, Any]:
-        """One step of a network from its current recurrent state, which advances only if `keep_state`."""
-        network: nn.Module = getattr(self, name)
-        output, state = network(obs, self._now.states.get(name), self._now.start)
-        if keep_state and state is not None:
-            self._now.states[name].copy_(state)
-        return output, state
-
-    def _mini_batches(self) -> Iterator[RolloutBatch]:
-        """Gather the rollout by each permutation and cut it; epochs beyond the last permutation reuse it."""
-        gather = self.buffer.sequences if self.recurrent else self.buffer.flat
-        successors = any(term.needs_successors for term in self.loss_terms)
-        rollout = gather(self._permutations[0], successors=successors)
-        for epoch in range(self.cfg.num_learning_epochs):
-            if 0 < epoch < len(self._permutations):
-                rollout = gather(self._permutations[epoch], successors=successors)
-            yield from mini_batches(rollout, self.cfg.num_mini_batches, recurrent=self.recurrent)
-
-    def _allocate_permutations(self) -> list[Tensor]:
-        size = self.buffer.num_envs * (1 if self.recurrent else self.buffer.num_steps)
-        count = self.cfg.num_learning_epochs if self.cfg.shuffle == "epoch" else 1
-        return [torch.arange(size, device=self.device) for _ in range(count)]
-
-    def _update_normalizers(self, obs: TensorDict) -> None:
-        self.actor.update_normalizer(obs, self.distributed)
-        self.critic.update_normalizer(obs, self.distributed)
-        for term in self.reward_terms:
-            term.update_normalizer(obs)
-
-    def _denormalized(self, value: Tensor) -> Tensor:
-        return value if self.value_normalizer is None else self.value_normalizer.denormalize(value)
-
-    def _check_fit(self) -> None:
-        """Refuse what can't work with this environment before anything starts."""
-        cfg, spec = self.cfg, self.context.spec
-        unit = "environments" if self.recurrent else "transitions"
-        size = spec.num_envs * (1 if self.recurrent else self.context.rollout_steps)
-        if size % cfg.num_mini_batches:
-            raise ConfigError(
-                f"algorithm.num_mini_batches = {cfg.num_mini_batches} does not divide the {size} {unit} of a rollout. "
-                "Choose a divisor, or change --num_envs or num_steps_per_env."
-            )
-        if cfg.time_out_bootstrap == "final" and "final_observations" not in spec.extras:
-            raise ConfigError(
-                f"algorithm.time_out_bootstrap = 'final' needs final_observations, which '{spec.task}' lacks "
-                f"(it has: {', '.join(spec.extras) or 'no optional extras'}). Use algorithm.time_out_bootstrap=current."
-            )
-        if self.recurrent and self.loss_terms:
-            names = ", ".join(term.name for term in self.loss_terms)
-            raise ConfigError(
-                f"loss_terms ({names}) are not available for recurrent policies. Use a feed-forward backbone."
-            )
-
-    # -- the rest of the Algorithm contract ---------------------------------------------------------------------------
+        return metrics
 
     def policy(self) -> ActorPolicy:
         """The actor for play and export, sharing its parameters with the learner."""
@@ -344,24 +243,35 @@ class PPO(Algorithm):
 
     def close(self) -> None:
         """Free the captured graphs."""
-        for step in (self._act_step, self._record_step, self._learn_step):
-            if isinstance(step, GraphedStep):
-                step.release()
+        release(self.collector.step, self.rollout.step, self._learn_step)
+
+    def stored_steps(self, num_steps: int) -> Mapping[str, Tensor]:
+        """See `Algorithm.stored_steps`: the running rollout; rewards are those that are learned from."""
+        return self.rollout.stored(num_steps)
+
+    def restart_episodes(self) -> None:
+        """Let recurrent networks and running returns begin anew at the next step, and so the rollout."""
+        self.collector.restart_episodes()
+        self.rollout.restart()
+        if self.reward_scaler is not None:
+            self.reward_scaler.restart()
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "networks": self.networks,
+            "optimizer": self.optimizer,
+            "reward_scaler": self.reward_scaler,
+            "value_normalizer": self.value_normalizer,
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, normalizers, optimizer, schedules and where the next rollout begins."""
-        state = {
-            "networks": self.networks.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+        return {
+            **{name: None if part is None else part.state_dict() for name, part in self._parts().items()},
             "reward_terms": {term.name: term.state_dict() for term in self.reward_terms},
             "iteration": self.iteration.clone(),
-            "start": self._now.start.clone(),
-            "states": {name: value.clone() for name, value in self._now.states.items()},
+            **self.collector.state_dict(),
         }
-        for name in ("reward_scaler", "value_normalizer"):
-            module = getattr(self, name)
-            state[name] = None if module is None else module.state_dict()
-        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`. With another number of environments, recurrent states and running returns start anew.
@@ -370,32 +280,14 @@ class PPO(Algorithm):
             ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
         """
         self._require_same_parts(state)
-        self.networks.load_state_dict(state["networks"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, part in self._parts().items():
+            if part is not None:
+                part.load_state_dict(state[name])
         for term in self.reward_terms:
             term.load_state_dict(state["reward_terms"][term.name])
-        for name in ("reward_scaler", "value_normalizer"):
-            module = getattr(self, name)
-            if module is not None:
-                module.load_state_dict(state[name])
         self.iteration.copy_(state["iteration"])
-        if state["start"].shape != self._now.start.shape:
-            self.restart_episodes()
-            return
-        self._now.start.copy_(state["start"])
-        self.buffer.start[0].copy_(state["start"])
-        for name, value in state["states"].items():
-            self._now.states[name].copy_(value)
-            self.buffer.states[name].copy_(value)
-
-    def restart_episodes(self) -> None:
-        """Let recurrent networks and running returns begin anew at the next step."""
-        self._now.start.fill_(True)
-        self.buffer.start[0].fill_(True)
-        for state in self._now.states.values():  # not read any more, and NaN after a bad observation
-            state.zero_()
-        if self.reward_scaler is not None:
-            self.reward_scaler.restart()
+        self.collector.policy_version.copy_(self.iteration)
+        self.collector.load_state_dict(state)
 
     def _require_same_parts(self, state: Mapping[str, Any]) -> None:
         here, there = {term.name for term in self.reward_terms}, set(state["reward_terms"])

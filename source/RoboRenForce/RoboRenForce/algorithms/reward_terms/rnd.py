@@ -10,15 +10,18 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
-from tensordict import TensorDict
-from torch import Tensor, nn
+from torch import Tensor
 
+from ...buffer.rollout import RolloutBatch
+from ...buffer.transition import Transition
 from ...components.normalizer import EmpiricalNormalizer, EmpiricalNormalizerCfg, plausible
+from ...components.observation import Observations
 from ...components.optimizer import FlatAdam
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...networks import MLPCfg
 from ..algorithm import RunContext
+from ..functional import masked_mean, masked_mse
 from .reward_term import RewardTerm, RewardTermCfg
 
 
@@ -62,36 +65,38 @@ class RND(RewardTerm):
         self._discounted = torch.zeros(spec.num_envs, device=device)
         self._reward_sum = torch.zeros(2, device=device)
 
-    def reward(self, obs: TensorDict) -> Tensor:
-        """The bonus `(N,)` for having reached `obs`; moves the weight schedule by one step."""
+    def reward(self, transition: Transition) -> Tensor:
+        """The bonus `(N,)` for the state that was reached; moves the weight schedule by one step."""
         self.steps.add_(1.0)
+        mask = transition.mask
         with torch.no_grad():
-            state = self._state(obs)
+            state = self._state(transition.reset_obs)
             surprise = torch.linalg.vector_norm(self.target(state) - self.predictor(state), dim=-1)
             if self.reward_normalizer is not None:
-                self._discounted.mul_(self.cfg.reward_gamma).add_(torch.where(plausible(surprise), surprise, 0.0))
-                self.reward_normalizer.update(self._discounted, self.distributed)
+                sums = self.cfg.reward_gamma * self._discounted + torch.where(plausible(surprise), surprise, 0.0)
+                self._discounted.copy_(sums if mask is None else torch.where(mask, sums, self._discounted))
+                self.reward_normalizer.update(self._discounted, self.distributed, mask)
                 surprise = surprise / self.reward_normalizer.moments.var.sqrt().clamp(min=1e-8).to(surprise.dtype)
             bonus = self._scheduled_weight() * surprise
             self.last_bonus.copy_(bonus)
-            self._reward_sum[0].add_(bonus.mean())
+            self._reward_sum[0].add_(masked_mean(bonus, mask))
             self._reward_sum[1].add_(1.0)
         return bonus
 
-    def train_step(self, obs: TensorDict) -> Tensor:
-        """Regress the predictor onto the target on a mini-batch of flat or sequential observations."""
-        state = self._state(obs)
-        loss = nn.functional.mse_loss(self.predictor(state), self.target(state))
+    def train_step(self, batch: RolloutBatch, expert: RolloutBatch | None = None) -> Tensor:
+        """Regress the predictor onto the target on a mini-batch of transitions or sequences."""
+        state = self._state(batch.obs)
+        loss = masked_mse(self.predictor(state), self.target(state), batch.mask)
         self.optimizer.backward(loss)
         self.optimizer.reduce()
         self.optimizer.apply()
         return loss.detach()
 
-    def update_normalizer(self, obs: TensorDict) -> None:
-        """Take observations `[...]` into the state statistics."""
+    def update_normalizer(self, obs: Observations, mask: Tensor | None = None) -> None:
+        """Take observations `(...)` where `mask` is True into the state statistics."""
         if self.state_normalizer is not None:
             state = torch.cat([obs[name] for name in self.groups], dim=-1)
-            self.state_normalizer.update(state.flatten(0, -2), self.distributed)
+            self.state_normalizer.update(state.flatten(0, -2), self.distributed, mask)
 
     def metrics(self) -> dict[str, Tensor]:
         """Mean bonus per step since the last call and the current weight."""
@@ -99,7 +104,7 @@ class RND(RewardTerm):
         self._reward_sum.zero_()
         return {"Rnd/mean_intrinsic_reward": mean, "Rnd/weight": self._scheduled_weight()}
 
-    def _state(self, obs: TensorDict) -> Tensor:
+    def _state(self, obs: Observations) -> Tensor:
         state = torch.cat([obs[name] for name in self.groups], dim=-1)
         return state if self.state_normalizer is None else self.state_normalizer(state)
 

@@ -1,0 +1,28 @@
+"""Moments over the rows that count: those that waited for their group did not act, so nothing is learned from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean of `x` `(*mask.shape, ...)` where `mask` is True, 0 if it is nowhere; of all if it is None."""
+    if mask is None:
+        return x.mean()
+    rows = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
+    width = x.numel() // mask.numel()
+    return torch.where(rows, x, 0.0).sum() / (mask.sum() * width).clamp(min=1)
+
+
+def masked_mse(x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
+    """Mean squared difference of two tensors of one shape, over the rows that count as in `masked_mean`."""
+    return nn.functional.mse_loss(x, target) if mask is None else masked_mean((x - target).square(), mask)
+
+
+def masked_var(x: Tensor, mask: Tensor | None) -> Tensor:
+    """Unbiased variance of `x` where `mask`, of the same shape, is True; of all if it is None."""
+    if mask is None:
+        return x.var()
+    squares = torch.where(mask, (x - masked_mean(x, mask)).square(), 0.0)
+    return squares.sum() / (mask.sum() - 1).clamp(min=1)
