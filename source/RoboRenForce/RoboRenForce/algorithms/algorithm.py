@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from torch import nn
 
 from ..buffer.dataset import TransitionDataset
-from ..buffer.transition import Transition
+from ..buffer.transition import ActOut, Collector, Transition, TransitionSchema
 from ..configclass import Cfg, ConfigError, configclass
 from ..envs.spec import EnvSpec
 from ..utils.distributed import DistributedContext
@@ -43,16 +43,6 @@ class RunContext:
     distributed: DistributedContext = field(default_factory=DistributedContext)
     data: TransitionDataset | None = None
     """Recorded transitions to learn from, of an offline run."""
-
-
-@dataclass
-class ActOut:
-    """What `act` returns."""
-
-    action: torch.Tensor
-    """The action to execute, `(num_envs, *action.shape)`."""
-    record: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    """Everything else that learning needs of the moment of acting, `(num_envs, ...)` each."""
 
 
 class Policy(nn.Module, ABC):
@@ -80,22 +70,40 @@ class Algorithm(ABC):
     """A learner. Built by `AlgorithmCfg.build(policy=..., context=...)`."""
 
     cfg: Any
+    """The algorithm's own configuration; subclasses say which."""
     obs_sets: ClassVar[tuple[str, ...]] = ("actor", "critic", "rnd_state")
     """Observation sets that it, or a term of its, reads; `obs_groups` may name no other."""
-    """The algorithm's own configuration; subclasses say which."""
     context: RunContext
+    collector: Collector
+    """Acts; a copy of it may do so in another process."""
+    schema: TransitionSchema
+    """What it keeps of transitions."""
 
-    @abstractmethod
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
+        return self.collector.act(obs)
 
     @abstractmethod
     def process_env_step(self, transition: Transition) -> None:
-        """Store a step; its tensors are only valid until the next one."""
+        """Store a step, whose tensors are only valid until the next one, and let the collector end it."""
 
     @abstractmethod
-    def update(self) -> dict[str, torch.Tensor]:
-        """Learn from what was recorded; returns 0-dim tensors on the device, or `{}` if it is too early to learn."""
+    def update(self, data: Iterable[Transition] | None = None) -> dict[str, torch.Tensor]:
+        """Learn from what was stored.
+
+        Args:
+            data: Steps that a copy of the collector took elsewhere; they are stored first.
+
+        Returns:
+            0-dim tensors on the device, or `{}` if it is too early to learn.
+        """
+
+    def stored_steps(self, num_steps: int) -> Mapping[str, torch.Tensor]:
+        """The last `num_steps` steps that were stored, `(steps, num_envs, ...)` by their names in `schema`.
+
+        For a dump of what went wrong; empty if the learner keeps none.
+        """
+        return {}
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """Sentences that the user should read, asked after every iteration.

@@ -10,14 +10,17 @@ from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
 from .sequence import SequenceReplayBuffer, SequenceReplayBufferCfg
 from .step_inputs import StepInputs, copy_observations, copy_together
-from .transition import Transition
+from .transition import ActOut, Collector, Field, Transition, TransitionSchema
 
 __all__ = [
+    "ActOut",
+    "Collector",
     "DatasetBuffer",
     "DatasetCfg",
     "DatasetError",
     "DatasetLoader",
     "EpisodeArrays",
+    "Field",
     "Observations",
     "PrioritizedReplayBuffer",
     "PrioritizedReplayBufferCfg",
@@ -31,6 +34,7 @@ __all__ = [
     "StepInputs",
     "Transition",
     "TransitionDataset",
+    "TransitionSchema",
     "copy_observations",
     "copy_together",
     "mini_batches",

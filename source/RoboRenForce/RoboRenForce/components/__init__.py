@@ -1,9 +1,8 @@
 """Modules with a meaning in reinforcement learning."""
 
-from .acting_memory import ActingMemory
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
-from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg
+from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg, SACNetworks
 from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
@@ -37,6 +36,7 @@ from .normalizer import (
 )
 from .observation import Observations
 from .optimizer import GradientStep
+from .policy_state import ActingPolicy, PolicyState
 from .return_heads import (
     Aggregate,
     CategoricalHead,
@@ -51,11 +51,11 @@ from .return_heads import (
     ScalarHeadCfg,
 )
 from .simulator_policy import for_simulator
-from .target import polyak_, target_of
+from .target import make_target, soft_update
 from .temperature import Temperature, TemperatureCfg
 
 __all__ = [
-    "ActingMemory",
+    "ActingPolicy",
     "Actor",
     "ActorCfg",
     "ActorCriticPack",
@@ -96,6 +96,7 @@ __all__ = [
     "Normalizer",
     "NormalizerCfg",
     "Observations",
+    "PolicyState",
     "QNetwork",
     "QNetworkCfg",
     "QuantileHead",
@@ -105,6 +106,7 @@ __all__ = [
     "ReturnHeadCfg",
     "RewardScaler",
     "RunningMoments",
+    "SACNetworks",
     "SampleCfg",
     "ScalarHead",
     "ScalarHeadCfg",
@@ -121,6 +123,6 @@ __all__ = [
     "VNetworkCfg",
     "ValueNormalizer",
     "for_simulator",
-    "polyak_",
-    "target_of",
+    "make_target",
+    "soft_update",
 ]

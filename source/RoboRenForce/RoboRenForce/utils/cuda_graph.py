@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from ..configclass import ConfigError
 
@@ -15,18 +17,25 @@ logger = logging.getLogger(__name__)
 
 GraphMode = Literal["auto", "on", "off"]
 
+_FIXED = "_roborenforce_fixed_address"
+"""Attribute of tensors that a graph returns."""
+
 
 class GraphedStep:
-    """A function without arguments that is captured after a few eager calls and replayed from then on.
+    """A function of tensors that is captured after a few eager calls and replayed from then on.
 
-    The function reads and writes tensors whose addresses stay the same, and does not talk to the host. The eager
+    Arguments and results are tensors, in any nesting of tuples, lists, mappings and data classes, always the same. A
+    graph reads its arguments at fixed addresses, into which every call copies them, with one launch per dtype; what
+    another graph returned lies at a fixed address already and is read there. Results are overwritten by the next call.
+
+    Everything else that the function reads and writes stays where it is, and it does not talk to the host. The eager
     calls are real ones: they do the work, create lazily made state (optimizer moments) and compile what is compiled.
 
     With `auto` a failed capture falls back to eager calls with the reason in the log; with `on` it raises.
     """
 
     def __init__(
-        self, function: Callable[[], None], device: torch.device, mode: GraphMode, name: str, warmup: int = 2
+        self, function: Callable[..., Any], device: torch.device, mode: GraphMode, name: str, warmup: int = 2
     ) -> None:
         if mode == "on" and device.type != "cuda":
             raise ConfigError(
@@ -37,25 +46,45 @@ class GraphedStep:
         self.mode = mode
         self.name = name
         self.graph: torch.cuda.CUDAGraph | None = None
-        self._eager_calls_left = warmup
+        self._warmup = self._eager_calls_left = warmup
+        self._inputs: list[Tensor] = []
+        self._copied: list[list[int]] = []
+        self._shared: list[int] = []
+        self._results: Any = None
 
     @property
     def captured(self) -> bool:
         """Whether calls replay a graph."""
         return self.graph is not None
 
-    def __call__(self) -> None:
+    def __call__(self, *arguments: Any) -> Any:
         """Do the step once."""
         if self.graph is not None:
+            self._copy_in(list(tensors_of(arguments)))
             self.graph.replay()
-        elif self._eager_calls_left > 0:
+            return self._results
+        if self._eager_calls_left > 0:
             self._eager_calls_left -= 1
-            self._call_on_side_stream()
-        elif self._eager_calls_left == 0:
-            self._capture()
-            self()
-        else:
-            self.function()
+            return self._call_on_side_stream(arguments)
+        if self._eager_calls_left == 0:
+            self._capture(arguments)
+            return self(*arguments)
+        return self.function(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, for instance in another process, captures a graph of its own."""
+        own = {"graph": None, "_inputs": [], "_copied": [], "_shared": [], "_results": None}
+        return self.__dict__ | own | {"_eager_calls_left": self._warmup}
+
+    def _copy_in(self, given: list[Tensor]) -> None:
+        inputs = self._inputs
+        for indices in self._copied:
+            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+                [inputs[index] for index in indices], [given[index] for index in indices]
+            )
+        for index in self._shared:
+            if given[index] is not inputs[index]:  # not from that graph this time
+                inputs[index].copy_(given[index])
 
     def release(self) -> None:
         """Free the graph; later calls are eager. Graphs that hold collectives have to go before their process group."""
@@ -63,21 +92,24 @@ class GraphedStep:
             torch.cuda.synchronize(self.device)
             self.graph.reset()
         self.graph, self._eager_calls_left = None, -1
+        self._inputs, self._results = [], None
 
-    def _call_on_side_stream(self) -> None:
+    def _call_on_side_stream(self, arguments: tuple[Any, ...]) -> Any:
         """Warm-up outside the default stream, as capture requires."""
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
-            self.function()
+            results = self.function(*arguments)
         torch.cuda.current_stream(self.device).wait_stream(stream)
+        return results
 
-    def _capture(self) -> None:
+    def _capture(self, arguments: tuple[Any, ...]) -> None:
         self._eager_calls_left = -1
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
+        own = map_tensors(arguments, lambda tensor: tensor if _is_fixed(tensor) else tensor.clone())
         try:
             with capturing(graph):
-                self.function()
+                results = self.function(*own)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a capture that fails at its end leaves the capture stream current
             torch.cuda.synchronize(self.device)
@@ -86,6 +118,15 @@ class GraphedStep:
                 raise RuntimeError(f"Could not capture '{self.name}' in a CUDA graph: {_cause(error)}") from error
             logger.warning("'%s' runs without a CUDA graph, because the capture failed: %s", self.name, _cause(error))
             return
+        self._inputs, self._results = list(tensors_of(own)), results
+        self._shared = [index for index, tensor in enumerate(self._inputs) if _is_fixed(tensor)]
+        by_dtype: dict[torch.dtype, list[int]] = {}
+        for index, tensor in enumerate(self._inputs):
+            if index not in self._shared:
+                by_dtype.setdefault(tensor.dtype, []).append(index)
+        self._copied = list(by_dtype.values())
+        for tensor in tensors_of(results):
+            setattr(tensor, _FIXED, True)
         self.graph = graph
         logger.info("'%s' runs as a CUDA graph.", self.name)
 
@@ -120,7 +161,40 @@ def _cause(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
-def graphed(function: Callable[[], None], device: torch.device, mode: GraphMode, name: str) -> Callable[[], None]:
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """The tensors in a nesting of tuples, lists, mappings and data classes, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for entry in value.values():
+            yield from tensors_of(entry)
+    elif isinstance(value, tuple | list):
+        for entry in value:
+            yield from tensors_of(entry)
+    elif is_dataclass(value):
+        for entry in fields(value):
+            yield from tensors_of(getattr(value, entry.name))
+
+
+def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The same nesting with `function` applied to each of `tensors_of`; mappings become dicts."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):
+        return {name: map_tensors(entry, function) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map_tensors(entry, function) for entry in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{e.name: map_tensors(getattr(value, e.name), function) for e in fields(value)})
+    return value
+
+
+def _is_fixed(tensor: Tensor) -> bool:
+    """Whether a graph writes this tensor, so that it stays where it is."""
+    return hasattr(tensor, _FIXED)
+
+
+def graphed(function: Callable[..., Any], device: torch.device, mode: GraphMode, name: str) -> Callable[..., Any]:
     """A `GraphedStep` where graphs are possible and wanted, otherwise the function itself."""
     if device.type != "cuda" and mode != "on":
         return function
