@@ -8,7 +8,7 @@ import pytest
 import torch
 from RoboRenForce import components, networks
 from RoboRenForce.algorithms.history_policy import HistoryPolicy
-from RoboRenForce.components.acting_memory import ActingMemory
+from RoboRenForce.components.policy_state import PolicyState
 from RoboRenForce.envs.obs_groups import PREVIOUS_ACTION, with_previous_action
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.export import export_policy
@@ -100,7 +100,7 @@ def test_one_environment_alone_does_what_it_does_among_others(backbone):
 def test_collecting_remembers_what_playing_remembers(backbone):
     net = actor(backbone)
     obs, (dones, _) = observations(T, N), episodes()
-    memory = ActingMemory(net, N, torch.device("cpu"), previous_action=True)
+    memory = PolicyState(net, N, torch.device("cpu"), previous_action=True)
     actions = played(HistoryPolicy(net), obs, dones)
     addresses = [value.data_ptr() for value in memory._kept().values()]
     with torch.no_grad():
@@ -109,22 +109,22 @@ def test_collecting_remembers_what_playing_remembers(backbone):
             torch.testing.assert_close(action, actions[t], atol=1e-6, rtol=1e-6)
             if t == 5:  # through a checkpoint in the middle of episodes
                 kept = memory.state_dict()
-                memory = ActingMemory(net, N, torch.device("cpu"), previous_action=True)
+                memory = PolicyState(net, N, torch.device("cpu"), previous_action=True)
                 addresses = [value.data_ptr() for value in memory._kept().values()]
                 memory.load_state_dict(kept)
-            memory.finish_step(action, dones[t] != 0)
+            memory.end_step(action, dones[t] != 0)
     assert addresses == [value.data_ptr() for value in memory._kept().values()]
 
 
 def test_another_number_of_environments_starts_anew():
     net = actor(BACKBONES["gru"])
-    memories = [ActingMemory(net, num, torch.device("cpu"), previous_action=True) for num in (N, N + 1)]
-    memories[0].finish_step(torch.ones(N, A), torch.zeros(N, dtype=torch.bool))
+    memories = [PolicyState(net, num, torch.device("cpu"), previous_action=True) for num in (N, N + 1)]
+    memories[0].end_step(torch.ones(N, A), torch.zeros(N, dtype=torch.bool))
     memories[1].load_state_dict(memories[0].state_dict())
     assert memories[1].start.all() and memories[1].previous_action is not None
     assert not memories[1].previous_action.any()
     with pytest.raises(ValueError, match="remembers"):
-        ActingMemory(net, N, torch.device("cpu"), previous_action=False).load_state_dict(memories[0].state_dict())
+        PolicyState(net, N, torch.device("cpu"), previous_action=False).load_state_dict(memories[0].state_dict())
 
 
 @every_backbone

@@ -107,10 +107,11 @@ def test_without_its_replay_a_resumed_run_warms_up_again(tmp_path: Path, caplog:
     again = sac_cfg(algorithm, max_iterations=8).build(env=scripted(), log_dir=tmp_path)
     again.load(tmp_path / "model_4.pt")
     assert again.algorithm.num_updates == first.algorithm.num_updates > 0
-    assert again.algorithm.num_stored == 0 and again.algorithm.update() == {}
+    assert again.algorithm.experience.num_stored == 0 and again.algorithm.update() == {}
     policy_acts: list[int] = []
-    plain = again.algorithm._act_step
-    again.algorithm._act_step = lambda: (policy_acts.append(again.algorithm.num_stored), plain())
+    plain = again.algorithm.collector._act_step
+    stored = again.algorithm.experience
+    again.algorithm.collector._act_step = lambda obs: (policy_acts.append(stored.num_stored), plain(obs))
     again.learn()
     assert policy_acts[0] == 0  # what it has learned collects, not chance
     assert "starts empty" in caplog.text
@@ -125,7 +126,7 @@ def test_a_memory_of_the_checkpoint_goes_on_only_with_its_episodes(tmp_path: Pat
     again = cfg.build(env=scripted())
     again.load(tmp_path / "model_5.pt", resume=resume)
     again.first_observations()
-    memory, before = again.algorithm.memory, first.algorithm.memory
+    memory, before = again.algorithm.collector.policy_state, first.algorithm.collector.policy_state
     assert before.previous_action.any() and not before.start.all()
     assert torch.equal(memory.start, before.start if resume else torch.ones(4, dtype=torch.bool))
     assert torch.equal(memory.previous_action, before.previous_action * float(resume))
@@ -136,10 +137,13 @@ def test_new_episodes_forget_held_noise_and_running_returns() -> None:
     runner = cfg.build(env=scripted())
     runner.learn()
     learner = runner.algorithm
-    learner.exploration.state["steps_left"].fill_(3)
-    learner.reward_scaler.discounted.fill_(2.0)
+    learner.collector.exploration.state["steps_left"].fill_(3)
+    learner.experience.reward_scaler.discounted.fill_(2.0)
     learner.restart_episodes()
-    assert not learner.exploration.state["steps_left"].any() and not learner.reward_scaler.discounted.any()
+    assert (
+        not learner.collector.exploration.state["steps_left"].any()
+        and not learner.experience.reward_scaler.discounted.any()
+    )
 
 
 def test_the_stored_successor_is_the_final_observation_and_a_time_out_bootstraps() -> None:
@@ -155,7 +159,7 @@ def test_the_stored_successor_is_the_final_observation_and_a_time_out_bootstraps
 
     runner.algorithm.process_env_step = spy
     runner.learn(1)
-    batch = runner.algorithm.replay.sample()
+    batch = runner.algorithm.experience.buffer.sample()
     for row, index in enumerate(batch.index.tolist()):
         final, terminated = seen[index]
         torch.testing.assert_close(batch.next_obs["policy"][row], final[0])

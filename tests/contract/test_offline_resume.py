@@ -138,7 +138,7 @@ def test_a_small_data_set_needs_no_warm_up() -> None:
     assert algorithm.learning_starts > 100  # and the data has fewer transitions
     runner = offline_cfg("cql", algorithm=algorithm).build()
     runner.learn()
-    assert len(runner.algorithm.replay) < 100
+    assert len(runner.algorithm.experience.buffer) < 100
     assert runner.algorithm.num_updates == 12
 
 
@@ -165,7 +165,7 @@ def test_a_policy_goes_on_online_from_its_checkpoint(tmp_path: Path, name: str) 
     ).build(env=ENV.build())
     online.load(tmp_path / "model_4.pt", resume=False)
     check_same(online.algorithm.networks.state_dict(), first.algorithm.networks.state_dict())
-    assert len(online.algorithm.replay) == 0
+    assert len(online.algorithm.experience.buffer) == 0
     before = online.algorithm.num_updates
     online.learn()
     assert online.algorithm.num_updates > before == 12

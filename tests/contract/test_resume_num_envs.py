@@ -79,14 +79,15 @@ def test_a_run_goes_on_with_fewer_or_more_environments(
     assert caplog.text.count(f"Resuming with {num_envs} environments instead of 6: all start with fresh episodes") == 1
 
     again.first_observations()
-    starts = again.algorithm.memory.start if hasattr(again.algorithm, "memory") else again.algorithm.collector.start
+    experience = getattr(again.algorithm, "experience", None)
+    collector = again.algorithm.collector
+    starts = collector.start if experience is None else collector.policy_state.start
     assert starts.all()
-    if again.algorithm.reward_scaler is not None:
-        scaler = again.algorithm.reward_scaler
+    if (scaler := (experience or again.algorithm).reward_scaler) is not None:
         assert torch.equal(scaler.discounted, torch.zeros(num_envs)) and scaler.moments.count > 0
-    if stored := getattr(getattr(again.algorithm, "replay", None), "cfg", None):
-        kept = len(first.algorithm.replay) // num_envs * num_envs if stored.store else 0
-        assert len(again.algorithm.replay) == kept
+    if experience is not None:
+        kept = len(first.algorithm.experience.buffer) // num_envs * num_envs if experience.buffer.cfg.store else 0
+        assert len(experience.buffer) == kept
     before = [value.clone() for value in again.algorithm.networks.parameters()]
     again.learn()
     assert again.iteration == 5

@@ -47,7 +47,7 @@ def learned(name: str, **options: Any) -> tuple[list[torch.Tensor], Any]:
 def test_captured_equals_eager(name: str) -> None:
     eager, _ = learned(name, cuda_graph="off", compile="off")
     captured, algorithm = learned(name, cuda_graph="on", compile="off")
-    for step in algorithm._update_steps.values():
+    for step in algorithm.updates.graphs.values():
         assert isinstance(step, GraphedStep) and step.captured, step.name
     for a, b in zip(eager, captured, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)

@@ -32,18 +32,18 @@ def build(cfg, device=DEVICE):
 
 
 def random_step(device=DEVICE) -> dict:
-    def observations():
+    def observations(kind):
         camera = torch.randint(256, (ENVS, 3, 4, 4), dtype=torch.uint8)
-        return {"policy": torch.randn(ENVS, 10).to(device), "camera": camera.to(device)}
+        return {f"{kind}/policy": torch.randn(ENVS, 10).to(device), f"{kind}/camera": camera.to(device)}
 
     done = torch.rand(ENVS) < 0.2
     return {
-        "obs": observations(),
+        **observations("obs"),
         "action": torch.randn(ENVS, 5).to(device),
         "reward": torch.randn(ENVS).to(device),
         "terminated": (done & (torch.rand(ENVS) < 0.5)).to(device),
         "done": done.to(device),
-        "next_obs": observations(),
+        **observations("next_obs"),
     }
 
 
@@ -60,10 +60,7 @@ def tensors(batch) -> dict[str, torch.Tensor]:
 
 def copy_into(into: dict, source: dict) -> None:
     for name, value in source.items():
-        if isinstance(value, dict):
-            copy_into(into[name], value)
-        else:
-            into[name].copy_(value)
+        into[name].copy_(value)
 
 
 class Loop:
@@ -74,7 +71,7 @@ class Loop:
         self.step = GraphedStep(self._step, DEVICE, mode, "replay") if mode == "on" else self._step
 
     def _step(self):
-        self.buffer.add(**self.inputs)
+        self.buffer.add(self.inputs)
         batch = self.buffer.sample()
         self.buffer.update_priorities(batch.index, (batch.reward if batch.reward.dim() == 1 else batch.reward[0]) * 3.0)
         for name, value in tensors(batch).items():
@@ -118,8 +115,8 @@ def test_contents_in_host_memory_give_the_same_samples(cfg):
     here, there = build(cfg), build(cfg.replace(device="cpu"))
     for _ in range(ROWS + 7):
         step = random_step()
-        here.add(**step)
-        there.add(**step)
+        here.add(step)
+        there.add(step)
     assert not there.captured
     assert there.records.tables[torch.float32].is_pinned()
     batch = there.sample()
@@ -133,7 +130,7 @@ def test_contents_in_host_memory_give_the_same_samples(cfg):
 def test_many_asynchronous_samples_from_host_memory_do_not_overwrite_one_another():
     buffer = build(CFGS["uniform"].replace(device="cpu"))
     for _ in range(ROWS):
-        buffer.add(**random_step())
+        buffer.add(random_step())
     batches = [buffer.sample() for _ in range(50)]
     stored = buffer.records.tables[torch.float32].flatten(0, 1)
     for batch in batches:
@@ -166,8 +163,9 @@ def test_tables_of_more_than_2_to_the_31_elements():
     buffer._count(rows - 2)
     none, env = torch.zeros(envs, dtype=torch.bool, device=DEVICE), torch.arange(envs, device=DEVICE).float()
     for number in (1.0, 2.0, 3.0):  # the last two rows and the first
-        obs = {"policy": (env + number * 10_000).unsqueeze(1).expand(-1, width)}
-        buffer.add(obs, torch.zeros(envs, 5, device=DEVICE), env, none, none, obs)
+        obs = (env + number * 10_000).unsqueeze(1).expand(-1, width)
+        flags = {"reward": env, "terminated": none, "done": none}
+        buffer.add({"obs/policy": obs, "next_obs/policy": obs, "action": torch.zeros(envs, 5, device=DEVICE), **flags})
     slot = torch.tensor([0, (rows - 2) * envs, (rows - 1) * envs + 7, rows * envs - 1], device=DEVICE)
     batch = buffer._transitions(slot)
     assert batch.obs["policy"][:, -1].tolist() == [30_000.0, 10_000.0, 20_007.0, 24_095.0]

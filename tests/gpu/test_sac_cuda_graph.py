@@ -89,7 +89,7 @@ def test_captured_equals_eager(head, gradient_steps):
     options = {"head": head, "compile": "off", "gradient_steps": gradient_steps}
     eager, _ = run(30, cuda_graph="off", **options)
     captured, algorithm = run(30, cuda_graph="on", **options)
-    steps = [algorithm._act_step, algorithm._record_step, *algorithm._update_steps.values()]
+    steps = [algorithm.collector._act_step, algorithm.experience.store_step, *algorithm.updates.graphs.values()]
     assert len(steps) == 2 + (2 if gradient_steps == 1 else 1)
     for step in steps:
         assert isinstance(step, GraphedStep)
@@ -102,7 +102,7 @@ def test_prioritized_updates_are_captured_too():
     replay = PrioritizedReplayBufferCfg(capacity=1600)
     eager, _ = run(30, cuda_graph="off", compile="off", replay=replay)
     captured, algorithm = run(30, cuda_graph="on", compile="off", replay=replay)
-    assert all(step.captured for step in algorithm._update_steps.values())
+    assert all(step.captured for step in algorithm.updates.graphs.values())
     for a, b in zip(eager, captured, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
 
@@ -111,7 +111,7 @@ def test_compiled_losses_equal_eager_ones():
     batch = make(compile="off")
     for before, after in zip(*(lambda taken: (taken[:-1], taken[1:]))(list(tape(20))), strict=True):
         iterate(batch, before[0], after)
-    sample, compiled = batch.replay.sample(), torch.compile(batch.critic_loss)
+    sample, compiled = batch.experience.buffer.sample(), torch.compile(batch.critic_loss)
     with torch.no_grad():  # sampling of a' differs between the two, so compare where it does not count
         sample.discount.zero_()
     eager, _, metrics = batch.critic_loss(sample)
@@ -128,7 +128,7 @@ def test_recipes_are_compiled_and_captured(name, caplog):
     before, metrics = [p.detach().clone() for p in algorithm.networks.parameters()], {}
     for now, after in itertools.pairwise(tape(14)):
         metrics = iterate(algorithm, now[0], after)
-    assert all(step.captured for step in algorithm._update_steps.values())
+    assert all(step.captured for step in algorithm.updates.graphs.values())
     assert "recompile_limit" not in caplog.text
     moved = [not torch.equal(a, b) for a, b in zip(before, algorithm.networks.parameters(), strict=True)]
     assert sum(moved) > 0.9 * len(moved)
@@ -168,4 +168,4 @@ def test_memory_does_not_grow():
 def test_a_replay_in_host_memory_feeds_a_learner_on_the_gpu():
     _, algorithm = run(20, replay=ReplayBufferCfg(capacity=1600, device="cpu"), compile="off")
     assert algorithm.num_updates > 0
-    assert algorithm.replay.sample().obs["policy"].device == DEVICE
+    assert algorithm.experience.buffer.sample().obs["policy"].device == DEVICE

@@ -41,14 +41,14 @@ def run(encoder: str, steps: int, **options) -> tuple[list[torch.Tensor], algori
     for before, after in itertools.pairwise(taken):
         iterate(algorithm, before[0], after)
     learned = [p.detach().clone() for p in algorithm.networks.parameters()]
-    return [*learned, *algorithm.memory.state_dict().values()], algorithm
+    return [*learned, *algorithm.collector.policy_state.state_dict().values()], algorithm
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_captured_equals_eager(encoder):
     eager, _ = run(encoder, 30, cuda_graph="off", compile="off")
     captured, algorithm = run(encoder, 30, cuda_graph="on", compile="off")
-    for step in [algorithm._act_step, algorithm._record_step, *algorithm._update_steps.values()]:
+    for step in [algorithm.collector._act_step, algorithm.experience.store_step, *algorithm.updates.graphs.values()]:
         assert isinstance(step, GraphedStep)
         assert step.captured, step.name
     for a, b in zip(eager, captured, strict=True):

@@ -36,13 +36,22 @@ class Tape:
     def add_to(self, buffer, first: int = 0, end: int | None = None) -> None:
         for t in range(first, self.steps if end is None else end):
             buffer.add(
-                groups(self.obs[t]),
-                torch.tensor(self.action[t]).unsqueeze(-1),
-                torch.tensor(self.reward[t]),
-                torch.tensor(self.terminated[t]),
-                torch.tensor(self.done[t]),
-                groups(self.next_obs[t]),
+                fields(
+                    groups(self.obs[t]),
+                    torch.tensor(self.action[t]).unsqueeze(-1),
+                    torch.tensor(self.reward[t]),
+                    torch.tensor(self.terminated[t]),
+                    torch.tensor(self.done[t]),
+                    groups(self.next_obs[t]),
+                )
             )
+
+
+def fields(obs, action, reward, terminated, done, next_obs, **more: torch.Tensor) -> dict[str, torch.Tensor]:
+    """A step by the names of a replay's schema."""
+    values = {"action": action, "reward": reward, "terminated": terminated, "done": done, **more}
+    values |= {f"obs/{name}": value for name, value in obs.items()}
+    return values | {f"next_obs/{name}": value for name, value in next_obs.items()}
 
 
 def groups(number: np.ndarray) -> dict[str, torch.Tensor]:

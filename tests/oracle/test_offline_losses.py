@@ -90,7 +90,7 @@ def test_iql_takes_the_steps_of_the_paper() -> None:
                 tensor.add_(0.3 * torch.randn_like(tensor))
         expected, late = iql_by_hand(learner, batches), iql_by_hand(learner, batches, late_value=True)
         for found in batches:
-            learner.learn(found, policy_turn=True)
+            learner.train_step(found, update_actor=True)
     finally:
         torch.set_default_dtype(torch.float32)
     for name, network in expected.items():
@@ -132,17 +132,17 @@ def test_the_learning_rate_of_iqls_actor_falls_on_a_cosine_and_that_of_its_criti
     rates = []
     for _ in range(8):
         learner.update()
-        rates.append(float(learner.actor_optimizer.lr))
+        rates.append(float(learner.actor_optimizer.adam.lr))
     expected = [3e-4 * 0.5 * (1.0 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert rates == pytest.approx(expected, rel=1e-5)
-    assert float(learner.critic_optimizer.lr) == pytest.approx(3e-4)
+    assert float(learner.critic_optimizer.adam.lr) == pytest.approx(3e-4)
 
 
 def test_going_on_online_iql_refuses_priorities_that_it_would_never_set() -> None:
     online = algorithms.RunContext(spec=spec(), device=torch.device("cpu"))
     policy = components.ActorQVPackCfg()
     uniform, prioritized = ReplayBufferCfg(capacity=64), PrioritizedReplayBufferCfg(capacity=64)
-    assert len(algorithms.IQLCfg(replay=uniform).build(policy=policy, context=online).replay) == 0
+    assert len(algorithms.IQLCfg(replay=uniform).build(policy=policy, context=online).experience.buffer) == 0
     with pytest.raises(ValueError, match=r"IQL has no TD errors.*use replay=ReplayBufferCfg"):
         algorithms.IQLCfg(replay=prioritized).build(policy=policy, context=online)
 
@@ -168,9 +168,9 @@ def test_the_conservative_term_by_hand() -> None:
     """All sampled actions are scored in s and corrected by the density of where they come from."""
     learner, found = make(algorithms.CQLCfg(num_actions=4, conservative_temperature=0.5)), batch(5)
     torch.manual_seed(3)
-    actions, density = learner.sample_actions(found)
+    actions, density = learner.critic_term.sample_actions(found)
     torch.manual_seed(3)
-    term, metrics = learner.conservative_term(found)
+    term, metrics = learner.critic_term.gap(found)
     assert actions.shape == (12, 5, 2)
     here, there = squashed_normal(learner.actor, found.obs), squashed_normal(learner.actor, found.next_obs)
     assert torch.allclose(density[:4], torch.full((4, 5), 2 * math.log(0.5)))
@@ -198,7 +198,7 @@ def test_the_conservative_term_by_hand() -> None:
 
 def test_the_sampled_actions_carry_no_gradient() -> None:
     learner, found = make(algorithms.CQLCfg()), batch()
-    term, _ = learner.conservative_term(found)
+    term, _ = learner.critic_term.gap(found)
     assert all(g is None for g in torch.autograd.grad(term.sum(), list(learner.actor.parameters()), allow_unused=True))
 
 
@@ -207,7 +207,7 @@ def test_the_soft_maximum_estimates_an_integral_over_all_actions() -> None:
     learner, found = make(algorithms.CQLCfg(num_actions=20_000), actions=1), batch(1, actions=1)
     scale = math.sqrt(math.pi) / 4.0
     integral = scale * (math.erf(2.0 * 0.8) + math.erf(2.0 * 1.2))
-    actions, density = learner.sample_actions(found)
+    actions, density = learner.critic_term.sample_actions(found)
     weights = (-4.0 * (actions.squeeze(-1) - 0.2).square() - density).exp()
     for source in weights.split(20_000):
         assert float(source.mean()) == pytest.approx(integral, rel=0.03)
@@ -221,7 +221,7 @@ def test_cql_is_sac_with_the_weighted_term_of_every_critic_and_without_entropy_i
     next_action, _ = learner.actor(found.next_obs)[0].rsample_with_log_prob()
     target = found.reward + found.discount * learner.target_critic(found.next_obs, next_action).amin(0)
     plain = (q_of(learner.critic, found) - target).square().mean(1).sum()
-    term, _ = learner.conservative_term(found)
+    term, _ = learner.critic_term.gap(found)
     assert float(loss.detach()) == pytest.approx(float((plain + 10.0 * term.sum()).detach()), rel=1e-5)
 
 
@@ -238,13 +238,17 @@ def test_importance_weights_of_a_replay_are_in_the_whole_loss_of_cqls_critics() 
 def test_the_multiplier_grows_above_the_target_gap_and_shrinks_below() -> None:
     for target_gap, direction in ((-100.0, 1.0), (100.0, -1.0)):
         learner, found = make(algorithms.CQLCfg(target_gap=target_gap)), batch()
-        before = float(learner.multiplier().detach())
-        metrics = learner.learn(found, policy_turn=True)
-        term = learner.multiplier.loss(metrics["Loss/conservative"])
-        assert direction * (float(learner.multiplier().detach()) - before) > 0.0
-        expected = -float(learner.multiplier().detach()) * (float(metrics["Loss/conservative"]) - target_gap)
+        before = float(learner.critic_term.multiplier().detach())
+        metrics = learner.train_step(found, update_actor=True)
+        term = learner.critic_term.multiplier.loss(metrics["Loss/conservative"])
+        assert direction * (float(learner.critic_term.multiplier().detach()) - before) > 0.0
+        expected = -float(learner.critic_term.multiplier().detach()) * (
+            float(metrics["Loss/conservative"]) - target_gap
+        )
         assert float(term.detach()) == pytest.approx(expected, rel=1e-5)
-        assert float(learner.weight()) == pytest.approx(10.0 * float(learner.multiplier().detach()), rel=1e-5)
+        assert float(learner.critic_term.weight()) == pytest.approx(
+            10.0 * float(learner.critic_term.multiplier().detach()), rel=1e-5
+        )
         assert {"multiplier", "multiplier_optimizer"} <= learner.parts().keys()
 
 
@@ -354,9 +358,9 @@ def test_the_multiplier_has_no_bound_that_it_could_reach_early() -> None:
     cfg = algorithms.CQLCfg(target_gap=0.0, conservative_weight=3.0)
     learner = make(cfg)
     with torch.no_grad():
-        learner.multiplier.log_value.fill_(math.log(50.0))
-    assert float(learner.weight()) == pytest.approx(150.0, rel=1e-5)
-    assert not learner.weight().requires_grad
+        learner.critic_term.multiplier.log_value.fill_(math.log(50.0))
+    assert float(learner.critic_term.weight()) == pytest.approx(150.0, rel=1e-5)
+    assert not learner.critic_term.weight().requires_grad
 
 
 # --- data ------------------------------------------------------------------------------------------------------------
@@ -365,7 +369,7 @@ def test_the_multiplier_has_no_bound_that_it_could_reach_early() -> None:
 def test_only_terminations_end_the_bootstrap() -> None:
     data = recorded({10: True, 6: False, 4: False})
     learner = make(algorithms.IQLCfg(), data=data)
-    discount = learner.replay.gather(torch.arange(len(data))).discount
+    discount = learner.experience.buffer.gather(torch.arange(len(data))).discount
     expected = torch.full((20,), GAMMA)
     expected[9] = 0.0
     assert torch.allclose(discount, expected)
@@ -373,10 +377,10 @@ def test_only_terminations_end_the_bootstrap() -> None:
 
 def test_only_rebrac_leaves_out_steps_whose_next_action_nobody_knows() -> None:
     data = recorded({10: True, 6: False, 4: False})
-    assert len(make(algorithms.TD3BCCfg(), data=data).replay) == 20
+    assert len(make(algorithms.TD3BCCfg(), data=data).experience.buffer) == 20
     rebrac = make(algorithms.ReBRACCfg(), data=data)
-    assert len(rebrac.replay) == 18
-    drawn = rebrac.replay.gather(torch.arange(9))
+    assert len(rebrac.experience.buffer) == 18
+    drawn = rebrac.experience.buffer.gather(torch.arange(9))
     assert torch.equal(drawn.next_action, data.action[1:10])
 
 

@@ -82,8 +82,8 @@ def test_cql_bandit() -> None:
     average = torch.zeros(2)
     for step in range(600):
         if step == 300:
-            cql.critic_optimizer.lr.fill_(0.005)
-        cql.learn(found, policy_turn=False)
+            cql.actor_critic.critic_optimizer.adam.lr.fill_(0.005)
+        cql.train_step(found, update_actor=False)
         if step >= 400:
             average += cql.critic.ensemble.values.detach().flatten() / 200
     assert average.tolist() == pytest.approx([1.027016, -0.108063], abs=0.01)
@@ -160,7 +160,7 @@ def test_iql_finds_the_best_of_the_data_and_nothing_beyond_it(expectile: float) 
     states, values = {"policy": torch.eye(STATES)}, np.zeros(STATES)
     for step in range(1200):
         if step == 700:
-            iql.critic_optimizer.lr.fill_(0.005)
+            iql.critic_optimizer.adam.lr.fill_(0.005)
         iql.update()
         if step >= 1000:  # Adam never quite settles
             values += iql.value(states)[0].detach().numpy() / 200

@@ -150,8 +150,8 @@ def learn_off_policy(cfg: Any, actor: Any) -> Callable[..., Any]:
             batch = ReplayBatch(
                 {"policy": obs}, action[rows], reward[rows], discount[rows], next_obs={"policy": next_obs}
             )
-            learner.learn(batch, policy_turn=turn)
-        scale = learner.reward_scaler.state_dict()
+            learner.train_step(batch, update_actor=turn)
+        scale = learner.experience.reward_scaler.state_dict()
         scale.pop("discounted")
         parts = {name: part.state_dict() for name, part in learner.parts().items()}
         return {"networks": learner.networks.state_dict(), "parts": parts, "scale": scale}
@@ -192,7 +192,7 @@ def share(context: DistributedContext, rows: slice) -> Any:
     with torch.no_grad():
         for index, mean in enumerate(means):
             mean.fill_(10.0 * context.rank + index)
-    learner._share_statistics()
+    learner._finish_update()
     return [mean.clone() for mean in means]
 
 

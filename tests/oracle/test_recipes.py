@@ -303,6 +303,12 @@ def optimizer(step: Any) -> tuple[float, Any, tuple[float, float], float]:
     return step.lr.item(), step.max_grad_norm, step.betas, step.weight_decay
 
 
+def optimizers(learner: Any) -> tuple[Any, Any]:
+    """Of actor and critics."""
+    owner = getattr(learner, "actor_critic", learner)
+    return owner.actor_optimizer, owner.critic_optimizer
+
+
 OF_OPTIMIZERS = {"max_grad_norm": 0.7, "beta2": 0.97, "weight_decay": 0.03}
 SHARED = (0.7, (0.9, 0.97), 0.03)
 ACTOR_CRITICS = {
@@ -321,22 +327,23 @@ def test_settings_of_optimizers_replay_and_discount_arrive(name: str) -> None:
     learner = build(
         cfg(actor_learning_rate=0.002, critic_learning_rate=0.005, gamma=0.8, batch_size=13, **OF_OPTIMIZERS), offline
     )
-    assert optimizer(learner.actor_optimizer) == (pytest.approx(0.002), *SHARED)
-    assert optimizer(learner.critic_optimizer) == (pytest.approx(0.005), *SHARED)
-    assert (learner.replay.gamma, learner.replay.batch_size) == (0.8, 13)
+    actor, critic = optimizers(learner)
+    assert optimizer(actor.adam) == (pytest.approx(0.002), *SHARED)
+    assert optimizer(critic.adam) == (pytest.approx(0.005), *SHARED)
+    assert (learner.experience.buffer.gamma, learner.experience.buffer.batch_size) == (0.8, 13)
 
 
 def test_settings_of_behavior_cloning_arrive() -> None:
     learner = build(algorithms.BCCfg(learning_rate=0.004, **OF_OPTIMIZERS), offline=True)
-    assert optimizer(learner.actor_optimizer) == (pytest.approx(0.004), *SHARED)
+    assert optimizer(learner.actor_optimizer.adam) == (pytest.approx(0.004), *SHARED)
 
 
 def test_scalars_that_learn_have_rates_of_their_own_and_no_clipping_or_decay() -> None:
     temperature = components.TemperatureCfg(learning_rate=0.01, initial=0.3, entropy_per_dim=-0.5)
     cfg = algorithms.CQLCfg(temperature=temperature, target_gap=1.0, multiplier_learning_rate=0.02, **OF_OPTIMIZERS)
     learner = build(cfg, offline=True)
-    for step, rate in ((learner.temperature_optimizer, 0.01), (learner.multiplier_optimizer, 0.02)):
-        assert optimizer(step) == (pytest.approx(rate), None, (0.9, 0.97), 0.0)
+    for step, rate in ((learner.temperature_optimizer, 0.01), (learner.critic_term.multiplier_optimizer, 0.02)):
+        assert optimizer(step.adam) == (pytest.approx(rate), None, (0.9, 0.97), 0.0)
     assert learner.temperature().item() == pytest.approx(0.3)
     assert learner.temperature.target_entropy == -1.0
 
@@ -350,11 +357,10 @@ def test_every_rate_of_a_run_follows_its_own_schedule() -> None:
     )
     for learner, actor_end, critic_end in ((sac, 0.001, 0.002), (iql, 0.0, 0.004)):
         for steps, share in ((15, 0.5), (30, 0.0)):
-            learner._step.fill_(float(steps))
-            for step in (learner.actor_optimizer, learner.critic_optimizer):
-                step.backward(sum((p * 0.0).sum() for p in step.params))
-                learner._apply[step]()
-            actor, critic = learner.actor_optimizer.lr.item(), learner.critic_optimizer.lr.item()
+            learner.updates.step.fill_(float(steps))
+            for step in optimizers(learner):
+                step.step(sum((p * 0.0).sum() for p in step.adam.params))
+            actor, critic = (step.adam.lr.item() for step in optimizers(learner))
             assert actor == pytest.approx(actor_end + share * (0.002 - actor_end), abs=1e-8)
             assert critic == pytest.approx(critic_end + share * (0.004 - critic_end), abs=1e-8)
 
@@ -364,11 +370,12 @@ def test_settings_of_replays_and_reward_scale_arrive() -> None:
         gamma=0.8, max_return=3.0, replay=PrioritizedReplayBufferCfg(capacity=120, n_step=4, alpha=0.3)
     )
     learner = build(cfg)
-    assert (learner.replay.num_slots, learner.replay.window, learner.replay.cfg.alpha) == (120, 4, 0.3)
-    assert (learner.reward_scaler.gamma, learner.reward_scaler.max_return) == (0.8, 3.0)
+    replay = learner.experience.buffer
+    assert (replay.num_slots, replay.window, replay.cfg.alpha) == (120, 4, 0.3)
+    assert (learner.experience.reward_scaler.gamma, learner.experience.reward_scaler.max_return) == (0.8, 3.0)
     sequences = SequenceReplayBufferCfg(capacity=120, length=9, previous_action=False)
-    assert build(algorithms.SACCfg(replay=sequences)).replay.window == 9
-    assert build(algorithms.SACCfg(replay=ReplayBufferCfg(capacity=40))).reward_scaler is None
+    assert build(algorithms.SACCfg(replay=sequences)).experience.buffer.window == 9
+    assert build(algorithms.SACCfg(replay=ReplayBufferCfg(capacity=40))).experience.reward_scaler is None
 
 
 def test_settings_of_ppo_arrive() -> None:

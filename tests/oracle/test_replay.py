@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tests
 from hypothesis import strategies as st
-from replay_tapes import CPU, Tape, groups, n_step, position, random_tape
+from replay_tapes import CPU, Tape, fields, groups, n_step, position, random_tape
 from RoboRenForce.buffer import ReplayBufferCfg, records
 from RoboRenForce.buffer import replay as replay_module
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
@@ -114,7 +114,7 @@ def test_fields_keep_their_dtypes_and_shapes():
 
     obs, next_obs, action = step(), step(), torch.tensor([0, 3, 6])
     flags = torch.tensor([True, False, False])
-    buffer.add(obs, action, torch.ones(3), flags, flags, next_obs)
+    buffer.add(fields(obs, action, torch.ones(3), flags, flags, next_obs))
     batch = buffer.sample()
     assert set(batch.obs) == set(batch.next_obs) == {"policy", "camera", "height"}
     assert batch.action.dtype == torch.int64
@@ -281,7 +281,7 @@ def test_values_may_be_integers_or_float64():
     buffer = build(tape, capacity=6)
     done = torch.tensor([1, 0])
     obs = groups(tape.obs[0])
-    buffer.add(obs, torch.zeros(2, 1), torch.ones(2, dtype=torch.float64), done.float(), done, obs)
+    buffer.add(fields(obs, torch.zeros(2, 1), torch.ones(2, dtype=torch.float64), done.float(), done, obs))
     batch = buffer.sample()
     assert batch.reward.dtype == torch.float32
     torch.testing.assert_close(batch.discount, torch.where(batch.index == 0, 0.0, 0.9))

@@ -92,10 +92,10 @@ def test_the_policy_converges_to_the_soft_lqr_optimum() -> None:
     sac.critic = ExactQ(sac.critic.head)
     for step in range(3000):
         if step == 2500:
-            sac.actor_optimizer.lr.fill_(2e-4)
+            sac.actor_critic.actor_optimizer.adam.lr.fill_(2e-4)
         states = torch.randn(256, 1)
         zeros = torch.zeros(256)
-        sac.learn_policy(
+        sac.update_policy(
             ReplayBatch({"policy": states}, torch.zeros(256, 1), zeros, zeros, next_obs={"policy": states})
         )
     probe = torch.tensor([[-1.0], [1.0]])
@@ -182,7 +182,7 @@ def test_importance_weights_shrink_the_critics_losses_and_touch_nothing_else() -
     for seen in (batch, weighted):
         sac.load_state_dict(copy.deepcopy(state))
         torch.manual_seed(6)
-        metrics = sac.learn_policy(seen)
+        metrics = sac.update_policy(seen)
         found.append([*metrics.values(), *sac.actor.parameters(), sac.temperature.log_alpha])
         found[-1] = [tensor.detach().clone() for tensor in found[-1]]
     for plain, other in zip(*found, strict=True):
@@ -203,11 +203,11 @@ def test_the_policy_step_leaves_the_critics_alone_and_the_other_way_round() -> N
     torch.manual_seed(0)
     sac = make([8], spec(obs=3, actions=2))
     critic, actor = ([p.clone() for p in net.parameters()] for net in (sac.critic, sac.actor))
-    sac.learn_policy(random_batch(32))
+    sac.update_policy(random_batch(32))
     assert all(torch.equal(a, b) for a, b in zip(critic, sac.critic.parameters(), strict=True))
     moved = [p.clone() for p in sac.actor.parameters()]
     assert any(not torch.equal(a, b) for a, b in zip(actor, moved, strict=True))
-    sac.learn(random_batch(32), policy_turn=False)
+    sac.train_step(random_batch(32), update_actor=False)
     assert all(torch.equal(a, b) for a, b in zip(moved, sac.actor.parameters(), strict=True))
     assert any(not torch.equal(a, b) for a, b in zip(critic, sac.critic.parameters(), strict=True))
 
@@ -216,7 +216,7 @@ def test_the_targets_follow_by_tau() -> None:
     torch.manual_seed(0)
     sac = make([8], spec(obs=3, actions=2), tau=0.25)
     before = [p.clone() for p in sac.target_critic.parameters()]
-    sac.learn(random_batch(32), policy_turn=True)
+    sac.train_step(random_batch(32), update_actor=True)
     for old, new, online in zip(before, sac.target_critic.parameters(), sac.critic.parameters(), strict=True):
         torch.testing.assert_close(new, 0.75 * old + 0.25 * online)
 
@@ -256,7 +256,7 @@ def test_the_policy_learns_at_its_turn_only() -> None:
     torch.manual_seed(0)
     sac = make([8], spec(obs=3, actions=2), policy_delay=3, gradient_steps=2)
     turns = []
-    sac.learn = lambda batch, policy_turn: turns.append(policy_turn) or {"x": torch.zeros(())}
+    sac.train_step = lambda batch, update_actor: turns.append(update_actor) or {"x": torch.zeros(())}
     obs = TensorDict({"policy": torch.randn(4, 3)}, batch_size=[4])
     for _ in range(6):
         out = sac.act(obs)

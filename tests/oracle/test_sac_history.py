@@ -9,7 +9,7 @@ import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.algorithms.algorithm import RunContext
-from RoboRenForce.algorithms.off_policy.passes import actor_at_states, actor_at_successors
+from RoboRenForce.algorithms.off_policy.q_losses import actor_at_next_obs, actor_at_obs
 from RoboRenForce.buffer.replay_batch import ReplayBatch
 from RoboRenForce.buffer.sequence import SequenceReplayBufferCfg
 from RoboRenForce.envs import PREVIOUS_ACTION, ScriptedEnvCfg
@@ -111,7 +111,7 @@ def test_sampled_windows_hold_the_previous_actions_that_were_acted_on():
         for t in range(40):
             tape[tuple(seen["policy"][t][n, :2].tolist())] = before
             before = torch.zeros(2) if seen["done"][t][n] else seen["action"][t][n]
-    batch = learner.replay.sample()
+    batch = learner.experience.buffer.sample()
     known, valid = 0, batch.valid
     assert valid is not None
     for k in range(T):
@@ -129,26 +129,28 @@ def test_the_memory_is_emptied_where_an_episode_ends_and_nowhere_else():
     for _ in range(15):
         seen = collect(learner, env, 1)
         done = seen["done"][0] != 0
-        memory = learner.memory
+        memory = learner.collector.policy_state
         assert memory.previous_action is not None and memory.state is not None
         assert torch.equal(memory.start, done)
         assert torch.equal(memory.previous_action, seen["action"][0] * ~done.unsqueeze(1))
         probe, other = env.get_observations(), memory.state.clone()
         other[:, done] = 7.0  # whatever was there before the episode must not matter
         with torch.no_grad():
-            expected = learner.actor(memory.complete(probe), memory.state, memory.start)[0].mode
-            torch.testing.assert_close(
-                learner.actor(memory.complete(probe), other, memory.start)[0].mode, expected, atol=0, rtol=0
-            )
+            seen = {**dict(probe.items()), PREVIOUS_ACTION: memory.previous_action}
+            expected = learner.actor(seen, memory.state, memory.start)[0].mode
+            torch.testing.assert_close(learner.actor(seen, other, memory.start)[0].mode, expected, atol=0, rtol=0)
 
 
 def test_random_warm_up_leaves_no_stale_memory():
     learner, env = sac("gru", learning_starts=1_000)
-    assert learner.memory.state is not None
-    learner.memory.state.fill_(3.0)  # of a run that is resumed without its replay, and warms up again
+    assert learner.collector.policy_state.state is not None
+    learner.collector.policy_state.state.fill_(3.0)  # of a run that is resumed without its replay, and warms up again
     collect(learner, env, 1)
-    assert not learner.memory.state.any()
-    assert learner.memory.previous_action is not None and learner.memory.previous_action.any()
+    assert not learner.collector.policy_state.state.any()
+    assert (
+        learner.collector.policy_state.previous_action is not None
+        and learner.collector.policy_state.previous_action.any()
+    )
 
 
 # --- losses ----------------------------------------------------------------------------------------------------------
@@ -171,7 +173,7 @@ def test_padding_and_burn_in_change_no_loss(encoder: str):
     learner, env = sac(encoder)
     collect(learner, env, 60)
     quiet(learner)
-    batch = learner.replay.sample()
+    batch = learner.experience.buffer.sample()
     valid = batch.valid
     assert valid is not None and not valid.all() and valid.any()
     valid[0] = 0.0  # a burn-in of one step
@@ -192,7 +194,7 @@ def test_padding_does_not_enter_the_running_std_of_returns():
     learner.train()
     collect(learner, env, 60)
     quiet(learner)
-    batch = learner.replay.sample()
+    batch = learner.experience.buffer.sample()
     assert batch.valid is not None and not batch.valid.all()
     found = []
     for value in (0.0, 0.9):
@@ -210,7 +212,7 @@ def test_the_loss_is_the_mean_over_the_steps_that_count(encoder: str):
     learner, env = sac(encoder)
     collect(learner, env, 60)
     quiet(learner)
-    batch = learner.replay.sample()
+    batch = learner.experience.buffer.sample()
     parts = [learner_batch(batch, torch.arange(5)), learner_batch(batch, torch.arange(5, 16))]
     valid = [float(part.valid.sum()) for part in parts if part.valid is not None]
     assert valid[0] / valid[1] != pytest.approx(5 / 11)
@@ -222,8 +224,8 @@ def test_the_loss_is_the_mean_over_the_steps_that_count(encoder: str):
 def test_states_and_successors_are_rows_of_one_pass_over_all_observations(encoder: str):
     learner, env = sac(encoder)
     collect(learner, env, 60)
-    batch = learner.replay.sample()
-    here, there = actor_at_states(learner.actor, batch), actor_at_successors(learner.actor, batch)
+    batch = learner.experience.buffer.sample()
+    here, there = actor_at_obs(learner.actor, batch), actor_at_next_obs(learner.actor, batch)
     assert here.shape[:2] == there.shape[:2] == (T, 16)
     torch.testing.assert_close(here[1:], there[:-1])
     # The successor of the last step is its own row, so the true final observation.
@@ -241,7 +243,7 @@ def test_without_a_memory_sequences_are_transitions():
     learner, env = sac("none")
     collect(learner, env, 60)
     quiet(learner)
-    batch = learner.replay.sample()
+    batch = learner.experience.buffer.sample()
     assert batch.valid is not None
     valid = batch.valid != 0
     flat = ReplayBatch(
@@ -257,7 +259,7 @@ def test_without_a_memory_sequences_are_transitions():
 def test_each_loss_moves_only_its_own_encoder():
     learner, env = sac("gru")
     collect(learner, env, 60)
-    batch = learner.replay.sample()
+    batch = learner.experience.buffer.sample()
     actor, critic = dict(learner.actor.named_parameters()), dict(learner.critic.named_parameters())
     assert "backbone.weight_hh_l0" in actor and "history.weight_hh_l0" in critic
     assert all(a.data_ptr() != c.data_ptr() for a in actor.values() for c in critic.values())
@@ -300,7 +302,7 @@ def test_a_memory_without_sequences_is_refused():
         algorithms.SACCfg().build(policy=policy("gru"), context=context)
     wrong = policy("gru")
     wrong.actor_cfg.backbone_cfg = networks.RNNCfg()
-    with pytest.raises(ValueError, match=r"before a perceptron.*RNNCfg: use MLPCfg"):
+    with pytest.raises(ValueError, match=r"before an MLP.*RNNCfg: use MLPCfg"):
         algorithms.SACSeqCfg(replay=SequenceReplayBufferCfg(capacity=400)).build(policy=wrong, context=context)
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import settings as tests
 from hypothesis import strategies as st
-from replay_tapes import CPU, Tape, position, random_tape
+from replay_tapes import CPU, Tape, fields, position, random_tape
 from RoboRenForce.buffer import SequenceReplayBufferCfg
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.errors import ConfigError
@@ -134,7 +134,7 @@ def test_discrete_actions_have_no_previous_action():
     buffer = cfg.build(spec=spec, gamma=0.9, batch_size=4, device=CPU)
     none = torch.zeros(2, dtype=torch.bool)
     obs = {"policy": torch.ones(2, 3)}
-    buffer.add(obs, torch.tensor([1, 3]), torch.zeros(2), none, none, obs)
+    buffer.add(fields(obs, torch.tensor([1, 3]), torch.zeros(2), none, none, obs))
     batch = buffer.sample()
     assert batch.action.dtype == torch.int64
     assert torch.equal(batch.action, torch.tensor([1, 3])[batch.index].expand(2, 4))

@@ -111,10 +111,10 @@ def test_policy_and_targets_wait_for_their_turn() -> None:
     learner = td3(tau=0.25)
     watched = {"actor": learner.actor, "target_actor": learner.target_actor, "target_critic": learner.target_critic}
     before = {name: copy.deepcopy(network.state_dict()) for name, network in watched.items()}
-    learner.learn(random_batch(), policy_turn=False)
+    learner.train_step(random_batch(), update_actor=False)
     for name, network in watched.items():
         assert all(torch.equal(value, before[name][key]) for key, value in network.state_dict().items()), name
-    learner.learn(random_batch(), policy_turn=True)
+    learner.train_step(random_batch(), update_actor=True)
     for key, value in learner.target_actor.state_dict().items():
         torch.testing.assert_close(value, 0.75 * before["target_actor"][key] + 0.25 * learner.actor.state_dict()[key])
     assert any(not torch.equal(value, before["actor"][key]) for key, value in learner.actor.state_dict().items())
@@ -125,7 +125,7 @@ def test_without_a_target_actor_the_policy_itself_chooses_and_targets_follow_alw
     batch = random_batch()
     torch.testing.assert_close(learner.next_action(batch), learner.actor(batch.next_obs)[0].mode.detach())
     before = copy.deepcopy(learner.target_critic.state_dict())
-    learner.learn(batch, policy_turn=False)
+    learner.train_step(batch, update_actor=False)
     assert any(not torch.equal(value, before[key]) for key, value in learner.target_critic.state_dict().items())
     assert "target_actor" not in learner.parts()
 
@@ -150,7 +150,7 @@ def test_a_constant_reward_with_time_outs_only_is_worth_its_geometric_series() -
     batch = random_batch()
     batch.reward, batch.discount = torch.ones(B), torch.full((B,), 0.8)
     for step in range(800):
-        learner.learn(batch, policy_turn=step % 2 == 1)
+        learner.train_step(batch, update_actor=step % 2 == 1)
     value = learner.critic(batch.obs, batch.action)
     np.testing.assert_allclose(value.detach().mean().item(), 5.0, atol=0.15)
 
@@ -190,7 +190,7 @@ def test_symmetry_mirrors_whole_transitions_and_pulls_the_policy_towards_its_ima
     replay = PrioritizedReplayBufferCfg(capacity=256)
     learner, batch = td3(loss_terms=[term], batch_size=B, replay=replay), random_batch()
     batch.next_action = torch.rand(B, A)
-    seen = learner.augmented(batch)
+    seen = learner.actor_critic.augment(batch)
     assert len(seen.reward) == (2 * B if augments else B)
     if augments:
         for name in ("reward", "discount"):
@@ -204,7 +204,7 @@ def test_symmetry_mirrors_whole_transitions_and_pulls_the_policy_towards_its_ima
     there, image = (learner.actor({"policy": sign * batch.obs["policy"]})[0].mode for sign in (1.0, -1.0))
     assert metrics["Loss/symmetry"].item() == pytest.approx(3.0 * (image + there).square().mean().item(), rel=1e-5)
     run(learner, 12)
-    assert learner.num_updates == 12 and not learner.actor_optimizer.skipped
+    assert learner.num_updates == 12 and not learner.actor_critic.actor_optimizer.adam.skipped
 
 
 # --- batch statistics, constraints, reward scale ----------------------------------------------------------------------
@@ -301,9 +301,9 @@ def test_constraints_hold_after_every_step_of_the_learner() -> None:
 def test_rewards_are_scaled_as_they_are_drawn_by_the_statistics_of_now() -> None:
     learner = flash(max_return=2.0, gradient_steps=1)
     seen: list[ReplayBatch] = []
-    learner.learn = lambda batch, policy_turn: seen.append(batch) or {"x": torch.zeros(())}
+    learner.train_step = lambda batch, update_actor: seen.append(batch) or {"x": torch.zeros(())}
     run(learner, 40, reward=100.0)
-    scaler = learner.reward_scaler
+    scaler = learner.experience.reward_scaler
     assert scaler.largest.item() > 100.0
     divisor = max(math.sqrt(scaler.moments.var.item()), scaler.largest.item() / 2.0)
     assert seen[-1].reward.max().item() <= 100.0 / divisor * (1 + 1e-5)
@@ -315,7 +315,7 @@ def test_the_reward_scale_belongs_to_the_checkpoint() -> None:
     run(learner, 10)
     state = copy.deepcopy(learner.state_dict())
     other.load_state_dict(state)
-    assert other.reward_scaler.largest.item() == learner.reward_scaler.largest.item() > 0
+    assert other.experience.reward_scaler.largest.item() == learner.experience.reward_scaler.largest.item() > 0
     state["reward_scaler"] = None
     with pytest.raises(ValueError, match=r"trained without max_return, this configuration with it"):
         other.load_state_dict(state)
@@ -334,10 +334,10 @@ def test_the_learning_rate_follows_half_a_cosine() -> None:
     learner = flash(gradient_steps=2)  # 50 updates of 2 steps are planned
     run(learner, 26)
     at = 0.5 + 0.5 * 0.5 * (1 + math.cos(math.pi * 51 / 100))  # the rate of the last step, taken after 51 others
-    assert learner.critic_optimizer.lr.item() == pytest.approx(3e-4 * at, rel=1e-4)
+    assert learner.actor_critic.critic_optimizer.adam.lr.item() == pytest.approx(3e-4 * at, rel=1e-4)
 
 
-def test_the_entropy_target_of_flashsac_is_that_of_a_std_of_015() -> None:
+def test_the_entropy_make_target_flashsac_is_that_of_a_std_of_015() -> None:
     learner = flash()
     assert learner.temperature.target_entropy / A == pytest.approx(-0.4782, abs=1e-4)
 

@@ -14,7 +14,7 @@ import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.algorithms import ActOut, RunContext
 from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBatch, ReplayBufferCfg
-from RoboRenForce.components.acting_memory import ActingMemory
+from RoboRenForce.components.policy_state import PolicyState
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from stepping import stepped
 from tensordict import TensorDict
@@ -396,7 +396,7 @@ def test_targets_follow_when_and_as_fast_as_they_are_told_to(delay_targets: bool
     pairs += [(learner.target_actor, learner.actor)] if target_actor else []
     for turn in (False, True):
         before = [[p.clone() for p in target.parameters()] for target, _ in pairs]
-        learner.learn(random_batch(), policy_turn=turn)
+        learner.train_step(random_batch(), update_actor=turn)
         share = 0.3 if turn or not delay_targets else 0.0
         for old, (target, online) in zip(before, pairs, strict=True):
             for a, b, c in zip(old, target.parameters(), online.parameters(), strict=True):
@@ -408,9 +408,13 @@ def test_policy_and_temperature_take_their_steps_together(updates: int) -> None:
     temperature = components.TemperatureCfg(initial=0.5, entropy_per_dim=-0.7, learning_rate=1e-2)
     learner = off_policy(algorithms.SACCfg(**SMALL, policy_updates=updates, temperature=temperature))
     assert learner.temperature.target_entropy == pytest.approx(-0.7 * A)
-    learner.learn(random_batch(), policy_turn=True)
-    assert learner.actor_optimizer.steps.item() == learner.temperature_optimizer.steps.item() == updates
-    assert learner.critic_optimizer.steps.item() == 1
+    learner.train_step(random_batch(), update_actor=True)
+    assert (
+        learner.actor_critic.actor_optimizer.adam.steps.item()
+        == learner.temperature_optimizer.adam.steps.item()
+        == updates
+    )
+    assert learner.actor_critic.critic_optimizer.adam.steps.item() == 1
 
 
 def run(learner: Any, steps: int) -> list[dict[str, Any]]:
@@ -448,8 +452,8 @@ def test_n_step_prioritized_replay_with_time_outs_and_a_reward_scale() -> None:
     learner = off_policy(algorithms.SACCfg(**{**SMALL, "replay": replay}, max_return=2.0))
     seen: list[ReplayBatch] = []
     tape = run(learner, 40)
-    learn, judge, errors = learner.learn, learner._critic_loss, []
-    learner.learn = lambda batch, policy_turn: seen.append(batch) or learn(batch, policy_turn)
+    train_step, judge, errors = learner.train_step, learner._critic_loss, []
+    learner.train_step = lambda batch, update_actor: seen.append(batch) or train_step(batch, update_actor)
 
     def judged(batch: ReplayBatch) -> Any:
         found = judge(batch)
@@ -484,7 +488,7 @@ def test_n_step_prioritized_replay_with_time_outs_and_a_reward_scale() -> None:
         torch.testing.assert_close(batch.obs["policy"][row], tape[t]["obs"][n])
     assert ended_by == {"terminated", "time_out"}
     largest = torch.zeros(160).scatter_reduce(0, batch.index, errors[0] + 1e-6, "amax")[batch.index]
-    priorities = learner.replay.tree.values.index_select(0, batch.index)
+    priorities = learner.experience.buffer.tree.values.index_select(0, batch.index)
     torch.testing.assert_close(priorities.float(), largest**0.6)
 
 
@@ -502,7 +506,7 @@ def test_normalizers_of_a_replay_learner_take_in_what_was_acted_on() -> None:
 def test_turns_of_the_policy_are_counted_across_updates(delay: int, steps: int) -> None:
     learner = off_policy(algorithms.SACCfg(**SMALL, policy_delay=delay, gradient_steps=steps))
     turns: list[bool] = []
-    learner.learn = lambda batch, policy_turn: turns.append(policy_turn) or {"x": torch.zeros(())}
+    learner.train_step = lambda batch, update_actor: turns.append(update_actor) or {"x": torch.zeros(())}
     run(learner, 5)
     for _ in range(4):
         learner.update()
@@ -519,18 +523,18 @@ def test_what_is_remembered_of_an_episode_ends_with_it() -> None:
             done = torch.tensor([True, False, True, False]) & (kind != "neither")
             extras = {"final_observations": obs, "terminated": done & (kind == "terminated"), "time_outs": done}
             out = learner.act(obs)
-            before = learner.exploration.state[name].clone()
+            before = learner.collector.exploration.state[name].clone()
             learner.process_env_step(stepped(obs, out, obs, torch.ones(ENVS), done.long(), extras))
-            after = learner.exploration.state[name]
+            after = learner.collector.exploration.state[name]
             assert torch.equal(before[~done], after[~done])
             assert (after[done] != before[done]).all() if name == "std" else not after[done].any()
-            assert torch.equal(learner.memory.start, done)
-            assert torch.equal(learner.reward_scaler.discounted != 0, ~done)
-        assert learner.reward_scaler.discounted.any()
-        held = learner.exploration.state[name].clone()
+            assert torch.equal(learner.collector.policy_state.start, done)
+            assert torch.equal(learner.experience.reward_scaler.discounted != 0, ~done)
+        assert learner.experience.reward_scaler.discounted.any()
+        held = learner.collector.exploration.state[name].clone()
         learner.restart_episodes()
-        assert learner.memory.start.all() and not learner.reward_scaler.discounted.any()
-        now = learner.exploration.state[name]
+        assert learner.collector.policy_state.start.all() and not learner.experience.reward_scaler.discounted.any()
+        now = learner.collector.exploration.state[name]
         assert (now != held).all() if name == "std" else not now.any()
 
 
@@ -543,15 +547,15 @@ def test_a_resumed_learner_goes_on_with_its_schedule_and_its_turns() -> None:
     run(other, 6)
     other.load_state_dict(learner.state_dict())
     turns: list[bool] = []
-    learn = other.learn
-    other.learn = lambda batch, policy_turn: turns.append(policy_turn) or learn(batch, policy_turn)
-    other.num_stored = ENVS
+    train_step = other.train_step
+    other.train_step = lambda batch, update_actor: turns.append(update_actor) or train_step(batch, update_actor)
+    other.experience.num_stored = ENVS
     run(other, 6)
     other.update()
     assert turns == [True, False]  # steps 8 and 9 of the run; every third is a turn: 2, 5, 8
     progress = 9 / (50 * 2)
     rate = 3e-4 * (0.1 + 0.9 * 0.5 * (1 + np.cos(np.pi * progress)))
-    assert other.critic_optimizer.lr.item() == pytest.approx(rate, rel=1e-5)
+    assert other.actor_critic.critic_optimizer.adam.lr.item() == pytest.approx(rate, rel=1e-5)
 
 
 def test_metrics_of_ppo_say_what_they_are_called() -> None:
@@ -586,10 +590,10 @@ def test_a_linear_schedule_ends_at_its_lower_bound() -> None:
 
 def test_a_restart_forgets_the_previous_action_too() -> None:
     actor = off_policy(algorithms.SACCfg(**SMALL)).actor
-    memory = ActingMemory(actor, ENVS, torch.device("cpu"), previous_action=True)
-    memory.finish_step(torch.ones(ENVS, A), torch.tensor([True, False, False, False]))
+    memory = PolicyState(actor, ENVS, torch.device("cpu"), previous_action=True)
+    memory.end_step(torch.ones(ENVS, A), torch.tensor([True, False, False, False]))
     assert memory.previous_action.sum(1).tolist() == [0.0, A, A, A]
-    memory.restart()
+    memory.restart_episodes()
     assert memory.start.all() and not memory.previous_action.any()
 
 
@@ -614,7 +618,7 @@ def test_a_learner_raises_its_temperature_below_the_entropy_target_and_lowers_it
 ) -> None:
     temperature = components.TemperatureCfg(initial=0.5, entropy_per_dim=target, learning_rate=0.1)
     learner = off_policy(algorithms.SACCfg(**SMALL, temperature=temperature))
-    learner.learn(random_batch(), policy_turn=True)
+    learner.train_step(random_batch(), update_actor=True)
     assert learner.temperature().item() == pytest.approx(0.5 * np.exp(sign * 0.1), rel=1e-4)
 
 
@@ -628,7 +632,7 @@ def test_regularizers_are_part_of_the_loss_of_off_policy_actors(cfg: Any) -> Non
     batch, losses = random_batch(), []
     for learner in (plain, regular):
         torch.manual_seed(4)
-        losses.append(learner.policy_loss(learner.augmented(batch)))
+        losses.append(learner.policy_loss(learner.actor_critic.augment(batch)))
     penalty = losses[1][-1]["Loss/symmetry"]
     assert penalty > 0
     torch.testing.assert_close(losses[1][0] - losses[0][0], penalty, rtol=1e-4, atol=1e-6)

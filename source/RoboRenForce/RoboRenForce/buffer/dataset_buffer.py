@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .dataset import TransitionDataset
 from .dataset_checks import DatasetError
-from .records import Field, Part, Records, bytes_per_slot, free_bytes
+from .records import Column, Part, Records, bytes_per_slot, free_bytes
 from .replay_batch import ReplayBatch
 
 
@@ -107,7 +107,7 @@ class DatasetBuffer:
             )
 
 
-def _packed(dataset: TransitionDataset, gamma: float, *, next_action: bool) -> tuple[dict[str, Tensor], list[Field]]:
+def _packed(dataset: TransitionDataset, gamma: float, *, next_action: bool) -> tuple[dict[str, Tensor], list[Column]]:
     """Every field of every transition, `(M, ...)`, and their layout."""
     parts: dict[Part, dict[str, Tensor]] = {
         "first": {**{f"obs/{name}": rows for name, rows in dataset.obs.items()}, "action": dataset.action},
@@ -118,7 +118,7 @@ def _packed(dataset: TransitionDataset, gamma: float, *, next_action: bool) -> t
         parts["next"]["next_action"] = dataset.next_action
     values = {name: rows for part in parts.values() for name, rows in part.items()}
     fields = [
-        Field(name, part, tuple(rows.shape[1:]), rows.dtype)
+        Column(name, part, tuple(rows.shape[1:]), rows.dtype)
         for part, named in parts.items()
         for name, rows in named.items()
     ]

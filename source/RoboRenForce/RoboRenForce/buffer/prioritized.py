@@ -115,7 +115,10 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     @override
     def _write(self, values: dict[str, Tensor]) -> None:
         slot = self._cursor * self.num_envs + self._envs
-        self.tree.set(slot, (self.max_priority**self.cfg.alpha).expand(self.num_envs))
+        priority = (self.max_priority**self.cfg.alpha).expand(self.num_envs)
+        if "mask" in values:
+            priority = priority * values["mask"].to(priority.device)  # rows that waited are never drawn
+        self.tree.set(slot, priority)
         super()._write(values)
 
     @override

@@ -27,8 +27,8 @@ PARTS: tuple[Part, ...] = ("first", "step", "next")
 
 
 @dataclass(frozen=True)
-class Field:
-    """One named entry of a transition."""
+class Column:
+    """One named entry of a transition, and whether a window takes it from its first step, each step or its last."""
 
     name: str
     part: Part
@@ -48,10 +48,10 @@ class Records:
     """Tables of `rows * num_envs` transitions; see the module's drawing."""
 
     def __init__(
-        self, fields: Sequence[Field], rows: int, num_envs: int, device: torch.device, *, pinned: bool = False
+        self, fields: Sequence[Column], rows: int, num_envs: int, device: torch.device, *, pinned: bool = False
     ) -> None:
         self.rows, self.num_envs, self.device, self.pinned = rows, num_envs, device, pinned
-        self._order: dict[torch.dtype, list[Field]] = {}
+        self._order: dict[torch.dtype, list[Column]] = {}
         for part in PARTS:
             for entry in fields:
                 if entry.part == part:
@@ -129,7 +129,7 @@ class Records:
             )
 
 
-def bytes_per_slot(fields: Sequence[Field]) -> int:
+def bytes_per_slot(fields: Sequence[Column]) -> int:
     """Memory of one transition."""
     return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in fields)
 
@@ -152,11 +152,11 @@ def free_bytes(device: torch.device) -> int | None:
     return min(limits, default=None)
 
 
-def _width(order: Sequence[Field]) -> int:
+def _width(order: Sequence[Column]) -> int:
     return sum(math.prod(entry.shape) for entry in order)
 
 
-def _columns(table: Tensor, order: Sequence[Field], parts: tuple[Part, ...]) -> _Columns:
+def _columns(table: Tensor, order: Sequence[Column], parts: tuple[Part, ...]) -> _Columns:
     """The columns of `parts`, which are neighbors, out of a table `(C * N, W)`."""
     before = _width([entry for entry in order if PARTS.index(entry.part) < PARTS.index(parts[0])])
     fields, end = {}, 0

@@ -25,10 +25,10 @@ from torch import Tensor
 from ..configclass import Cfg, ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..utils.errors import NotEnoughMemory
-from .records import Field, Records, bytes_per_slot, free_bytes
+from .records import Column, Records, bytes_per_slot, free_bytes
 from .relayout import relaid
-from .replay_batch import Observations, ReplayBatch
-from .transition import default_dtype
+from .replay_batch import ReplayBatch
+from .transition import Field, TransitionSchema, default_dtype
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +46,8 @@ class ReplayBuffer:
         self.device = torch.device("cpu") if cfg.device == "cpu" else device
         self.num_envs, self.rows = spec.num_envs, cfg.capacity // spec.num_envs
         self.num_slots = self.rows * self.num_envs
+        self.schema = _schema(spec)
+        """What `add` takes."""
         self._env_groups = tuple(spec.obs_groups)
         self.spec = cfg.stored_spec(spec)
         """The environment as the samples show it."""
@@ -90,36 +92,25 @@ class ReplayBuffer:
     @cached_property
     def records(self) -> Records:
         """The contents, allocated when the first transition comes: whoever only plays a policy needs no replay."""
-        fields = self._fields()
-        self._require_memory(bytes_per_slot(fields) + self._extra_bytes_per_slot())
+        columns = self._columns()
+        self._require_memory(bytes_per_slot(columns) + self._extra_bytes_per_slot())
         pinned = self.device != self.learner and self.learner.type == "cuda"
-        return Records(fields, self.rows, self.num_envs, self.device, pinned=pinned)
+        return Records(columns, self.rows, self.num_envs, self.device, pinned=pinned)
 
     # -- writing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def add(
-        self,
-        obs: Observations,
-        action: Tensor,
-        reward: Tensor,
-        terminated: Tensor,
-        done: Tensor,
-        next_obs: Observations,
-    ) -> None:
+    def add(self, step: Mapping[str, Tensor]) -> None:
         """Store one step of every environment.
 
         Args:
-            obs: groups `(N, ...)`; groups that the spec doesn't name are ignored.
-            action: `(N, *action.shape)`.
-            reward: `(N,)`.
-            terminated: `(N,)`, whether the successor is worth nothing.
-            done: `(N,)`, whether the episode ended here, terminated or truncated.
-            next_obs: true successors, final observations where done.
+            step: the fields of `schema`, `(N, ...)` each. `next_obs` are true successors, final observations where
+                done. Rows where `mask` is False take up a slot, but nothing is learned from them.
         """
-        values = {"action": action, "reward": reward, "terminated": terminated, "done": done}
-        for name in self._env_groups:
-            values[f"obs/{name}"], values[f"next_obs/{name}"] = obs[name], next_obs[name]
+        values = dict(step)
+        values["done"] = values["done"] != 0
+        if "mask" in values:  # a row that waits belongs to no episode, so no window goes on from or through it
+            values["done"] = values["done"] | ~values["mask"]
         if self._resumed:
             self._end_interrupted(values)
         if self._lost:
@@ -147,13 +138,13 @@ class ReplayBuffer:
         return (self._newest_slot - (self.num_envs - 1) + self._envs) % self.num_slots
 
     def _end_interrupted(self, values: Mapping[str, Tensor]) -> None:
-        """After a resume: truncate the episodes that don't go on where their newest stored step led."""
-        newest, goes_on = self._newest(), torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
+        """After a resume: truncate the episodes that don't continue where their newest stored step led."""
+        newest, continues = self._newest(), torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         for name in self._env_groups:
             reached = self.records.at(f"next_obs/{name}", newest)
-            now = values[f"obs/{name}"].to(reached.device, reached.dtype)
-            goes_on &= (reached == now).reshape(self.num_envs, -1).all(1)
-        self.records.put("done", newest, (self.records.at("done", newest) != 0) | ~goes_on)
+            obs = values[f"obs/{name}"].to(reached.device, reached.dtype)
+            continues &= (reached == obs).reshape(self.num_envs, -1).all(1)
+        self.records.put("done", newest, (self.records.at("done", newest) != 0) | ~continues)
         self._resumed = False
 
     # -- sampling -----------------------------------------------------------------------------------------------------
@@ -190,6 +181,8 @@ class ReplayBuffer:
             reward=self._send(reward),
             discount=self._send(discount),
             next_obs=self._groups(found, "next_obs"),
+            valid=self._optional(found, "mask"),
+            group_id=self._optional(found, "group_id"),
             index=self._send(slot),
         )
 
@@ -205,12 +198,22 @@ class ReplayBuffer:
     def _groups(self, found: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
         return {name: self._send(found[f"{kind}/{name}"]) for name in self.spec.obs_groups}
 
+    def _optional(self, found: Mapping[str, Tensor], name: str) -> Tensor | None:
+        return self._send(found[name]) if name in found else None
+
     def _send(self, tensor: Tensor) -> Tensor:
         """To the learner's device."""
         return tensor if self.device == self.learner else tensor.to(self.learner, non_blocking=True)
 
     def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
         """Tell how surprising samples were; uniform replays don't care."""
+
+    def newest_steps(self, num_steps: int) -> dict[str, Tensor]:
+        """The newest steps, at most `num_steps`, `(steps, N, ...)` by their names in `schema`; reads the device."""
+        num_steps = min(num_steps, len(self) // self.num_envs)
+        row = (self._cursor + torch.arange(-num_steps, 0, device=self.device)) % self.rows
+        found = self.records.gather(row.unsqueeze(1) * self.num_envs + self._envs)
+        return {name: values for name, values in found.items() if name in self.schema.fields}
 
     # -- state --------------------------------------------------------------------------------------------------------
 
@@ -262,14 +265,16 @@ class ReplayBuffer:
 
     # -- construction -------------------------------------------------------------------------------------------------
 
-    def _fields(self) -> list[Field]:
+    def _columns(self) -> list[Column]:
         spec, scalar = self.spec, torch.get_default_dtype()
         groups = {name: (tuple(shape), default_dtype(spec.dtype_of(name))) for name, shape in spec.obs_groups.items()}
         return [
-            *(Field(f"obs/{name}", "first", *kind) for name, kind in groups.items()),
-            Field("action", "first", spec.action.shape, default_dtype(spec.action.dtype)),
-            *(Field(name, "step", (), scalar) for name in self.step_fields),
-            *(Field(f"next_obs/{name}", "next", *kind) for name, kind in groups.items()),
+            *(Column(f"obs/{name}", "first", *kind) for name, kind in groups.items()),
+            Column("action", "first", spec.action.shape, default_dtype(spec.action.dtype)),
+            *(Column("mask", "first", (), scalar) for name in self.schema.fields if name == "mask"),
+            *(Column("group_id", "first", (), torch.int64) for name in self.schema.fields if name == "group_id"),
+            *(Column(name, "step", (), scalar) for name in self.step_fields),
+            *(Column(f"next_obs/{name}", "next", *kind) for name, kind in groups.items()),
         ]
 
     def _extra_bytes_per_slot(self) -> int:
@@ -287,6 +292,14 @@ class ReplayBuffer:
             f"A replay of {self.num_slots:,} transitions needs {needed / 2**30:.1f} GiB on {self.device}, "
             f"where {free / 2**30:.1f} GiB are free: set replay.capacity to {fits:,} or less{elsewhere}."
         )
+
+
+def _schema(spec: EnvSpec) -> TransitionSchema:
+    """What a replay keeps of transitions: `done` instead of `time_outs`, and not by which policy a step was taken."""
+    done = Field("done", (), torch.int64, "the episode ended, for either reason")
+    fields = dict(TransitionSchema.of(spec, spec.obs_groups, next_obs=True, record=[done]).fields)
+    del fields["time_outs"], fields["policy_version"]
+    return TransitionSchema(spec.num_envs, fields)
 
 
 @configclass

@@ -36,13 +36,15 @@ class ReplayBatch:
     weight: Tensor | None = None
     """Importance weights `(B,)` in (0, 1]; None: all 1."""
     valid: Tensor | None = None
-    """`(T, B)` of sequences: 1 where a step counts, 0 where it is padding or warms up a memory; None: all count."""
+    """1 where a step counts, 0 where it is padding, warms up a memory or waited for its group; None: all count."""
     start: Tensor | None = None
     """bool `(T + 1, B)` of sequences: True where a memory begins empty."""
     index: Tensor | None = None
     """Where the samples came from, `(B,)`, for priorities."""
     next_action: Tensor | None = None
     """`(B, A)`: what a data set did in the successor state."""
+    group_id: Tensor | None = None
+    """int64 `(B,)`: block or group of the environment; None: there are none."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
         """Apply `function` to every tensor."""
@@ -53,12 +55,12 @@ class ReplayBatch:
         """Whether the leading dimensions are `(T, B)`."""
         return self.next_obs is None
 
-    def at_states(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
-        """`network(obs, start)` at the states, with the leading dimensions of the batch."""
+    def forward_obs(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
+        """Forward pass `network(obs, start)` at `obs`, with the leading dimensions of the batch."""
         return network(self.obs, self.start)[:-1] if self.is_sequence else network(self.obs, None)
 
-    def at_successors(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
-        """`network(obs, start)` at the successors; a memory sees the whole sequence, as it did when acting."""
+    def forward_next_obs(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
+        """Forward pass at the successors; a recurrent network sees the whole sequence, as it did when acting."""
         if self.next_obs is None:
             return network(self.obs, self.start)[1:]
         return network(self.next_obs, None)

@@ -88,6 +88,8 @@ class SequenceReplayBuffer(ReplayBuffer):
         if self.cfg.burn_in:
             # A memory that begins with the episode is right from the first step on.
             inside = inside & ((self._offset >= self.cfg.burn_in) | (steps["begins"][0] != 0))
+        if "mask" in first:  # a window that begins in a waiting row holds nothing else: such a row ends it
+            inside = inside & (first["mask"] != 0)
         reward = rest["reward"]
         return ReplayBatch(
             obs=obs,
@@ -97,6 +99,7 @@ class SequenceReplayBuffer(ReplayBuffer):
             valid=self._send(inside.to(reward.dtype)),
             start=self._start,
             index=self._send(slot),
+            group_id=self._optional(first, "group_id"),
         )
 
 

@@ -1,9 +1,8 @@
 """Modules with a meaning in reinforcement learning."""
 
-from .acting_memory import ActingMemory
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
-from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg
+from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg, SACNetworks
 from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
@@ -40,6 +39,7 @@ from .normalizer import (
 from .observation import Observations
 from .optimizer import FlatAdam, GradientStep, Optimizer
 from .param_groups import ParamGroupCfg
+from .policy_state import ActingPolicy, PolicyState
 from .return_heads import (
     Aggregate,
     CategoricalHead,
@@ -54,13 +54,13 @@ from .return_heads import (
     ScalarHeadCfg,
 )
 from .simulator_policy import for_simulator
-from .target import polyak_, target_of
+from .target import make_target, soft_update
 from .temperature import Temperature, TemperatureCfg
 from .torch_optimizer import OptimizerCfg, TorchOptimizer
 
 __all__ = [
     "EMA",
-    "ActingMemory",
+    "ActingPolicy",
     "Actor",
     "ActorCfg",
     "ActorCriticPack",
@@ -106,6 +106,7 @@ __all__ = [
     "Optimizer",
     "OptimizerCfg",
     "ParamGroupCfg",
+    "PolicyState",
     "QNetwork",
     "QNetworkCfg",
     "QuantileHead",
@@ -115,6 +116,7 @@ __all__ = [
     "ReturnHeadCfg",
     "RewardScaler",
     "RunningMoments",
+    "SACNetworks",
     "SampleCfg",
     "ScalarHead",
     "ScalarHeadCfg",
@@ -133,6 +135,6 @@ __all__ = [
     "VNetworkCfg",
     "ValueNormalizer",
     "for_simulator",
-    "polyak_",
-    "target_of",
+    "make_target",
+    "soft_update",
 ]

@@ -28,7 +28,7 @@ class ActorPack(nn.Module):
         self.actor: Actor = cfg.actor_cfg.build(spec=spec, groups=obs_groups["actor"])
 
 
-class ActorQPack(ActorPack):
+class SACNetworks(ActorPack):
     """An actor and an ensemble of action values, built by `ActorQPackCfg.build(spec=..., obs_groups=...)`."""
 
     def __init__(self, cfg: ActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
@@ -36,7 +36,11 @@ class ActorQPack(ActorPack):
         self.critic: QNetwork = cfg.critic_cfg.build(spec=spec, groups=obs_groups["critic"])
 
 
-class ActorQVPack(ActorQPack):
+ActorQPack = SACNetworks
+"""Its name in the files of earlier runs."""
+
+
+class ActorQVPack(SACNetworks):
     """These and a state value, built by `ActorQVPackCfg.build(spec=..., obs_groups=...)`; it reads what critics do."""
 
     def __init__(self, cfg: ActorQVPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
@@ -55,9 +59,9 @@ class ActorPackCfg(Cfg):
 
 @configclass
 class ActorQPackCfg(ActorPackCfg):
-    """Configuration of an `ActorQPack`."""
+    """Configuration of `SACNetworks`."""
 
-    class_type: type = ActorQPack
+    class_type: type = SACNetworks
     critic_cfg: QNetworkCfg = QNetworkCfg()
     """The action values."""
 

@@ -17,13 +17,13 @@ from ..networks.network import NetworkCfg
 from ..networks.rnn import RNNCfg
 from ..networks.stack import StackCfg
 from ..networks.transformer import TransformerCfg
-from .actor_q import ActorQPack, ActorQPackCfg
+from .actor_q import ActorQPackCfg, SACNetworks
 
 HistoryEncoder = Literal["none", "stack", "gru", "lstm", "transformer"]
 
 
-class HistoryActorQPack(ActorQPack):
-    """An `ActorQPack` whose perceptrons stand behind history encoders."""
+class HistoryActorQPack(SACNetworks):
+    """`SACNetworks` whose MLPs stand behind history encoders."""
 
     def __init__(self, cfg: HistoryActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__(cfg.with_encoders(), spec, obs_groups)
@@ -31,7 +31,7 @@ class HistoryActorQPack(ActorQPack):
 
 @configclass
 class HistoryActorQPackCfg(ActorQPackCfg):
-    """Configuration of a `HistoryActorQPack`: what stands before the perceptrons of `actor_cfg` and `critic_cfg`."""
+    """Configuration of a `HistoryActorQPack`: what stands before the MLPs of `actor_cfg` and `critic_cfg`."""
 
     class_type: type = HistoryActorQPack
     history_encoder: HistoryEncoder = "gru"
@@ -52,7 +52,7 @@ class HistoryActorQPackCfg(ActorQPackCfg):
         if features is not None:
             if not isinstance(actor.backbone_cfg, MLPCfg):
                 raise ConfigError(
-                    f"history_encoder='{self.history_encoder}' is put before a perceptron, and actor_cfg.backbone_cfg "
+                    f"history_encoder='{self.history_encoder}' is put before an MLP, and actor_cfg.backbone_cfg "
                     f"is a {type(actor.backbone_cfg).__name__}: use MLPCfg there, or ActorQPackCfg with your networks."
                 )
             actor = actor.replace(backbone_cfg=self._encoder(actor.backbone_cfg))

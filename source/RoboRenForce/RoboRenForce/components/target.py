@@ -1,4 +1,4 @@
-"""Slow copies of networks, which targets are computed with."""
+"""Target networks: slow copies of networks, which the targets of a value are computed with."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .normalizer import Normalizer
 Module = TypeVar("Module", bound=nn.Module)
 
 
-def target_of(online: Module) -> Module:
-    """A copy of `online` whose parameters need no gradients.
+def make_target(online: Module) -> Module:
+    """Copy `online`, without gradients.
 
     Normalizers are shared, not copied: both networks see an observation on the same scale.
     """
@@ -24,14 +24,14 @@ def target_of(online: Module) -> Module:
 
 
 @torch.no_grad()
-def polyak_(target: nn.Module, online: nn.Module, tau: float) -> None:
+def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
     """`target <- (1 - tau) target + tau online` for all parameters (Lillicrap et al. 2016, arXiv 1509.02971).
 
     Running statistics of batch normalization go along: a target that is never trained on a batch has no others.
     """
     lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage] - one kernel for all of them
-    lerp(_slow(target), _slow(online), tau)
+    lerp(_averaged(target), _averaged(online), tau)
 
 
-def _slow(network: nn.Module) -> list[Tensor]:
+def _averaged(network: nn.Module) -> list[Tensor]:
     return [*network.parameters(), *(buffer for layer in batch_norms(network) for buffer in layer.buffers())]

@@ -2,7 +2,7 @@
 
 from .dsac import DSAC, DSACCfg, DSACTCfg
 from .fast import FastSACCfg, FastTD3Cfg, FlashSACCfg, fast_sac_policy, fast_td3_policy, flash_sac_policy
-from .replay_learner import ReplayLearner, ReplayLearnerCfg
+from .off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
 from .sac import SAC, SACCfg
 from .sac_seq import SACSeqCfg, SACTransCfg, sac_seq_policy, sac_trans_policy
 from .td3 import TD3, TD3Cfg
@@ -16,8 +16,8 @@ __all__ = [
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",
-    "ReplayLearner",
-    "ReplayLearnerCfg",
+    "OffPolicyAlgorithm",
+    "OffPolicyAlgorithmCfg",
     "SACCfg",
     "SACSeqCfg",
     "SACTransCfg",

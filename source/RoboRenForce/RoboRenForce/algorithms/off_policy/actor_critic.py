@@ -1,113 +1,111 @@
-"""What SAC and TD3 share: the order of a gradient step, targets, optimizers, regularizers of the policy."""
+"""What actor-critic algorithms own: an actor, an ensemble of action values, optimizers, and slow copies of both."""
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from ...buffer.replay_batch import ReplayBatch
-from ...buffer.sequence import SequenceReplayBufferCfg
-from ...components.actor_q import ActorQPackCfg
+from ...buffer.replay_batch import Observations, ReplayBatch
+from ...components.actor import Actor
 from ...components.critic import QNetwork
-from ...components.target import polyak_, target_of
-from ...configclass import ConfigError, Range, configclass
-from ..algorithm import RunContext
+from ...components.target import make_target, soft_update
+from ...configclass import Cfg, ConfigError, Range, configclass
+from ...utils.stateful import Stateful
 from ..loss_terms import LossTermCfg
-from .passes import features_of
-from .replay_learner import Part, ReplayLearner, ReplayLearnerCfg
+
+if TYPE_CHECKING:
+    from .off_policy_algorithm import OffPolicyAlgorithm
 
 
-class ReplayActorCritic(ReplayLearner):
-    """An actor and an ensemble of action values, each with an optimizer, and slow copies of them.
+class ActorCritic:
+    """Networks, targets, optimizers and regularizers, and the order in which they learn."""
 
-    A subclass writes the two losses and, in `learn_policy`, what happens at the policy's turn.
-    """
+    def __init__(self, learner: OffPolicyAlgorithm, cfg: ActorCriticCfg, actor_type: type[Actor], advice: str) -> None:
+        """Take the learner's networks.
 
-    cfg: ReplayActorCriticCfg
-    policy_cfg = ActorQPackCfg
-    sets_priorities = True
-
-    def __init__(self, cfg: ReplayActorCriticCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
-        super().__init__(cfg, policy=policy, context=context)
-        self.critic: QNetwork = self.networks.critic
+        Args:
+            learner: whose optimizers, replay and compilation are used.
+            cfg: the configuration.
+            actor_type: the actor that the losses are written for.
+            advice: what to use if the actor is another one.
+        """
+        self.cfg, self.batch_size = cfg, learner.cfg.batch_size
+        self.actor = learner.actor
+        self.critic: QNetwork = learner.networks.critic
+        if not isinstance(self.actor, actor_type):
+            raise ConfigError(
+                f"{type(learner).__name__} learns a {actor_type.__name__}, but policy.actor_cfg builds a "
+                f"{type(self.actor).__name__}: {advice}."
+            )
         self.loss_terms = [term.build() for term in cfg.loss_terms]
-        if self.loss_terms and isinstance(cfg.replay, SequenceReplayBufferCfg):
-            raise ConfigError("loss_terms are not available for sequences, got a SequenceReplayBufferCfg: drop one.")
-        self.critic_optimizer = self.gradient_step({"critic": self.critic}, cfg.critic_learning_rate)
-        self.actor_optimizer = self.gradient_step({"actor": self.actor}, cfg.actor_learning_rate)
-        self.target_critic = target_of(self.critic)
-        self.target_actor = target_of(self.actor) if cfg.target_actor else self.actor
-        self._critic_loss = self.compiled(self.critic_loss)
-        self._policy_loss = self.compiled(self.policy_loss)
-        self._follow = self.compiled(self.follow)
+        self.critic_optimizer = learner.make_optimizer({"critic": self.critic}, cfg.critic_learning_rate)
+        self.actor_optimizer = learner.make_optimizer({"actor": self.actor}, cfg.actor_learning_rate)
+        self.target_critic = make_target(self.critic)
+        self.target_actor = make_target(self.actor) if cfg.target_actor else self.actor
+        self.experience = learner.experience
+        self._soft_update = learner.compiled(self.soft_update)
 
-    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
-        """The critics learn; at its turn the policy does; the targets follow."""
-        batch = self.augmented(batch)
-        loss, errors, metrics = self._critic_loss(batch)
-        metrics |= self.take_step(self.critic_optimizer, loss)
+    def train_step(
+        self,
+        batch: ReplayBatch,
+        update_actor: bool,
+        critic_loss: Callable[[ReplayBatch], tuple[Tensor, Tensor, dict[str, Tensor]]],
+        update_policy: Callable[[ReplayBatch], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
+        """One gradient step of the critics, at its turn of the policy, and of the targets.
+
+        Args:
+            batch: as it was drawn.
+            update_actor: whether it is the policy's turn.
+            critic_loss: returns L_Q, the error of each sample, and metrics.
+            update_policy: takes the policy's gradient steps and returns metrics.
+        """
+        batch = self.augment(batch)
+        # The critics learn; how far off they were on each sample becomes its priority.
+        loss, errors, metrics = critic_loss(batch)
+        metrics |= self.critic_optimizer.step(loss)
         if batch.index is not None:
-            self.replay.update_priorities(batch.index, errors)
-        if policy_turn:
-            metrics |= self.learn_policy(batch)
-        if policy_turn or not self.cfg.delay_targets:
-            self._follow()
+            self.experience.buffer.update_priorities(batch.index, errors)
+        # The policy learns from the critics as they are now.
+        if update_actor:
+            metrics |= update_policy(batch)
+        # The targets follow slowly.
+        if update_actor or not self.cfg.delay_targets:
+            self._soft_update()
         return metrics
 
-    def follow(self) -> None:
-        """The targets move towards what they are copies of."""
-        polyak_(self.target_critic, self.critic, self.cfg.tau)
+    def soft_update(self) -> None:
+        """Move the targets towards the networks that they are copies of."""
+        soft_update(self.target_critic, self.critic, self.cfg.tau)
         if self.cfg.target_actor:
-            polyak_(self.target_actor, self.actor, self.cfg.tau)
+            soft_update(self.target_actor, self.actor, self.cfg.tau)
 
-    def augmented(self, batch: ReplayBatch) -> ReplayBatch:
-        """The batch with what the loss terms append to it, behind its own `batch_size` samples."""
+    def augment(self, batch: ReplayBatch) -> ReplayBatch:
+        """The batch with what the loss terms append to it, behind its own samples."""
         if self.loss_terms:
-
-            def as_tensordict(obs: Any) -> TensorDict:
-                return TensorDict(dict(obs.items()), batch_size=batch.reward.shape)
-
-            batch = replace(batch, obs=as_tensordict(batch.obs), next_obs=as_tensordict(batch.next_obs))
+            next_obs = None if batch.next_obs is None else _as_tensordict(batch.next_obs, batch)
+            batch = replace(batch, obs=_as_tensordict(batch.obs, batch), next_obs=next_obs)
         for term in self.loss_terms:
             batch = term.augment(batch)
         return batch
 
-    @abstractmethod
-    def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Returns L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
-
-    @abstractmethod
-    def policy_loss(self, batch: ReplayBatch) -> Any:
-        """What `learn_policy` steps on, as `_policy_loss` compiled where the configuration asks for it."""
-
-    @abstractmethod
-    def learn_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
-        """The policy's turn; returns 0-dim metrics, detached."""
-
-    def values_of(self, batch: ReplayBatch, action: Tensor) -> Tensor:
-        """Values `(E, ...)` of `action` `(..., A)` in the states, with a gradient for the action."""
-        with torch.no_grad():
-            features = batch.at_states(features_of(self.critic))
-        return self.critic.head.mean(self.critic.outputs(features, action))
-
-    def regularized(
+    def regularize(
         self, loss: Tensor, batch: ReplayBatch, metrics: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's loss with the regularizers added, and all metrics without gradient."""
+        """The policy's loss, 0-dim, with the regularizers added, and all metrics without gradient."""
         for term in self.loss_terms:
-            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, self.cfg.batch_size)
+            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, self.batch_size)
             loss = loss + metrics[f"Loss/{term.name}"]
         metrics["Loss/actor"] = loss
         return loss, {name: metric.detach() for name, metric in metrics.items()}
 
-    def parts(self) -> dict[str, Part]:
-        """Targets and optimizers."""
-        parts: dict[str, Part] = {
+    def parts(self) -> dict[str, Stateful]:
+        """Targets and optimizers, for the checkpoint."""
+        parts: dict[str, Stateful] = {
             "target_critic": self.target_critic,
             "critic_optimizer": self.critic_optimizer,
             "actor_optimizer": self.actor_optimizer,
@@ -115,11 +113,15 @@ class ReplayActorCritic(ReplayLearner):
         return parts | ({"target_actor": self.target_actor} if self.cfg.target_actor else {})
 
 
-@configclass
-class ReplayActorCriticCfg(ReplayLearnerCfg):
-    """What the configurations of SAC and TD3 share."""
+def _as_tensordict(obs: Observations, batch: ReplayBatch) -> TensorDict:
+    """Observations with the leading dimensions of the batch; a sequence has one more of them."""
+    shape = batch.reward.shape
+    return TensorDict(dict(obs.items()), [shape[0] + 1, *shape[1:]] if batch.is_sequence else shape)
 
-    class_type: type = ReplayActorCritic
+
+@configclass
+class ActorCriticCfg(Cfg):
+    """What the configurations of actor-critic algorithms share, beside `OffPolicyAlgorithmCfg`."""
 
     actor_learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
     """Learning rate of the actor."""

@@ -7,31 +7,22 @@ those of the critics' return head, `GaussianHead`; what is left are these settin
 
 from __future__ import annotations
 
-from ...components.actor_q import ActorQPackCfg
-from ...components.return_heads import GaussianHead
+from typing import ClassVar
+
+from ...components.return_heads import GaussianHead, ReturnHead
 from ...components.temperature import TemperatureCfg
-from ...configclass import ConfigError, configclass
-from ..algorithm import RunContext
+from ...configclass import configclass
 from .sac import SAC, SACCfg
 
-
-class DSAC(SAC):
-    """SAC that insists on critics with a `GaussianHead`."""
-
-    def __init__(self, cfg: DSACCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
-        super().__init__(cfg, policy=policy, context=context)
-        if not isinstance(self.critic.head, GaussianHead):
-            raise ConfigError(
-                f"DSAC learns normal distributions of the return, but policy.critic_cfg.head_cfg builds a "
-                f"{type(self.critic.head).__name__}: use GaussianHeadCfg."
-            )
+DSAC = SAC
+"""Its name in the files of earlier runs."""
 
 
 @configclass
 class DSACCfg(SACCfg):
     """DSAC of 2021; its critic is `QNetworkCfg(num_q=1, head_cfg=GaussianHeadCfg(version="v1"))`."""
 
-    class_type: type = DSAC
+    head_type: ClassVar[type[ReturnHead]] = GaussianHead
     actor_learning_rate = 1.0e-4
     critic_learning_rate = 1.0e-4
     temperature: TemperatureCfg = TemperatureCfg(initial=2.718281828459045)
@@ -41,8 +32,16 @@ class DSACCfg(SACCfg):
 
 
 @configclass
-class DSACTCfg(DSACCfg):
-    """DSAC-T; its critic is `QNetworkCfg(num_q=2, head_cfg=GaussianHeadCfg(version="T"))`.
+class DSACTCfg(SACCfg):
+    """DSAC-T with the settings of DSAC; its critic is `QNetworkCfg(num_q=2, head_cfg=GaussianHeadCfg(version="T"))`.
 
     The published runs take 20 environment steps per gradient step (the runner's `train_freq` or `num_envs`).
     """
+
+    head_type: ClassVar[type[ReturnHead]] = GaussianHead
+    actor_learning_rate = 1.0e-4
+    critic_learning_rate = 1.0e-4
+    temperature: TemperatureCfg = TemperatureCfg(initial=2.718281828459045)
+    target_actor = True
+    policy_delay = 2
+    delay_targets = True

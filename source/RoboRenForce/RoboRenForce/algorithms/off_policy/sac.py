@@ -14,7 +14,7 @@ and the C51 critics of FastSAC are this class with another head.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,86 +22,115 @@ from torch import Tensor
 from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
 from ...components.gaussian_actor import TanhGaussianActor
+from ...components.return_heads import ReturnHead
 from ...components.temperature import TemperatureCfg
 from ...configclass import ConfigError, Range, configclass
 from ...utils.precision import autocast
+from ...utils.stateful import Stateful
 from ..algorithm import RunContext
-from .actor_critic import ReplayActorCritic, ReplayActorCriticCfg
-from .passes import actor_at_states, actor_at_successors, td_loss
-from .replay_learner import Part
+from .actor_critic import ActorCritic, ActorCriticCfg
+from .off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
+from .q_losses import action_values, actor_at_next_obs, actor_at_obs, td_loss
 
 
-class SAC(ReplayActorCritic):
+class SAC(OffPolicyAlgorithm):
     """Actor, critics, their targets, the temperature, and one gradient step of each."""
 
     cfg: SACCfg
+    networks_cfg = ActorQPackCfg
+    sets_priorities = True
 
     def __init__(self, cfg: SACCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
-        if not isinstance(self.actor, TanhGaussianActor):
+        advice = "use TanhGaussianActorCfg, or TD3Cfg with a deterministic policy"
+        nets = self.actor_critic = ActorCritic(self, cfg, TanhGaussianActor, advice)
+        self.critic, self.target_critic, self.target_actor = nets.critic, nets.target_critic, nets.target_actor
+        head = self.critic.head
+        if not isinstance(head, cfg.head_type):
             raise ConfigError(
-                f"{type(self).__name__} learns a squashed normal policy, but policy.actor_cfg builds a "
-                f"{type(self.actor).__name__}: use TanhGaussianActorCfg, or TD3Cfg with a deterministic policy."
+                f"{type(cfg).__name__} learns with a {cfg.head_type.__name__}, but policy.critic_cfg.head_cfg builds a "
+                f"{type(head).__name__}: use {cfg.head_type.__name__}Cfg."
             )
         self.temperature = cfg.temperature.build(context.spec.action.dim).to(self.device)
         if cfg.temperature.learned:
-            self.temperature_optimizer = self.gradient_step(
-                {"temperature": self.temperature},
-                cfg.temperature.learning_rate,
-                max_grad_norm=None,
-                weight_decay=0.0,
+            rate = cfg.temperature.learning_rate
+            self.temperature_optimizer = self.make_optimizer(
+                {"temperature": self.temperature}, rate, max_grad_norm=None, weight_decay=0.0
             )
+        self.critic_term: Any = None if cfg.critic_term is None else cfg.critic_term(self)
+        self._critic_loss = self.compiled(self.critic_loss)
+        self._policy_loss = self.compiled(self.policy_loss)
+
+    def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
+        """The critics learn, at their turn policy and temperature do, and the targets move."""
+        metrics = self.actor_critic.train_step(batch, update_actor, self._critic_loss, self.update_policy)
+        if self.critic_term is not None:
+            self.critic_term.train_step(metrics)
+        return metrics
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
         cfg = self.cfg
         with autocast(cfg.precision, self.device):
+            # a', and what its entropy is worth
             with torch.no_grad():
-                next_action, next_log_prob = self._sample(actor_at_successors(self.target_actor, batch))
+                next_action, next_log_prob = self._sample(actor_at_next_obs(self.target_actor, batch))
                 bonus = -self.temperature() * next_log_prob if cfg.backup_entropy else torch.zeros_like(next_log_prob)
-            return td_loss(self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate)
+            # y, and every critic's distance to it
+            loss, errors, metrics = td_loss(self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate)
+        if self.critic_term is not None:
+            term, more = self.critic_term.loss(batch)
+            loss, metrics = loss + term, metrics | more
+        return loss, errors, metrics
 
     def policy_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_pi; log pi of the actions drawn, without gradient; 0-dim metrics without gradient."""
+        # a~ and its value, through which the gradient reaches the policy
         with autocast(self.cfg.precision, self.device):
-            action, log_prob = self._sample(actor_at_states(self.actor, batch))
-            values = self.values_of(batch, action)
+            action, log_prob = self._sample(actor_at_obs(self.actor, batch))
+            values = action_values(self.critic, batch, action)
         value = values.amin(0) if self.cfg.aggregate == "min" else values.mean(0)
+        # the policy climbs value and entropy
         loss = batch.mean(self.temperature() * log_prob - value)
         metrics = {"Policy/entropy": -batch.mean(log_prob), "Policy/alpha": self.temperature()}
-        loss, metrics = self.regularized(loss, batch, metrics)
+        loss, metrics = self.actor_critic.regularize(loss, batch, metrics)
         return loss, log_prob.detach(), metrics
 
-    def learn_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
-        """Steps of the actor, and of the temperature on the log-probabilities that the actor's step found."""
+    def update_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
+        """Take the gradient steps of actor and temperature."""
         metrics: dict[str, Tensor] = {}
         for _ in range(self.cfg.policy_updates):
             loss, log_prob, metrics = self._policy_loss(batch)
-            metrics |= self.take_step(self.actor_optimizer, loss)
+            metrics |= self.actor_critic.actor_optimizer.step(loss)
+            # The temperature learns from the log-probabilities that the actor's step found.
             if self.cfg.temperature.learned:
-                self.take_step(self.temperature_optimizer, batch.mean(self.temperature.loss(log_prob)))
+                self.temperature_optimizer.step(batch.mean(self.temperature.loss(log_prob)))
         return metrics
 
     def _sample(self, output: Tensor) -> tuple[Tensor, Tensor]:
         distribution: Any = self.actor.distribution(output)
         return distribution.rsample_with_log_prob()
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Stateful]:
         """Targets, temperature and optimizers."""
-        parts = super().parts() | {"temperature": self.temperature}
+        parts = self.actor_critic.parts() | {"temperature": self.temperature}
         if self.cfg.temperature.learned:
             parts["temperature_optimizer"] = self.temperature_optimizer
-        return parts
+        return parts | ({} if self.critic_term is None else self.critic_term.parts())
 
 
 @configclass
-class SACCfg(ReplayActorCriticCfg):
+class SACCfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
     """SAC. Defaults are those of Stable-Baselines3.
 
     With `aggregate="min"` the policy climbs the smallest of the critics' values too, otherwise their mean.
     """
 
     class_type: type = SAC
+    head_type: ClassVar[type[ReturnHead]] = ReturnHead
+    """What the critics' return head has to be."""
+    critic_term: ClassVar[type | None] = None
+    """What else the critics minimize; see `ConservativeTerm` of CQL."""
 
     temperature: TemperatureCfg = TemperatureCfg()
     """The weight of the entropy."""

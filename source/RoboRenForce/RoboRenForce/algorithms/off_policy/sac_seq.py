@@ -1,7 +1,7 @@
 """SAC with a memory, for states that one observation does not tell: SAC-Seq and SAC-Trans.
 
 Both are SAC on sequences. `SequenceReplayBuffer` draws windows that stay within one episode, with the previous action
-as an observation; actor and critics each have a history encoder before their perceptrons (`HistoryActorQPackCfg`), and
+as an observation; actor and critics each have a history encoder before their MLPs (`HistoryActorQPackCfg`), and
 the losses average over the steps that count:
 
     z_k = encoder(o_0, a_{-1}; ...; o_k, a_{k-1}),   k = 0 ... T,   memory empty at k = 0
@@ -50,12 +50,12 @@ class SACTransCfg(SACCfg):
 def sac_seq_policy(
     encoder: HistoryEncoder = "gru", size: int = 128, hidden: tuple[int, ...] = (256, 256), window: int = 16
 ) -> HistoryActorQPackCfg:
-    """Networks of SAC-Seq: a memory and a perceptron for each of actor and critics.
+    """Networks of SAC-Seq: a memory and an MLP for each of actor and critics.
 
     Args:
         encoder: kind of memory; `none` is SAC on sequences.
         size: of the memory.
-        hidden: widths of the perceptrons behind it.
+        hidden: widths of the MLPs behind it.
         window: inputs that a stack sees.
     """
 
@@ -78,10 +78,10 @@ def sac_trans_policy(
 
     Args:
         size: of the tokens.
-        layers: blocks of attention and perceptron.
+        layers: blocks of attention and MLP.
         heads: of the attention.
         window: steps that each layer sees.
-        hidden: widths of the perceptrons behind the transformer.
+        hidden: widths of the MLPs behind the transformer.
     """
     policy = sac_seq_policy("transformer", size, hidden, window)
     policy.history_layers, policy.history_heads = layers, heads

@@ -1,7 +1,7 @@
 """Twin delayed deep deterministic policy gradient: off-policy learning of a deterministic policy.
 
 Fujimoto et al. 2018 (arXiv 1802.09477). Against the overestimation of DDPG it takes the smaller of two critics,
-smooths the target over nearby actions, and lets policy and targets follow at every second step only.
+smooths the target over nearby actions, and updates policy and targets at every second step only.
 
     a'   = clip(mubar(s') + clip(eps, -c, c), -1, 1),   eps ~ N(0, sigma^2)
     y    = r + gamma (1 - terminated) min_j Qbar_j(s', a')
@@ -13,7 +13,8 @@ With another return head the critics are distributional; FastTD3 is this class w
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -22,70 +23,92 @@ from ...buffer.replay_batch import ReplayBatch
 from ...components.actor_q import ActorQPackCfg
 from ...components.deterministic_actor import DeterministicActor
 from ...components.exploration import ExplorationCfg, GaussianNoiseCfg
-from ...configclass import ConfigError, Range, configclass
+from ...configclass import Range, configclass
 from ...utils.precision import autocast
+from ...utils.stateful import Stateful
 from ..algorithm import RunContext
-from .actor_critic import ReplayActorCritic, ReplayActorCriticCfg
-from .passes import actor_at_states, actor_at_successors, td_loss
+from .actor_critic import ActorCritic, ActorCriticCfg
+from .off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
+from .q_losses import action_values, actor_at_next_obs, actor_at_obs, td_loss
 
 
-class TD3(ReplayActorCritic):
+class TD3(OffPolicyAlgorithm):
     """Actor, critics, their targets, and one gradient step of each."""
 
     cfg: TD3Cfg
+    networks_cfg = ActorQPackCfg
+    sets_priorities = True
 
     def __init__(self, cfg: TD3Cfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
-        if not isinstance(self.actor, DeterministicActor):
-            raise ConfigError(
-                f"TD3 learns a deterministic policy, but policy.actor_cfg builds a {type(self.actor).__name__}: "
-                "use DeterministicActorCfg, or SACCfg with a stochastic policy."
-            )
+        advice = "use DeterministicActorCfg, or SACCfg with a stochastic policy"
+        nets = self.actor_critic = ActorCritic(self, cfg, DeterministicActor, advice)
+        self.critic, self.target_critic, self.target_actor = nets.critic, nets.target_critic, nets.target_actor
+        self._critic_loss = self.compiled(self.critic_loss)
+        self._policy_loss = self.compiled(self.policy_loss)
+
+    def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
+        """The critics learn; at every `policy_delay`-th step the policy does, and the targets move."""
+        return self.actor_critic.train_step(batch, update_actor, self._critic_loss, self.update_policy)
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
         with autocast(self.cfg.precision, self.device):
             next_action = self.next_action(batch)
-            nothing = torch.zeros_like(batch.reward)
-            return td_loss(self.critic, self.target_critic, batch, next_action, nothing, self.cfg.aggregate)
+            bonus = self.cfg.bonus(self.cfg, batch, next_action)
+            return td_loss(self.critic, self.target_critic, batch, next_action, bonus, self.cfg.aggregate)
 
     @torch.no_grad()
     def next_action(self, batch: ReplayBatch) -> Tensor:
         """a' `(..., A)`: the target policy's action with clipped noise, so that sharp peaks of a critic don't pay."""
         cfg = self.cfg
-        action = self.actor.distribution(actor_at_successors(self.target_actor, batch)).mode
+        action = self.actor.distribution(actor_at_next_obs(self.target_actor, batch)).mode
         noise = (cfg.target_noise * torch.randn_like(action)).clamp(-cfg.target_noise_clip, cfg.target_noise_clip)
         return (action + noise).clamp(-1.0, 1.0)
 
     def policy_loss(self, batch: ReplayBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns L_mu, and 0-dim metrics without gradient."""
+        # mu(s) and its value, through which the gradient reaches the policy
         with autocast(self.cfg.precision, self.device):
-            action = self.actor.distribution(actor_at_states(self.actor, batch)).mode
-            value = self.policy_value(self.values_of(batch, action))
-        loss = self.objective(batch, action, value)
-        return self.regularized(loss, batch, {"Policy/mean_abs_action": batch.mean(action.abs().mean(-1))})
-
-    def objective(self, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
-        """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
-        return -batch.mean(value)
-
-    def policy_value(self, values: Tensor) -> Tensor:
-        """What the policy climbs, `(...)`, of the critics' values `(E, ...)`."""
+            action = self.actor.distribution(actor_at_obs(self.actor, batch)).mode
+            values = action_values(self.critic, batch, action)
+        # The paper's policy climbs the first critic; the smaller one of them is more careful.
         if self.cfg.policy_value == "first":
-            return values[0]
-        return values.amin(0) if self.cfg.policy_value == "min" else values.mean(0)
+            value = values[0]
+        else:
+            value = values.amin(0) if self.cfg.policy_value == "min" else values.mean(0)
+        loss = self.cfg.objective(self.cfg, batch, action, value)
+        return self.actor_critic.regularize(loss, batch, {"Policy/mean_abs_action": batch.mean(action.abs().mean(-1))})
 
-    def learn_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
-        """A step of the actor."""
+    def update_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
+        """Take a gradient step of the actor."""
         loss, metrics = self._policy_loss(batch)
-        return metrics | self.take_step(self.actor_optimizer, loss)
+        return metrics | self.actor_critic.actor_optimizer.step(loss)
+
+    def parts(self) -> dict[str, Stateful]:
+        """Targets and optimizers."""
+        return self.actor_critic.parts()
+
+
+def no_bonus(cfg: TD3Cfg, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+    """What `next_action` `(..., A)` is worth beside its value, `(...)`: nothing."""
+    return torch.zeros_like(batch.reward)
+
+
+def negative_value(cfg: TD3Cfg, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
+    """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
+    return -batch.mean(value)
 
 
 @configclass
-class TD3Cfg(ReplayActorCriticCfg):
+class TD3Cfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
     """TD3. Defaults are those of the paper; its actor is a `DeterministicActorCfg`."""
 
     class_type: type = TD3
+    bonus: ClassVar[Callable[..., Tensor]] = staticmethod(no_bonus)
+    """What a' is worth besides; see `no_bonus`."""
+    objective: ClassVar[Callable[..., Tensor]] = staticmethod(negative_value)
+    """What the policy minimizes; see `negative_value`."""
 
     exploration: ExplorationCfg = GaussianNoiseCfg(std=0.1)
     policy_delay = 2

@@ -17,9 +17,10 @@ from ...components.deterministic_actor import Deterministic
 from ...components.distributions import Distribution
 from ...configclass import Range, configclass
 from ...utils.precision import autocast
+from ...utils.stateful import Stateful
 from ..algorithm import RunContext
-from ..off_policy.passes import actor_at_states
-from ..off_policy.replay_learner import Part, ReplayLearner, ReplayLearnerCfg
+from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
+from ..off_policy.q_losses import actor_at_obs
 
 
 def imitation_loss(distribution: Distribution, action: Tensor) -> Tensor:
@@ -29,34 +30,35 @@ def imitation_loss(distribution: Distribution, action: Tensor) -> Tensor:
     return -distribution.log_prob(action)
 
 
-class BC(ReplayLearner):
+class BC(OffPolicyAlgorithm):
     """An actor, and one gradient step of it."""
 
     cfg: BCCfg
+    needs_data = True
 
     def __init__(self, cfg: BCCfg, *, policy: ActorPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
-        self.actor_optimizer = self.gradient_step({"actor": self.actor}, cfg.learning_rate)
+        self.actor_optimizer = self.make_optimizer({"actor": self.actor}, cfg.learning_rate)
         self._policy_loss = self.compiled(self.policy_loss)
 
-    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
+    def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
         """The policy learns."""
         loss = self._policy_loss(batch)
-        return {"Loss/actor": loss.detach(), **self.take_step(self.actor_optimizer, loss)}
+        return {"Loss/actor": loss.detach(), **self.actor_optimizer.step(loss)}
 
     def policy_loss(self, batch: ReplayBatch) -> Tensor:
         """L_pi, 0-dim."""
         with autocast(self.cfg.precision, self.device):
-            output = actor_at_states(self.actor, batch)
+            output = actor_at_obs(self.actor, batch)
         return batch.mean(imitation_loss(self.actor.distribution(output), batch.action))
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Stateful]:
         """The optimizer."""
         return {"actor_optimizer": self.actor_optimizer}
 
 
 @configclass
-class BCCfg(ReplayLearnerCfg):
+class BCCfg(OffPolicyAlgorithmCfg):
     """Behavior cloning. Its policy is `ActorPackCfg`: there is no critic."""
 
     class_type: type = BC

@@ -11,57 +11,52 @@ in s. Each is corrected by the density q of its source, so that the sum estimate
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ...buffer.replay_batch import ReplayBatch
-from ...components.actor_q import ActorQPackCfg
 from ...configclass import Range, configclass
 from ...utils.precision import autocast
-from ..algorithm import RunContext
-from ..off_policy.passes import features_of, output_of
-from ..off_policy.replay_learner import Part
+from ...utils.stateful import Stateful
+from ..off_policy.q_losses import features_of, output_of
 from ..off_policy.sac import SAC, SACCfg
 
+CQL = SAC
+"""Its name in the files of earlier runs: what differs from SAC is a term of the critics, which `CQLCfg` names."""
 
-class CQL(SAC):
-    """SAC with the conservative term and, if asked for, the multiplier that keeps it at a target."""
 
-    cfg: CQLCfg
+class ConservativeTerm:
+    """The conservative term and, if asked for, the multiplier that keeps it at a target."""
 
-    def __init__(self, cfg: CQLCfg, *, policy: ActorQPackCfg, context: RunContext) -> None:
-        super().__init__(cfg, policy=policy, context=context)
-        if cfg.target_gap is not None:
-            self.multiplier = Multiplier(cfg.target_gap).to(self.device)
-            self.multiplier_optimizer = self.gradient_step(
-                {"multiplier": self.multiplier}, cfg.multiplier_learning_rate, max_grad_norm=None, weight_decay=0.0
+    def __init__(self, learner: SAC) -> None:
+        self.actor, self.critic = learner.actor, learner.critic
+        self.cfg: Any = learner.cfg
+        if self.cfg.target_gap is not None:
+            self.multiplier = Multiplier(self.cfg.target_gap).to(learner.device)
+            rate = self.cfg.multiplier_learning_rate
+            self.multiplier_optimizer = learner.make_optimizer(
+                {"multiplier": self.multiplier}, rate, max_grad_norm=None, weight_decay=0.0
             )
 
-    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
-        """A step of SAC; then the multiplier learns from the conservative term that the critics' step found."""
-        metrics = super().learn(batch, policy_turn)
-        if self.cfg.target_gap is not None:
-            self.take_step(self.multiplier_optimizer, self.multiplier.loss(metrics["Loss/conservative"]))
-        return metrics
+    def loss(self, batch: ReplayBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """alpha_c times the sum of all critics' terms, and 0-dim metrics."""
+        term, metrics = self.gap(batch)
+        return self.weight() * term.sum(), metrics
 
-    def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """SAC's, with the conservative term."""
-        loss, errors, metrics = super().critic_loss(batch)
-        term, more = self.conservative_term(batch)
-        return loss + self.weight() * term.sum(), errors, metrics | more
-
-    def conservative_term(self, batch: ReplayBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def gap(self, batch: ReplayBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Returns `T log sum exp - Q` of each critic, a mean over the batch `(E,)`, and 0-dim metrics."""
         count, temperature = self.cfg.num_actions, self.cfg.conservative_temperature
-        with autocast(self.cfg.precision, self.device):
+        # Q of the data's action and of sampled ones, all in s
+        with autocast(self.cfg.precision, batch.reward.device):
             actions, log_density = self.sample_actions(batch)
-            features = batch.at_states(features_of(self.critic))
+            features = batch.forward_obs(features_of(self.critic))
             actions = torch.cat([batch.action.unsqueeze(0), actions])
             output = self.critic.outputs(features.expand(len(actions), *features.shape), actions)
         values = self.critic.head.mean(output)
         data, sampled = values[:, 0], values[:, 1:]  # (E, B), (E, 3 count, B)
+        # the soft maximum over all actions against the data's
         soft_maximum = temperature * ((sampled - log_density) / temperature).logsumexp(1)
         gap = soft_maximum - data
         term = torch.stack([batch.weighted_mean(member) for member in gap])
@@ -76,10 +71,10 @@ class CQL(SAC):
     def sample_actions(self, batch: ReplayBatch) -> tuple[Tensor, Tensor]:
         """Actions `(3 num_actions, B, A)`, uniform, of pi(.|s) and of pi(.|s'), and their log-densities."""
         count = self.cfg.num_actions
-        uniform = torch.empty(count, *batch.action.shape, device=self.device).uniform_(-1.0, 1.0)
+        uniform = torch.empty(count, *batch.action.shape, device=batch.action.device).uniform_(-1.0, 1.0)
         actions, log_density = [uniform], [uniform.new_full(uniform.shape[:-1], uniform.shape[-1] * math.log(0.5))]
-        said = output_of(self.actor)
-        for output in (batch.at_states(said), batch.at_successors(said)):
+        forward = output_of(self.actor)
+        for output in (batch.forward_obs(forward), batch.forward_next_obs(forward)):
             distribution: Any = self.actor.distribution(output.expand(count, *output.shape))
             action, log_prob = distribution.rsample_with_log_prob()
             actions.append(action)
@@ -91,12 +86,16 @@ class CQL(SAC):
         weight = self.cfg.conservative_weight
         return weight if self.cfg.target_gap is None else weight * self.multiplier().detach()
 
-    def parts(self) -> dict[str, Part]:
-        """Those of SAC and the multiplier."""
-        parts = super().parts()
+    def train_step(self, metrics: dict[str, Tensor]) -> None:
+        """The multiplier learns from the conservative term that the critics' step found."""
         if self.cfg.target_gap is not None:
-            parts.update(multiplier=self.multiplier, multiplier_optimizer=self.multiplier_optimizer)
-        return parts
+            self.multiplier_optimizer.step(self.multiplier.loss(metrics["Loss/conservative"]))
+
+    def parts(self) -> dict[str, Stateful]:
+        """The multiplier and its optimizer."""
+        if self.cfg.target_gap is None:
+            return {}
+        return {"multiplier": self.multiplier, "multiplier_optimizer": self.multiplier_optimizer}
 
 
 class Multiplier(nn.Module):
@@ -120,7 +119,7 @@ class Multiplier(nn.Module):
 class CQLCfg(SACCfg):
     """CQL(H). Defaults are those of CORL for locomotion."""
 
-    class_type: type = CQL
+    critic_term: ClassVar[type | None] = ConservativeTerm
 
     learning_starts = 0
     actor_learning_rate = 3.0e-5

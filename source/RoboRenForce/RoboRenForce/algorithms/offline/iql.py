@@ -21,22 +21,23 @@ from torch import Tensor
 from ...buffer.replay_batch import Observations, ReplayBatch
 from ...components.actor_q import ActorQVPackCfg
 from ...components.return_heads import ScalarHead
-from ...components.target import polyak_, target_of
+from ...components.target import make_target, soft_update
 from ...configclass import ConfigError, Range, configclass
 from ...networks.batch_norm import uses_batch_statistics
 from ...utils.precision import autocast
+from ...utils.stateful import Stateful
 from ..algorithm import RunContext
 from ..functional.expectile import advantage_weight, expectile_loss
-from ..off_policy.passes import actor_at_states, features_of
-from ..off_policy.replay_learner import Part, ReplayLearner, ReplayLearnerCfg
+from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
+from ..off_policy.q_losses import actor_at_obs, features_of
 from .bc import imitation_loss
 
 
-class IQL(ReplayLearner):
+class IQL(OffPolicyAlgorithm):
     """Actor, twin critics with targets, a state value, and one gradient step of each."""
 
     cfg: IQLCfg
-    policy_cfg = ActorQVPackCfg
+    networks_cfg = ActorQVPackCfg
 
     def __init__(self, cfg: IQLCfg, *, policy: ActorQVPackCfg, context: RunContext) -> None:
         super().__init__(cfg, policy=policy, context=context)
@@ -51,44 +52,47 @@ class IQL(ReplayLearner):
                 "IQL never asks its critics about a', which batch normalization needs for its statistics: use MLPCfg "
                 "instead of FlashNetCfg in policy.critic_cfg and policy.value_cfg."
             )
-        self.target_critic = target_of(self.critic)
-        self.critic_optimizer = self.gradient_step(
-            {"value": self.value, "critic": self.critic}, cfg.critic_learning_rate
-        )
-        self.actor_optimizer = self.gradient_step(
+        self.target_critic = make_target(self.critic)
+        critics = {"value": self.value, "critic": self.critic}
+        self.critic_optimizer = self.make_optimizer(critics, cfg.critic_learning_rate)
+        self.actor_optimizer = self.make_optimizer(
             {"actor": self.actor}, cfg.actor_learning_rate, final=cfg.actor_final_learning_rate
         )
         self._critic_loss = self.compiled(self.critic_loss)
         self._policy_loss = self.compiled(self.policy_loss)
-        self._follow = self.compiled(self.follow)
+        self._soft_update = self.compiled(self.soft_update)
 
-    def learn(self, batch: ReplayBatch, policy_turn: bool) -> dict[str, Tensor]:
-        """Value and critics learn; at its turn the policy does, from the advantage before that; the targets follow."""
+    def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
+        """Value and critics learn; at its turn the policy does, from the advantage before that; the targets move."""
+        # V climbs to the best of the data, Q learns from V.
         loss, advantage, metrics = self._critic_loss(batch)
-        metrics |= self.take_step(self.critic_optimizer, loss)
-        if policy_turn:
+        metrics |= self.critic_optimizer.step(loss)
+        # The policy imitates the data, the better actions more.
+        if update_actor:
             loss, more = self._policy_loss(batch, advantage)
-            metrics |= more | self.take_step(self.actor_optimizer, loss)
-        self._follow()
+            metrics |= more | self.actor_optimizer.step(loss)
+        self._soft_update()
         return metrics
 
-    def follow(self) -> None:
-        """The target critics move towards the critics."""
-        polyak_(self.target_critic, self.critic, self.cfg.tau)
+    def soft_update(self) -> None:
+        """Move the target critics towards the critics."""
+        soft_update(self.target_critic, self.critic, self.cfg.tau)
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Returns L_V + L_Q, whose parameters are disjoint; u of each sample; 0-dim metrics. The last two detached."""
         head = self.critic.head
         with autocast(self.cfg.precision, self.device):
+            # what the target critics know about the data's action, and V(s') in the place of max_a Q(s', a)
             with torch.no_grad():
-                features = batch.at_states(features_of(self.target_critic))
+                features = batch.forward_obs(features_of(self.target_critic))
                 best_known = head.mean(self.target_critic.outputs(features, batch.action)).amin(0)
-                # V(s') takes the place of what a single critic would say; nothing is added to it.
-                next_value = batch.at_successors(self._value_of)
-            value = batch.at_states(self._value_of)
-            output = self.critic.outputs(batch.at_states(features_of(self.critic)), batch.action)
-        target = batch.reward + batch.discount * next_value
+                next_value = batch.forward_next_obs(self._value_of)
+            value = batch.forward_obs(self._value_of)
+            output = self.critic.outputs(batch.forward_obs(features_of(self.critic)), batch.action)
+        # V is a high expectile of the values of the data's actions.
         value_loss = batch.mean(expectile_loss(value, best_known, self.cfg.expectile))
+        # Q is the mean of what follows.
+        target = batch.reward + batch.discount * next_value
         critic_loss = batch.mean((head.mean(output) - target).square())
         metrics = {
             "Loss/value": value_loss,
@@ -104,7 +108,7 @@ class IQL(ReplayLearner):
         cfg = self.cfg
         weight = advantage_weight(advantage, cfg.beta, cfg.max_weight)
         with autocast(cfg.precision, self.device):
-            output = actor_at_states(self.actor, batch)
+            output = actor_at_obs(self.actor, batch)
         loss = batch.mean(weight * imitation_loss(self.actor.distribution(output), batch.action))
         metrics = {"Loss/actor": loss.detach(), "Policy/advantage_weight": batch.mean(weight)}
         return loss, metrics
@@ -112,7 +116,7 @@ class IQL(ReplayLearner):
     def _value_of(self, obs: Observations, start: Tensor | None) -> Tensor:
         return self.value(obs, None, start)[0]
 
-    def parts(self) -> dict[str, Part]:
+    def parts(self) -> dict[str, Stateful]:
         """Target and optimizers."""
         return {
             "target_critic": self.target_critic,
@@ -122,7 +126,7 @@ class IQL(ReplayLearner):
 
 
 @configclass
-class IQLCfg(ReplayLearnerCfg):
+class IQLCfg(OffPolicyAlgorithmCfg):
     """IQL. Defaults are those of CORL for locomotion; its policy is `ActorQVPackCfg`.
 
     The published actor is a normal distribution that is not squashed, around the tanh of a network, with a std that

@@ -10,37 +10,31 @@ a' is TD3's, with its noise; a'_data is what the data did next, so transitions a
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor
 
 from ...buffer.replay_batch import ReplayBatch
 from ...configclass import ConfigError, Range, configclass
-from ...utils.precision import autocast
-from ..off_policy.passes import td_loss
 from ..off_policy.td3 import TD3, TD3Cfg
 from .td3_bc import relative
 
+ReBRAC = TD3
+"""Its name in the files of earlier runs: what differs from TD3 are two functions, which `ReBRACCfg` names."""
 
-class ReBRAC(TD3):
-    """TD3 with both penalties."""
 
-    cfg: ReBRACCfg
-    needs_next_action = True
+def penalty_in_target(cfg: ReBRACCfg, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+    """What `next_action` `(..., A)` is worth beside its value, `(...)`: less, the farther from the data it is."""
+    if batch.next_action is None:
+        raise ConfigError("ReBRAC needs the data's next actions, which a replay doesn't know: use TD3Cfg online.")
+    return -cfg.critic_penalty * (next_action - batch.next_action).square().sum(-1)
 
-    def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """TD3's, with the distance of a' to the data in the target."""
-        if batch.next_action is None:
-            raise ConfigError("ReBRAC needs the data's next actions, which a replay doesn't know: use TD3Cfg online.")
-        with autocast(self.cfg.precision, self.device):
-            next_action = self.next_action(batch)
-            penalty = self.cfg.critic_penalty * (next_action - batch.next_action).square().sum(-1)
-            return td_loss(self.critic, self.target_critic, batch, next_action, -penalty, self.cfg.aggregate)
 
-    def objective(self, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
-        """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
-        distance = (action - batch.action).square().sum(-1)
-        return self.cfg.actor_penalty * batch.mean(distance) - relative(batch, value)
+def penalized_objective(cfg: ReBRACCfg, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
+    """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
+    distance = (action - batch.action).square().sum(-1)
+    return cfg.actor_penalty * batch.mean(distance) - relative(batch, value)
 
 
 @configclass
@@ -51,7 +45,9 @@ class ReBRACCfg(TD3Cfg):
     without normalization for the actor.
     """
 
-    class_type: type = ReBRAC
+    needs_next_action: ClassVar[bool] = True
+    bonus: ClassVar[Callable[..., Tensor]] = staticmethod(penalty_in_target)
+    objective: ClassVar[Callable[..., Tensor]] = staticmethod(penalized_objective)
 
     learning_starts = 0
     batch_size = 1024

@@ -9,7 +9,8 @@ lambda makes the first term as large as alpha whatever the scale of the rewards;
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -17,16 +18,14 @@ from ...buffer.replay_batch import ReplayBatch
 from ...configclass import Range, configclass
 from ..off_policy.td3 import TD3, TD3Cfg
 
+TD3BC = TD3
+"""Its name in the files of earlier runs; what differs from TD3 is the policy's objective, which `TD3BCCfg` names."""
 
-class TD3BC(TD3):
-    """TD3 with another objective of the policy."""
 
-    cfg: TD3BCCfg
-
-    def objective(self, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
-        """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
-        imitation = (action - batch.action).square().mean(-1)
-        return batch.mean(imitation) - self.cfg.alpha * relative(batch, value)
+def imitating_objective(cfg: TD3BCCfg, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
+    """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
+    imitation = (action - batch.action).square().mean(-1)
+    return batch.mean(imitation) - cfg.alpha * relative(batch, value)
 
 
 def relative(batch: ReplayBatch, value: Tensor) -> Tensor:
@@ -38,7 +37,7 @@ def relative(batch: ReplayBatch, value: Tensor) -> Tensor:
 class TD3BCCfg(TD3Cfg):
     """TD3+BC. Defaults are those of the paper, in which observations are normalized."""
 
-    class_type: type = TD3BC
+    objective: ClassVar[Callable[..., Tensor]] = staticmethod(imitating_objective)
 
     learning_starts = 0
     alpha: Annotated[float, Range(ge=0)] = 2.5

@@ -1,4 +1,4 @@
-"""What actors and critics say at the two ends of a batch's transitions.
+"""The loss of action values, and forward passes of actors and critics at both ends of a batch's transitions.
 
 Networks with batch normalization are evaluated at states and successors jointly, as one batch that both ends are
 normalized by (CrossQ, Bhatt et al. 2024, arXiv 1902.05605; FlashSAC, arXiv 2604.04539): the actions of the replay and
@@ -19,47 +19,47 @@ from ...components.critic import QNetwork
 from ...components.return_heads import Aggregate
 from ...networks.batch_norm import batch_statistics, uses_batch_statistics
 
-Pass = Callable[[Observations, Tensor | None], Tensor]
-"""`network(obs, start)`, as `ReplayBatch.at_states` takes it."""
+Forward = Callable[[Observations, Tensor | None], Tensor]
+"""`network(obs, start)`, as `ReplayBatch.forward_obs` takes it."""
 
 
-def output_of(actor: Actor) -> Pass:
+def output_of(actor: Actor) -> Forward:
     """The actor's output `(..., O)`, which `actor.distribution` reads, as a function of observations."""
     return lambda obs, start: actor.evaluate(obs, None, start)[0]
 
 
-def features_of(critic: QNetwork) -> Pass:
+def features_of(critic: QNetwork) -> Forward:
     """The critic's features `(..., F)` as a function of observations."""
     return lambda obs, start: critic.features(obs, start)[0]
 
 
-def actor_at_states(actor: Actor, batch: ReplayBatch) -> Tensor:
-    """The actor's output at the states, where it learns; batch statistics follow."""
-    obs, successors = batch.obs, batch.next_obs
-    if successors is None or not uses_batch_statistics(actor):
-        return batch.at_states(output_of(actor))
-    both = {group: torch.cat([obs[group], successors[group]]) for group in actor.groups}
+def actor_at_obs(actor: Actor, batch: ReplayBatch) -> Tensor:
+    """The actor's output at the states, where it learns; batch statistics are updated."""
+    obs, next_obs = batch.obs, batch.next_obs
+    if next_obs is None or not uses_batch_statistics(actor):
+        return batch.forward_obs(output_of(actor))
+    both = {group: torch.cat([obs[group], next_obs[group]]) for group in actor.groups}
     with batch_statistics(actor):
         return output_of(actor)(both, None).chunk(2)[0]
 
 
-def actor_at_successors(actor: Actor, batch: ReplayBatch) -> Tensor:
+def actor_at_next_obs(actor: Actor, batch: ReplayBatch) -> Tensor:
     """The actor's output at the successors, where it chooses a'; by running statistics, as when it acts."""
-    return batch.at_successors(output_of(actor))
+    return batch.forward_next_obs(output_of(actor))
 
 
-def critic_at_states(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
-    """The critic's output `(E, ..., O)` for the actions of the batch, where it learns; batch statistics follow."""
+def critic_at_obs(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+    """The critic's output `(E, ..., O)` for the actions of the batch, where it learns; batch statistics are updated."""
     if uses_batch_statistics(critic):
         return _jointly(critic, batch, next_action).chunk(2, dim=1)[0]
-    return critic.outputs(batch.at_states(features_of(critic)), batch.action)
+    return critic.outputs(batch.forward_obs(features_of(critic)), batch.action)
 
 
-def critic_at_successors(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
+def critic_at_next_obs(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
     """The (target) critic's output `(E, ..., O)` for `next_action` `(..., A)` at the successors."""
     if uses_batch_statistics(critic):
         return _jointly(critic, batch, next_action).chunk(2, dim=1)[1]
-    return critic.outputs(batch.at_successors(features_of(critic)), next_action)
+    return critic.outputs(batch.forward_next_obs(features_of(critic)), next_action)
 
 
 def td_loss(
@@ -84,10 +84,12 @@ def td_loss(
         The loss; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient.
     """
     head = critic.head
+    # y, from the target critics
     with torch.no_grad():
-        next_output = critic_at_successors(target_critic, batch, next_action)
+        next_output = critic_at_next_obs(target_critic, batch, next_action)
         target = head.target(next_output, bonus, batch.reward, batch.discount, aggregate)
-    output = critic_at_states(critic, batch, next_action)
+    # every critic's distance to it
+    output = critic_at_obs(critic, batch, next_action)
     errors = head.loss(output, target, batch.valid)
     loss = batch.weighted_mean(errors.sum(0))
     value = head.mean(output.detach())
@@ -95,8 +97,15 @@ def td_loss(
     return loss, errors.detach().mean(0).abs().sqrt(), metrics
 
 
+def action_values(critic: QNetwork, batch: ReplayBatch, action: Tensor) -> Tensor:
+    """Values `(E, ...)` of `action` `(..., A)` in the states of the batch, with a gradient for the action alone."""
+    with torch.no_grad():
+        features = batch.forward_obs(features_of(critic))
+    return critic.head.mean(critic.outputs(features, action))
+
+
 def _jointly(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
     """Output `(E, 2 B, O)`: the states with their actions, then the successors with `next_action`."""
-    features = torch.cat([batch.at_states(features_of(critic)), batch.at_successors(features_of(critic))])
+    features = torch.cat([batch.forward_obs(features_of(critic)), batch.forward_next_obs(features_of(critic))])
     with batch_statistics(critic):
         return critic.outputs(features, torch.cat([batch.action, next_action]))

@@ -1,0 +1,92 @@
+"""The gradient steps of one update as one CUDA graph, and their smoothed metrics.
+
+Since the policy learns at every `policy_delay`-th gradient step only, there is one graph for each way in which an
+update can begin. Nothing in it talks to the host.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+
+if TYPE_CHECKING:
+    from .off_policy_algorithm import OffPolicyAlgorithmCfg
+
+SMOOTHING = 0.01
+"""Weight of the newest gradient step in the metrics, which are exponential means over about a hundred of them."""
+
+
+class CapturedUpdate:
+    """Takes `gradient_steps` gradient steps per call and counts them.
+
+    Args:
+        cfg: says how many steps, and how many of them per step of the policy.
+        gradient_step: `gradient_step(update_actor)` draws a batch, learns from it and returns 0-dim metrics, detached.
+        finish: follows the last gradient step.
+        smooth: `smooth_`, maybe compiled.
+    """
+
+    def __init__(
+        self,
+        cfg: OffPolicyAlgorithmCfg,
+        gradient_step: Callable[[bool], dict[str, Tensor]],
+        finish: Callable[[], None],
+        smooth: Callable[[list[Tensor], list[Tensor]], None],
+        device: torch.device,
+        cuda_graph: GraphMode,
+    ) -> None:
+        self.cfg, self.device, self.cuda_graph = cfg, device, cuda_graph
+        self._gradient_step, self._finish, self._smooth = gradient_step, finish, smooth
+        self.num_steps = 0
+        """Gradient steps that were taken."""
+        self.step = torch.zeros((), device=device)
+        """`num_steps` where a captured update can count and read it."""
+        self.metrics: dict[str, Tensor] = {}
+        self.graphs: dict[int, Callable[[], None]] = {}
+        """Gradient steps since the policy's last one -> the update that begins there."""
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Take the gradient steps; returns smoothed 0-dim metrics on the device."""
+        phase = self.num_steps % self.cfg.policy_delay
+        if phase not in self.graphs:
+            self.graphs[phase] = graphed(partial(self._run, phase), self.device, self.cuda_graph, f"update {phase}")
+        self.graphs[phase]()
+        self.num_steps += self.cfg.gradient_steps
+        return dict(self.metrics)
+
+    def _run(self, phase: int) -> None:
+        delay = self.cfg.policy_delay
+        for step in range(phase, phase + self.cfg.gradient_steps):
+            metrics = self._gradient_step(step % delay == delay - 1)
+            self.step.add_(1.0)
+            for name in metrics.keys() - self.metrics.keys():
+                self.metrics[name] = metrics[name].clone()
+            self._smooth([self.metrics[name] for name in metrics], list(metrics.values()))
+        self._finish()
+
+    def resume(self, num_steps: int) -> None:
+        """Continue the count of another run."""
+        self.num_steps = num_steps
+        self.step.fill_(float(num_steps))
+
+    def load_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Continue the means of another run, in place."""
+        for name, value in metrics.items():
+            self.metrics.setdefault(name, torch.zeros_like(value, device=self.device)).copy_(value)
+
+    def close(self) -> None:
+        """Free the graphs."""
+        for graph in self.graphs.values():
+            if isinstance(graph, GraphedStep):
+                graph.release()
+
+
+def smooth_(means: list[Tensor], values: list[Tensor]) -> None:
+    """Take `values` into exponential means of them."""
+    torch._foreach_lerp_(means, values, SMOOTHING)  # pyright: ignore[reportPrivateImportUsage]

@@ -1,0 +1,221 @@
+"""Experience of a learner: a replay that a collector fills, or recorded data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ...buffer.dataset_buffer import DatasetBuffer
+from ...buffer.prioritized import PrioritizedReplayBufferCfg
+from ...buffer.replay import ReplayBuffer
+from ...buffer.replay_batch import ReplayBatch
+from ...buffer.sequence import SequenceReplayBuffer
+from ...buffer.transition import Transition
+from ...components.normalizer import BoundedRewardScaler
+from ...components.observation import Observations
+from ...configclass import ConfigError
+from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
+from ...envs.spec import EnvSpec
+from ...networks.batch_norm import uses_batch_statistics
+from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.distributed import DistributedContext
+from ..algorithm import name_unused_groups
+from .collector import OffPolicyCollector
+
+if TYPE_CHECKING:
+    from .off_policy_algorithm import OffPolicyAlgorithm
+
+
+class Experience:
+    """A buffer, and what learns from every step that enters it: normalizers of observations, the scale of rewards.
+
+    Args:
+        learner: whose networks and settings are used.
+        buffer: a replay, or recorded data.
+        collector: whose steps fill the replay; None with recorded data.
+    """
+
+    def __init__(
+        self, learner: OffPolicyAlgorithm, buffer: ReplayBuffer | DatasetBuffer, collector: OffPolicyCollector | None
+    ) -> None:
+        _require_fit(learner.networks, buffer)
+        cfg, spec = learner.cfg, learner.context.spec
+        self.buffer: Any = buffer
+        self.collector = collector
+        self.networks, self.distributed, self.num_envs = learner.networks, learner.distributed, spec.num_envs
+        self.warm_up = 0 if collector is None else cfg.learning_starts
+        """Transitions to collect with random actions before anything is learned."""
+        self.num_stored: int = buffer.num_added
+        """Transitions that were ever stored; kept here too, since asking the replay would wait for the device."""
+        self.reward_scaler: BoundedRewardScaler | None = None
+        if cfg.max_return is not None:
+            self.reward_scaler = BoundedRewardScaler(spec.num_envs, cfg.gamma, cfg.max_return).to(learner.device)
+        # A replay in host memory can be part of no graph, neither to write nor to read.
+        self.cuda_graph: GraphMode = cfg.cuda_graph if buffer.captured else "off"
+        self.store_step = graphed(self._store_and_end_step, learner.device, self.cuda_graph, "storage step")
+
+    @torch.no_grad()
+    def process_env_step(self, transition: Transition) -> None:
+        """Store the transition that the collector's last action led to, and let the collector end the step."""
+        self.store_step(self._fields_of(transition))
+        self.num_stored += self.num_envs
+
+    @torch.no_grad()
+    def add(self, transition: Transition) -> None:
+        """Store a transition that a copy of the collector led to, elsewhere."""
+        device = self.buffer.learner
+        self._store({name: value.to(device) for name, value in self._fields_of(transition).items()})
+        self.num_stored += self.num_envs
+
+    def _fields_of(self, transition: Transition) -> dict[str, Tensor]:
+        names = [*self.buffer.schema.fields, *(name for name in transition.record if name == PREVIOUS_ACTION)]
+        return {name: transition.value_of(name) for name in names}
+
+    def _store_and_end_step(self, step: Mapping[str, Tensor]) -> None:
+        self._store(step)
+        if self.collector is not None:
+            self.collector.end_step(step["done"], step.get("mask"))
+
+    def _store(self, step: Mapping[str, Tensor]) -> None:
+        names = (name for name in step if name.startswith("obs/") or name == PREVIOUS_ACTION)
+        update_normalizers(self.networks, {name.removeprefix("obs/"): step[name] for name in names}, self.distributed)
+        self.buffer.add(step)
+        if self.reward_scaler is not None:
+            self.reward_scaler.update(step["reward"], step["done"], self.distributed)
+
+    def sample(self) -> ReplayBatch:
+        """Draw a batch, onto the learner's device."""
+        batch = self.buffer.sample()
+        if self.reward_scaler is not None:  # by the statistics of now, whenever the transition was stored
+            batch.reward = self.reward_scaler(batch.reward)
+        return batch
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether something can be learned from."""
+        return self.num_stored >= max(self.warm_up, 1)
+
+    def restart_episodes(self) -> None:
+        """Forget recurrent states, held noise and running returns: none of their episodes continues."""
+        if self.collector is not None:
+            self.collector.restart_episodes()
+        if self.reward_scaler is not None:
+            self.reward_scaler.restart()
+
+    def close(self) -> None:
+        """Free the captured graphs."""
+        if self.collector is not None:
+            self.collector.close()
+        if isinstance(self.store_step, GraphedStep):
+            self.store_step.release()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The buffer as far as it is stored, what acting remembers, and the scale of rewards."""
+        acting = {} if self.collector is None else self.collector.state_dict()
+        return {
+            "replay": self.buffer.state_dict(),
+            "offline": self.collector is None,
+            "exploration": acting.get("exploration"),
+            "memory": acting.get("memory"),
+            "reward_scaler": None if self.reward_scaler is None else self.reward_scaler.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], *, num_updates: int) -> None:
+        """Restore `state_dict`; recorded data and replays don't follow one another, what acting remembers does."""
+        if state["offline"] == (self.collector is None):
+            self.buffer.load_state_dict(state["replay"])
+        self.num_stored, scale = self.buffer.num_added, state["reward_scaler"]
+        if (scale is None) != (self.reward_scaler is None):
+            raise ValueError(
+                f"the checkpoint was trained {'without' if scale is None else 'with'} max_return, this configuration "
+                f"{'with' if scale is None else 'without'} it"
+            )
+        if self.reward_scaler is not None:
+            self.reward_scaler.load_state_dict(scale)
+        if self.collector is not None:
+            # A run that has learned a policy collects with it, also where its replay was not kept.
+            missing = 0 if num_updates else max(self.warm_up - self.num_stored, 0)
+            acting = self.collector.state_dict() if state["memory"] is None else state
+            self.collector.load_state_dict({**acting, "random_steps": -(-missing // self.num_envs)})
+
+
+def update_normalizers(networks: Any, obs: Observations, distributed: DistributedContext | None = None) -> None:
+    """Let the normalizers of all networks learn from observations of any batch shape."""
+    for network in networks.children():
+        network.update_normalizer(obs, distributed)
+
+
+def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:
+    """The modules that `policy` configures, and the buffer that they learn from; None where they are only played."""
+    context = learner.context
+    spec, data = context.spec, context.data
+    groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
+    read = {*groups["actor"], *groups["critic"]}
+    name_unused_groups(context, read)
+    stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
+    buffer: Any = None
+    if data is not None:
+        buffer = _make_dataset_buffer(learner, stored)
+    elif learner.acts:
+        buffer = _make_replay(learner, stored)
+    # Replays of sequences show the previous action too.
+    seen = buffer.spec if learner.acts else stored
+    added = [name for name in seen.obs_groups if name not in read]
+    networks = policy.build(
+        spec=replace(spec, obs_groups={**spec.obs_groups, **seen.obs_groups}),
+        obs_groups={name: [*groups[name], *added] for name in ("actor", "critic")},
+    ).to(learner.device)
+    if data is not None:  # there is nothing else to see; processes all see the same
+        update_normalizers(networks, {name: rows.to(learner.device) for name, rows in data.obs.items()})
+    for tensor in [*networks.parameters(), *networks.buffers()]:
+        learner.distributed.broadcast_(tensor.data)
+    return networks, buffer
+
+
+def _make_replay(learner: OffPolicyAlgorithm, stored: EnvSpec) -> ReplayBuffer:
+    """An empty replay for transitions with the observation groups of `stored`."""
+    cfg, spec, name = learner.cfg, learner.context.spec, type(learner).__name__
+    if "final_observations" not in spec.extras:
+        raise ConfigError(
+            f"{name} needs final_observations, the true successors at the end of episodes, which "
+            f"'{spec.task}' lacks (it has: {', '.join(spec.extras) or 'no optional extras'}). "
+            "Let its adapter provide them, see docs/adding/environment.md."
+        )
+    if isinstance(cfg.replay, PrioritizedReplayBufferCfg) and not learner.sets_priorities:
+        raise ConfigError(
+            f"{name} has no TD errors for the priorities of a PrioritizedReplayBufferCfg, which "
+            "would draw uniformly: use replay=ReplayBufferCfg(...). (A learner that calls update_priorities says "
+            "so with sets_priorities = True.)"
+        )
+    return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=learner.device)
+
+
+def _make_dataset_buffer(learner: OffPolicyAlgorithm, stored: EnvSpec) -> DatasetBuffer:
+    """The run's recorded data, with the observation groups of `stored`, on the learner's device."""
+    cfg, data, groups = learner.cfg, learner.context.data, stored.obs_groups
+    assert data is not None
+    data.require_fit(learner.context.spec)
+    if cfg.max_return is not None:
+        raise ConfigError("max_return follows rewards as they come; use dataset.reward_mode for recorded ones.")
+    obs, next_obs = ({group: rows[group] for group in groups} for rows in (data.obs, data.next_obs))
+    data = replace(data, obs=obs, next_obs=next_obs)
+    return DatasetBuffer(data, cfg.gamma, cfg.batch_size, learner.device, next_action=cfg.needs_next_action)
+
+
+def _require_fit(networks: Any, buffer: ReplayBuffer | DatasetBuffer) -> None:
+    """Refuse memory where batches are single transitions, and batch statistics where padding would enter them."""
+    recurrent = [name for name, network in networks.named_children() if network.is_recurrent]
+    if recurrent and not isinstance(buffer, SequenceReplayBuffer):
+        raise ConfigError(
+            f"{' and '.join(recurrent)} have a memory and learn from sequences, but batches come from a "
+            f"{type(buffer).__name__}: use replay=SequenceReplayBufferCfg(...), or networks without memory."
+        )
+    if isinstance(buffer, SequenceReplayBuffer) and uses_batch_statistics(networks):
+        raise ConfigError(
+            "The networks have batch normalization, and batches are sequences with padding, which would count as "
+            "data: use MLPCfg instead of FlashNetCfg, or replay=ReplayBufferCfg(...)."
+        )
