@@ -17,6 +17,7 @@ pytest.importorskip("mjlab")
 from fixed_mjlab import CARTPOLE, G1, GO1, LIFT, build, differences, fixed_cfg
 from mjlab.managers.curriculum_manager import CurriculumTermCfg
 from mjlab.managers.event_manager import EventTermCfg
+from mjlab.managers.observation_manager import ObservationManager
 from mjlab.managers.reward_manager import RewardTermCfg
 from mjlab.sensor import RayCastSensor
 from mjlab.tasks.velocity.mdp import terrain_utils
@@ -147,6 +148,23 @@ def test_terms_that_need_the_host_run_mjlabs_code_between_the_rest():
     assert "reads a value on the host" in fast.describe()
     assert "test_mjlab_fast_step.py" in fast.describe()
     assert assert_same_steps(plain, fast, actions_of(plain, 60)) >= 3
+
+
+def test_functions_of_mjlab_that_ask_the_host_are_replaced_only_while_stages_run():
+    cfg = fixed_cfg(CARTPOLE, ENVS)
+    theirs = [
+        (ObservationManager, "_check_and_handle_nans", ObservationManager._check_and_handle_nans),
+        (RayCastSensor, "_extract_yaw_rotation", RayCastSensor._extract_yaw_rotation),
+        (terrain_utils, "fit_terrain_normal", terrain_utils.fit_terrain_normal),
+    ]
+    for policy, stages in (("sanitize", set()), ("warn", {"final observations", "observations"})):
+        for group in cfg.observations.values():
+            group.nan_policy = policy
+        plain, env = build(copy.deepcopy(cfg)), build(copy.deepcopy(cfg))
+        fast = make_fast(env)
+        assert {stage.name for stage in fast.fallbacks} == stages
+        assert_same_steps(plain, fast, actions_of(plain, 3))
+        assert all(getattr(owner, name) is function for owner, name, function in theirs)
 
 
 def test_building_the_fast_step_leaves_no_trace():

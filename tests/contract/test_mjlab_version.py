@@ -29,7 +29,7 @@ REWARDS = "mjlab.managers.reward_manager:RewardManager"
 
 def imports_of(file):
     """Module and name of every `from ... import ...`, module alone of every `import ...`."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             yield from (("." * node.level + (node.module or ""), alias.name) for alias in node.names)
         elif isinstance(node, ast.Import):
@@ -42,7 +42,7 @@ def test_nothing_else_reaches_inside_the_fast_step():
     found = {
         (file.name, module, name)
         for file in outside
-        if "fast_step" in file.read_text()
+        if "fast_step" in file.read_text(encoding="utf-8")
         for module, name in imports_of(file)
         if "fast_step" in module and not (module.endswith("fast_step") and name in {*fast_step.__all__, "FastStep"})
     }
@@ -93,9 +93,9 @@ def test_sources_are_read_from_files_as_python_sees_them():
 
 
 def edit(file, before, after):
-    text = file.read_text()
+    text = file.read_text(encoding="utf-8")
     assert before in text
-    file.write_text(text.replace(before, after))
+    file.write_text(text.replace(before, after), encoding="utf-8")
 
 
 @pytest.fixture
@@ -117,11 +117,11 @@ def edited(tmp_path):
     edit(copy / "sensor/sensor_context.py", "  def prepare(self", "  # A comment.\n  def prepare(self")
     edit(copy / "sensor/sensor_context.py", "  def finalize(self", "  def finish(self")
     edit(copy / "entity/entity.py", "  def reset(", "  def set_back(")
-    (copy / "rewards.py").write_text((copy / "managers/reward_manager.py").read_text())
+    shutil.copy(copy / "managers/reward_manager.py", copy / "rewards.py")
     edit(copy / "managers/reward_manager.py", "class RewardManager", "class Rewards")
     delays = copy / "utils/buffers/delay_buffer.py"
     edit(delays, '"""Delay buffer for', '"""A delay buffer for')  # outside of what is mirrored
-    delays.write_text(delays.read_text().replace("  def __init__(", "  # Another comment.\n  def __init__("))
+    edit(delays, "  def __init__(", "  # Another comment.\n  def __init__(")
     return tmp_path
 
 
@@ -129,7 +129,7 @@ def test_the_report_says_what_changed_and_what_to_paste(edited, capsys):
     assert changes.main([str(SITE), str(edited)]) == 1
     text = capsys.readouterr().out
     assert "-> 9.7.1" in text
-    assert "differ from" not in text
+    assert "OLD is not the version" not in text
     assert f"6 of {len(mjlab_version.FINGERPRINTS)} functions and classes differ." in text
 
     # A diff of each function, and where a class went.
@@ -163,6 +163,15 @@ def test_the_report_on_the_same_version_is_empty(capsys):
     assert changes.main([str(SITE), str(SITE)]) == 0
     text = capsys.readouterr().out
     assert f"0 of {len(mjlab_version.FINGERPRINTS)} functions and classes differ." in text
+    assert text.count("(none)") == 3
+
+
+def test_a_version_without_mujoco_warp_is_compared_in_mjlab_alone(tmp_path, capsys):
+    (tmp_path / "mjlab").symlink_to(SITE / "mjlab")
+    assert changes.main([str(SITE), str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "mujoco_warp is not in both folders" in text
+    assert f"0 of {len(mjlab_version.MIRRORED)} functions and classes differ." in text
     assert text.count("(none)") == 3
 
 

@@ -15,7 +15,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterator
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 
 from .mjlab_version import FINGERPRINTS, KNOWN_MINOR, fingerprint
@@ -48,7 +48,7 @@ class Sources:
         if node is None:
             return ""
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-        return "".join(inspect.getblock(file.read_text().splitlines(keepends=True)[first - 1 :]))
+        return "".join(inspect.getblock(file.read_text(encoding="utf-8").splitlines(keepends=True)[first - 1 :]))
 
     def members(self, path: str) -> set[str]:
         """Fields and methods, as `name` and `name()`, of the class that `path` is or belongs to."""
@@ -76,11 +76,9 @@ class Sources:
                 found.append(f"{other}:{qualified}")
         return found
 
-    @cached_property
-    def words(self) -> set[str]:
-        """Every word in the files."""
-        packages = [self.site / name for name in ("mjlab", "mujoco_warp")]
-        return {word for package in packages for file in package.rglob("*.py") for word in _words(file)}
+    def words(self, packages: list[str]) -> set[str]:
+        """Every word in the files of these packages."""
+        return {word for name in packages for file in (self.site / name).rglob("*.py") for word in _words(file)}
 
     def _find(self, path: str) -> tuple[Path, Definition | None]:
         module, _, qualified = path.partition(":")
@@ -95,11 +93,11 @@ class Sources:
 
 @cache
 def _parsed(file: Path) -> ast.Module:
-    return ast.parse(file.read_text())
+    return ast.parse(file.read_text(encoding="utf-8"))
 
 
 def _words(file: Path) -> set[str]:
-    return set(re.findall(r"[A-Za-z_]\w*", file.read_text()))
+    return set(re.findall(r"[A-Za-z_]\w*", file.read_text(encoding="utf-8")))
 
 
 @cache
@@ -124,7 +122,10 @@ def report(old: Sources, new: Sources) -> tuple[list[str], bool]:
         lines += ["", *_difference(old, new, path)]
     for title, part in (
         ("Fields and methods", _member_changes(old, new, paths)),
-        ("Private names that the fast step uses and NEW has nowhere", _lost_names(old, new)),
+        (
+            "Private names that the fast step uses and NEW has nowhere",
+            _lost_names(old.words(packages) - new.words(packages)),
+        ),
         ("Fingerprints for mjlab_version.py", _fingerprints(new, paths)),
     ):
         entries = list(part)
@@ -167,10 +168,10 @@ def _member_changes(old: Sources, new: Sources, paths: list[str]) -> Iterator[st
             yield f"    {name}  {' '.join(signs)}"
 
 
-def _lost_names(old: Sources, new: Sources) -> Iterator[str]:
+def _lost_names(gone: set[str]) -> Iterator[str]:
     """Catches what no fingerprint covers: attributes of classes whose other methods don't matter here."""
     for file, words in _our_words().items():
-        lost = sorted(word for word in words & old.words - new.words if word.startswith("_"))
+        lost = sorted(word for word in words & gone if word.startswith("_"))
         if lost:
             yield f"    {file}  {' '.join(lost)}"
 

@@ -15,7 +15,11 @@ from torch.overrides import TorchFunctionMode
 
 
 class DeviceConstants(TorchFunctionMode):
-    """Serves constants of one CUDA device; on another device it changes nothing."""
+    """Serves constants of one CUDA device; on another device it changes nothing.
+
+    A function mode, because the calls are in the terms of mjlab and of third parties, and below it, in dispatch, the
+    copy has been made.
+    """
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()

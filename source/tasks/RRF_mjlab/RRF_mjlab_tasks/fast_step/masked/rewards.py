@@ -41,7 +41,10 @@ class FusedRewards:
 
 
 def as_rows(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Replace tensors of one shape by the rows of one tensor `(len(tensors), *shape)` and return it."""
+    """Replace tensors of one shape by the rows of one tensor `(len(tensors), *shape)` and return it.
+
+    Whoever reads the dictionary finds views of what one operation writes for all.
+    """
     if not tensors:
         return torch.zeros(0)
     first = next(iter(tensors.values()))

@@ -59,7 +59,11 @@ class Physics:
             self._capture()
 
     def write_on_current_stream(self) -> None:
-        """Write to simulation arrays on torch's current stream; mjlab uses warp's, which no capture sees."""
+        """Write to simulation arrays on torch's current stream.
+
+        mjlab writes on warp's, which no capture of torch sees, and has no option for it: the stream is set where
+        each array remembers it, again before every capture, since arrays are wrapped when they are first used.
+        """
         self._sim._reset_mask._torch_stream = None
         for bridge in (self._sim.data, self._sim.model):
             _unpin_streams(bridge)
