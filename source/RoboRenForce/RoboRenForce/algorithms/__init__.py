@@ -1,8 +1,8 @@
 """What is minimized: algorithms, their regularizers and learned rewards."""
 
-from ..buffer.transition import Transition
+from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
-from .algorithm import ActOut, Algorithm, AlgorithmCfg, Policy, RunContext
+from .algorithm import Algorithm, AlgorithmCfg, Policy, RunContext
 from .dataset_learner import DatasetLearner, DatasetLearnerCfg
 from .loss_terms import SymmetryCfg
 from .off_policy import (

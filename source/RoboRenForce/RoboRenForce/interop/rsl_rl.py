@@ -17,10 +17,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ..algorithms.algorithm import ActOut, RunContext
+from ..algorithms.algorithm import RunContext
 from ..algorithms.on_policy.ppo import PPO as Learner  # noqa: N811 - rsl_rl looks for our own class under its name
 from ..algorithms.reward_terms import RND
-from ..buffer.transition import Transition
+from ..buffer.transition import ActOut, Transition
 from ..components.optimizer import load_per_parameter_state
 from ..envs.spec import ActionSpec, EnvSpec
 from ..utils.distributed import DistributedContext

@@ -52,7 +52,7 @@ class Symmetry(LossTerm):
         changed: dict[str, Any] = {"obs": obs, "action": action}
         if batch.next_obs is not None:
             changed["next_obs"] = self.cfg.function(batch.next_obs, None)[0]
-        repeated = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
+        repeated: Any = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
         if isinstance(batch, RolloutBatch):
             changed["record"] = repeated.record | {f"dist/{name}": x for name, x in batch.dist_params.items()}
         elif batch.next_action is not None:

@@ -135,7 +135,7 @@ class ActorCriticCollector:
 
 
 def state_value(
-    critic: Any, normalizer: ValueNormalizer | None, obs: Observations, state: Tensor | None, start: Tensor
+    critic: Any, normalizer: ValueNormalizer | None, obs: Observations, state: Tensor | None, start: Tensor | None
 ) -> tuple[Tensor, Tensor | None]:
     """V(s) `(N,)` in units of the reward, and the critic's next recurrent state."""
     value, state = critic(obs, state, start)
