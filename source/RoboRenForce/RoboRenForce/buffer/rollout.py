@@ -22,7 +22,6 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ..envs.spec import EnvSpec
-from .transition import default_dtype
 
 
 @dataclass
@@ -170,3 +169,8 @@ def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool)
         part = batch.map(lambda tensor, first=first: tensor.narrow(dim, first, size))
         part.states = {name: state.narrow(1, first, size).contiguous() for name, state in batch.states.items()}
         yield part
+
+
+def default_dtype(dtype: torch.dtype) -> torch.dtype:
+    """float32 follows torch's default dtype, so that tests can run everything in float64."""
+    return torch.get_default_dtype() if dtype == torch.float32 else dtype

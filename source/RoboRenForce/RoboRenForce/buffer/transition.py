@@ -21,6 +21,7 @@ from torch import Tensor
 
 from ..envs.spec import EnvSpec
 from ..envs.vec_env import StepReturn
+from ..utils.errors import UserError
 
 
 @dataclass
@@ -121,7 +122,14 @@ class Transition:
         part, _, key = name.partition("/")
         if part in ("obs", "next_obs"):
             return getattr(self, part)[key]
-        return self.record[name] if name in self.record else getattr(self, name)
+        if name in self.record:
+            return self.record[name]
+        if not hasattr(self, name):
+            raise UserError(
+                f"A step has no '{name}' in its record ({', '.join(self.record) or 'empty'}), which the learner needs: "
+                "let its own collector act, and pass on what `act` recorded."
+            )
+        return getattr(self, name)
 
 
 @dataclass(frozen=True)

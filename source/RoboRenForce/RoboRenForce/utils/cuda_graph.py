@@ -201,6 +201,13 @@ def graphed(function: Callable[..., Any], device: torch.device, mode: GraphMode,
     return function if mode == "off" else GraphedStep(function, device, mode, name)
 
 
+def release(*steps: Callable[..., Any]) -> None:
+    """Free the graphs of those that are captured, see `GraphedStep.release`."""
+    for step in steps:
+        if isinstance(step, GraphedStep):
+            step.release()
+
+
 class SideStream:
     """Work that may run beside what follows it: `with side: ...`, then `side.join()` before its results are used.
 

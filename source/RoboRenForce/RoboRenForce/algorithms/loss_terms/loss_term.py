@@ -22,10 +22,17 @@ class LossTerm(ABC):
     needs_successors: bool = False
     """Whether `batch.next_obs` must be there."""
 
-    def augment(self, batch: Batch) -> Batch:
-        """Extend the mini-batch before the loss. Original samples stay first; the default changes nothing.
+    def check_fit(self, *, sequences: bool) -> None:  # noqa: B027 - most fit everywhere
+        """Raise a ConfigError if the term can't work here.
 
-        Observations are TensorDicts; there are no sequences.
+        Args:
+            sequences: Batches are `(T, B)`: of a recurrent policy, or of a replay of sequences.
+        """
+
+    def augment(self, batch: Batch) -> Batch:
+        """Extend the mini-batch before the loss, in its last leading dimension; the default changes nothing.
+
+        Original samples stay first. Observations are TensorDicts.
         """
         return batch
 

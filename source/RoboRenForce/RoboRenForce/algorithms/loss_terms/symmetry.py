@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ...buffer.replay_batch import ReplayBatch
 from ...buffer.rollout import RolloutBatch
-from ...configclass import MISSING, Range, configclass
+from ...configclass import MISSING, ConfigError, Range, configclass
 from .loss_term import Batch, LossTerm, LossTermCfg
 
 MirrorFunction = Callable[[TensorDict | None, Tensor | None], tuple[TensorDict | None, Tensor | None]]
@@ -31,6 +31,14 @@ class Symmetry(LossTerm):
 
     def __init__(self, cfg: SymmetryCfg) -> None:
         self.cfg = cfg
+
+    def check_fit(self, *, sequences: bool) -> None:
+        """Nobody knows the mirror image of a recurrent state, nor whether a mirrored history leads to it."""
+        if sequences:
+            raise ConfigError(
+                "SymmetryCfg in loss_terms is not available for recurrent policies or sequences: use a feed-forward "
+                "backbone and a replay of single transitions, or drop the term."
+            )
 
     def augment(self, batch: Batch) -> Batch:
         """Append the mirror images of observations and actions, of successors too, and repeat everything else."""
