@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as tests
 from hypothesis import strategies as st
 from replay_tapes import CPU, Tape, fields, groups, n_step, position, random_tape
-from RoboRenForce.buffer import ReplayBufferCfg, records
+from RoboRenForce.buffer import PrioritizedReplayBufferCfg, ReplayBufferCfg, SequenceReplayBufferCfg, records
 from RoboRenForce.buffer import replay as replay_module
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 
@@ -285,3 +285,65 @@ def test_values_may_be_integers_or_float64():
     batch = buffer.sample()
     assert batch.reward.dtype == torch.float32
     torch.testing.assert_close(batch.discount, torch.where(batch.index == 0, 0.0, 0.9))
+
+
+WAITING = EnvSpec(
+    "groups", 3, {"policy": (1,)}, ActionSpec("continuous", 1), 100, ("final_observations", "active", "group_id")
+)
+
+
+def fill_with_waiting(buffer) -> None:
+    """Environment 1 ends at step 2 and waits for steps 3 and 4; observations are 10 t + n."""
+    for t in range(8):
+        obs, after = (torch.tensor([[10.0 * k + n] for n in range(3)]) for k in (t, t + 1))
+        active = torch.tensor([True, t not in (3, 4), True])
+        done = torch.tensor([False, t == 2, False])
+        flags = (torch.ones(3) * active, done, done.long())
+        more = {"mask": active, "group_id": torch.tensor([7, 7, 9])}
+        buffer.add(fields({"policy": obs}, torch.zeros(3, 1), *flags, {"policy": after}, **more))
+
+
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_rows_that_waited_for_their_group_count_nothing_and_end_windows(n_step) -> None:
+    buffer = ReplayBufferCfg(capacity=24, n_step=n_step).build(spec=WAITING, gamma=0.5, batch_size=400, device=CPU)
+    fill_with_waiting(buffer)
+    batch = buffer.sample()
+    step, env = batch.obs["policy"].squeeze(-1).div(10).floor(), batch.obs["policy"].squeeze(-1) % 10
+    waited = (env == 1) & ((step == 3) | (step == 4))
+    assert waited.any()
+    assert torch.equal(batch.valid == 0, waited)
+    assert torch.equal(batch.group_id, torch.where(env == 2, 9, 7))
+    assert batch.mean(waited * 1e6).item() == 0.0
+    if n_step == 3:  # rewards of step 1 and the last, step 2; nothing of those that waited
+        assert (batch.reward[(env == 1) & (step == 1)] == 1.5).all()
+        assert (batch.discount[(env == 1) & (step == 1)] == 0.0).all()
+        assert (batch.reward[(env == 1) & (step == 5)] == 1.75).all()
+
+
+def test_rows_that_waited_have_no_priority() -> None:
+    cfg = PrioritizedReplayBufferCfg(capacity=24)
+    buffer = cfg.build(spec=WAITING, gamma=0.5, batch_size=400, device=CPU)
+    fill_with_waiting(buffer)
+    drawn = set(buffer.sample().obs["policy"].squeeze(-1).tolist())
+    assert len(drawn) == 22 and not {31.0, 41.0} & drawn
+
+
+def test_sequences_begin_anew_behind_rows_that_waited() -> None:
+    cfg = SequenceReplayBufferCfg(capacity=24, length=3, previous_action=False)
+    buffer = cfg.build(spec=WAITING, gamma=0.5, batch_size=400, device=CPU)
+    fill_with_waiting(buffer)
+    batch = buffer.sample()
+    first = batch.obs["policy"][0].squeeze(-1)
+    waited = (first == 31.0) | (first == 41.0)
+    assert waited.any() and (batch.valid[:, waited] == 0).all() and (batch.valid[0, ~waited] == 1).all()
+    assert (batch.valid[:, first == 11.0].sum(0) == 2).all()  # steps 1 and 2
+    assert torch.equal(buffer.records.at("begins", torch.tensor([5 * 3 + 1, 6 * 3 + 1])), torch.tensor([1.0, 0.0]))
+
+
+def test_the_newest_steps_by_their_names() -> None:
+    buffer = ReplayBufferCfg(capacity=15).build(spec=WAITING, gamma=0.5, batch_size=4, device=CPU)
+    fill_with_waiting(buffer)
+    steps = buffer.newest_steps(2)
+    assert set(steps) == set(buffer.schema.fields)
+    assert steps["obs/policy"].squeeze(-1).tolist() == [[60.0, 61.0, 62.0], [70.0, 71.0, 72.0]]
+    assert len(buffer.newest_steps(100)["reward"]) == 5

@@ -12,6 +12,7 @@ from RoboRenForce.algorithms.algorithm import RunContext
 from RoboRenForce.algorithms.off_policy.q_losses import actor_at_next_obs, actor_at_obs
 from RoboRenForce.buffer.replay_batch import ReplayBatch
 from RoboRenForce.buffer.sequence import SequenceReplayBufferCfg
+from RoboRenForce.configclass import configclass
 from RoboRenForce.envs import PREVIOUS_ACTION, ScriptedEnvCfg
 from RoboRenForce.networks import MLPCfg
 from RoboRenForce.utils.seeding import seed_everything
@@ -330,3 +331,44 @@ def test_the_presets_are_sac_on_sequences_with_an_encoder_each(cfg: Any, network
     assert type(learner) is algorithms.SAC
     assert isinstance(learner.actor.backbone, kind) and isinstance(learner.critic.history, kind)
     assert learner.actor.groups == ("policy", PREVIOUS_ACTION) and learner.critic.groups == ("critic", PREVIOUS_ACTION)
+
+
+class SmallActions(algorithms.loss_terms.LossTerm):
+    """A regularizer of whole sequences: the mean square of the actions that the memory leads to."""
+
+    name = "small_actions"
+
+    def __init__(self, cfg):
+        self.weight = cfg.weight
+
+    def loss(self, actor, critic, batch, num_original, expert=None):
+        assert batch.obs.batch_size == (batch.action.shape[0] + 1, batch.action.shape[1])
+        mode = actor(batch.obs, None, batch.start)[0].mode[:-1]
+        return self.weight * batch.mean(mode.square().sum(-1))
+
+
+@configclass
+class SmallActionsCfg(algorithms.loss_terms.LossTermCfg):
+    class_type: type = SmallActions
+    weight: float = 3.0
+
+
+def test_loss_terms_see_whole_sequences():
+    (plain, env), (regular, _) = sac("gru", learning_starts=0), sac("gru", loss_terms=[SmallActionsCfg()])
+    collect(plain, env, 20)
+    regular.networks.load_state_dict(plain.networks.state_dict())
+    batch, losses = plain.experience.buffer.sample(), []
+    assert (batch.valid == 0).any()
+    for learner in (plain, regular):
+        torch.manual_seed(4)
+        losses.append(learner.policy_loss(learner.actor_critic.augment(batch)))
+    mode = regular.actor(batch.obs, None, batch.start)[0].mode[:-1]
+    expected = 3.0 * (mode.square().sum(-1) * batch.valid).sum() / batch.valid.sum()
+    torch.testing.assert_close(losses[1][0] - losses[0][0], expected, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(losses[1][-1]["Loss/small_actions"], expected.detach())
+
+
+def test_a_term_that_can_not_take_sequences_says_so():
+    term = algorithms.SymmetryCfg(function=lambda obs, action: (obs, action))
+    with pytest.raises(ValueError, match=r"SymmetryCfg in loss_terms is not available for.*sequences"):
+        sac("gru", loss_terms=[term])

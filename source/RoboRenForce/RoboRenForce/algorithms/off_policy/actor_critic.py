@@ -10,6 +10,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.replay_batch import Observations, ReplayBatch
+from ...buffer.sequence import SequenceReplayBuffer
 from ...components.actor import Actor
 from ...components.critic import QNetwork
 from ...components.target import make_target, soft_update
@@ -42,6 +43,8 @@ class ActorCritic:
                 f"{type(self.actor).__name__}: {advice}."
             )
         self.loss_terms = [term.build() for term in cfg.loss_terms]
+        for term in self.loss_terms:
+            term.check_fit(sequences=isinstance(learner.experience.buffer, SequenceReplayBuffer))
         self.critic_optimizer = learner.make_optimizer({"critic": self.critic}, cfg.critic_learning_rate)
         self.actor_optimizer = learner.make_optimizer({"actor": self.actor}, cfg.actor_learning_rate)
         self.target_critic = make_target(self.critic)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.cuda_graph import GraphMode, graphed, release
 
 if TYPE_CHECKING:
     from .off_policy_algorithm import OffPolicyAlgorithmCfg
@@ -41,7 +41,8 @@ class CapturedUpdate:
         device: torch.device,
         cuda_graph: GraphMode,
     ) -> None:
-        self.cfg, self.device, self.cuda_graph = cfg, device, cuda_graph
+        self.cfg, self.device = cfg, device
+        self.cuda_graph: GraphMode = cuda_graph
         self._gradient_step, self._finish, self._smooth = gradient_step, finish, smooth
         self.num_steps = 0
         """Gradient steps that were taken."""
@@ -82,9 +83,7 @@ class CapturedUpdate:
 
     def close(self) -> None:
         """Free the graphs."""
-        for graph in self.graphs.values():
-            if isinstance(graph, GraphedStep):
-                graph.release()
+        release(*self.graphs.values())
 
 
 def smooth_(means: list[Tensor], values: list[Tensor]) -> None:

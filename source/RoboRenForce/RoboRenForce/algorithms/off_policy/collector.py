@@ -14,7 +14,7 @@ from ...components.exploration import Exploration
 from ...components.policy_state import ActingPolicy, PolicyState
 from ...envs.obs_groups import PREVIOUS_ACTION
 from ...envs.spec import EnvSpec
-from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.cuda_graph import GraphMode, graphed, release
 
 
 class OffPolicyCollector:
@@ -112,5 +112,4 @@ class OffPolicyCollector:
 
     def close(self) -> None:
         """Free the captured graph."""
-        if isinstance(self._act_step, GraphedStep):
-            self._act_step.release()
+        release(self._act_step)

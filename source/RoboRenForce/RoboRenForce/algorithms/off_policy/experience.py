@@ -14,14 +14,14 @@ from ...buffer.prioritized import PrioritizedReplayBufferCfg
 from ...buffer.replay import ReplayBuffer
 from ...buffer.replay_batch import ReplayBatch
 from ...buffer.sequence import SequenceReplayBuffer
-from ...buffer.transition import Transition
+from ...buffer.transition import Field, Transition, TransitionSchema
 from ...components.normalizer import BoundedRewardScaler
 from ...components.observation import Observations
 from ...configclass import ConfigError
 from ...envs.obs_groups import PREVIOUS_ACTION, resolve_obs_groups
 from ...envs.spec import EnvSpec
 from ...networks.batch_norm import uses_batch_statistics
-from ...utils.cuda_graph import GraphedStep, GraphMode, graphed
+from ...utils.cuda_graph import GraphMode, graphed, release
 from ...utils.distributed import DistributedContext
 from ..algorithm import name_unused_groups
 from .collector import OffPolicyCollector
@@ -46,6 +46,8 @@ class Experience:
         cfg, spec = learner.cfg, learner.context.spec
         self.buffer: Any = buffer
         self.collector = collector
+        self.stored = () if collector is None else tuple(learner.schema.fields)
+        """What is taken of a transition."""
         self.networks, self.distributed, self.num_envs = learner.networks, learner.distributed, spec.num_envs
         self.warm_up = 0 if collector is None else cfg.learning_starts
         """Transitions to collect with random actions before anything is learned."""
@@ -61,19 +63,15 @@ class Experience:
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
         """Store the transition that the collector's last action led to, and let the collector end the step."""
-        self.store_step(self._fields_of(transition))
+        self.store_step({name: transition.value_of(name) for name in self.stored})
         self.num_stored += self.num_envs
 
     @torch.no_grad()
     def add(self, transition: Transition) -> None:
         """Store a transition that a copy of the collector led to, elsewhere."""
         device = self.buffer.learner
-        self._store({name: value.to(device) for name, value in self._fields_of(transition).items()})
+        self._store({name: transition.value_of(name).to(device) for name in self.stored})
         self.num_stored += self.num_envs
-
-    def _fields_of(self, transition: Transition) -> dict[str, Tensor]:
-        names = [*self.buffer.schema.fields, *(name for name in transition.record if name == PREVIOUS_ACTION)]
-        return {name: transition.value_of(name) for name in names}
 
     def _store_and_end_step(self, step: Mapping[str, Tensor]) -> None:
         self._store(step)
@@ -110,8 +108,7 @@ class Experience:
         """Free the captured graphs."""
         if self.collector is not None:
             self.collector.close()
-        if isinstance(self.store_step, GraphedStep):
-            self.store_step.release()
+        release(self.store_step)
 
     def state_dict(self) -> dict[str, Any]:
         """The buffer as far as it is stored, what acting remembers, and the scale of rewards."""
@@ -147,6 +144,15 @@ def update_normalizers(networks: Any, obs: Observations, distributed: Distribute
     """Let the normalizers of all networks learn from observations of any batch shape."""
     for network in networks.children():
         network.update_normalizer(obs, distributed)
+
+
+def recorded_schema(buffer: ReplayBuffer, spec: EnvSpec) -> TransitionSchema:
+    """What is taken of transitions: the replay's fields, and the previous action where that is an observation."""
+    fields = dict(buffer.schema.fields)
+    if PREVIOUS_ACTION in {*buffer.spec.obs_groups} - {*spec.obs_groups}:
+        meaning = "action that was executed before, zeros where an episode begins"
+        fields[PREVIOUS_ACTION] = Field(PREVIOUS_ACTION, spec.action.shape, spec.action.dtype, meaning)
+    return TransitionSchema(spec.num_envs, fields)
 
 
 def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:

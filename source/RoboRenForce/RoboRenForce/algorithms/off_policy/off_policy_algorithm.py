@@ -43,7 +43,7 @@ from ..algorithm import Algorithm, AlgorithmCfg, RunContext, require_policy
 from ..history_policy import HistoryPolicy
 from .captured_update import CapturedUpdate, smooth_
 from .collector import OffPolicyCollector
-from .experience import Experience, build_networks
+from .experience import Experience, build_networks, recorded_schema
 
 
 class OffPolicyAlgorithm(Algorithm, ABC):
@@ -81,14 +81,14 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         self.actor: Actor = self.networks.actor
         graph: GraphMode = "off"
         if self.acts:
-            self.schema = buffer.schema
+            self.schema = recorded_schema(buffer, spec)
             self.collector = OffPolicyCollector(
                 self.acting_policy(),
                 cfg.exploration.build(spec=spec, device=self.device),
                 spec=spec,
                 groups=[*(field.removeprefix("obs/") for field in buffer.schema.fields if field.startswith("obs/"))],
                 device=self.device,
-                previous_action=PREVIOUS_ACTION in {*buffer.spec.obs_groups} - {*spec.obs_groups},
+                previous_action=PREVIOUS_ACTION in self.schema.fields,
                 random_steps=-(-cfg.learning_starts // spec.num_envs),
                 cuda_graph=cfg.cuda_graph,
             )
