@@ -237,6 +237,13 @@ def test_reward_terms_come_from_info():
     assert extras["reward_terms"].tolist() == [[1, 12]] and rewards.tolist() == [13]
 
 
+def test_reward_terms_are_summed_over_the_frames_of_a_step():
+    env = build("RRFTestCounter-v0", num_envs=1, frame_skip=3, reward_terms=["reward_alive", "reward_action"])
+    _, rewards, _, extras = env.step(torch.ones(1, 2))
+    assert extras["reward_terms"].sum().item() == rewards.item()
+    assert extras["reward_terms"].tolist() == [[3, 36]]
+
+
 def test_without_a_registered_limit_episodes_go_on():
     env = build("RRFTestEndless-v0", num_envs=1)
     assert env.max_episode_length == 0

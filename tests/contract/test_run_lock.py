@@ -92,6 +92,18 @@ def test_resume_does_not_join_a_running_run(
     assert list(RunDir(Path("logs/RFRL/e/r")).checkpoints()) == [2, 4]
 
 
+def test_deleting_the_lock_file_by_hand_lets_nobody_in(tmp_path: Path, holder: subprocess.Popen[str]) -> None:
+    (tmp_path / "run" / ".lock").unlink()
+    runner = counting_cfg().build(env=scripted(), log_dir=tmp_path / "run")
+    with pytest.raises(RunLockedError, match="is being trained by another process, whose lock file was deleted"):
+        runner.learn()
+    assert not (tmp_path / "run" / ".lock").exists() and not RunDir(tmp_path / "run").metrics.exists()
+    holder.kill()
+    holder.wait()
+    runner.learn()
+    assert runner.iteration == 3
+
+
 def test_its_holder_may_acquire_it_again_and_a_failed_run_of_the_same_process_does_not_block(tmp_path: Path) -> None:
     lock = RunLock(tmp_path)
     lock.acquire()

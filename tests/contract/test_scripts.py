@@ -20,8 +20,9 @@ import torch
 from RoboRenForce.algorithms.on_policy import ppo
 from RoboRenForce.cli import main
 from RoboRenForce.cli.commands import COMMANDS
-from RoboRenForce.configclass import configclass
+from RoboRenForce.configclass import Cfg, configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
+from RoboRenForce.runners import saved_run
 from RoboRenForce.runners.arguments import play_parser, train_parser
 from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils import console_command as command
@@ -240,6 +241,39 @@ def test_a_run_of_a_task_with_a_namespace_is_found_again() -> None:
     assert run.root.parent == Path("logs/RFRL/space-Scripted-v0")
     main(["train", "--task", "space/Scripted-v0", "--resume", "--max_iterations", "2"])
     assert list(run.checkpoints()) == [1, 2]
+
+
+def test_a_configuration_is_validated_once_and_a_checkpoint_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    validated, read = [], []
+    validate, load = Cfg.validate, saved_run.load_checkpoint
+
+    def counted(cfg: Cfg) -> None:
+        validated.append(type(cfg).__name__)
+        validate(cfg)
+
+    monkeypatch.setattr(Cfg, "validate", counted)
+    monkeypatch.setattr(
+        saved_run, "load_checkpoint", lambda path, **options: read.append(path) or load(path, **options)
+    )
+    run = trained("eval_interval=1", "eval_episodes=1")
+    both = [type(cfg).__name__ for cfg in (load_task(TASK).env_cfg, load_task(TASK).runner_cfg)]
+    assert validated == both and read == []
+    validated.clear()
+    main(["train", "--resume", "--max_iterations", "3"])
+    assert validated == both and read == [run.checkpoint(2)]
+    main(["play", "--episodes", "1"])
+    assert validated == both * 2 and read == [run.checkpoint(2), run.checkpoint(3)]
+
+
+def test_a_refused_start_leaves_no_directory_behind(capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained("save_interval=1")
+    there = list(run.root.parent.iterdir())
+    old = ["--resume", str(run.checkpoint(1))]  # which starts another directory
+    error = refused(capsys, "train", *old, "env.obs_mask=[1]", "--max_iterations", "3")
+    assert "observation group 'policy' is (3,) here and (4,) there" in error
+    assert "has finished its 1 iterations" in refused(capsys, "train", *old, "--max_iterations", "1")
+    assert "Nothing" in refused(capsys, "train", "--task", TASK, "env.env_id=Nothing-v0")
+    assert list(run.root.parent.iterdir()) == there
 
 
 def test_resuming_an_old_checkpoint_starts_another_directory(tmp_path: Path) -> None:

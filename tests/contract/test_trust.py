@@ -15,7 +15,7 @@ from RoboRenForce import networks, runners
 from RoboRenForce.cli import main
 from RoboRenForce.configclass import Cfg, ConfigError, SubclassOf, apply_overrides, configclass, resolve
 from RoboRenForce.configclass.trust import AllowList, only
-from RoboRenForce.runners import training_run
+from RoboRenForce.runners import summary
 from RoboRenForce.runners.callbacks import Callback, CallbackCfg, ReportCallback
 from RoboRenForce.utils.checkpoint import load_checkpoint, save_checkpoint
 from RoboRenForce.utils.errors import UserError
@@ -362,9 +362,9 @@ def test_printed_commands_carry_the_consent_that_the_checkpoint_needs() -> None:
     task_id = "RoboRenForce-Gym-CartPole-PPO"
     task = load_task(task_id)
     config = {"agent": task.runner_cfg.to_dict(), "env": task.env_cfg.to_dict()}
-    assert training_run._consent(task_id, config) == ""
+    assert summary.consent(task_id, config) == ""
     config["agent"]["algorithm"] = {"_cfg": "my_module:MyCfg"}
-    assert training_run._consent(task_id, config) == " --trust"
+    assert summary.consent(task_id, config) == " --trust"
     task = load_task("gymnasium.envs:CartPole-v1")
     config = {"agent": task.runner_cfg.to_dict(), "env": task.env_cfg.to_dict()}
-    assert training_run._consent(task.id, config) == " --task gymnasium.envs:CartPole-v1"
+    assert summary.consent(task.id, config) == " --task gymnasium.envs:CartPole-v1"

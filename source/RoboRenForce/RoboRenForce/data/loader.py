@@ -75,7 +75,7 @@ class Loader:
             collate_fn=_as_it_is,
             num_workers=cfg.num_workers,
             pin_memory=self._device.type == "cuda",
-            worker_init_fn=_ignore_stop_signals,
+            worker_init_fn=_ignore_terminal_signals,
             generator=torch.Generator(),  # it would draw a seed for its workers from the generator of training
         )
 
@@ -125,10 +125,12 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _ignore_stop_signals(worker: int) -> None:
+def _ignore_terminal_signals(worker: int) -> None:
     """Ctrl-C reaches workers too, and the run needs them until its iteration is finished and saved."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1"):
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the parent ends them
 
 
 def _moved(batch: Any, device: torch.device) -> Any:

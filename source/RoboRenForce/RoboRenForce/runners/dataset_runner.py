@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from ..algorithms.dataset_learner import DatasetLearner, DatasetLearnerCfg
 from ..configclass import MISSING, Range, configclass
-from ..data import Loader, LoaderCfg
+from ..data.loader import Loader, LoaderCfg
 from ..envs.spec import EnvSpec
 from ..utils.errors import SpecMismatch
 from .trainer import Trainer, TrainerCfg
