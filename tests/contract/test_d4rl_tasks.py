@@ -92,10 +92,10 @@ def test_a_task_learns_from_a_file_and_is_judged_in_its_environment(task_id: str
     runner.learn(1)
     after = dict(runner.algorithm.networks.actor.named_parameters())
     assert any(not torch.equal(before[name], after[name]) for name in before)
-    env = task.env_cfg.build()
-    action = runner.policy()(env.get_observations())
+    played = task.env_cfg.build()
+    action = runner.policy()(played.get_observations())
     assert action.shape == (1, SIZES[env][1]) and action.abs().max() <= 1.0
-    env.close()
+    played.close()
 
 
 def test_tasks_are_listed_with_their_package(capsys: pytest.CaptureFixture[str]) -> None:
@@ -172,7 +172,7 @@ def test_other_data_is_refused(capsys: pytest.CaptureFixture[str], monkeypatch: 
     run_script(monkeypatch, "renforce/train_offline.py", *options, "--max_iterations", "1", "dataset.source=data.hdf5")
     again = ["--resume", "--max_iterations", "2", "dataset.source=more.hdf5"]
     assert "resume with the same data" in refused(capsys, monkeypatch, "renforce/train_offline.py", *again)
-    wrong = ["--task", "RoboRenForce-D4RL-Hopper-BC", "dataset.source=data.hdf5", "eval_interval=0", *QUIET]
+    wrong = ["--task", "RoboRenForce-D4RL-Hopper-BC", "dataset.source=data.hdf5", "--max_iterations", "1", *QUIET]
     error = refused(capsys, monkeypatch, "renforce/train_offline.py", *wrong)
     assert "data.hdf5 was not recorded in Hopper-v5: observation group 'policy' is (3,) in the data and (11,)" in error
     absent = ["--task", "RoboRenForce-D4RL-Pendulum-BC", "dataset.download=false", *QUIET]

@@ -24,7 +24,7 @@ def build_player(cfg: TrainerCfg, spec: EnvSpec | None, env: VecEnv, device: tor
     with validated(cfg):
         if cfg.class_type.steps_env:
             return cfg.build(env=env, device=device, spec=spec)
-        if spec is not None:  # recorded data doesn't say what a receiver of an exported policy has to know
-            known = env.spec
-            spec = replace(spec, task=known.task, max_episode_length=known.max_episode_length, step_dt=known.step_dt)
+        if spec is not None:  # what recorded data doesn't say
+            names = ("task", "max_episode_length", "extras", "step_dt")
+            spec = replace(spec, **{name: getattr(env.spec, name) for name in names})
         return cfg.build(eval_env=env, device=device, spec=spec, learns=False)

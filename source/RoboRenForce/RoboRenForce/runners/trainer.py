@@ -19,6 +19,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -84,7 +85,6 @@ class Trainer(ABC):
         self.distributed = set_up_process(cfg, self.device)
         self.run_dir: RunDir | None = None if log_dir is None else RunDir(Path(log_dir))
         self.lock = None if self.run_dir is None or not self.is_main else RunLock(self.run_dir.root)
-        """Held while training."""
         self.saved_elsewhere: Path | None = None
         """The last checkpoint, if it could not be written into the run directory."""
         self.iteration = 0
@@ -103,21 +103,12 @@ class Trainer(ABC):
         self.best_iteration: int | None = None
         self.metrics: dict[str, float] = {}
         """Those of the last finished iteration, as far as they are finite."""
-        self.resumed = False
-        self.stop = StopRequest()
-        self.watchdog = Watchdog(
-            self.task,
-            cfg.step_timeout,
-            self.stop,
-            self.distributed,
-            save=lambda: save_last(self, "in a step that hangs"),
-        )
-        self.logger = RunLogger()
-        self.timer = PhaseTimer(self.device)
+        self.resumed, self.stop = False, StopRequest()
+        rescue = partial(save_last, self, "in a step that hangs")
+        self.watchdog = Watchdog(self.task, cfg.step_timeout, self.stop, self.distributed, save=rescue)
+        self.logger, self.timer = RunLogger(), PhaseTimer(self.device)
         self.stateful: dict[str, Stateful] = {}
-        """What each process has of its own."""
         self.shared: dict[str, Stateful] = {}
-        """What is the same in all processes, however many there are."""
         self.algorithm = build_learner(self)
         self.callbacks = default_callbacks(cfg)
 
@@ -193,9 +184,8 @@ class Trainer(ABC):
             local: Statistics as (sum, count) of this process.
             numbers: Metrics that are on the host already.
         """
-        found, self.stop.agreed = to_host(
-            learned, ratios, local, self.distributed, self.device, flag=self.stop.signal is not None
-        )
+        asked = self.stop.signal is not None
+        found, self.stop.agreed = to_host(learned, ratios, local, self.distributed, self.device, flag=asked)
         for sentence in self.algorithm.warnings({name: found[name] for name in learned}) if self.is_main else ():
             logger.warning("Iteration %d: %s", self.iteration + 1, sentence)
         phases = self.timer.durations()
