@@ -1,6 +1,6 @@
 """Acting in another process: a copy of the collector steps the environment there, what it did travels through a queue.
 
-Weights go there after each update, and the random state goes to and fro, so that both ways draw the same numbers: then
+Weights go there after each update, and the random state travels along, so that the same numbers are drawn: then the
 parameters are equal bit for bit.
 """
 

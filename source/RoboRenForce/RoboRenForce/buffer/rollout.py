@@ -11,7 +11,7 @@ environments:
 Of recurrent states only those before the first step are kept, `state/<network>`; those after a step,
 `next_state/<network>`, are not.
 
-Writing goes through a cursor that lives on the device, so a captured step can write at ever new places. For the
+On a GPU writing goes through a cursor that lives there, so a captured step can write at ever new places. For the
 update each field is gathered once by a permutation; a mini-batch is then a contiguous slice, not another gather.
 """
 
@@ -35,19 +35,14 @@ class RolloutBatch:
 
     obs: TensorDict
     action: Tensor
-    reward: Tensor
-    """With learned rewards, scaled, and with the bootstrap of time-outs."""
-    terminated: Tensor
-    time_outs: Tensor
     advantage: Tensor
     return_: Tensor
     record: dict[str, Tensor]
-    """What was recorded when acting."""
+    """The other fields of the schema: those of the moment of acting and, in whole transitions, what came of it."""
     next_obs: TensorDict | None = None
     """True successors; only there if a term asks for them."""
     mask: Tensor | None = None
     """bool: False in rows that did not act; None: all acted."""
-    group_id: Tensor | None = None
     states: dict[str, Tensor] = field(default_factory=dict)
     """Recurrent state of each network before the first step, `(layers, B, features)`."""
 
@@ -70,6 +65,21 @@ class RolloutBatch:
     def dist_params(self) -> dict[str, Tensor]:
         """Parameters of the distribution that acted, for the KL divergence."""
         return {name.removeprefix("dist/"): x for name, x in self.record.items() if name.startswith("dist/")}
+
+    @property
+    def reward(self) -> Tensor:
+        """With learned rewards, scaled, and with the bootstrap of time-outs."""
+        return self.record["reward"]
+
+    @property
+    def terminated(self) -> Tensor:
+        """bool: the task ended."""
+        return self.record["terminated"]
+
+    @property
+    def time_outs(self) -> Tensor:
+        """bool: the episode was cut."""
+        return self.record["time_outs"]
 
     @property
     def done(self) -> Tensor:
@@ -130,6 +140,9 @@ class RolloutBuffer:
         self.mask = rows.get("mask")
         self.advantage, self.return_ = torch.zeros_like(self.reward), torch.zeros_like(self.reward)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=device)
+        # On a CPU, where nothing is captured, the place is known, and one call copies to views that were made once.
+        self._views = list(zip(*(field.unbind(0) for field in rows.values()), strict=True))
+        self._position = 0 if device.type == "cpu" else None
 
     @property
     def value(self) -> Tensor:
@@ -165,28 +178,34 @@ class RolloutBuffer:
 
     def add(self, step: Transition) -> None:
         """Store a step at the cursor and move on."""
-        for name, rows in self.rows.items():
-            value = step.value_of(name).to(rows.dtype)
-            rows.index_copy_(0, self._cursor, value.expand(rows.shape[1:]).unsqueeze(0))
+        values = [step.value_of(name) for name in self.rows]
+        if self._position is not None:
+            torch._foreach_copy_(self._views[self._position], values)  # pyright: ignore[reportPrivateImportUsage]
+            self._position += 1
+            return
+        for rows, value in zip(self.rows.values(), values, strict=True):
+            rows.index_copy_(0, self._cursor, value.to(rows.dtype).expand(rows.shape[1:]).unsqueeze(0))
         self._cursor.add_(1)
 
     def restart(self) -> None:
         """Begin the next rollout."""
         self._cursor.zero_()
+        self._position = None if self._position is None else 0
 
-    def flat(self, index: Tensor) -> RolloutBatch:
-        """All transitions as one batch `(T * N,)` in the order of `index`."""
-        return self._batch(lambda rows: rows.flatten(0, 1).index_select(0, index))
+    def flat(self, index: Tensor, *, whole: bool = True) -> RolloutBatch:
+        """All steps as one batch `(T * N,)` in the order of `index`: whole transitions, or what a policy loss reads."""
+        return self._batch(lambda rows: rows.flatten(0, 1).index_select(0, index), whole)
 
-    def sequences(self, env_index: Tensor) -> RolloutBatch:
+    def sequences(self, env_index: Tensor, *, whole: bool = True) -> RolloutBatch:
         """Whole environments `(T, N)` in the order of `env_index`, with the recurrent states that they begin from."""
-        batch = self._batch(lambda rows: rows.index_select(1, env_index))
+        batch = self._batch(lambda rows: rows.index_select(1, env_index), whole)
         batch.states = {name: state.index_select(1, env_index) for name, state in self.states.items()}
         return batch
 
-    def _batch(self, gather: Callable[[Any], Tensor]) -> RolloutBatch:
-        found = {name: gather(rows) for name, rows in self.rows.items()}
-        leading = found["reward"].shape
+    def _batch(self, gather: Callable[[Any], Tensor], whole: bool) -> RolloutBatch:
+        found = {name: gather(rows) for name, rows in self.rows.items() if whole or name not in _OF_TRANSITIONS}
+        advantage = gather(self.advantage)
+        leading = advantage.shape
 
         def take(part: str) -> TensorDict | None:
             prefix = f"{part}/"
@@ -200,15 +219,15 @@ class RolloutBuffer:
             obs=obs,
             next_obs=take("next_obs"),
             action=found.pop("action"),
-            reward=found.pop("reward"),
-            terminated=found.pop("terminated"),
-            time_outs=found.pop("time_outs"),
             mask=found.pop("mask", None),
-            group_id=found.pop("group_id", None),
-            advantage=gather(self.advantage),
+            advantage=advantage,
             return_=gather(self.return_),
             record=found,
         )
+
+
+_OF_TRANSITIONS = ("reward", "terminated", "time_outs", "group_id", "policy_version")
+"""What advantages came from; beyond them only regularizers and learned rewards read it."""
 
 
 def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool) -> Iterator[RolloutBatch]:
@@ -230,6 +249,7 @@ class Epochs:
         num_mini_batches: of each.
         shuffle: a permutation for every epoch, one for all of them, or the order of collection.
         recurrent: whether mini-batches hold whole environments.
+        whole: whether they hold whole transitions, see `RolloutBuffer.flat`.
     """
 
     def __init__(
@@ -239,8 +259,10 @@ class Epochs:
         num_mini_batches: int,
         shuffle: Literal["epoch", "once", "none"],
         recurrent: bool,
+        whole: bool = True,
     ) -> None:
-        self._buffer, self.count, self.num_mini_batches, self.recurrent = buffer, count, num_mini_batches, recurrent
+        self._buffer, self.count, self.num_mini_batches = buffer, count, num_mini_batches
+        self.recurrent, self.whole = recurrent, whole
         self._shuffles = shuffle != "none"
         size = buffer.num_envs * (1 if recurrent else buffer.num_steps)
         if size % num_mini_batches:
@@ -261,8 +283,8 @@ class Epochs:
     def __iter__(self) -> Iterator[RolloutBatch]:
         """The mini-batches of all epochs; epochs beyond the last permutation reuse what it gathered."""
         gather = self._buffer.sequences if self.recurrent else self._buffer.flat
-        rollout = gather(self.orders[0])
+        rollout = gather(self.orders[0], whole=self.whole)
         for epoch in range(self.count):
             if 0 < epoch < len(self.orders):
-                rollout = gather(self.orders[epoch])
+                rollout = gather(self.orders[epoch], whole=self.whole)
             yield from mini_batches(rollout, self.num_mini_batches, recurrent=self.recurrent)

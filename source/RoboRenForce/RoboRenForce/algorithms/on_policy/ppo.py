@@ -66,7 +66,6 @@ class PPO(Algorithm):
         set_matmul_precision(cfg.precision, self.device)
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
-
         acting = {*groups["actor"], *groups["critic"]}
         read = sorted(acting.union(*(term.groups for term in self.reward_terms)))
         name_unused_groups(context, read)
@@ -84,13 +83,14 @@ class PPO(Algorithm):
         self.collector = ActorCriticCollector(
             self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
         )
-        next_obs = any(term.needs_successors for term in [*self.loss_terms, *self.reward_terms])
+        terms = [*self.loss_terms, *self.reward_terms]
+        next_obs = any(term.needs_successors for term in terms)
         self.rollout = OnPolicyRollout(
             cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
         )
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        self.epochs = Epochs(self.buffer, cfg.num_learning_epochs, cfg.num_mini_batches, cfg.shuffle, self.recurrent)
-
+        count, parts = cfg.num_learning_epochs, cfg.num_mini_batches
+        self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole=bool(terms))
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
         self._value_loss = compile_own(self.value_loss) if compiled else self.value_loss
