@@ -9,7 +9,6 @@ from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch
 from .rollout import RolloutBatch, RolloutBuffer, mini_batches
 from .sequence import SequenceReplayBuffer, SequenceReplayBufferCfg
-from .step_inputs import StepInputs, copy_observations, copy_together
 from .transition import ActOut, Collector, Field, Transition, TransitionSchema
 
 __all__ = [
@@ -31,11 +30,8 @@ __all__ = [
     "RolloutBuffer",
     "SequenceReplayBuffer",
     "SequenceReplayBufferCfg",
-    "StepInputs",
     "Transition",
     "TransitionDataset",
     "TransitionSchema",
-    "copy_observations",
-    "copy_together",
     "mini_batches",
 ]
