@@ -50,10 +50,10 @@ def test_the_facts_of_a_run_are_bounded(tmp_path: Path, text: str, sentence: str
     path = RunDir(tmp_path).params("run")
     path.parent.mkdir()
     path.write_text(text)
-    start = time.perf_counter()
+    start = time.process_time()  # of this process: a busy machine makes it no slower
     with pytest.raises(UserError, match=sentence) as caught:
         RunDir(tmp_path).run_info()
-    assert time.perf_counter() - start < 5 and "\n" not in str(caught.value)
+    assert time.process_time() - start < 5 and "\n" not in str(caught.value)
 
 
 def test_the_facts_of_a_run_come_back_as_they_were(tmp_path: Path) -> None:

@@ -164,16 +164,25 @@ def _node(hint: Any, value: Any, handler: Any, info: Any) -> Any:
 
 def _union(options: list[SchemaValidator], value: Any, info: Any) -> Any:
     attempts: list[ValidationError] = []
+    names_fields = _names_fields(value, info.context)
     for option in options:
         try:
             return run(option, value, info.context)
         except ValidationError as error:
+            if names_fields and all(found["loc"] for found in error.errors(include_url=False)):
+                raise
             attempts.append(error)
     # Something wrong below the value itself, or a name that leads nowhere, tells which member was meant.
     for error in attempts:
         if all(found["loc"] or found["type"] == "sentence" for found in error.errors(include_url=False)):
             raise error
     raise mismatch()
+
+
+def _names_fields(value: Any, place: Place) -> bool:
+    """Whether plain data names fields of the configuration that it changes, and so is no other dictionary."""
+    known = place.known_for(value) if place.reading and isinstance(value, Mapping) and value else None
+    return is_cfg(known) and value.keys() <= field_types(type(known)).keys()
 
 
 def _anything(bounds: tuple[Range, ...], value: Any, info: Any) -> Any:
