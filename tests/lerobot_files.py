@@ -93,6 +93,17 @@ def edit_table(path: Path, edit: Any) -> None:
     pq.write_table(edit(table), path)
 
 
+def column_of(path: Path, key: str, row: int, value: Any) -> None:
+    """Replace one value of a parquet file."""
+
+    def edit(table: pa.Table) -> pa.Table:
+        values = table.column(key).to_pylist()
+        values[row] = value
+        return table.set_column(table.schema.get_field_index(key), key, pa.array(values, table.schema.field(key).type))
+
+    edit_table(path, edit)
+
+
 def write_video(path: Path, pictures: list[np.ndarray], fps: int = FPS, codec: str = "libx264", **options: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:

@@ -7,13 +7,17 @@ from .dataset import Batch, LeRobotDataset, LeRobotDatasetCfg
 from .errors import DatasetFileError
 from .features import Feature
 from .instructions import instruction_id
+from .loader import DataLoader, DataLoaderCfg, to_device
 from .metadata import DatasetMetadata, read_metadata
+from .mixture import MixtureDataset, MixtureDatasetCfg, MixturePartCfg
 from .sampler import MixtureSampler
 from .statistics import FeatureStatistics
 from .writer import LeRobotWriter
 
 __all__ = [
     "Batch",
+    "DataLoader",
+    "DataLoaderCfg",
     "DatasetFileError",
     "DatasetMetadata",
     "Feature",
@@ -21,7 +25,11 @@ __all__ = [
     "LeRobotDataset",
     "LeRobotDatasetCfg",
     "LeRobotWriter",
+    "MixtureDataset",
+    "MixtureDatasetCfg",
+    "MixturePartCfg",
     "MixtureSampler",
     "instruction_id",
     "read_metadata",
+    "to_device",
 ]

@@ -77,6 +77,16 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
     def __len__(self) -> int:
         return int(self._ends[-1])
 
+    @property
+    def lengths(self) -> list[int]:
+        """Its frames, as a mixture of one."""
+        return [len(self)]
+
+    @property
+    def weights(self) -> None:
+        """None: see `MixtureDataset`."""
+        return
+
     def picture_size(self, camera: str) -> tuple[int, int]:
         """Height and width of a camera's images in items."""
         return self.image_size or self.metadata.features[camera].picture_size

@@ -78,6 +78,17 @@ class MixtureSampler:
         """Samples of an epoch, over all processes."""
         return int(self.counts.sum())
 
+    @property
+    def has_batches(self) -> bool:
+        """Whether an epoch has a batch at all."""
+        return not self.drop_last or self.epoch_size >= self.batch_size * self.world_size
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing of the epoch is left."""
+        left = self.epoch_size - self.offset
+        return left < self.batch_size * self.world_size if self.drop_last else left <= 0
+
     def __len__(self) -> int:
         """Batches of this process in a whole epoch."""
         whole, rest = divmod(self.epoch_size, self.batch_size * self.world_size)
