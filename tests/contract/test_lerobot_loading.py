@@ -110,10 +110,8 @@ def test_episodes_instructions_and_splits(root: Path) -> None:
     assert sorted([*parts["train"].episodes, *parts["validation"].episodes]) == [0, 1, 2]
     assert len(parts["validation"].episodes) == 1
     held_out = parts["validation"].episodes.tolist()
-    both = {
-        split: open_dataset(root, split=split, validation_fraction=0.34, episodes=[0, 1]) for split in ("train", "all")
-    }
-    assert sorted(both["train"].episodes.tolist()) == [e for e in both["all"].episodes.tolist() if e not in held_out]
+    fewer = open_dataset(root, split="train", validation_fraction=0.34, episodes=[0, 1])
+    assert fewer.episodes.tolist() == [episode for episode in (0, 1) if episode not in held_out]
 
 
 # ----------------------------------------------------------------------------------------------- streaming
@@ -238,9 +236,7 @@ def test_a_mixture_pads_and_says_what_is_real(root: Path, other: Path) -> None:
     assert batch["observation.state_dim_mask"].sum(dim=1).tolist() == [3, 5, 3, 5]
     assert batch["observation.state_dim_mask"][0].tolist() == [True] * 3 + [False] * 2
     assert batch["action"].shape == (4, 3, 2) and batch["action_dim_mask"].all()
-    assert batch["action_is_pad"].tolist() == [[False] * 3, [False] * 3, [False] * 3, [False, False, True]][:3] + [
-        [False, True, True]
-    ]
+    assert batch["action_is_pad"].tolist() == [[False] * 3, [False] * 3, [False] * 3, [False, True, True]]
     front, wrist = batch["observation.images.front"], batch["observation.images.wrist"]
     assert front.shape == wrist.shape == (4, 16, 24, 3)
     assert (front[1] == 9).all() and batch["observation.images.front_is_present"].all()
@@ -277,7 +273,7 @@ def test_parts_that_do_not_fit(root: Path, other: Path) -> None:
     with pytest.raises(UserError, match=r"lacks: did you mean 'observation\.images\.top'"):
         cfg.build()
     cfg.parts[1].rename = {"action": "observation.state"}
-    with pytest.raises(UserError, match="two keys .* the same name"):
+    with pytest.raises(UserError, match=r"two keys .* the same name"):
         cfg.build()
 
 
