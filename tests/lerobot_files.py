@@ -82,6 +82,10 @@ NUMBERS = {key: FEATURES[key] for key in ("observation.state", "action")}
 VIDEO_ONLY = NUMBERS | {"observation.images.front": FEATURES["observation.images.front"]}
 
 
+def cut(path: Path, share: float) -> None:
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+
+
 def edit_json(path: Path, **changes: Any) -> None:
     data = json.loads(path.read_text())
     path.write_text(json.dumps(data | changes))

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from lerobot_files import edit_json, edit_table, record, smooth, write_v21, write_video
+from lerobot_files import cut, edit_json, edit_table, record, smooth, write_v21, write_video
 from RoboRenForce.data import DatasetFileError, LeRobotDatasetCfg
 from RoboRenForce.utils.errors import UserError
 
@@ -37,10 +36,6 @@ def root(whole: Path, tmp_path: Path) -> Path:
 def read_everything(root: Path, **options: object) -> None:
     dataset = LeRobotDatasetCfg(data_root=str(root), **options).build()
     dataset.get_batch(np.arange(len(dataset)))
-
-
-def cut(path: Path, share: float) -> None:
-    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
 
 
 def info(**changes: object) -> Callable[[Path], None]:
@@ -256,7 +251,6 @@ def test_damage_elsewhere_costs_only_what_it_damages(root: Path) -> None:
     column(DATA, "action", at(9, None))(root)
     with pytest.raises(DatasetFileError, match="episode 1, frame 4"):
         read_everything(root, episodes=[1])
-    pq.write_table(pq.read_table(root / DATA), root / DATA, row_group_size=5)
     read_everything(root, episodes=[2])
 
 

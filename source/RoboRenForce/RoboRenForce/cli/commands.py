@@ -17,6 +17,7 @@ from ..utils.logging import read_metrics
 from ..utils.plots import plot_comparison
 from ..utils.report import write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, newest_run
+from .data_commands import data
 from .doctor import doctor
 from .listing import task_table
 
@@ -100,6 +101,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": list_tasks,
     "doctor": check,
     "plot": plot,
+    "data": data,
 }
 
 

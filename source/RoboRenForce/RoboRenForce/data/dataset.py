@@ -51,9 +51,13 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
     - `task`, the instruction, and `instruction_id`, its int64 hash.
 
     It can be given to `torch.utils.data.DataLoader`, which gets whole batches at once (`__getitems__`).
+
+    Args:
+        cfg: which frames.
+        check: raise where numbers contradict the metadata or are NaN.
     """
 
-    def __init__(self, cfg: LeRobotDatasetCfg) -> None:
+    def __init__(self, cfg: LeRobotDatasetCfg, *, check: bool = True) -> None:
         self.cfg = cfg
         self.metadata: DatasetMetadata = read_metadata(cfg.data_root)
         features = self.metadata.features
@@ -71,7 +75,9 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         self.image_size = _image_size(cfg.image_size)
         self._ends = np.cumsum(self.metadata.episodes.length[self.episodes])
         self._ids = {number: instruction_id(text) for number, text in self.metadata.tasks.items()}
-        self._reader = FrameReader(self.metadata, self.keys, budget=cfg.cache_mb * 2**20, tolerance_s=cfg.tolerance_s)
+        self._reader = FrameReader(
+            self.metadata, self.keys, budget=cfg.cache_mb * 2**20, tolerance_s=cfg.tolerance_s, check=check
+        )
         self._videos: LRUCache[VideoFile] = LRUCache(cfg.open_videos, close=close_video)
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 from . import layout
 from .arrow import REREAD, BadColumn, open_parquet, read_columns, to_numpy
 from .checks import frame_problems
-from .errors import fault
+from .errors import DatasetFileError, fault
 from .features import STANDARD
 from .lru import LRUCache
 from .metadata import DatasetMetadata
@@ -82,8 +83,9 @@ class FrameReader:
             (table.file == number) & (table.row >= read_from) & (table.row + table.length <= read_to)
         )
         for other in whole.tolist():
-            if other != episode and len(whole) > 1:
-                self._keep(path, arrow_table, other, read_from)
+            if other != episode:
+                with contextlib.suppress(DatasetFileError):  # said when that episode is asked for
+                    self._keep(path, arrow_table, other, read_from)
         return self._keep(path, arrow_table, episode, read_from)
 
     def _keep(self, path: Path, table: Any, episode: int, read_from: int) -> Columns:
