@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
-from ...utils.errors import UserError
 from .. import layout
 from ..errors import fault
 from ..merge import EpisodeMerger, EpisodePart, write_info, write_statistics, write_tasks
 from ..metadata import V21, DatasetMetadata, read_metadata
 from ..statistics import FeatureStatistics, parse_statistics
 from ..totals import columns_of, number_statistics
+from .target import whole_or_nothing
 
 
 def convert_v21(source: str | Path, target: str | Path) -> DatasetMetadata:
     """Write a v2.1 (or v2.0) dataset as v3.0.
 
-    Every number is checked on the way. The target appears under its name once it is complete.
+    Every number is checked on the way.
 
     Args:
         source: folder of the dataset.
@@ -28,17 +26,11 @@ def convert_v21(source: str | Path, target: str | Path) -> DatasetMetadata:
         UserError: the target exists.
         DatasetFileError: the source is of another version, or damaged.
     """
-    target, metadata = Path(target), read_metadata(source)
-    if target.exists():
-        raise UserError(f"'{target}' exists: choose a new folder.")
+    metadata = read_metadata(source)
     if metadata.version != V21:
         raise fault(source, f"its version is {metadata.version}, expected v2.1", fix="it needs no conversion")
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        _write(metadata, partial)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with whole_or_nothing(target) as root:
+        _write(metadata, root)
     return read_metadata(target)
 
 
