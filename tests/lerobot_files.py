@@ -8,9 +8,11 @@ from typing import Any
 
 import av
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pytest
 from RoboRenForce.data import LeRobotWriter
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
 
 FPS = 10
 HEIGHT, WIDTH = 32, 48

@@ -13,8 +13,6 @@ import torch
 from lerobot_files import FPS, HEIGHT, TASKS, WIDTH, action, noisy, record, smooth, state, write_v21
 from RoboRenForce.data import LeRobotDataset, LeRobotDatasetCfg, instruction_id, read_metadata
 
-pytest.importorskip("pyarrow")
-
 DATA = Path(__file__).parents[1] / "data"
 LEROBOT = DATA / "lerobot_0_4_4"
 """Written by `lerobot_peer.py record`; `lerobot_0_4_4_items.npz` is what `items` gave, with these windows."""

@@ -18,6 +18,7 @@ from lerobot_files import (
     column_of,
     edit_table,
     noisy,
+    pq,
     record,
     smooth,
     state,
@@ -120,8 +121,6 @@ def test_episodes_instructions_and_splits(root: Path) -> None:
 def test_memory_stays_within_the_budget_whatever_the_row_groups(root: Path, tmp_path: Path) -> None:
     """One row group for everything, or several per episode: the same values, and no more kept than allowed."""
     import shutil
-
-    import pyarrow.parquet as pq
 
     expected = open_dataset(root).get_batch(np.arange(19))
     for size in (1, 3, 1000):

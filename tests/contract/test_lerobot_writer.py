@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from forked import exit_code, forked
 from lerobot_files import (
@@ -19,6 +18,7 @@ from lerobot_files import (
     VIDEO_ONLY,
     action,
     frame_of,
+    pq,
     record,
     record_episode,
     smooth,

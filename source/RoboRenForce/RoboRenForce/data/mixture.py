@@ -33,10 +33,10 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
             part.dataset.replace(image_size=part.dataset.image_size or cfg.image_size).build() for part in cfg.parts
         ]
         self.lengths = [len(dataset) for dataset in self.datasets]
-        weights = [part.weight for part in cfg.parts]
-        if len({weight is None for weight in weights}) > 1:
+        weights = [part.weight for part in cfg.parts if part.weight is not None]
+        if 0 < len(weights) < len(cfg.parts):
             raise UserError("Some parts of the mixture have a weight and some have none: give one to all, or to none.")
-        self.weights: list[float] | None = None if None in weights else weights
+        self.weights: list[float] | None = weights or None
         """How often each is drawn; None: in proportion to its frames."""
         self._names = [_renaming(part, dataset) for part, dataset in zip(cfg.parts, self.datasets, strict=True)]
         self.shapes, self._dtypes = self._common_shapes()
