@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -156,9 +155,8 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         for number in np.unique(files).tolist():
             slots = np.argwhere(np.broadcast_to((files == number)[:, None], frames.shape))
             slots = slots[np.argsort(seconds[slots[:, 0], slots[:, 1]], kind="stable")]
-            path = layout.resolve(self.metadata.root, table.files[number], self.metadata.root / layout.INFO)
             try:
-                video = self._open_video(camera, number, path)
+                video = self._open_video(camera, number)
                 if images is None:  # allocated when a file has confirmed the size that the metadata claims
                     images = np.empty((*frames.shape, *self.picture_size(camera), 3), np.uint8)
                 targets = [images[sample, step] for sample, step in slots]
@@ -167,7 +165,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
                 self._videos.pop((camera, number))
                 sample, step = slots[error.index or 0]
                 raise fault(
-                    path,
+                    self.metadata.root / table.files[number],
                     f"camera '{camera}': {error}",
                     episode=int(rows.episodes[sample]),
                     frame=int(frames[sample, step]),
@@ -176,9 +174,11 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         assert images is not None, "a batch has samples"
         return images
 
-    def _open_video(self, camera: str, number: int, path: Path) -> VideoFile:
+    def _open_video(self, camera: str, number: int) -> VideoFile:
         video = self._videos.get((camera, number))
         if video is None:
+            root, name = self.metadata.root, self.metadata.episodes.videos[camera].files[number]
+            path = layout.resolve(root, name, root / layout.INFO)
             video = VideoFile(path, self.metadata.features[camera].picture_size, self.image_size)
             self._videos.put((camera, number), video)
         return video

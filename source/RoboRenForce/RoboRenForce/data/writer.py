@@ -43,6 +43,7 @@ from .merge import (
 )
 from .metadata import DatasetMetadata, read_metadata
 from .pictures import encode_png
+from .recorded_values import arrow_column, checked_value
 from .statistics import PictureStatistics, RunningStatistics, parse_statistics
 from .totals import merged_statistics
 from .video_writer import VideoCodec, VideoEncoder, video_info
@@ -179,7 +180,7 @@ class LeRobotWriter:
             raise UserError(f"{place}: feature '{key}' is missing; every frame has all features.")
         if not isinstance(task, str) or not task.strip():
             raise UserError(f"{place}: the task is {task!r}, expected an instruction.")
-        values = {key: _checked(place, key, feature, frame[key]) for key, feature in self.features.items()}
+        values = {key: checked_value(place, key, feature, frame[key]) for key, feature in self.features.items()}
         for key, value in values.items():
             self._append(key, value)
         self._frame_tasks.append(task)
@@ -211,7 +212,7 @@ class LeRobotWriter:
         tasks = list(dict.fromkeys(self._frame_tasks))
         for text in tasks:
             self._tasks.setdefault(text, len(self._tasks))
-        columns = self._all_columns()
+        columns, features = self._all_columns(), self.features | STANDARD
         statistics = {key: entry.result() for key, entry in self._pictures.items()}
         for key, values in columns.items():
             if values.dtype != object:
@@ -220,7 +221,7 @@ class LeRobotWriter:
                 statistics[key] = running.result()
         has_pictures = any(feature.dtype == "image" for feature in self.features.values())
         rows = _PICTURE_ROWS if has_pictures else self._length
-        table = arrow().table({key: self._arrow_column(key, values) for key, values in columns.items()})
+        table = arrow().table({key: arrow_column(features[key], values) for key, values in columns.items()})
         parquet().write_table(table, self._partial / _TABLE, compression="snappy", row_group_size=rows)
         entry = {"length": self._length, "tasks": tasks}
         entry["statistics"] = {key: statistic.to_json() for key, statistic in statistics.items()}
@@ -266,24 +267,6 @@ class LeRobotWriter:
         columns["index"] = self.saved_frames + counter
         columns["task_index"] = np.asarray([self._tasks[text] for text in self._frame_tasks], np.int64)
         return columns
-
-    def _arrow_column(self, key: str, values: np.ndarray) -> Any:
-        """As `datasets` stores it: one number as a number, vectors as lists of fixed size, arrays as nested lists."""
-        pa = arrow()
-        feature = self.features.get(key) or STANDARD[key]
-        if feature.dtype == "image":
-            names = [f"frame-{frame:06d}.png" for frame in range(len(values))]
-            return pa.StructArray.from_arrays([pa.array(list(values), pa.binary()), pa.array(names)], ["bytes", "path"])
-        if feature.dtype == "string":
-            return pa.array(list(values), pa.string())
-        flat = pa.array(values.reshape(-1))
-        if feature.shape in ((), (1,)):
-            return flat
-        if len(feature.shape) == 1:
-            return pa.FixedSizeListArray.from_arrays(flat, feature.shape[0])
-        for size in reversed(feature.shape):
-            flat = pa.ListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, size, dtype=np.int32)), flat)
-        return flat
 
     # ------------------------------------------------------------------------------------------- the dataset
 
@@ -359,35 +342,3 @@ class LeRobotWriter:
 
 def _plain(feature: Any) -> dict[str, Any]:
     return feature.to_json() if isinstance(feature, Feature) else dict(feature)
-
-
-def _checked(place: str, key: str, feature: Feature, value: Any) -> Any:
-    """A value as it is stored: an array of the declared shape and dtype, an RGB picture, or text."""
-    if feature.dtype == "string":
-        if not isinstance(value, str):
-            raise UserError(f"{place}: '{key}' is {type(value).__name__}, expected text.")
-        return value
-    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
-    if feature.is_camera:
-        expected: tuple[int, ...] = (*feature.picture_size, 3)
-        if array.dtype != np.uint8:
-            raise UserError(f"{place}: picture '{key}' is {array.dtype}, expected uint8 from 0 to 255.")
-    else:
-        expected = feature.shape
-        array = array.reshape(1) if array.shape == () and expected == (1,) else array
-        if not np.can_cast(array.dtype, feature.numpy_dtype, casting="same_kind"):
-            raise UserError(f"{place}: '{key}' is {array.dtype}, expected {feature.dtype}.")
-    if array.shape != expected:
-        raise UserError(f"{place}: '{key}' has the shape {list(array.shape)}, expected {list(expected)}.")
-    if feature.is_camera:
-        return array
-    with np.errstate(over="ignore"):  # what becomes infinite is refused below
-        stored = array.astype(feature.numpy_dtype)  # a copy: simulators reuse their arrays
-    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
-        found = stored[~np.isfinite(stored)][0]
-        raise UserError(
-            f"{place}: '{key}' holds {found}, expected finite numbers; leave the episode out: clear_episode()."
-        )
-    if stored.dtype.kind in "iu" and not np.array_equal(stored, array):
-        raise UserError(f"{place}: '{key}' holds values that {feature.dtype} can't hold.")
-    return stored
