@@ -24,6 +24,10 @@ from pathlib import Path
 from typing import Any
 
 FPS, SIZE, BATCH = 10, 224, 64
+NOTE = (
+    "one thread and no workers on a machine that others use too, in alternation. Both decode AV1 by dav1d, which takes "
+    "most of the time: the larger the frames, the smaller the ratio."
+)
 CHUNK = [step / FPS for step in range(8)]
 CASES: dict[str, dict[str, Any]] = {
     "frame": {},
@@ -149,7 +153,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of the dataset; it is written if it does not exist")
     parser.add_argument("--episodes", type=int, default=1000)
     parser.add_argument("--length", type=int, default=10, help="frames of an episode")
-    parser.add_argument("--sharp", type=float, default=0.2, help="share of sharp squares; 1: three times the bytes")
+    parser.add_argument("--sharp", type=float, default=0.2, help="share of sharp squares; 1: almost twice the bytes")
     parser.add_argument("--samples", type=int, default=640, help="of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path)
@@ -161,10 +165,8 @@ def main() -> None:
         return
     from report import environment_report, write_json
 
-    started = time.perf_counter()
     if not args.data.exists():
         write_dataset(args.data, args.episodes, args.length, args.sharp)
-    written = time.perf_counter() - started
     raw: dict[str, dict[str, list[dict[str, float]]]] = {case: {"ours": [], "lerobot": []} for case in CASES}
     for number in range(args.rounds):
         for case in CASES:
@@ -187,19 +189,23 @@ def main() -> None:
         print(f"{case:28s} {json.dumps(ratios)}")
     if args.output:
         report = environment_report()
-        report["versions"] |= peer_versions(sys.executable)
-        video_bytes = sum(path.stat().st_size for path in args.data.glob("videos/*/*/*.mp4"))
-        about = {
-            "episodes": args.episodes,
-            "frames_of_an_episode": args.length,
-            "cameras": 2,
-            "size": SIZE,
-            "batch_size": BATCH,
-            "bytes_of_a_frame": round(video_bytes / (2 * args.episodes * args.length)),
-            "write_s": round(written, 1),
-            "load_average": os.getloadavg(),
+        for path, name in ((args.peer_python, "<python with LeRobot 0.4.4>"), (str(args.data), "<folder>")):
+            report["command"] = report["command"].replace(path, name)
+        peer = peer_versions(args.peer_python)
+        report["versions"] |= peer_versions(sys.executable) | {
+            name: peer[name] for name in ("lerobot", "torchcodec", "datasets") if name in peer
         }
-        content = {"about": about, "peer_versions": peer_versions(args.peer_python), "results": results, "raw": raw}
+        video_bytes = sum(path.stat().st_size for path in args.data.glob("videos/*/*/*.mp4"))
+        arguments = {
+            "episodes": args.episodes,
+            "length": args.length,
+            "bytes_of_a_frame": round(video_bytes / (2 * args.episodes * args.length)),
+            "batch_size": BATCH,
+            "samples": args.samples,
+            "rounds": args.rounds,
+        }
+        note = f"{NOTE} Load average at the end: {os.getloadavg()[0]:.1f}."
+        content = {"arguments": arguments, "note": note, "peer_versions": peer, "results": results, "raw": raw}
         write_json(args.output, report | content)
 
 
