@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-FPS, SIZE, BATCH = 10, 224, 64
+FPS, SIZE, BATCH, WARM_UP = 10, 224, 64, 2560
 NOTE = (
     "one thread and no workers on a machine that others use too, in alternation. Both decode AV1 by dav1d, which takes "
     "most of the time: the larger the frames, the smaller the ratio."
@@ -88,7 +88,7 @@ def measure(who: str, root: str, case: str, samples: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     batches = _ours(root, CASES[case]) if who == "ours" else _lerobot(root, CASES[case])
-    for _ in range(4):  # opens every file and fills caches
+    for _ in range(WARM_UP // BATCH):  # opens every file, and reads the numbers of almost every episode once
         next(batches)
     wall, cpu, count = time.perf_counter(), time.process_time(), 0
     while count < samples:
