@@ -27,30 +27,30 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 	  '.venv/bin/rrf doctor                                                   what this machine can do'
 
 test: ## set up and run every test that needs no GPU, learning suite included
-	@./setup_ext.sh --extras test,export,envpool RRF_gym RRF_mjlab RRF_d4rl
+	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not long"
 
 test-long: ## the tests that `make test` has no time for
-	@./setup_ext.sh --extras test,export,envpool RRF_gym RRF_mjlab RRF_d4rl
+	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "long and not gpu"
 
 test-fast: ## the tests that take seconds each
-	@./setup_ext.sh --extras test,export,envpool RRF_gym
+	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not slow and not learning and not long"
 
 lint: ## style, spelling, layers
-	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
+	@./setup_ext.sh --extras test,dev,export,envpool,vla RRF_gym
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m codespell_lib
 	PYTHONPATH=$(SOURCES) .venv/bin/lint-imports
 
 type: ## static types of the core
-	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
+	@./setup_ext.sh --extras test,dev,export,envpool,vla RRF_gym
 	$(PY) -m pyright --pythonpath $(PY)
 
 format: ## rewrite the code in the house style
-	@./setup_ext.sh --extras test,dev,export,envpool RRF_gym
+	@./setup_ext.sh --extras test,dev,export,envpool,vla RRF_gym
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 

@@ -22,6 +22,8 @@ EXTRAS = [
     "transformers",
     "minari",
     "h5py",
+    "pyarrow",
+    "huggingface_hub",
     "stable_baselines3",
     "rsl_rl",
     "onnx",
@@ -71,6 +73,9 @@ VIOLATIONS = [
     ("RRF_mjlab_tasks", "RRF_gym_tasks"),
     ("RRF_d4rl_tasks", "RRF_gym_tasks"),
     ("RoboRenForce/buffer", "h5py"),
+    ("RoboRenForce/data", "pyarrow"),
+    ("RoboRenForce/data", "RoboRenForce.buffer.rollout"),
+    ("RoboRenForce/data", "RoboRenForce.algorithms.algorithm"),
 ]
 
 

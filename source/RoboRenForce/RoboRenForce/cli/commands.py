@@ -17,6 +17,7 @@ from ..utils.plots import plot_comparison
 from ..utils.report import write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, newest_run
 from ..utils.user_errors import user_errors
+from .data_commands import data
 from .doctor import doctor
 from .listing import task_table
 
@@ -101,6 +102,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {
     "list": list_tasks,
     "doctor": check,
     "plot": plot,
+    "data": data,
 }
 
 

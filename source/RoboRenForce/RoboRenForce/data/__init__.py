@@ -1,1 +1,35 @@
-"""Recorded data on its way to a learner."""
+"""Recorded data: LeRobot datasets of v2.1 and v3.0 are read, those of v3.0 written; nothing here is learned from it.
+
+Nothing imports pyarrow, PyAV or Pillow before a dataset is opened: they come with the extra `vla`.
+"""
+
+from .dataset import Batch, LeRobotDataset, LeRobotDatasetCfg
+from .errors import DatasetFileError
+from .features import Feature
+from .instructions import instruction_id
+from .lerobot_loader import DataLoader, DataLoaderCfg, to_device
+from .metadata import DatasetMetadata, read_metadata
+from .mixture import MixtureDataset, MixtureDatasetCfg, MixturePartCfg
+from .sampler import MixtureSampler
+from .statistics import FeatureStatistics
+from .writer import LeRobotWriter
+
+__all__ = [
+    "Batch",
+    "DataLoader",
+    "DataLoaderCfg",
+    "DatasetFileError",
+    "DatasetMetadata",
+    "Feature",
+    "FeatureStatistics",
+    "LeRobotDataset",
+    "LeRobotDatasetCfg",
+    "LeRobotWriter",
+    "MixtureDataset",
+    "MixtureDatasetCfg",
+    "MixturePartCfg",
+    "MixtureSampler",
+    "instruction_id",
+    "read_metadata",
+    "to_device",
+]

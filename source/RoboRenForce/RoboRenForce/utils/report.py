@@ -29,7 +29,7 @@ _EMBED_LIMIT = 12 * 2**20
 _MODES = ("deterministic", "sampled")
 _RESULT = ("mean", "std", "n", "mean_length")
 
-_STYLE = """
+PAGE_STYLE = """
 :root { --ink: #1f2933; --dim: #616e7c; --line: #e4e7eb; --card: #fff; --page: #f5f7fa; --accent: #0b7285 }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e4e7eb; --dim: #9aa5b1; --line: #323f4b; --card: #1f2933; --page: #11181f; --accent: #66d9e8 }
@@ -137,7 +137,7 @@ def _page(run: RunDir, title: str, info: Mapping[str, Any], series: Mapping[str,
     ]
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><main>{''.join(parts)}</main></html>\n"
+        f"<title>{html.escape(title)}</title><style>{PAGE_STYLE}</style><main>{''.join(parts)}</main></html>\n"
     )
     return page.encode(errors="replace").decode()  # halves of surrogate pairs, which JSON may hold, can't be written
 

@@ -1,0 +1,1 @@
+"""Other formats to LeRobot v3.0."""

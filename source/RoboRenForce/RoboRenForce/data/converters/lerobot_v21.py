@@ -1,0 +1,81 @@
+"""LeRobot v2.1 to v3.0: files of single episodes become large ones; videos are joined, not encoded again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from .. import layout
+from ..errors import fault
+from ..merge import EpisodeMerger, EpisodePart, write_info, write_statistics, write_tasks
+from ..metadata import V21, DatasetMetadata, read_metadata
+from ..statistics import FeatureStatistics, parse_statistics
+from ..totals import columns_of, number_statistics
+from .target import whole_or_nothing
+
+
+def convert_v21(source: str | Path, target: str | Path) -> DatasetMetadata:
+    """Write a v2.1 (or v2.0) dataset as v3.0.
+
+    Every number is checked on the way.
+
+    Args:
+        source: folder of the dataset.
+        target: a folder that does not exist.
+
+    Raises:
+        UserError: the target exists.
+        DatasetFileError: the source is of another version, or damaged.
+    """
+    metadata = read_metadata(source)
+    if metadata.version != V21:
+        raise fault(source, f"its version is {metadata.version}, expected v2.1", fix="it needs no conversion")
+    with whole_or_nothing(target) as root:
+        _write(metadata, root)
+    return read_metadata(target)
+
+
+def _write(metadata: DatasetMetadata, root: Path) -> None:
+    statistics = number_statistics(metadata.features, columns_of(metadata))
+    merger = EpisodeMerger(root, metadata.features, metadata.fps)
+    of_episodes = _episode_statistics(metadata)
+    for episode in range(len(metadata.episodes)):
+        merger.append(_part(metadata, episode, of_episodes.get(episode, {})))
+    merger.close()
+    write_tasks(root, metadata.tasks)
+    # Those of cameras can't be computed without decoding everything: they are what the recorder stored.
+    write_statistics(root, metadata.statistics | statistics)
+    write_info(
+        root,
+        metadata.features,
+        fps=metadata.fps,
+        robot_type=metadata.robot_type,
+        episodes=len(metadata.episodes),
+        frames=metadata.total_frames,
+        tasks=len(metadata.tasks),
+    )
+
+
+def _part(metadata: DatasetMetadata, episode: int, statistics: dict[str, FeatureStatistics]) -> EpisodePart:
+    table = metadata.episodes
+    info = metadata.root / layout.INFO
+    videos = {
+        key: layout.resolve(metadata.root, videos.files[int(videos.file[episode])], info)
+        for key, videos in table.videos.items()
+    }
+    return EpisodePart(
+        table=layout.resolve(metadata.root, table.files[int(table.file[episode])], info),
+        videos=videos,
+        length=int(table.length[episode]),
+        tasks=list(table.tasks[episode]),
+        statistics=statistics,
+    )
+
+
+def _episode_statistics(metadata: DatasetMetadata) -> dict[int, dict[str, FeatureStatistics]]:
+    path = metadata.root / "meta" / "episodes_stats.jsonl"
+    if not path.is_file():
+        return {}
+    return {
+        row.get("episode_index", -1): parse_statistics(path, row.get("stats", {}), metadata.features)
+        for row in layout.read_json_lines(layout.resolve(metadata.root, "meta/episodes_stats.jsonl"))
+    }

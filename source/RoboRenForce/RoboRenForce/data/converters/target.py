@@ -1,0 +1,31 @@
+"""A folder that appears under its name once it is complete."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ...utils.errors import UserError
+
+
+@contextmanager
+def whole_or_nothing(target: str | Path) -> Iterator[Path]:
+    """Yield a folder to write to; it becomes `target` at the end of the block, or is removed where that fails.
+
+    Raises:
+        UserError: `target` exists.
+    """
+    target = Path(target)
+    if target.exists():
+        raise UserError(f"'{target}' exists: choose a new folder.")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        yield partial
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

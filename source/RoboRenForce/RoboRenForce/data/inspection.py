@@ -1,0 +1,257 @@
+"""Look through a dataset and collect what is wrong with it, where a reader would stop at the first error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+
+from .checks import frame_problems
+from .dataset import LeRobotDataset, LeRobotDatasetCfg
+from .errors import DatasetFileError, fault
+from .features import STANDARD
+from .frames import Columns, FrameReader
+from .metadata import DatasetMetadata
+from .permutation import permute
+from .statistics import QUANTILES, FeatureStatistics, RunningStatistics
+
+_MOST_FINDINGS = 100
+_BINS = 40
+_EXPLODING = 20.0
+"""How many times the range of the middle 98 % a value may be away from it."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing to know."""
+
+    severity: Literal["error", "warning"]
+    text: str
+    """One sentence: where, what, what to do."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A frame to look at."""
+
+    camera: str
+    episode: int
+    frame: int
+    task: str
+    image: np.ndarray
+    """`(H, W, 3)` uint8."""
+
+
+@dataclass
+class Inspection:
+    """What was found."""
+
+    metadata: DatasetMetadata
+    findings: list[Finding] = field(default_factory=list)
+    statistics: dict[str, FeatureStatistics] = field(default_factory=dict)
+    """Computed from the frames that could be read; by number feature."""
+    histograms: dict[str, np.ndarray] = field(default_factory=dict)
+    """Number feature -> int64 `(D, 40)` over [minimum, maximum] of each dimension."""
+    samples: list[Sample] = field(default_factory=list)
+
+    @property
+    def errors(self) -> list[Finding]:
+        """What a reader would refuse."""
+        return [finding for finding in self.findings if finding.severity == "error"]
+
+    def add(self, severity: Literal["error", "warning"], text: str) -> None:
+        """Add a finding once; what comes after the hundredth is only counted by the last one."""
+        finding = Finding(severity, text)
+        if finding not in self.findings and len(self.findings) < _MOST_FINDINGS:
+            self.findings.append(finding)
+
+
+def inspect_dataset(root: str, *, frames: int = 12) -> Inspection:
+    """Read all numbers and some frames of a dataset.
+
+    Args:
+        root: folder of the dataset.
+        frames: how many frames of every camera are decoded to be looked at.
+
+    Raises:
+        DatasetFileError: its metadata can't be read, so there is nothing to look through.
+    """
+    dataset = LeRobotDataset(LeRobotDatasetCfg(data_root=root))
+    inspection = Inspection(dataset.metadata)
+    _look_at_numbers(inspection)
+    _look_at_statistics(inspection)
+    _look_at_episodes(inspection)
+    _look_at_cameras(inspection, dataset, frames)
+    return inspection
+
+
+def _look_at_numbers(inspection: Inspection) -> None:
+    """Two passes: contradictions, NaN and statistics, then histograms and where values explode."""
+    running: dict[str, RunningStatistics] = {}
+    for episode, columns in _readable(inspection, report=True):
+        for problem in frame_problems(
+            columns,
+            episode=episode,
+            first=int(inspection.metadata.episodes.first[episode]),
+            fps=inspection.metadata.fps,
+            tolerance_s=1e-4,
+            tasks=inspection.metadata.tasks,
+        ):
+            path = inspection.metadata.root / _file_of(inspection.metadata, episode)
+            inspection.add(
+                "error", str(fault(path, problem.what, episode=episode, frame=problem.frame, fix=problem.fix))
+            )
+        for key, values in _vectors(columns).items():
+            rows = values[np.isfinite(values).all(axis=1)]
+            running.setdefault(key, RunningStatistics(values.shape[1:])).update(rows)
+    inspection.statistics = {key: entry.result() for key, entry in running.items() if entry.count}
+    for key, entry in inspection.statistics.items():
+        constant = np.flatnonzero(entry.max == entry.min)
+        if len(constant):
+            listed = ", ".join(f"{dim} ({entry.min[dim]:g})" for dim in constant[:8].tolist())
+            inspection.add(
+                "warning", f"'{key}' never changes in dimension {listed}; a normalizer needs a floor for it."
+            )
+    _second_pass(inspection)
+
+
+def _second_pass(inspection: Inspection) -> None:
+    limits = {key: _usual_range(entry) for key, entry in inspection.statistics.items()}
+    exploded: set[tuple[str, int]] = set()
+    for episode, columns in _readable(inspection, report=False):
+        for key, values in _vectors(columns).items():
+            entry = inspection.statistics.get(key)
+            if entry is None:
+                continue
+            histogram = inspection.histograms.setdefault(key, np.zeros((values.shape[1], _BINS), np.int64))
+            for dim in range(values.shape[1]):
+                finite = values[np.isfinite(values[:, dim]), dim]
+                histogram[dim] += _counts(finite, float(entry.min[dim]), float(entry.max[dim]))
+            low, high = limits[key]
+            for frame, dim in np.argwhere((values < low) | (values > high)).tolist():
+                if (key, dim) not in exploded:
+                    exploded.add((key, dim))
+                    usual = f"{entry.quantiles['q01'][dim]:.4g} to {entry.quantiles['q99'][dim]:.4g}"
+                    where = f"Episode {episode}, frame {frame}"
+                    what = f"'{key}' is {values[frame, dim]:.4g} in dimension {dim}"
+                    text = f"{where}: {what}, and 98 % of its values are {usual}; clip it, or leave it out."
+                    inspection.add("warning", text)
+
+
+def _usual_range(entry: FeatureStatistics) -> tuple[np.ndarray, np.ndarray]:
+    low, high = entry.quantiles["q01"], entry.quantiles["q99"]
+    # A dimension that hardly ever moves, such as a gripper, has no range to compare with.
+    margin = np.where(high > low, _EXPLODING * (high - low), np.inf)
+    return low - margin, high + margin
+
+
+def _counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Histogram of values in [low, high], int64 `(40,)`."""
+    if not high > low:
+        counts = np.zeros(_BINS, np.int64)
+        counts[_BINS // 2] = len(values)
+        return counts
+    return np.histogram(values.astype(np.float64), bins=_BINS, range=(low, high))[0]
+
+
+def _readable(inspection: Inspection, *, report: bool) -> Iterator[tuple[int, Columns]]:
+    """The columns of every episode that can be read at all."""
+    metadata = inspection.metadata
+    keys = [key for key, feature in metadata.features.items() if feature.is_number]
+    reader = FrameReader(metadata, keys, check=False)
+    for episode in range(len(metadata.episodes)):
+        try:
+            yield episode, reader.episode(episode)
+        except DatasetFileError as error:
+            if report:
+                inspection.add("error", str(error))
+
+
+def _vectors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Recorded numbers as `(L, D)`, booleans and counters left out."""
+    return {
+        key: values.reshape(len(values), -1)
+        for key, values in columns.items()
+        if key not in STANDARD and values.dtype.kind in "fiu"
+    }
+
+
+def _look_at_statistics(inspection: Inspection) -> None:
+    """Stored statistics are there and are those of the frames."""
+    metadata, fix = inspection.metadata, "run scripts/data/dataset_stats.py"
+    for key, feature in metadata.features.items():
+        if key in STANDARD or feature.dtype == "string":
+            continue
+        stored, found = metadata.statistics.get(key), inspection.statistics.get(key)
+        if stored is None:
+            inspection.add("warning", f"'{key}' has no statistics in {metadata.root}/meta; {fix}.")
+            continue
+        if set(stored.quantiles) != set(QUANTILES):
+            inspection.add("warning", f"'{key}' has no quantiles in {metadata.root}/meta; {fix}.")
+        if found is None or feature.is_camera:
+            continue
+        scale = np.maximum(np.abs(found.max - found.min), 1e-6)
+        for name in ("min", "max", "mean"):
+            differs = np.abs(getattr(stored, name).reshape(-1) - getattr(found, name)) > 0.01 * scale
+            if len(stored.mean.shape) == 1 and differs.any():
+                dim = int(differs.argmax())
+                there, here = getattr(stored, name).reshape(-1)[dim], getattr(found, name)[dim]
+                what = (
+                    f"'{name}' of '{key}' is stored as {there:.4g} in dimension {dim}, and the frames have {here:.4g}"
+                )
+                inspection.add("warning", f"{what}; {fix}.")
+
+
+def _look_at_episodes(inspection: Inspection) -> None:
+    lengths = inspection.metadata.episodes.length
+    short = np.flatnonzero(lengths < 0.1 * np.median(lengths))
+    if len(short):
+        listed = ", ".join(map(str, short[:8].tolist()))
+        what = (
+            f"{len(short)} episodes are shorter than a tenth of the median of {np.median(lengths):g} frames: {listed}"
+        )
+        inspection.add("warning", f"{what}; were they broken off?")
+    if any(not text.strip() for text in inspection.metadata.tasks.values()):
+        inspection.add(
+            "warning", "A task has no text, and a policy that reads instructions gets nothing; repair meta/tasks."
+        )
+
+
+def _look_at_cameras(inspection: Inspection, dataset: LeRobotDataset, frames: int) -> None:
+    """Some random frames, and the last frame of every video file, which is what an interrupted copy lacks."""
+    metadata = inspection.metadata
+    count = min(frames, len(dataset))
+    chosen = np.sort(permute(np.arange(count), len(dataset), 0, 0)).tolist()
+    for camera in dataset.cameras:
+        # What is wrong with numbers is known by now, and says nothing about the camera.
+        alone = LeRobotDataset(dataset.cfg.replace(cameras=[camera]), check=False)
+        ends = _last_frames(metadata, camera)
+        for index in [*chosen, *(index for index in ends if index not in chosen)]:
+            try:
+                item = alone[index]
+            except DatasetFileError as error:
+                inspection.add("error", str(error))
+                continue
+            sample = Sample(
+                camera, int(item["episode_index"]), int(item["frame_index"]), item["task"], item[camera].numpy()
+            )
+            if sample.image.std() < 1.0:
+                where = f"Episode {sample.episode}, frame {sample.frame}"
+                inspection.add("warning", f"{where}: camera '{camera}' shows one colour; was it covered or off?")
+            if index in chosen:
+                inspection.samples.append(sample)
+
+
+def _last_frames(metadata: DatasetMetadata, camera: str) -> list[int]:
+    """The last frame of each video file of a camera, counted over the dataset."""
+    table = metadata.episodes.videos.get(camera)
+    if table is None:
+        return []
+    lasts = {int(file): episode for episode, file in enumerate(table.file)}
+    return [int(metadata.episodes.first[e] + metadata.episodes.length[e] - 1) for e in lasts.values()]
+
+
+def _file_of(metadata: DatasetMetadata, episode: int) -> str:
+    return metadata.episodes.files[int(metadata.episodes.file[episode])]

@@ -1,0 +1,76 @@
+"""What a frame holds, as it goes to disk: checked values, and columns in the layout that `datasets` expects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ..utils.errors import UserError
+from .arrow import arrow
+from .features import Feature
+
+
+def checked_value(place: str, key: str, feature: Feature, value: Any) -> Any:
+    """Return a value as it is stored: an array of the declared shape and dtype, an RGB picture, or text.
+
+    Args:
+        place: which frame it is, for errors.
+        key: of the feature.
+        feature: what it has to be.
+        value: an array, a tensor or text.
+
+    Raises:
+        UserError: it is something else, or not finite.
+    """
+    if feature.dtype == "string":
+        if not isinstance(value, str):
+            raise UserError(f"{place}: '{key}' is {type(value).__name__}, expected text.")
+        return value
+    array = np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+    if feature.is_camera:
+        expected: tuple[int, ...] = (*feature.picture_size, 3)
+        if array.dtype != np.uint8:
+            raise UserError(f"{place}: picture '{key}' is {array.dtype}, expected uint8 from 0 to 255.")
+    else:
+        expected = feature.shape
+        array = array.reshape(1) if array.shape == () and expected == (1,) else array
+        if not np.can_cast(array.dtype, feature.numpy_dtype, casting="same_kind"):
+            raise UserError(f"{place}: '{key}' is {array.dtype}, expected {feature.dtype}.")
+    if array.shape != expected:
+        raise UserError(f"{place}: '{key}' has the shape {list(array.shape)}, expected {list(expected)}.")
+    if feature.is_camera:
+        return array
+    with np.errstate(over="ignore"):  # what becomes infinite is refused below
+        stored = array.astype(feature.numpy_dtype)  # a copy: simulators reuse their arrays
+    if stored.dtype.kind == "f" and not np.isfinite(stored).all():
+        found = stored[~np.isfinite(stored)][0]
+        raise UserError(
+            f"{place}: '{key}' holds {found}, expected finite numbers; leave the episode out: clear_episode()."
+        )
+    if stored.dtype.kind in "iu" and not np.array_equal(stored, array):
+        raise UserError(f"{place}: '{key}' holds values that {feature.dtype} can't hold.")
+    return stored
+
+
+def arrow_column(feature: Feature, values: np.ndarray) -> Any:
+    """Return a column of arrow: one number as a number, vectors as lists of fixed size, arrays as nested lists.
+
+    Args:
+        feature: what the column holds.
+        values: `(L, *shape)` numbers, or `(L,)` objects: text, or encoded pictures.
+    """
+    pa = arrow()
+    if feature.dtype == "image":
+        names = [f"frame-{frame:06d}.png" for frame in range(len(values))]
+        return pa.StructArray.from_arrays([pa.array(list(values), pa.binary()), pa.array(names)], ["bytes", "path"])
+    if feature.dtype == "string":
+        return pa.array(list(values), pa.string())
+    flat = pa.array(values.reshape(-1))
+    if feature.shape in ((), (1,)):
+        return flat
+    if len(feature.shape) == 1:
+        return pa.FixedSizeListArray.from_arrays(flat, feature.shape[0])
+    for size in reversed(feature.shape):
+        flat = pa.ListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, size, dtype=np.int32)), flat)
+    return flat

@@ -1,0 +1,344 @@
+"""Record a dataset in LeRobot's format v3.0.
+
+    with LeRobotWriter.create("data/blocks", fps=10, features={
+        "observation.state": {"dtype": "float32", "shape": [7]},
+        "action": {"dtype": "float32", "shape": [7]},
+        "observation.images.front": {"dtype": "video", "shape": [224, 224, 3]},
+    }) as writer:
+        for frame in episode:
+            writer.add_frame(frame, task="put the red block on the blue plate")
+        writer.save_episode()
+
+`save_episode` puts the episode on disk as files of its own, below `.recording`; `finalize`, which leaving the block
+does, merges them into the dataset. After a crash `LeRobotWriter.resume` (or `rrf data finalize`) finds every saved
+episode.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ..utils.errors import UserError, did_you_mean
+from ..utils.run_dir import write_text_atomically
+from . import layout
+from .arrow import arrow, parquet
+from .episodes import STAGING
+from .errors import fault
+from .features import STANDARD, Feature, parse_features
+from .merge import (
+    EpisodeMerger,
+    EpisodePart,
+    remove_unfinished,
+    write_info,
+    write_statistics,
+    write_tasks,
+)
+from .metadata import DatasetMetadata, read_metadata
+from .pictures import encode_png
+from .recorded_values import arrow_column, checked_value
+from .statistics import PictureStatistics, RunningStatistics, parse_statistics
+from .totals import merged_statistics
+from .video_writer import VideoCodec, VideoEncoder, video_info
+
+_HEADER = "dataset.json"
+_EPISODE = "episode.json"
+_TABLE = "frames.parquet"
+_PICTURE_ROWS = 16
+"""Rows of a row group that holds pictures: what is read for a random one."""
+
+
+class LeRobotWriter:
+    """Appends episodes to a dataset; use `create` or `resume`.
+
+    Args:
+        root: folder of the dataset.
+        fps: frames per second.
+        features: key -> feature, without the standard ones.
+        robot_type: for whoever reads the data.
+        codec: of videos.
+    """
+
+    def __init__(
+        self, root: Path, fps: float, features: Mapping[str, Feature], robot_type: str | None, codec: VideoCodec
+    ) -> None:
+        self.root, self.fps, self.robot_type = root, fps, robot_type
+        self.codec: VideoCodec = codec
+        self.features = {key: feature for key, feature in features.items() if key not in STANDARD}
+        self._staging = root / STAGING
+        self._dataset: DatasetMetadata | None = read_metadata(root) if (root / layout.INFO).is_file() else None
+        self._tasks: dict[str, int] = {}
+        self.saved_frames = 0
+        """Frames of all saved episodes, those of earlier recordings included."""
+        self.saved_episodes = 0
+        """Saved episodes, those of earlier recordings included."""
+        if self._dataset is not None:
+            self._tasks = {text: number for number, text in self._dataset.tasks.items()}
+            self.saved_episodes, self.saved_frames = len(self._dataset.episodes), self._dataset.total_frames
+        for folder in self._staged():
+            entry = layout.read_json(folder / _EPISODE)
+            for text in entry["tasks"]:
+                self._tasks.setdefault(text, len(self._tasks))
+            self.saved_frames += entry["length"]
+            self.saved_episodes += 1
+        self._begin()
+
+    @classmethod
+    def create(
+        cls,
+        root: str | Path,
+        *,
+        fps: float,
+        features: Mapping[str, Any],
+        robot_type: str | None = None,
+        codec: VideoCodec = "libsvtav1",
+    ) -> Self:
+        """Begin a dataset in a folder that does not exist or is empty.
+
+        Args:
+            root: the folder.
+            fps: frames per second, the same for all episodes.
+            features: key -> `{"dtype", "shape", "names"}`; dtype is a number type, `string`, `image` or `video`.
+            robot_type: for whoever reads the data.
+            codec: of videos.
+
+        Raises:
+            UserError: the folder is not empty, or a feature can't be recorded.
+        """
+        root = Path(root)
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise UserError(f"'{root}' is not empty: choose a new folder, or append with LeRobotWriter.resume.")
+        if not 0 < fps <= 1e5:
+            raise UserError(f"fps is {fps}, expected a positive number.")
+        named = {key: {"names": None, **_plain(feature)} for key, feature in features.items()}
+        for key in STANDARD.keys() & named.keys():
+            raise UserError(f"Feature '{key}' is written by the recorder itself: leave it out.")
+        parsed = parse_features(root / layout.INFO, named | {key: entry.to_json() for key, entry in STANDARD.items()})
+        for key, feature in parsed.items():
+            if feature.dtype == "video":
+                height, width = feature.picture_size
+                if height % 2 or width % 2:
+                    raise UserError(
+                        f"Video '{key}' has {height} x {width} pixels: both must be even, or use dtype=image."
+                    )
+                parsed[key] = Feature(
+                    feature.dtype, feature.shape, feature.names, video_info(codec, (height, width), fps)
+                )
+            if feature.is_camera and 3 not in (feature.shape[0], feature.shape[2]):
+                raise UserError(f"Camera '{key}' has the shape {list(feature.shape)}, expected three colours.")
+        (root / STAGING).mkdir(parents=True)
+        header = {"fps": fps, "robot_type": robot_type, "codec": codec}
+        header["features"] = {key: feature.to_json() for key, feature in parsed.items()}
+        write_text_atomically(root / STAGING / _HEADER, json.dumps(header))
+        return cls(root, fps, parsed, robot_type, codec)
+
+    @classmethod
+    def resume(cls, root: str | Path) -> Self:
+        """Go on recording, after a crash too: every saved episode is still there.
+
+        Raises:
+            DatasetFileError: there is neither a recording nor a dataset of v3.0.
+        """
+        root = Path(root)
+        path = root / STAGING / _HEADER
+        if path.is_file():
+            header = layout.read_json(path)
+            features = parse_features(path, header["features"])
+            return cls(root, header["fps"], features, header["robot_type"], header["codec"])
+        metadata = read_metadata(root)
+        if metadata.version != "v3.0":
+            what = f"its version is {metadata.version}, and v3.0 is written"
+            raise fault(root, what, fix="convert it with scripts/data/lerobot_v21_to_v30.py")
+        codecs = {feature.info.get("video.codec") for feature in metadata.features.values()}
+        codec: VideoCodec = "libx264" if "h264" in codecs else "libsvtav1"
+        return cls(root, metadata.fps, metadata.features, metadata.robot_type, codec)
+
+    # ------------------------------------------------------------------------------------------- one episode
+
+    def add_frame(self, frame: Mapping[str, Any], task: str) -> None:
+        """Append a frame to the current episode; a refused frame leaves it as it was.
+
+        Args:
+            frame: every feature but the standard ones: numbers of the declared shape, pictures RGB uint8
+                `(height, width, 3)`, text.
+            task: the instruction that is followed.
+
+        Raises:
+            UserError: names the key, what it got and what it expected.
+        """
+        place = f"Episode {self.saved_episodes}, frame {self._length}"
+        for key in frame.keys() - self.features.keys():
+            raise UserError(f"{place}: there is no feature '{key}': {did_you_mean(key, self.features)}")
+        for key in self.features.keys() - frame.keys():
+            raise UserError(f"{place}: feature '{key}' is missing; every frame has all features.")
+        if not isinstance(task, str) or not task.strip():
+            raise UserError(f"{place}: the task is {task!r}, expected an instruction.")
+        values = {key: checked_value(place, key, feature, frame[key]) for key, feature in self.features.items()}
+        for key, value in values.items():
+            self._append(key, value)
+        self._frame_tasks.append(task)
+
+    def _append(self, key: str, value: Any) -> None:
+        feature = self.features[key]
+        if feature.is_camera:
+            self._pictures.setdefault(key, PictureStatistics()).update(value)
+        if feature.dtype == "video":
+            if key not in self._encoders:
+                self._partial.mkdir(parents=True, exist_ok=True)
+                path = self._partial / f"{key}.mp4"
+                self._encoders[key] = VideoEncoder(path, self.fps, feature.picture_size, self.codec)
+            self._encoders[key].add(value)
+        else:
+            self._columns[key].append(encode_png(value) if feature.dtype == "image" else value)
+
+    def save_episode(self) -> None:
+        """Put the current episode on disk; from here on a crash does not lose it.
+
+        Raises:
+            UserError: it has no frames.
+        """
+        if not self._length:
+            raise UserError(f"Episode {self.saved_episodes} has no frames: call add_frame first.")
+        self._partial.mkdir(parents=True, exist_ok=True)
+        for encoder in self._encoders.values():
+            encoder.close()
+        tasks = list(dict.fromkeys(self._frame_tasks))
+        for text in tasks:
+            self._tasks.setdefault(text, len(self._tasks))
+        columns, features = self._all_columns(), self.features | STANDARD
+        statistics = {key: entry.result() for key, entry in self._pictures.items()}
+        for key, values in columns.items():
+            if values.dtype != object:
+                running = RunningStatistics(values.shape[1:] or (1,))
+                running.update(values.reshape(len(values), *(values.shape[1:] or (1,))))
+                statistics[key] = running.result()
+        has_pictures = any(feature.dtype == "image" for feature in self.features.values())
+        rows = _PICTURE_ROWS if has_pictures else self._length
+        table = arrow().table({key: arrow_column(features[key], values) for key, values in columns.items()})
+        parquet().write_table(table, self._partial / _TABLE, compression="snappy", row_group_size=rows)
+        entry = {"length": self._length, "tasks": tasks}
+        entry["statistics"] = {key: statistic.to_json() for key, statistic in statistics.items()}
+        write_text_atomically(self._partial / _EPISODE, json.dumps(entry))
+        os.replace(self._partial, self._staging / f"episode-{self.saved_episodes:09d}")
+        self.saved_frames += self._length
+        self.saved_episodes += 1
+        self._begin()
+
+    def clear_episode(self) -> None:
+        """Forget the current episode, for example a failed one."""
+        for encoder in self._encoders.values():
+            encoder.close()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._partial = self._staging / ".partial"
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._frame_tasks: list[str] = []
+        self._columns: dict[str, list[Any]] = {
+            key: [] for key, feature in self.features.items() if feature.dtype != "video"
+        }
+        self._pictures: dict[str, PictureStatistics] = {}
+        self._encoders: dict[str, VideoEncoder] = {}
+
+    @property
+    def _length(self) -> int:
+        return len(self._frame_tasks)
+
+    def _all_columns(self) -> dict[str, np.ndarray]:
+        """Recorded and standard columns of the current episode."""
+        columns: dict[str, np.ndarray] = {}
+        for key, values in self._columns.items():
+            if self.features[key].is_number:
+                columns[key] = np.stack(values)
+            else:
+                columns[key] = np.empty(len(values), object)
+                columns[key][:] = values
+        counter = np.arange(self._length, dtype=np.int64)
+        columns["timestamp"] = (counter / self.fps).astype(np.float32)
+        columns["frame_index"] = counter
+        columns["episode_index"] = np.full(self._length, self.saved_episodes, np.int64)
+        columns["index"] = self.saved_frames + counter
+        columns["task_index"] = np.asarray([self._tasks[text] for text in self._frame_tasks], np.int64)
+        return columns
+
+    # ------------------------------------------------------------------------------------------- the dataset
+
+    def _staged(self) -> list[Path]:
+        """Folders of saved episodes that the dataset does not have yet; removes those that it has."""
+        done = 0 if self._dataset is None else len(self._dataset.episodes)
+        folders = []
+        for folder in sorted(self._staging.glob("episode-*")):
+            if int(folder.name.removeprefix("episode-")) < done:
+                shutil.rmtree(folder)
+            else:
+                folders.append(folder)
+        return folders
+
+    def finalize(self) -> DatasetMetadata:
+        """Merge the saved episodes into the dataset and return its metadata; an unfinished episode is dropped.
+
+        Recording may go on: the next `finalize` appends.
+
+        Raises:
+            UserError: there is no episode at all.
+        """
+        self.clear_episode()
+        staged = self._staged()
+        if staged:
+            self._merge(staged)
+        elif self._dataset is None:
+            raise UserError(f"'{self.root}' has no episodes: save one before the dataset is finalized.")
+        shutil.rmtree(self._staging, ignore_errors=True)
+        self._dataset = read_metadata(self.root)
+        return self._dataset
+
+    def _merge(self, folders: Sequence[Path]) -> None:
+        features, dataset = self.features | STANDARD, self._dataset
+        remove_unfinished(self.root, dataset.files if dataset else [])
+        episodes, frames = (len(dataset.episodes), dataset.total_frames) if dataset else (0, 0)
+        merger = EpisodeMerger(self.root, features, self.fps, first_episode=episodes, first_frame=frames)
+        parts = [self._part(folder, features) for folder in folders]
+        for part in parts:
+            merger.append(part)
+        merger.close()
+        write_tasks(self.root, {number: text for text, number in self._tasks.items()})
+        write_statistics(self.root, merged_statistics(features, dataset, parts))
+        write_info(
+            self.root,
+            features,
+            fps=self.fps,
+            robot_type=self.robot_type,
+            episodes=episodes + len(parts),
+            frames=frames + sum(part.length for part in parts),
+            tasks=len(self._tasks),
+        )
+
+    def _part(self, folder: Path, features: Mapping[str, Feature]) -> EpisodePart:
+        entry = layout.read_json(folder / _EPISODE)
+        return EpisodePart(
+            table=folder / _TABLE,
+            videos={key: folder / f"{key}.mp4" for key, feature in features.items() if feature.dtype == "video"},
+            length=entry["length"],
+            tasks=entry["tasks"],
+            statistics=parse_statistics(folder / _EPISODE, entry["statistics"], features),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None or self._staged():
+            self.finalize()
+
+
+def _plain(feature: Any) -> dict[str, Any]:
+    return feature.to_json() if isinstance(feature, Feature) else dict(feature)
