@@ -160,7 +160,7 @@ def test_the_way_from_the_script_to_the_loss_has_four_hops(monkeypatch: pytest.M
     def stop(*args: Any, **kwargs: Any) -> None:
         raise FoundError
 
-    monkeypatch.setattr(ppo, "clipped_surrogate", stop)
+    monkeypatch.setattr(ppo.functional, "clipped_surrogate", stop)
     monkeypatch.setattr(sys, "argv", ["train_gym.py", "--task", TASK, *SMALL, "logger=[]"])
     with pytest.raises(FoundError) as caught:
         runpy.run_path(str(SCRIPTS / "train_gym.py"), run_name="__main__")
@@ -173,9 +173,9 @@ def test_the_way_from_the_script_to_the_loss_has_four_hops(monkeypatch: pytest.M
     assert files == sorted(files, key=["train_gym.py", "on_policy_runner.py", "ppo.py"].index)  # never back and forth
     names = [entry.name for entry in frames]
     assert [name for name in names if name in ("main", "learn", "update")] == ["main", "learn", "update"]
-    assert Path(ppo.clipped_surrogate.__code__.co_filename).name == Path(__file__).name
+    assert Path(ppo.functional.clipped_surrogate.__code__.co_filename).name == Path(__file__).name
     monkeypatch.undo()
-    assert Path(ppo.clipped_surrogate.__code__.co_filename).name == "policy_loss.py"
+    assert Path(ppo.functional.clipped_surrogate.__code__.co_filename).name == "policy_loss.py"
 
 
 def test_scripts_stay_thin() -> None:
