@@ -1,4 +1,4 @@
-"""Several perceptrons of one shape as a single batched network."""
+"""Several MLPs of one shape as a single batched network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class EnsembleLayerNorm(nn.Module):
 
 
 class EnsembleMLP(Network):
-    """`E` perceptrons that see the same input, `(..., in) -> (E, ..., out)`, without a loop over members."""
+    """`E` MLPs that see the same input, `(..., in) -> (E, ..., out)`, without a loop over members."""
 
     def __init__(self, cfg: MLPCfg, num_members: int, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)

@@ -1,10 +1,10 @@
 """The last few inputs side by side: the simplest memory, and often enough of one.
 
-With a window of 3 and an episode that starts at step 2, the perceptron sees, oldest first:
+With a window of 3 and an episode that starts at step 2, the MLP sees, oldest first:
 
 step         0        1        2        3        4
 input        a        b        c        d        e
-perceptron   0 0 a    0 a b    0 0 c    0 c d    c d e
+MLP sees     0 0 a    0 a b    0 0 c    0 c d    c d e
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .network import Network, NetworkCfg, RecurrentNetwork
 
 
 class Stack(RecurrentNetwork):
-    """A perceptron over the last `window` inputs of the episode; see `RecurrentNetwork` for the calling convention.
+    """An MLP over the last `window` inputs of the episode; see `RecurrentNetwork` for the calling convention.
 
     Inputs from before the episode are zeros. The state is `(1, N, (window - 1) * in)`: the inputs before this one,
     oldest first.
@@ -73,6 +73,6 @@ class StackCfg(NetworkCfg):
 
     class_type: type = Stack
     window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 4
-    """Inputs that the perceptron sees, the current one included."""
+    """Inputs that the MLP sees, the current one included."""
     head_cfg: MLPCfg = MLPCfg()
-    """The perceptron."""
+    """The MLP."""

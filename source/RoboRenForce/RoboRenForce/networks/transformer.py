@@ -23,7 +23,7 @@ from .network import Network, NetworkCfg, RecurrentNetwork
 
 
 class Block(nn.Module):
-    """Attention over the window, then a perceptron, each with a residual connection around it.
+    """Attention over the window, then an MLP, each with a residual connection around it.
 
     Shape letters: T new steps, C = window - 1 cached steps, N rows, D = dim, H heads.
     """
@@ -136,7 +136,7 @@ class TransformerCfg(NetworkCfg):
     num_heads: Annotated[int, Range(ge=1, le=1024)] = 4
     """Attention heads."""
     mlp_ratio: Annotated[int, Range(ge=1, le=1024)] = 4
-    """Width of a block's perceptron as a multiple of `dim`."""
+    """Width of a block's MLP as a multiple of `dim`."""
     window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 16
     """Steps that a layer sees, the current one included; the whole network reaches `num_layers` times as far."""
     head_cfg: MLPCfg | None = None

@@ -17,7 +17,7 @@ def history_pack(
     Args:
         encoder: kind of memory.
         size: of the memory.
-        hidden: widths of the perceptrons behind it.
+        hidden: widths of the MLPs behind it.
         options: further fields of `HistoryActorQPackCfg`, without their `history_`.
     """
     plain = pack(hidden)
