@@ -12,8 +12,8 @@ from RoboRenForce.cli.data_commands import parse_exactly
 from RoboRenForce.data.merge import write_statistics
 from RoboRenForce.data.totals import dataset_statistics
 from RoboRenForce.runners.arguments import Parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.utils.console import say
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

@@ -6,7 +6,7 @@ python scripts/data/inspect_dataset.py data/blocks --output blocks.html
 import sys
 
 from RoboRenForce.cli.data_commands import inspect
-from RoboRenForce.runners.launch import user_errors
+from RoboRenForce.utils.user_errors import user_errors
 
 if __name__ == "__main__":
     with user_errors():

@@ -8,8 +8,8 @@ import argparse
 from RoboRenForce.cli.data_commands import parse_exactly
 from RoboRenForce.data.converters.lerobot_v21 import convert_v21
 from RoboRenForce.runners.arguments import Parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.utils.console import say
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

@@ -11,8 +11,8 @@ import argparse
 from RoboRenForce.configclass import apply_overrides
 from RoboRenForce.data.converters.rlds import RLDSConversionCfg, convert_rlds
 from RoboRenForce.runners.arguments import Parser
-from RoboRenForce.runners.launch import user_errors
 from RoboRenForce.utils.console import say
+from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:

@@ -155,6 +155,8 @@ def test_pixels_proprioception_chunks_and_an_instruction_are_trained_on(algorith
     played.evaluate(played.build_runner(played.build_env()))
 
 
+# Not settled: in one full run beside busy processes two runs from one seed differed.
+@pytest.mark.long
 def test_the_pixel_task_keeps_the_contract() -> None:
     pytest.importorskip("RRF_gym_tasks")
     env = load_task(f"{PIXELS}-PPO").env_cfg.for_evaluation(2, 0).build()

@@ -358,7 +358,7 @@ def test_a_worker_that_is_killed_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_share_of_waiting_is_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from RoboRenForce.data import loader as module
+    from RoboRenForce.data import lerobot_loader as module
 
     # asked, given, asked (the first batch is left out), given, back, asked, given, back, ...
     clock = iter([0, 9, 100, 101, 104, 200, 201, 204, 300, 301, 304, 400])

@@ -13,6 +13,7 @@ from RoboRenForce.algorithms import ActorPolicy
 from RoboRenForce.buffer import DatasetCfg, DatasetLoader, EpisodeArrays, ReplayBufferCfg, TransitionDataset
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
+from RoboRenForce.runners.playing import build_player
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.errors import CheckpointError
 from RoboRenForce.utils.run_dir import RunDir
@@ -124,7 +125,7 @@ def test_a_policy_is_played_without_the_data_it_learned_from(tmp_path: Path) -> 
         runner = offline_cfg(name).build(log_dir=folder)
         runner.learn()
         reads = RandomData.reads
-        played = offline_cfg(name).build(eval_env=scripted(num_envs=2), spec=runner.spec, learns=False)
+        played = build_player(offline_cfg(name), runner.spec, scripted(num_envs=2), "cpu")
         played.load(folder / "model_4.pt", resume=False)
         assert RandomData.reads == reads
         policy = played.policy()

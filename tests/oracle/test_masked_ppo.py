@@ -33,7 +33,7 @@ def make_ppo(spec: EnvSpec = SPEC, *, recurrent: bool = False, **options: Any) -
         critic_cfg=components.VNetworkCfg(backbone_cfg=backbone),
     )
     torch.manual_seed(0)
-    context = RunContext(spec=spec, device=torch.device("cpu"), rollout_steps=STEPS, max_iterations=10)
+    context = RunContext(spec=spec, device=torch.device("cpu"), rollout_steps=STEPS, max_updates=10)
     defaults = {"num_learning_epochs": 2, "num_mini_batches": 2, "precision": "fp32", "gamma": 0.9, "lam": 0.8}
     return algorithms.PPOCfg(**(defaults | options)).build(policy=policy, context=context)
 

@@ -58,7 +58,7 @@ def data(argv: Sequence[str]) -> None:
             f"  {name:9s} {(function.__doc__ or '').splitlines()[0]}" for name, function in DATA_COMMANDS.items()
         )
         say(f"usage: rrf data <command> [options]\n\n{listed}")
-        return
+        raise SystemExit(0)
     if words[0] not in DATA_COMMANDS:
         raise UserError(f"There is no command 'data {words[0]}': {did_you_mean(words[0], DATA_COMMANDS)}")
     DATA_COMMANDS[words[0]](words[1:])
