@@ -3,10 +3,10 @@
 Nothing imports pyarrow, PyAV or Pillow before a dataset is opened: they come with the extra `vla`.
 """
 
+from ..envs.instructions import instruction_id
 from .dataset import Batch, LeRobotDataset, LeRobotDatasetCfg
 from .errors import DatasetFileError
 from .features import Feature
-from .instructions import instruction_id
 from .lerobot_loader import DataLoader, DataLoaderCfg, to_device
 from .metadata import DatasetMetadata, read_metadata
 from .mixture import MixtureDataset, MixtureDatasetCfg, MixturePartCfg

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..configclass import MISSING, Cfg, Range, configclass
+from ..envs.instructions import instruction_id
 from ..utils.errors import UserError, did_you_mean
 from . import layout
 from .errors import fault
 from .features import STANDARD, Feature
 from .frames import Columns, FrameReader
-from .instructions import instruction_id
 from .lru import LRUCache
 from .metadata import DatasetMetadata, read_metadata
 from .pictures import BadPicture, decode_picture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ...buffer.dataset import TransitionDataset
 from ...buffer.dataset_buffer import DatasetBuffer
 from ...buffer.prioritized import PrioritizedReplayBufferCfg
 from ...buffer.replay import ReplayBuffer
@@ -165,7 +166,7 @@ def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:
     stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
     buffer: Any = None
     if data is not None:
-        buffer = _make_dataset_buffer(learner, stored)
+        buffer = _make_dataset_buffer(learner, data, stored)
     elif learner.acts:
         buffer = _make_replay(learner, stored)
     # Replays of sequences show the previous action too.
@@ -200,10 +201,9 @@ def _make_replay(learner: OffPolicyAlgorithm, stored: EnvSpec) -> ReplayBuffer:
     return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=learner.device)
 
 
-def _make_dataset_buffer(learner: OffPolicyAlgorithm, stored: EnvSpec) -> DatasetBuffer:
+def _make_dataset_buffer(learner: OffPolicyAlgorithm, data: TransitionDataset, stored: EnvSpec) -> DatasetBuffer:
     """The run's recorded data, with the observation groups of `stored`, on the learner's device."""
-    cfg, data, groups = learner.cfg, learner.context.data, stored.obs_groups
-    assert data is not None
+    cfg, groups = learner.cfg, stored.obs_groups
     data.require_fit(learner.context.spec)
     if cfg.max_return is not None:
         raise ConfigError("max_return follows rewards as they come; use dataset.reward_mode for recorded ones.")
