@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce.components import EMACfg, FlatAdam, OptimizerCfg, ParamGroupCfg, ScheduleCfg
+from RoboRenForce.components.param_groups import settings_of
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.utils.errors import CheckpointError
 from torch import Tensor, nn
@@ -267,8 +268,10 @@ def test_patterns_that_say_nothing_or_two_things_are_refused(groups: list[dict[s
 
 def test_groups_that_agree_may_overlap() -> None:
     groups = [ParamGroupCfg(pattern="0.*", multiplier=0.1), ParamGroupCfg(pattern="*.bias", weight_decay=0.2)]
-    module = network()
-    steps(module, OptimizerCfg(groups=[*groups, groups[0]]).build(module), 1)
+    found = settings_of(dict(network().named_parameters()), OptimizerCfg(groups=[*groups, groups[0]]))
+    scales, decays = ({name: part[place] for name, part in found.items()} for place in (1, 2))
+    assert {name for name, scale in scales.items() if scale == 0.1} == {"0.weight", "0.bias"}
+    assert {name for name, decay in decays.items() if decay == 0.2} == {"0.bias", "1.bias", "2.bias"}
 
 
 def test_a_group_of_frozen_parameters_is_refused() -> None:

@@ -533,9 +533,7 @@ def test_runners_know_no_algorithm_and_inspect_no_types() -> None:
                 assert node.func.id not in ("isinstance", "hasattr", "issubclass"), f"{path.name}:{node.lineno}"
                 assert node.func.id != "getattr" or len(node.args) == 2, f"{path.name}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and "algorithms" in (node.module or ""):
-                assert node.module in ("algorithms.algorithm", "algorithms.dataset_learner"), (
-                    f"{path.name}:{node.lineno}"
-                )
+                assert node.module == "algorithms.algorithm", f"{path.name}:{node.lineno}"
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) < 60:
                 lowered = node.value.lower()
                 assert not lowered.startswith("loss/") or lowered == "loss/", f"{path.name}:{node.lineno}"

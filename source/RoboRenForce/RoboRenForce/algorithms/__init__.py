@@ -2,8 +2,7 @@
 
 from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
-from .algorithm import Algorithm, AlgorithmCfg, Policy, RunContext
-from .dataset_learner import DatasetLearner, DatasetLearnerCfg
+from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
 from .loss_terms import SymmetryCfg
 from .off_policy import (
     DSAC,

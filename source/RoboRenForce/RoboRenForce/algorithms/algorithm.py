@@ -11,7 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from tensordict import TensorDict
@@ -156,6 +156,33 @@ class AlgorithmCfg(Cfg):
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
         """Like `check`, for rollouts of `num_steps` in each of `num_envs`; asked before an environment starts."""
         return ()
+
+
+class DatasetLearner(Algorithm, ABC):
+    """Learns from every batch that it is given; it is never asked to act while it learns.
+
+    `RunContext.spec` is what the data says about its environment; where it says nothing, the learner's own
+    configuration has to know all sizes.
+    """
+
+    @abstractmethod
+    def update(self, data: Any = None) -> dict[str, torch.Tensor]:
+        """Take one gradient step (or accumulate one) on a batch, which lies on the device; returns 0-dim metrics."""
+
+    def act(self, obs: Any) -> NoReturn:
+        """Refuse: what it learned is played by `policy()`."""
+        raise UserError(f"{type(self).__name__} learns from recorded data and takes no steps: use a DatasetRunner.")
+
+    def process_env_step(self, transition: Any) -> NoReturn:
+        """Refuse, see `act`."""
+        self.act(transition)
+
+
+@configclass
+class DatasetLearnerCfg(AlgorithmCfg):
+    """Base of the configurations of such learners."""
+
+    class_type: type = DatasetLearner
 
 
 def name_unused_groups(context: RunContext, read: Collection[str]) -> None:

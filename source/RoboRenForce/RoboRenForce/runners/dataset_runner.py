@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from ..algorithms.dataset_learner import DatasetLearner, DatasetLearnerCfg
+from ..algorithms.algorithm import DatasetLearner, DatasetLearnerCfg
 from ..configclass import MISSING, Range, configclass
 from ..data.loader import Loader, LoaderCfg
 from ..envs.spec import EnvSpec
