@@ -1,0 +1,5 @@
+"""Action heads: from the features of a backbone to chunks of normalized actions."""
+
+from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum
+
+__all__ = ["ActionHead", "ActionHeadCfg", "Evaluation", "LossSum"]

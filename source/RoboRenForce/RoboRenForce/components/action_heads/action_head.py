@@ -1,0 +1,102 @@
+"""The seam of all action heads. Actions here are normalized; the policy knows their units.
+
+Shape letters: B observations, H actions of a chunk, A dimensions of an action.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from torch import Tensor, nn
+
+from ...configclass import Cfg, Range, configclass
+from ...networks.vlm import Prefix, Taps
+
+
+@dataclass
+class LossSum:
+    """A loss before its mean is taken, so that ranks and micro-batches can divide by the count of all of them."""
+
+    total: Tensor
+    """Sum over all valid elements, 0-dim, float32."""
+    count: Tensor
+    """Number of valid elements, 0-dim, float32."""
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    """Further 0-dim values to log, detached."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean over this batch, 0 if nothing is valid."""
+        return self.total / self.count.clamp(min=1)
+
+
+@dataclass
+class Evaluation:
+    """How likely recorded actions are now."""
+
+    log_prob: Tensor
+    """float32 `(B, H, A)`: for each action dimension (or token of it); what is not executed is masked by the caller."""
+    entropy: Tensor
+    """float32 `(B, H, A)`."""
+
+
+class ActionHead(nn.Module, ABC):
+    """Built by `ActionHeadCfg.build(width=, state_dim=, action_dim=)`, with the width D of the backbone."""
+
+    cfg: ActionHeadCfg
+    action_dim: int
+    """A, without padding."""
+
+    @abstractmethod
+    def loss(self, prefix: Prefix, actions: Tensor, mask: Tensor) -> LossSum:
+        """Compare with demonstrated actions.
+
+        Args:
+            prefix: Features of B observations.
+            actions: Normalized actions `(B, H, A)`, anything finite where the mask is False.
+            mask: bool `(B, H, A)`, False after the end of an episode and in padded dimensions.
+        """
+
+    @abstractmethod
+    def act(self, prefix: Prefix, *, deterministic: bool = True) -> tuple[Tensor, Mapping[str, Tensor]]:
+        """Choose chunks of actions.
+
+        Args:
+            prefix: Features of B observations.
+            deterministic: No exploration: the mode where there is one; generative heads still draw their start noise.
+
+        Returns:
+            Normalized actions `(B, H, A)`, and the record from which `evaluate` finds their log-probabilities again,
+            `(B, ...)` each; empty if `deterministic`.
+        """
+
+    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
+        """Return log-probabilities of recorded actions under the current weights."""
+        raise NotImplementedError(f"{type(self).__name__} has no log-probabilities yet.")
+
+    @abstractmethod
+    def divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, actions: Tensor, mask: Tensor
+    ) -> LossSum:
+        """Distance of this head's action distribution from that of a frozen reference, on the same observations.
+
+        KL divergence (whose direction the head states) where there are densities, otherwise the distance that the head
+        documents. Arguments as in `loss`; no gradient reaches the reference.
+        """
+
+
+@configclass
+class ActionHeadCfg(Cfg):
+    """Base of the configurations of action heads."""
+
+    class_type: type = ActionHead
+
+    chunk_size: Annotated[int, Range(ge=1, le=1024)] = 8
+    """H, actions predicted at once."""
+
+    def taps(self, action_dim: int) -> Taps:
+        """Say what the head reads of the backbone."""
+        return Taps()

@@ -1,0 +1,6 @@
+"""Vision-language backbones: images, text and state in, a `Prefix` of features out."""
+
+from .backbone import Backbone, BackboneCfg, Taps, VLMInputs
+from .prefix import Prefix
+
+__all__ = ["Backbone", "BackboneCfg", "Prefix", "Taps", "VLMInputs"]

@@ -1,0 +1,62 @@
+"""The seam between a vision-language model and the action head that reads its features."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from ...configclass import Cfg, configclass
+from .prefix import Prefix
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What a head reads of a backbone beside the last features of all tokens; a head's configuration says it."""
+
+    num_queries: int = 0
+    """Learned query tokens that follow the prompt and see all of it."""
+    num_layers: int = 0
+    """How many of the last layers' hidden states."""
+
+
+@dataclass
+class VLMInputs:
+    """A batch of `B` observations, preprocessed for one backbone and on its device."""
+
+    images: Tensor
+    """uint8 `(B, C, H, W, 3)`: the cameras in the policy's order, already of the size that the backbone reads."""
+    has_image: Tensor
+    """bool `(B, C)`: False where a camera is absent, whose pixels are then zero."""
+    text_ids: Tensor
+    """int64 `(B, T)`: the tokenized instruction, padded on the right."""
+    text_mask: Tensor
+    """bool `(B, T)`: True where there is text."""
+    state: Tensor
+    """Normalized proprioception `(B, S)`; S may be 0."""
+
+
+class Backbone(nn.Module, ABC):
+    """Images, text and state in, features out. Built by `BackboneCfg.build(num_cameras=, state_dim=, taps=)`."""
+
+    width: int
+    """D, the width of the features."""
+    image_size: tuple[int, int]
+    """Height and width of the images that it reads."""
+
+    @abstractmethod
+    def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Turn instructions into `text_ids` and `text_mask`, padded to the longest; on the CPU."""
+
+    @abstractmethod
+    def forward(self, inputs: VLMInputs) -> Prefix:
+        """Compute the features of a batch."""
+
+
+@configclass
+class BackboneCfg(Cfg):
+    """Base of the configurations of backbones."""
+
+    class_type: type = Backbone
