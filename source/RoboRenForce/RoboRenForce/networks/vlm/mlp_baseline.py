@@ -117,8 +117,8 @@ class WordEncoder(nn.Module):
 class TextGuidedCNN(nn.Module):
     """Let the text look at the image: `(B, C, H, W, 3)` uint8 -> tokens `(B, C, looks + grid, D)`.
 
-    Every look is a query, made from one reading of the text, that attends to the patches. It returns what it sees and where: the
-    expected position is what makes reaching for a named object easy to learn.
+    Every look is a query, made from one reading of the text, that attends to the patches. It returns what it sees and
+    where: the expected position is what makes reaching for a named object easy to learn.
     """
 
     position: Tensor
@@ -191,7 +191,7 @@ class MLPBaselineCfg(BackboneCfg):
         if len(self.image_size) != 2:
             yield f"image_size: has {len(self.image_size)} entries, expected height and width"
         elif any(size % self.patch or size // self.patch < _GRID for size in self.image_size):
-            yield f"image_size: {self.image_size} is not filled by at least {_GRID}x{_GRID} patches of {self.patch} pixels"
+            yield f"image_size: {self.image_size} is not filled by {_GRID}x{_GRID} or more patches of {self.patch} pixels"
 
 
 def _word_id(word: str) -> int:
