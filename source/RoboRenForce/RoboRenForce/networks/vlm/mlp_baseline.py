@@ -191,7 +191,7 @@ class MLPBaselineCfg(BackboneCfg):
         if len(self.image_size) != 2:
             yield f"image_size: has {len(self.image_size)} entries, expected height and width"
         elif any(size % self.patch or size // self.patch < _GRID for size in self.image_size):
-            yield f"image_size: {self.image_size} is not filled by {_GRID}x{_GRID} or more patches of {self.patch} pixels"
+            yield f"image_size: {self.image_size} does not hold {_GRID}x{_GRID} whole patches of {self.patch} pixels"
 
 
 def _word_id(word: str) -> int:
