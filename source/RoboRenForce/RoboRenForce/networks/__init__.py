@@ -8,6 +8,7 @@ from .ensemble import EnsembleMLP
 from .flash_net import FlashNet, FlashNetCfg
 from .mlp import MLP, MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
+from .residual_mlp import ResidualMLP, ResidualMLPCfg
 from .rnn import RNN, RNNCfg
 from .stack import Stack, StackCfg
 from .transformer import Transformer, TransformerCfg
@@ -27,6 +28,8 @@ __all__ = [
     "NetworkCfg",
     "RNNCfg",
     "RecurrentNetwork",
+    "ResidualMLP",
+    "ResidualMLPCfg",
     "Stack",
     "StackCfg",
     "Transformer",
