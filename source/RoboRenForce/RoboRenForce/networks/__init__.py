@@ -4,6 +4,8 @@ from .activation import build_activation
 from .batch_norm import BatchNorm, batch_statistics, uses_batch_statistics
 from .cnn import CNN, CNNCfg
 from .constraints import Constrained, constrain_, constrained_parts
+from .denoiser import Denoiser, DenoiserCfg, MLPDenoiser, MLPDenoiserCfg
+from .dit import DiT, DiTCfg
 from .ensemble import EnsembleMLP
 from .flash_net import FlashNet, FlashNetCfg
 from .mlp import MLP, MLPCfg
@@ -20,10 +22,16 @@ __all__ = [
     "BatchNorm",
     "CNNCfg",
     "Constrained",
+    "Denoiser",
+    "DenoiserCfg",
+    "DiT",
+    "DiTCfg",
     "EnsembleMLP",
     "FlashNet",
     "FlashNetCfg",
     "MLPCfg",
+    "MLPDenoiser",
+    "MLPDenoiserCfg",
     "Network",
     "NetworkCfg",
     "RNNCfg",

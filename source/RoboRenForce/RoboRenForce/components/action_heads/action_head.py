@@ -55,7 +55,7 @@ class ActionHead(nn.Module, ABC):
     """A, without padding."""
 
     def fit(self, actions: Tensor) -> None:
-        """Learn from normalized chunks `(N, H, A)` what no gradient teaches (the vocabulary of FAST), before training."""
+        """Learn what no gradient teaches, such as FAST's vocabulary, from normalized chunks `(N, H, A)`."""
 
     @abstractmethod
     def loss(

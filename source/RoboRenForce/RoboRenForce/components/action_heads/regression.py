@@ -1,4 +1,4 @@
-"""Regression of action chunks (ACT, arXiv 2304.13705; OpenVLA-OFT, arXiv 2502.19645): the mean of a normal distribution.
+"""Regression of action chunks (ACT, arXiv 2304.13705; OpenVLA-OFT, arXiv 2502.19645): a normal distribution's mean.
 
 One pass, the best value per effort where demonstrations agree. Where they don't it predicts their mean (L2) or median
 (L1), which may be neither of the ways to do it.
