@@ -23,11 +23,13 @@ from ...configclass import ConfigError, Range, configclass
 from ...utils.optional import require_package
 from . import qwen_vision as vision
 from .backbone import Backbone, BackboneCfg, Taps, VLMInputs
-from .lora import LoRACfg, add_lora
+from .lora import LoRACfg, adapted_layers, add_lora
 from .prefix import Prefix
 from .qwen_loading import TINY, build_architecture, find_model, load_weights, require_type, tokenizer_of
 
 IMAGES, INSTRUCTION = "{images}", "{instruction}"
+BASE = "base_model"
+"""Folder of an export."""
 
 
 class QwenBackbone(Backbone):
@@ -53,7 +55,8 @@ class QwenBackbone(Backbone):
         self._see_fixed_size()
         self._choose_trained()
         self.state = nn.Linear(state_dim, self.width) if state_dim and cfg.reads_state else None
-        self.queries = nn.Parameter(0.02 * torch.randn(self.taps.num_queries, self.width))
+        queries = self.taps.num_queries
+        self.queries = nn.Parameter(0.02 * torch.randn(queries, self.width)) if queries else None
         if self.state is not None:  # of the size of word embeddings
             nn.init.normal_(self.state.weight, std=0.02)
             nn.init.zeros_(self.state.bias)
@@ -99,11 +102,16 @@ class QwenBackbone(Backbone):
             layers=tuple(_take(self.language.norm(layer), back)[:, :length] for layer in layers),
         )
 
-    def save_base(self, folder: Path) -> None:
-        """Write what `model_name=folder, random_weights=True` builds the same modules from: config and tokenizer."""
-        folder.mkdir(parents=True, exist_ok=True)
-        self.model_config.save_pretrained(folder)
-        self.tokenizer.save(str(folder / "tokenizer.json"))
+    def export(self, folder: Path) -> QwenCfg:
+        """See `Backbone.export`: configuration and tokenizer of the model, without its weights."""
+        base = folder / BASE
+        base.mkdir(parents=True, exist_ok=True)
+        self.model_config.save_pretrained(base)
+        self.tokenizer.save(str(base / "tokenizer.json"))
+        finetune = self.cfg.finetune if self.cfg.finetune != "lora" or adapted_layers(self) else "frozen"
+        return self.cfg.replace(
+            model_name=BASE, random_weights=True, finetune=finetune, state_token=self.state is not None
+        )
 
     # --- the sequence -------------------------------------------------------------------------------------------------
 
@@ -114,7 +122,8 @@ class QwenBackbone(Backbone):
         if self.state is not None:
             state = inputs.state.to(self.state.weight.dtype)
             parts.append(self.state(state).unsqueeze(1))
-        parts.append(self.queries.expand(rows, -1, -1))
+        if self.queries is not None:
+            parts.append(self.queries.expand(rows, -1, -1))
         # Column 0 is the prompt, column 1 + c is camera c.
         there = F.pad(inputs.has_image, (1, 0), value=True)[:, self.camera_of]
         valid = torch.cat([there, inputs.text_mask], dim=1)
@@ -259,6 +268,10 @@ class QwenCfg(BackboneCfg):
     image_std: ClassVar[tuple[float, float, float]] = (0.5, 0.5, 0.5)
     architectures: ClassVar[dict[str, dict[str, Any]]] = {}
     """Arguments of the configuration in transformers, by `model_name`."""
+
+    def located(self, folder: Path) -> QwenCfg:
+        """See `BackboneCfg.located`."""
+        return self.replace(model_name=str(folder / self.model_name))
 
     @property
     def reads_state(self) -> bool:
