@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def resize(images: Tensor, size: tuple[int, int], mode: Literal["stretch", "pad"]) -> Tensor:
-    """Bicubic with antialiasing, as PIL does it, `(B, H, W, 3)` uint8 -> `(B, *size, 3)` uint8; nothing happens at the right size.
+    """Scale `(B, H, W, 3)` uint8 to `(B, *size, 3)` uint8, bicubic with antialiasing as PIL does it.
 
     Args:
-        images: On any device.
+        images: On any device; those of the right size are returned as they are.
         size: Height and width.
         mode: `stretch` to the size, or keep the proportions and `pad` with black on both sides.
     """
