@@ -219,9 +219,9 @@ class QwenBackbone(Backbone):
         elif cfg.finetune == "full":
             self.language.requires_grad_(True)
             self.visual.requires_grad_(cfg.train_vision)
+        frozen = torch.bfloat16 if cfg.frozen_dtype == "bf16" else torch.float32
         for parameter in self.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
         if cfg.gradient_checkpointing:
             for part in (self.visual, self.language):
                 part.gradient_checkpointing_enable({"use_reentrant": False})
