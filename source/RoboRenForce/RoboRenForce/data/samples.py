@@ -16,7 +16,10 @@ from ..envs.spec import EnvSpec
 
 
 class BatchSource(Protocol):
-    """What reads whole batches: a `LeRobotDataset`, a `MixtureDataset`, or anything of your own."""
+    """What reads whole batches: a `LeRobotDataset`, a `MixtureDataset`, or anything of your own.
+
+    A `DatasetRunner` also asks for `spec`, see `Samples`.
+    """
 
     @property
     def lengths(self) -> Sequence[int]:

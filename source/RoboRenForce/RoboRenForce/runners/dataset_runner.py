@@ -32,7 +32,8 @@ class DatasetRunner(Trainer):
         self, cfg: DatasetRunnerCfg, *, spec: EnvSpec | None = None, learns: bool = True, **runtime: Any
     ) -> None:
         self.dataset: Any = cfg.dataset.build() if learns else None
-        spec = spec or getattr(self.dataset, "spec", None)
+        if learns:
+            spec = spec or self.dataset.spec
         super().__init__(cfg, spec=spec, **runtime)
         self.loader: DataLoader | None = None
         if learns:
