@@ -2,7 +2,7 @@
 
 from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum
 from .bins import BinsHead, BinsHeadCfg
-from .continuation import Continuation, continuation_weights
+from .continuation import Continuation, Schedule, continuation_weights
 from .diffusion import DiffusionHead, DiffusionHeadCfg
 from .dit import DiTHeadCfg
 from .fast import FASTHead, FASTHeadCfg
@@ -26,5 +26,6 @@ __all__ = [
     "LossSum",
     "RegressionHead",
     "RegressionHeadCfg",
+    "Schedule",
     "continuation_weights",
 ]

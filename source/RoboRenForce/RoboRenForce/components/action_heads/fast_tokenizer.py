@@ -42,7 +42,8 @@ class FASTTokenizer(nn.Module):
         require_package("tokenizers", extra="vla", purpose="FAST tokens")
         self.shape, self.scale, self.max_tokens = (chunk_size, action_dim), scale, max_tokens
         self.vocabulary, self.num_levels, self.end = vocabulary, num_levels, vocabulary
-        transform = torch.from_numpy(fft.dct(np.eye(chunk_size), axis=0, norm="ortho")).float()
+        # float64, which neither autocast nor TF32 touches: a symbol must not depend on the precision of training.
+        transform = torch.from_numpy(fft.dct(np.eye(chunk_size), axis=0, norm="ortho"))
         self.register_buffer("transform", transform, persistent=False)
         self.register_buffer("merges", torch.full((vocabulary - num_levels, 2), -1, dtype=torch.int32))
         self.register_buffer("fitted", torch.tensor(False))
@@ -62,13 +63,11 @@ class FASTTokenizer(nn.Module):
 
     def actions_of(self, symbols: Tensor) -> Tensor:
         """Undo `symbols_of`, up to the rounding."""
-        coefficients = (symbols - self.num_levels // 2).unflatten(1, self.shape).float() / self.scale
-        with torch.autocast(symbols.device.type, enabled=False):
-            return self.transform.T @ coefficients
+        coefficients = (symbols - self.num_levels // 2).double().unflatten(1, self.shape) / self.scale
+        return (self.transform.T @ coefficients).float()
 
     def _coefficients(self, actions: Tensor) -> Tensor:
-        with torch.autocast(actions.device.type, enabled=False):
-            return self.transform @ actions.float() * self.scale
+        return self.transform @ actions.double() * self.scale
 
     def encode(self, actions: Tensor) -> Tensor:
         """Return tokens int64 `(B, max_tokens)`, filled up with `end`; copies the symbols to the host and back.
