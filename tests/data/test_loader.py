@@ -14,6 +14,8 @@ from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.errors import ConfigError, UserError
 from torch import Tensor
 
+pytestmark = pytest.mark.contract
+
 
 class Noisy(Samples):
     """Numbers with noise; sample `bad` is none."""

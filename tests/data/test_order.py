@@ -8,6 +8,8 @@ import pytest
 from RoboRenForce.data.order import SampleOrder
 from RoboRenForce.utils.distributed import DistributedContext
 
+pytestmark = pytest.mark.oracle
+
 
 def drawn(size: int, batch: int, world: int, steps: int, position: int = 0, **options: bool) -> list[tuple[int, int]]:
     """What all processes draw in so many steps, in the order of the sequence."""

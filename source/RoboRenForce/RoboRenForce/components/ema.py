@@ -15,7 +15,7 @@ from ..utils.parallelize import reshard
 
 
 class EMA:
-    """Averages in float32 of the parameters that an optimizer moves, sharded as they are.
+    """Averages in float32 of the parameters that an optimizer trains, sharded as they are.
 
     Polyak and Juditsky 1992; average <- decay * average + (1 - decay) * weight after every optimizer step.
     """
@@ -26,7 +26,7 @@ class EMA:
 
     @torch.no_grad()
     def update(self, moved: Tensor) -> None:
-        """Move the averages towards the weights, or not at all where `moved` (0-dim, 0 or 1) is 0."""
+        """Move the averages towards the weights; no change where `moved` (0-dim, 0 or 1) is 0."""
         weight = (1.0 - self.cfg.decay) * moved
         averages = [local(average) for average in self.averages.values()]
         params = [local(param).float() for param in self._params.values()]
@@ -34,7 +34,7 @@ class EMA:
 
     @contextmanager
     def swapped_in(self) -> Iterator[None]:
-        """Inside the block the module has the averages as its weights; all ranks enter it."""
+        """Swap the averages into the module inside the block; all ranks enter it."""
         self._swap()
         try:
             yield
@@ -51,7 +51,7 @@ class EMA:
             mean.copy_(kept)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by the names of their parameters."""
+        """Return the averages by the names of their parameters."""
         return dict(self.averages)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -65,4 +65,4 @@ class EMACfg(Cfg):
 
     class_type: type = EMA
     decay: Annotated[float, Range(ge=0, lt=1)] = 0.999
-    """Share of the average that stays at a step: it looks back about 1 / (1 - decay) steps."""
+    """Weight of the old average at a step; the average spans about 1 / (1 - decay) steps."""

@@ -60,6 +60,12 @@ class VLAPreprocessing(nn.Module):
             )
             for action, state in cfg.relative_actions
         ]
+        if sorted(action for action, _ in self.relative) != list(spec.action.relative):
+            raise ConfigError(
+                f"The policy learns the action dimensions {sorted(action for action, _ in self.relative)} relative to "
+                f"the state, and the statistics are relative in {list(spec.action.relative)}: describe the data by "
+                "relative_spec(spec, datasets, preprocessing.relative_actions)."
+            )
 
     sign: Tensor
 
@@ -151,7 +157,7 @@ class VLAPreprocessingCfg(Cfg):
     """Normalization of the actions."""
     relative_actions: list[tuple[int | str, int | str]] = []
     """Pairs (action dimension, state dimension): learned as the difference to the state when the chunk begins. The
-    statistics of these actions have to be those of the differences, see `relative_statistics`."""
+    statistics of these actions have to be those of the differences: `algorithms.vla_training.relative_spec`."""
     camera_groups: dict[str, str] = {}
     """Camera -> image group of the environment, where it has another name."""
     flipped_cameras: list[str] = []
