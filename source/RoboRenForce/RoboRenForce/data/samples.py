@@ -1,4 +1,4 @@
-"""What a loader reads: samples by their number."""
+"""Interface of samples that a loader reads by their number."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Samples(ABC):
     """Recorded samples; built by its configuration in every process, and read by the workers of a loader."""
 
     spec: EnvSpec | None = None
-    """What the data says about the environment that it was recorded in; None where it says nothing."""
+    """Spec of the environment that the data was recorded in; None if it contains none."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -29,18 +29,18 @@ class Samples(ABC):
         """Return one sample on the CPU.
 
         Args:
-            index: Its number, below `len`.
-            generator: For everything random, such as augmentation; it depends on seed, epoch and index alone, so that
-                neither workers nor an interruption change what is learned from.
+            index: Number of the sample, below `len`.
+            generator: Generator for everything random, such as augmentation; it depends on seed, epoch and index alone,
+                so that neither workers nor an interruption change the batches.
         """
 
     def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Any]:
-        """Join samples to a batch: their tensors are stacked, `(B, ...)`."""
+        """Combine samples into a batch: their tensors are stacked, `(B, ...)`."""
         return default_collate(list(samples))
 
 
 @configclass
 class SamplesCfg(Cfg):
-    """Base of what a loader reads; `class_type` is a `Samples`."""
+    """Base of the configurations of samples; `class_type` is a `Samples`."""
 
     class_type: type = Samples
