@@ -26,7 +26,7 @@ from typing import Any
 
 TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
 CPU_THREADS = 4
-"""Of each run of CleanRL that learns on the CPU, where it is faster than on a large GPU."""
+"""Threads of each run of CleanRL that learns on the CPU, where it is faster than on a large GPU."""
 
 
 class Record:
@@ -37,15 +37,15 @@ class Record:
         self._start, self._paused = 0.0, 0.0
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Start the clock."""
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
-        """Training time."""
+        """Return the training time."""
         return round(time.perf_counter() - self._start - self._paused, 3)
 
     def episode(self, step: int, value: float) -> None:
-        """A finished training episode."""
+        """Record a finished training episode."""
         self._write(kind="train", step=step, seconds=self.seconds(), value=round(value, 2))
 
     def evaluation(self, step: int, evaluate: Callable[[], float]) -> None:
@@ -59,7 +59,7 @@ class Record:
         self._write(kind="eval", step=step, seconds=seconds, value=round(value, 2))
 
     def end(self, **facts: Any) -> None:
-        """The run is complete."""
+        """Record that the run is complete."""
         self._write(kind="end", **facts)
 
     def _write(self, **row: Any) -> None:
@@ -70,7 +70,7 @@ class Record:
 
 
 def run_peer(args: argparse.Namespace, record: Record) -> None:
-    """CleanRL's or LeanRL's script, unchanged; its environment reports steps and calls for evaluations."""
+    """Run CleanRL's or LeanRL's script unchanged; its environment reports steps and triggers evaluations."""
     import torch
     from peer_scripts import PeerScript, infos_of_old_gymnasium, modules_of_old_tensordict, record_wandb
 
@@ -100,7 +100,7 @@ def run_peer(args: argparse.Namespace, record: Record) -> None:
 
 
 def play_peer(namespace: dict[str, Any], args: argparse.Namespace) -> float:
-    """Mean return of whole episodes with the mean of a peer's policy."""
+    """Return the mean return of whole episodes with the mean of a peer's policy."""
     import gymnasium
     import numpy as np
     import torch
@@ -121,7 +121,7 @@ def play_peer(namespace: dict[str, Any], args: argparse.Namespace) -> float:
 
 
 def run_ours(args: argparse.Namespace, record: Record) -> None:
-    """Our registered task through the public interface, as `train_gym.py` runs it."""
+    """Run our registered task through the public interface, as `train_gym.py` does."""
     import torch
     from RoboRenForce.runners.callbacks import Callback
     from RoboRenForce.runners.evaluation import evaluate
@@ -197,7 +197,7 @@ def start(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """What is there so far, on the screen and as a result file."""
+    """Print the results so far, and write them to a result file."""
     from peer_scripts import shown_arguments
     from report import environment_report, write_json
 
