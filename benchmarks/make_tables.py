@@ -100,7 +100,7 @@ def number(value: Any) -> str:
 
 
 def _medians(runs: Any) -> dict[str, dict[str, float]]:
-    """Medians over the samples of each name, where only samples are given; a name whose samples all failed has none."""
+    """Return medians over each name's samples, if only samples are given; none if all of a name's samples failed."""
     found = {}
     for name, samples in runs.items() if isinstance(runs, Mapping) else ():
         good = [sample for sample in samples if "error" not in sample]
@@ -110,7 +110,7 @@ def _medians(runs: Any) -> dict[str, dict[str, float]]:
 
 
 def _with_columns(rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows with what the file says about each of them elsewhere, as in `"speedup": {"peer": 1.0, "ours": 1.5}`."""
+    """Add the file's further mappings as columns, as in `"speedup": {"peer": 1.0, "ours": 1.5}`."""
     wide = {name: dict(row) for name, row in rows.items()}
     for column, values in data.items():
         if column not in FACTS and isinstance(values, Mapping) and values and all(map(_is_number, values.values())):
@@ -139,7 +139,7 @@ def _without_output(command: str) -> str:
 
 
 def _purpose(command: str) -> str:
-    """First paragraph of the docstring of the script that a command ran."""
+    """Return the first paragraph of the docstring of the script that a command ran."""
     script = next((word for word in command.split() if word.endswith(".py")), "")
     path = ROOT / script
     if not script or not path.is_file():
@@ -149,7 +149,7 @@ def _purpose(command: str) -> str:
 
 
 def _is_table(value: Any) -> bool:
-    """A mapping of names to mappings that hold at least one number."""
+    """Return True for a mapping of names to mappings that hold at least one number."""
     return (
         isinstance(value, Mapping)
         and bool(value)

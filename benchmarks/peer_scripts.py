@@ -249,7 +249,7 @@ def modules_of_old_tensordict() -> None:
 
 
 def gym_with_dataset(data: Mapping[str, np.ndarray]) -> None:
-    """A `gym` and a `d4rl` that know one data set; its environment ends every episode at once.
+    """Register a `gym` and a `d4rl` that know one data set; its environment ends every episode at once.
 
     Args:
         data: Transitions with the keys of D4RL: `observations`, `actions`, `rewards`, `next_observations`, `terminals`

@@ -223,7 +223,7 @@ def collect(args: argparse.Namespace) -> None:
 
 
 def read_run(log: Path, points: int = 60) -> dict[str, Any]:
-    """Curves of a run as `[step, seconds, return]`; evaluations whole, training episodes averaged to `points`."""
+    """Read the curves of a run as `[step, seconds, return]`: all evaluations, training averaged to `points`."""
     path = log.with_suffix(".jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     curves = {
@@ -245,7 +245,7 @@ def read_run(log: Path, points: int = 60) -> dict[str, Any]:
 
 
 def summary(run: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a run, and its steps a second over the second half."""
+    """Return the numbers of a run, and its steps per second over the second half."""
     numbers = {key: run[key] for key in ("steps", "train_s", "final_return") if key in run}
     if run["eval"]:
         (middle, middle_s, _), (last, last_s, _) = run["eval"][(len(run["eval"]) - 1) // 2], run["eval"][-1]
@@ -254,7 +254,7 @@ def summary(run: dict[str, Any]) -> dict[str, float]:
 
 
 def comparison(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians of both over their seeds at the last evaluation that all of these runs reached, and their ratios."""
+    """Return medians of both over their seeds at the last common evaluation, and their ratios."""
     common = min(run["eval"][-1][0] if run["eval"] else 0 for run in [*ours, *peer])
     found: dict[str, float] = {"steps": common}
     if not common:
@@ -270,7 +270,7 @@ def comparison(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[s
 
 
 def medians_of(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the numbers that all samples have."""
+    """Return medians of the numbers that all samples have."""
     names = [name for name in (samples[0] if samples else {}) if all(name in sample for sample in samples)]
     return {name: median(sample[name] for sample in samples) for name in names}
 

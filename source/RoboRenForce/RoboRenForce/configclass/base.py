@@ -50,7 +50,7 @@ class Cfg:
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Called once every field is set."""
+        """Run after all fields are set; the default does nothing."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)

@@ -51,7 +51,7 @@ def runner_cfg(agent: str, source: str, horizon: int) -> Any:
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
-    """Our ids name a task; Gymnasium can't make that."""
+    """Refuse `gym.make`: our ids name a task, which Gymnasium can't make."""
     raise UserError(
         "gymnasium.make can't build a RoboRenForce task: train it with `rrf train --task <id>`, or build the "
         "environment that it is judged in with load_task(<id>).env_cfg.build()."
