@@ -8,7 +8,7 @@ written by our writer and read by both. Its pictures take about as many bytes as
 of its own with one thread and no workers, and batches of 64 frames in random order; containers are open and caches warm
 before the clock starts. Both clocks are reported: wall, and the CPU time of the process, which other work on the
 machine changes less. LeRobot decodes with torchcodec if its environment has it, else with the function of
-tests/contract/lerobot_peer.py.
+tests/data/lerobot_peer.py.
 """
 
 from __future__ import annotations
@@ -114,7 +114,7 @@ def _lerobot(root: str, deltas: dict[str, list[float]]) -> Any:
     if importlib.util.find_spec("torchcodec"):
         from lerobot.datasets import lerobot_dataset
     else:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "tests/contract"))
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests/data"))
         from lerobot_peer import lerobot_dataset
     dataset = lerobot_dataset.LeRobotDataset("local/benchmark", root=root, delta_timestamps=deltas or None)
     generator = torch.Generator().manual_seed(0)

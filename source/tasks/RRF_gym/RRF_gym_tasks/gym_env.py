@@ -3,7 +3,7 @@
 Why not Gymnasium's SyncVectorEnv: the loop here resets at the very step an episode ends and keeps the true last
 observation, can hold and reseed single rows, moves the time limit with `episode_length_buf`, saves and restores the
 simulators, and costs less per step, because observations are written straight into one array.
-`tests/contract/test_gym_env.py` compares the two step by step.
+`tests/tasks/gym/test_gym_env.py` compares the two step by step.
 """
 
 from __future__ import annotations

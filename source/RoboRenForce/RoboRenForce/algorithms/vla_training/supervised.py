@@ -30,6 +30,7 @@ from .data_spec import spec_of_dataset
 from .initial_weights import frozen_fingerprints, initial_policy, require_same_frozen
 from .memory import naming_what_fits
 from .reference import Reference
+from .relative_actions import relative_spec
 from .supervised_module import Micro, SupervisedModule, actions_of
 from .vla_policy import VLAPlayPolicy
 
@@ -57,7 +58,9 @@ class VLASupervised(DatasetLearner):
         self._averaged = False
         self._micro_batches = 0
         if context.data is not None:
-            self._build_policy(spec_of_dataset(context.data), cfg.init_from)
+            spec = spec_of_dataset(context.data)
+            spec = relative_spec(spec, context.data.datasets, policy.preprocessing.relative_actions)
+            self._build_policy(spec, cfg.init_from)
             self._build_training()
 
     def _build_policy(self, spec: VLASpec, init_from: str) -> None:
