@@ -27,7 +27,7 @@ from ...utils.seeding import preserved_rng
 from ...utils.sharded_state import LEFT_OUT
 from ..algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
 from .data_spec import spec_of_dataset
-from .initial_weights import frozen_fingerprints, initial_policy, require_same_frozen
+from .initial_weights import fit_head, frozen_fingerprints, initial_policy, require_same_frozen
 from .memory import naming_what_fits
 from .reference import Reference
 from .relative_actions import relative_spec
@@ -58,8 +58,8 @@ class VLASupervised(DatasetLearner):
         self._averaged = False
         self._micro_batches = 0
         if context.data is not None:
-            spec = spec_of_dataset(context.data)
-            spec = relative_spec(spec, context.data.datasets, policy.preprocessing.relative_actions)
+            relative = policy.preprocessing.relative_actions
+            spec = relative_spec(spec_of_dataset(context.data), context.data.datasets, relative)
             self._build_policy(spec, cfg.init_from)
             self._build_training()
 
@@ -68,7 +68,11 @@ class VLASupervised(DatasetLearner):
         with preserved_rng():
             torch.manual_seed(self.context.seed)
             policy, loaded = initial_policy(self.policy_cfg, spec, init_from)
+        if self.context.data is not None and not loaded:
+            fit_head(policy, self.context.data)
         self.model = policy.to(self.context.device)
+        if self.cfg.freeze_backbone:
+            self.model.backbone.requires_grad_(False)
         self.cfg.optimizer.freeze(SupervisedModule(self.model))
         self._frozen = frozen_fingerprints(self.model)
         self._left_out = set(self._frozen) - loaded if self.cfg.checkpoints == "trained" else set()
@@ -233,6 +237,8 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     """Learning rates (by group too: patterns `backbone.*`, `head.*`), schedule, accumulation, clipping, EMA."""
     parallel: ParallelCfg = ParallelCfg()
     """Precision, DDP or FSDP, activation checkpointing. Several processes with kind `none` use DDP."""
+    freeze_backbone: bool = False
+    """Learn the head only."""
     init_from: str = ""
     """Checkpoint or run directory whose policy is where learning begins; empty: the backbone's own weights."""
     checkpoints: Literal["trained", "all"] = "trained"
