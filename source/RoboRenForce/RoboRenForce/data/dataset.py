@@ -250,7 +250,7 @@ class DemonstrationsCfg(Cfg):
     """Base of the data that a VLA policy learns from: a `LeRobotDatasetCfg` or a `MixtureDatasetCfg`."""
 
     def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
-        """Return the same data as a policy reads it; settings of actions, cameras and split that differ from the defaults stay.
+        """Return the same data as a policy reads it; settings of actions, cameras and split that are given stay.
 
         Args:
             chunk_size: Actions per sample.
