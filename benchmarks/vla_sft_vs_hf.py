@@ -1,0 +1,261 @@
+"""Fine-tuning and acting of a vision-language-action policy of real size: ours against a plain Hugging Face loop.
+
+    python benchmarks/vla_sft_vs_hf.py --output benchmarks/results/vla_sft_qwen2_2b.json
+
+Qwen2-VL-2B with random weights, one 224 x 224 image, 40 tokens of text, chunks of 8 actions of 7 dimensions from the
+mean of the last hidden states. The peer is what the documentation of transformers and peft shows: the model called with a
+batch of tensors, `get_peft_model`, `torch.autocast`, `torch.optim.AdamW`. It gets its pixels and token ids ready on the
+GPU; ours starts from uint8 images and instruction ids, as its loader gives them. Every variant is a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+MODEL = "Qwen/Qwen2-VL-2B-Instruct"
+SIZE, TEXT_TOKENS, CHUNK, ACTIONS, STATE, RANK = 224, 40, 8, 7, 8, 16
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+VARIANTS: dict[str, tuple[str, str]] = {
+    f"{system} {what}": (system, what)
+    for what in ("frozen", "LoRA", "acting")
+    for system in ("ours", "transformers + peft")
+} | {"ours frozen, cached features": ("ours", "cached")}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--variants", default=",".join(VARIANTS))
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--batch_size", type=int, default=64)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--output", default="")
+    parser.add_argument("--child", default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        print(json.dumps(measure(*VARIANTS[args.child], args)))
+        return
+    results = {name: _in_a_process(name, args) for name in args.variants.split(",")}
+    for what in ("frozen", "LoRA", "acting"):
+        ours, peer = results.get(f"ours {what}"), results.get(f"transformers + peft {what}")
+        if ours and peer and "ms" in ours and "ms" in peer:
+            ours["times_peer"] = round(peer["ms"] / ours["ms"], 2)
+    for name, row in results.items():
+        print(name, {key: value for key, value in row.items() if not key.endswith("_all")})
+    if args.output:
+        from report import environment_report, write_json
+
+        settings = {k: v for k, v in vars(args).items() if k not in ("child", "output")}
+        write_json(
+            args.output, {"benchmark": "vla_sft", "arguments": settings, "results": results, **environment_report()}
+        )
+
+
+def _in_a_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
+    options = [f"--{key}={getattr(args, key)}" for key in ("model", "batch_size", "steps", "repeats", "device")]
+    done = subprocess.run(
+        [sys.executable, __file__, "--child", name, *options], stdout=subprocess.PIPE, text=True, check=False
+    )
+    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.returncode}
+
+
+def measure(system: str, what: str, args: argparse.Namespace) -> dict[str, Any]:
+    """One variant: milliseconds per step, samples per second, and peak memory."""
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    build = {"ours": ours, "transformers + peft": peer}[system]
+    batch_size = 1 if what == "acting" else args.batch_size
+    step = build(what, batch_size, args)
+    for _ in range(5):
+        step()
+    _wait(args.device)
+    if args.device != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+    times = []
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        for _ in range(args.steps):
+            step()
+        _wait(args.device)
+        times.append((time.perf_counter() - start) / args.steps)
+    row: dict[str, Any] = {"ms": round(1e3 * median(times), 3), "samples_per_s": round(batch_size / median(times), 1)}
+    if args.device != "cpu":
+        row["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+    return row | {"ms_all": [round(1e3 * t, 3) for t in times]}
+
+
+def _wait(device: str) -> None:
+    import torch
+
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def peer(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], Any]:
+    """transformers, peft and autocast, as their documentation shows."""
+    import torch
+    import transformers
+    from RoboRenForce.networks.vlm.qwen2_vl import Qwen2VLCfg
+    from torch import nn
+
+    torch.manual_seed(0)
+    config = transformers.Qwen2VLConfig(**Qwen2VLCfg.architectures[args.model])
+    vocabulary = config.text_config.vocab_size
+    if config.image_token_id >= vocabulary:  # a tiny model
+        config.image_token_id, config.vision_start_token_id, config.vision_end_token_id = range(
+            vocabulary - 3, vocabulary
+        )
+    with torch.device(args.device):
+        model = transformers.Qwen2VLModel._from_config(config, dtype=torch.bfloat16)
+    width = config.text_config.hidden_size
+    head = nn.Sequential(nn.Linear(width, 1024), nn.GELU(), nn.Linear(1024, CHUNK * ACTIONS)).to(args.device)
+    model.requires_grad_(False)
+    if what == "LoRA":
+        from peft import LoraConfig, get_peft_model
+
+        pattern = rf".*language_model.*\.({'|'.join(LINEARS)})"
+        model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=pattern))
+    params = [p for p in [*model.parameters(), *head.parameters()] if p.requires_grad]
+    optimizer = torch.optim.AdamW(params, lr=1e-4)
+
+    grid = SIZE // config.vision_config.patch_size
+    image_tokens = grid * grid // 4
+    image = torch.full((image_tokens,), config.image_token_id)
+    ends = [torch.tensor([config.vision_start_token_id]), image, torch.tensor([config.vision_end_token_id])]
+    ids = torch.cat([*ends, torch.randint(10, 200, (TEXT_TOKENS,))])
+    inputs = {
+        "input_ids": ids.repeat(batch_size, 1),
+        "attention_mask": torch.ones(batch_size, len(ids), dtype=torch.int64),
+        "mm_token_type_ids": (ids == config.image_token_id).long().repeat(batch_size, 1),
+        "pixel_values": torch.randn(batch_size * grid * grid, 3 * 2 * config.vision_config.patch_size**2),
+        "image_grid_thw": torch.tensor([[1, grid, grid]]).repeat(batch_size, 1),
+    }
+    inputs = {name: value.to(args.device) for name, value in inputs.items()}
+    actions = torch.rand(batch_size, CHUNK * ACTIONS, device=args.device)
+
+    def predict() -> Any:
+        with torch.autocast(args.device.partition(":")[0], dtype=torch.bfloat16):
+            return head(model(**inputs).last_hidden_state.mean(1))
+
+    def train() -> None:
+        loss = (predict() - actions).abs().mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(params, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    if what == "acting":
+        return torch.inference_mode()(predict)
+    return train
+
+
+def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], Any]:
+    """The learner and the policy that runs use, on batches as the loader gives them."""
+    import torch
+    from RoboRenForce.algorithms.algorithm import RunContext
+    from RoboRenForce.algorithms.vla_training import VLAPlayPolicy, VLAPretrainAlgorithmCfg
+    from RoboRenForce.components.action_heads import RegressionHeadCfg
+    from RoboRenForce.components.vla_policy import VLAPolicyCfg
+    from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg, to_device
+    from RoboRenForce.envs.no_spec import NO_SPEC
+    from RoboRenForce.networks.mlp import MLPCfg
+    from RoboRenForce.networks.vlm import LoRACfg, Qwen2VLCfg
+    from RoboRenForce.utils.parallelize import ParallelCfg
+
+    backbone = Qwen2VLCfg(
+        model_name=args.model,
+        random_weights=True,
+        image_size=[SIZE, SIZE],
+        prompt="{images}{instruction}",
+        finetune="lora" if what == "LoRA" else "frozen",
+        lora=LoRACfg(rank=RANK, alpha=RANK),
+        state_token=False,
+    )
+    head = RegressionHeadCfg(chunk_size=CHUNK, features="pooled", network=MLPCfg(hidden_features=[1024]))
+    algorithm = VLAPretrainAlgorithmCfg(
+        parallel=ParallelCfg(mixed_precision="bf16"), cache_features="device" if what == "cached" else "no"
+    )
+    folder = Path(tempfile.mkdtemp())
+    _write_demonstrations(folder / "data", max(batch_size, 64))
+    data = LeRobotDatasetCfg(data_root=str(folder / "data"))
+    data = data.for_policy(CHUNK, [], "all").build()
+    device = torch.device(args.device)
+    learner = algorithm.build(
+        policy=VLAPolicyCfg(backbone=backbone, head=head),
+        context=RunContext(spec=NO_SPEC, device=device, max_updates=10_000, data=data),
+    )
+    if what == "acting":
+        return _act(VLAPlayPolicy, learner, data, device)
+    source = learner.source(data)
+    loader = DataLoaderCfg(batch_size=batch_size, num_workers=0).build(source)
+    batch = to_device(next(iter(loader)), device)
+    return lambda: learner.update(batch)
+
+
+def _act(policy_class: Any, learner: Any, data: Any, device: Any) -> Callable[[], Any]:
+    """Acting on one observation, from its image on the device to the actions there."""
+    import torch
+    from RoboRenForce.envs import ActionSpec, EnvSpec
+    from RoboRenForce.envs.instructions import instruction_id
+    from tensordict import TensorDict
+
+    groups = {"front": (SIZE, SIZE, 3), "proprio": (STATE,), "instruction_id": (1,)}
+    spec = EnvSpec(
+        task="benchmark",
+        num_envs=1,
+        obs_groups=groups,
+        action=ActionSpec("continuous", ACTIONS, chunk=CHUNK),
+        max_episode_length=100,
+        obs_dtypes={"front": "uint8", "instruction_id": "int64"},
+    )
+    learner.eval()
+    policy = policy_class(learner.policy_model, spec)
+    obs = TensorDict(
+        {
+            "front": torch.randint(0, 256, (1, SIZE, SIZE, 3), dtype=torch.uint8),
+            "proprio": torch.randn(1, STATE),
+            "instruction_id": torch.tensor([[instruction_id(_TEXT)]]),
+        },
+        batch_size=[1],
+    ).to(device)
+    return lambda: policy(obs)
+
+
+_TEXT = "put the red block on the blue plate, now"
+
+
+def _write_demonstrations(root: Path, frames: int) -> None:
+    import numpy as np
+    from RoboRenForce.data import LeRobotWriter
+
+    draw = np.random.default_rng(0)
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [STATE]},
+        "action": {"dtype": "float32", "shape": [ACTIONS]},
+        "observation.images.front": {"dtype": "image", "shape": [SIZE, SIZE, 3]},
+    }
+    with LeRobotWriter.create(root, fps=10, features=features) as writer:
+        for _ in range(-(-frames // 64)):
+            for _ in range(64):
+                frame = {
+                    "observation.state": draw.normal(size=STATE).astype(np.float32),
+                    "action": draw.normal(size=ACTIONS).astype(np.float32),
+                    "observation.images.front": draw.integers(0, 256, (SIZE, SIZE, 3), np.uint8),
+                }
+                writer.add_frame(frame, task=_TEXT)
+            writer.save_episode()
+
+
+if __name__ == "__main__":
+    main()
