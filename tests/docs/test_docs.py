@@ -17,8 +17,8 @@ from RoboRenForce.configclass.fields import field_names
 from RoboRenForce.envs import ScriptedEnvCfg
 from RoboRenForce.runners.arguments import play_parser, train_parser
 from RoboRenForce.runners.training_run import apply_flags
-from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.hub_models import repositories
+from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import list_tasks, load_task
 from small_runs import ppo_cfg
 
