@@ -41,7 +41,9 @@ def export_vla(
     if merge_adapters:
         policy = copy.deepcopy(policy).cpu()
         merge_lora(policy.backbone)
-    cfg = policy.cfg.replace(backbone=policy.backbone.export(folder))
+    # Of the base class, whose plain data names the classes of everything below it.
+    fields = {name: getattr(policy.cfg, name) for name in ("class_type", "head", "preprocessing", "cameras")}
+    cfg = VLAPolicyCfg(backbone=policy.backbone.export(folder), **fields)
     config = {"format": FORMAT, "version": VERSION, "policy": cfg.to_dict(), "spec": policy.spec.to_dict()}
     export_safetensors(policy, folder, config, dtype=dtype)
     return folder

@@ -91,7 +91,7 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
     if recomputed:
         names = blocks if recomputed is True else matching_modules(module, recomputed, "activation_checkpointing")
         for block in names.values():
-            _recompute(block)
+            recompute(block)
     if cfg.compile_blocks:
         for block in blocks.values():
             block.compile()
@@ -170,7 +170,8 @@ def _hold_masters(module: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def _recompute(block: nn.Module) -> None:
+def recompute(block: nn.Module) -> None:
+    """Let a module keep no activations in its forward pass, and compute them again in the backward pass."""
     # Around `forward` and not around the module: names of parameters stay, and FSDP gathers before the recomputation.
     block.forward = types.MethodType(_recomputed_forward, block)
 

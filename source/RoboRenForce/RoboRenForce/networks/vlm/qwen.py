@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from ...configclass import ConfigError, Range, configclass
 from ...utils.optional import require_package
+from ...utils.parallelize import recompute
 from . import qwen_vision as vision
 from .backbone import Backbone, BackboneCfg, Taps, VLMInputs
 from .lora import LoRACfg, adapted_layers, add_lora
@@ -219,12 +220,12 @@ class QwenBackbone(Backbone):
         elif cfg.finetune == "full":
             self.language.requires_grad_(True)
             self.visual.requires_grad_(cfg.train_vision)
+        frozen = torch.bfloat16 if cfg.frozen_dtype == "bf16" else torch.float32
         for parameter in self.parameters():
-            if parameter.requires_grad:
-                parameter.data = parameter.data.float()
+            parameter.data = parameter.data.to(torch.float32 if parameter.requires_grad else frozen)
         if cfg.gradient_checkpointing:
-            for part in (self.visual, self.language):
-                part.gradient_checkpointing_enable({"use_reentrant": False})
+            for block in (*self.visual.blocks, *self.language.layers):
+                recompute(block)
 
 
 @configclass
