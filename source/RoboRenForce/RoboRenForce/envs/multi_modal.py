@@ -43,7 +43,7 @@ class MultiModal(VecEnvWrapper):
     def __init__(self, cfg: MultiModalCfg, env: VecEnv) -> None:
         super().__init__(env)
         self.multi_modal_cfg = cfg
-        self._table: InstructionTable = {}
+        self._table: InstructionTable = dict(env.instruction_table)  # texts that the inner environment may give
         self._current: TensorDict | None = None
         self._instructions: list[str] = []
         self.spec = _spec(cfg, env)
@@ -59,7 +59,7 @@ class MultiModal(VecEnvWrapper):
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """All texts that were ever in use, by their ids."""
+        """All texts that were ever in use, or that the inner environment says it may give, by their ids."""
         return self._table
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:

@@ -20,12 +20,14 @@ from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
 from ...configclass import Range, configclass
+from ...envs.spec import EnvSpec
 from ...utils.errors import ConfigError, UserError
 from ...utils.module_state import copy_into, load_module_state, module_state
 from ...utils.parallelize import ParallelCfg, autocast_methods, make_mesh, parallelize, unwrapped
 from ...utils.seeding import preserved_rng
 from ...utils.sharded_state import LEFT_OUT
 from ..algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
+from .cached_features import CachedFeatures
 from .data_spec import spec_of_dataset
 from .initial_weights import fit_head, frozen_fingerprints, initial_policy, require_same_frozen
 from .memory import naming_what_fits
@@ -33,6 +35,9 @@ from .reference import Reference
 from .relative_actions import relative_spec
 from .supervised_module import Micro, SupervisedModule, actions_of
 from .vla_policy import VLAPlayPolicy
+
+_COMPUTED_AT_ONCE = 32
+"""Samples, where features are computed once."""
 
 
 class VLASupervised(DatasetLearner):
@@ -47,6 +52,7 @@ class VLASupervised(DatasetLearner):
     optimizer: TorchOptimizer
     model: VLAPolicy | None = None
     reference: Reference | None = None
+    _features: CachedFeatures | None = None
 
     def __init__(self, cfg: VLAPretrainAlgorithmCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
         if not isinstance(policy, VLAPolicyCfg):
@@ -115,8 +121,18 @@ class VLASupervised(DatasetLearner):
 
     # ------------------------------------------------------------------------------------------------- learning
 
+    def source(self, data: Any) -> Any:
+        """The data, or with `cache_features` its samples with what the frozen backbone makes of them."""
+        place = self.cfg.cache_features
+        if place == "no":
+            return data
+        module: SupervisedModule = unwrapped(self.module)  # pyright: ignore[reportAssignmentType]
+        self._features = CachedFeatures(data, module, self.context.device, place=place, batch_size=_COMPUTED_AT_ONCE)
+        return self._features
+
     def update(self, data: Any = None) -> dict[str, Tensor]:
         """Learn from one (micro-)batch; every `accumulation_steps`-th call takes a step."""
+        data = data if self._features is None else self._features.add_features(data)
         with naming_what_fits(data, None if self.is_sharded else self._try):
             total, count, metrics = self._loss(data)
             self.optimizer.backward(total, count)
@@ -149,9 +165,9 @@ class VLASupervised(DatasetLearner):
 
     # -------------------------------------------------------------------------------------------------- playing
 
-    def policy(self) -> VLAPlayPolicy:
-        """The policy in the environment that it is evaluated in."""
-        env = self.context.eval_spec
+    def policy(self, env: EnvSpec | None = None) -> VLAPlayPolicy:
+        """The policy in an environment; None: the one that it is evaluated in."""
+        env = env or self.context.eval_spec
         if env is None:
             raise UserError("The policy was given no environment to act in: build the runner with eval_env.")
         if self.is_sharded:
@@ -247,7 +263,8 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     kl_coef: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the distance to the policy that learning begins with; 0: none."""
     cache_features: Literal["no", "device", "ram"] = "no"
-    """Compute the features of a frozen backbone once per sample, and keep them on the device or in memory."""
+    """Compute the features of a frozen backbone once per sample, when learning begins, and keep them on the device or
+    in memory: the fastest way to train a head, for data without augmentation."""
 
     def check(self) -> Iterable[str]:
         """Sentences on an optimizer for small networks."""
