@@ -12,6 +12,8 @@ from RRF_tabletop_tasks.rasterise import Canvas, Shape
 from RRF_tabletop_tasks.tabletop_env import TabletopEnv
 from RRF_tabletop_tasks.view import Camera, View
 
+pytestmark = pytest.mark.contract
+
 CPU = torch.device("cpu")
 NAMES = list(COLOURS)
 

@@ -15,6 +15,8 @@ from RRF_tabletop_tasks.dynamics import SPEED, move
 from RRF_tabletop_tasks.registration import state_cfg, vla_cfg
 from RRF_tabletop_tasks.scene import BLOCK, HOME, PLATE, Scene
 
+pytestmark = pytest.mark.contract
+
 TASKS = ("Place", "Reach", "Fork")
 
 

@@ -10,6 +10,8 @@ from RoboRenForce.envs import VecEnv
 from RRF_tabletop_tasks import ExpertCfg, TabletopCfg
 from RRF_tabletop_tasks.registration import state_cfg
 
+pytestmark = pytest.mark.contract
+
 
 def outcome(env: VecEnv, steps: int, **options: Any) -> tuple[float, float]:
     """Success rate and mean length of the episodes that end."""

@@ -12,6 +12,8 @@ from RRF_tabletop_tasks.language import COLOURS, TEMPLATES, default_held_out
 from RRF_tabletop_tasks.registration import vla_cfg
 from RRF_tabletop_tasks.tabletop_env import TabletopEnv
 
+pytestmark = pytest.mark.contract
+
 NAMES = list(COLOURS)
 
 

@@ -24,7 +24,7 @@ from ..envs.wrapper import VecEnvWrapper
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
 from ..utils.errors import SpecMismatch, UserError
-from ..utils.registry import Task, load_task
+from ..utils.registry import load_task
 from ..utils.run_dir import resolve_checkpoint
 from ..utils.seeding import seed_everything
 from .arguments import Parser, add_trust
@@ -112,12 +112,19 @@ def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
     args.num_envs = min(args.num_envs, args.num_episodes)
     task = load_task(args.task)
     device = find_device(args.device)
-    _require_recordable(task, args)
+    if not isinstance(task.env_cfg, VecEnvCfg) or not isinstance(task.env_cfg.multi_modal, MultiModalCfg):
+        raise UserError(
+            f"{task.id} gives no cameras, proprio and instructions: record a task whose env.multi_modal is set."
+        )
     task.env_cfg = task.env_cfg.for_evaluation(args.num_envs, args.seed)
     task.env_cfg.device = str(device)
     task.env_cfg.multi_modal.chunk_size, task.env_cfg.multi_modal.flat_actions = None, False
     task.apply_overrides(args.overrides)
     task.env_cfg.validate()
+    if args.checkpoint is None and task.env_cfg.expert is None:
+        raise UserError(
+            f"{task.id} has no scripted expert: name a trained policy with --checkpoint, or set env.expert in the task."
+        )
     seed_everything(args.seed)
     env = task.env_cfg.build()
     try:
@@ -127,18 +134,6 @@ def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
         env.close()
         raise
     return DemonstrationRun(args, env, expert, writer)
-
-
-def _require_recordable(task: Task, args: Namespace) -> None:
-    cfg = task.env_cfg
-    if not isinstance(cfg, VecEnvCfg) or not isinstance(cfg.multi_modal, MultiModalCfg):
-        raise UserError(
-            f"{task.id} gives no cameras, proprio and instructions: record a task whose env.multi_modal is set."
-        )
-    if args.checkpoint is None and cfg.expert is None:
-        raise UserError(
-            f"{task.id} has no scripted expert: name a trained policy with --checkpoint, or set env.expert in the task."
-        )
 
 
 def _writer(args: Namespace, env: MultiModal) -> LeRobotWriter:
