@@ -138,6 +138,7 @@ def success_rate(runner: Any) -> float:
     return found
 
 
+@pytest.mark.long
 def test_the_policy_learns_to_come_back(tmp_path: Path) -> None:
     root, env_cfg = demonstrations(tmp_path / "demonstrations", 10), CorridorsCfg()
     rounds, updates = 4, 80
