@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 
 
 @torch.no_grad()
@@ -72,7 +72,8 @@ class ScheduleCfg(Cfg):
         """Return the share of the learning rate at step number `step` (0-dim, from 0)."""
         factor = torch.ones_like(step)
         if self.kind != "constant":
-            assert self.total_steps is not None  # `check`
+            if self.total_steps is None:
+                raise ConfigError(f"schedule.total_steps is not set: say at which step the {self.kind} decay ends.")
             decay_ = linear_ if self.kind == "linear" else cosine_
             decay_(factor, 1.0, self.final_share, step - self.warmup_steps, self.total_steps - self.warmup_steps)
         if self.warmup_steps:
