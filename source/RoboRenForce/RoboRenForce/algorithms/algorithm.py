@@ -17,7 +17,6 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from ..buffer.dataset import TransitionDataset
 from ..buffer.transition import ActOut, Collector, Transition, TransitionSchema
 from ..configclass import Cfg, ConfigError, configclass
 from ..envs.spec import EnvSpec
@@ -41,8 +40,12 @@ class RunContext:
     obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Explicit observation set -> groups; missing sets are resolved from the spec."""
     distributed: DistributedContext = field(default_factory=DistributedContext)
-    data: TransitionDataset | None = None
-    """Recorded transitions of an offline run; None online."""
+    seed: int = 0
+    """Of the run, alike in all processes."""
+    data: Any = None
+    """What is learned from: the `TransitionDataset` of an offline run, or what a `DatasetRunner` reads batches of."""
+    eval_spec: EnvSpec | None = None
+    """Environment that the policy is evaluated and played in, where nothing is learned by stepping one."""
 
 
 class Policy(nn.Module, ABC):
@@ -78,6 +81,8 @@ class Algorithm(ABC):
     """Chooses actions; a copy may do so in another process."""
     schema: TransitionSchema
     """Fields of a transition that the algorithm stores."""
+    is_sharded: bool = False
+    """Whether every process holds a part of its state: all write and read checkpoints, which are directories."""
 
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
@@ -169,6 +174,10 @@ class DatasetLearner(Algorithm, ABC):
     def update(self, data: Any = None) -> dict[str, torch.Tensor]:
         """Take one gradient step (or accumulate one) on a batch on the device; returns 0-dim metrics."""
 
+    def source(self, data: Any) -> Any:
+        """What batches are read from when learning begins: the data, or something made of it."""
+        return data
+
     def act(self, obs: Any) -> NoReturn:
         """Refuse to act while learning; `policy()` plays the learned policy."""
         raise UserError(f"{type(self).__name__} learns from recorded data and takes no steps: use a DatasetRunner.")
@@ -183,6 +192,10 @@ class DatasetLearnerCfg(AlgorithmCfg):
     """Base of the configurations of `DatasetLearner`s."""
 
     class_type: type = DatasetLearner
+
+    def check_updates(self, updates: int) -> Iterable[str]:
+        """Like `check`, for checkpoints after every `updates` updates."""
+        return ()
 
 
 def name_unused_groups(context: RunContext, read: Collection[str]) -> None:

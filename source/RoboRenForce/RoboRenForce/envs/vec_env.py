@@ -177,7 +177,11 @@ class VecEnv(ABC):
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """Return the texts of all instruction ids observed so far; stored beside recorded data."""
+        """Return the texts of all instruction ids observed so far; stored beside recorded data.
+
+        An environment that knows which texts are to come has them here from the start, so that policies tokenize them
+        before they act.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:

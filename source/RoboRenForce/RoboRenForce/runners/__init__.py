@@ -8,6 +8,8 @@ from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .trainer import Trainer, TrainerCfg
+from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
+from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 
 __all__ = [
     "Callback",
@@ -25,6 +27,10 @@ __all__ = [
     "OnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",
+    "VLAPretrainRunner",
+    "VLAPretrainRunnerCfg",
+    "VLASFTRunner",
+    "VLASFTRunnerCfg",
     "evaluate",
     "record_video",
 ]

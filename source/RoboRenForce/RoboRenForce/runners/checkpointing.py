@@ -11,18 +11,18 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..utils.checkpoint import prune_checkpoints
 from ..utils.errors import CheckpointError, NonFiniteError, RunDirectoryError
 from ..utils.run_dir import RunDir, open_run_dir
-from ..utils.side_activity import side_activity
 from .callbacks import Callback
 from .run_state import gather_state
-from .writing import store, write_to_run
+from .writing import prune, store, write_to_run
 
 if TYPE_CHECKING:
     from .trainer import Trainer
 
 logger = logging.getLogger(__name__)
+
+ERROR = "Val/action_error"
 
 
 class RunDirectoryCallback(Callback):
@@ -103,18 +103,16 @@ class CheckpointCallback(Callback):
             if last:
                 store(runner, run, data)
             else:
-                write_to_run(run, data)
+                write_to_run(runner, run, data)
         except NonFiniteError as error:
             self._warn_once("Iteration %d is not saved: %s", runner.iteration, error)
             return None  # the next iteration is no better
         except CheckpointError as error:
             self._warn_once("%s It is tried again after every iteration; the run goes on.", error)
-            with side_activity("Deleting old checkpoints"):
-                prune_checkpoints(run, keep and 1)
+            prune(runner, run, keep and 1)
             return str(error)
         self._warned = False
-        with side_activity("Deleting old checkpoints"):
-            prune_checkpoints(run, keep)
+        prune(runner, run, keep)
         return None
 
     def _warn_once(self, *message: Any) -> None:
@@ -124,16 +122,19 @@ class CheckpointCallback(Callback):
 
 
 class BestCallback(Callback):
-    """Save after the best evaluation so far; without evaluations, `CheckpointCallback` goes by the training return."""
+    """Save after the best evaluation so far, or without evaluations after the smallest validation error.
+
+    Without either, `CheckpointCallback` goes by the training return.
+    """
 
     def __init__(self, checkpoints: CheckpointCallback) -> None:
         super().__init__()
         self._checkpoints = checkpoints
 
     def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
-        """Save if this iteration was evaluated, and better than all before."""
-        score = metrics.get("Eval/mean_reward", -math.inf)
-        if runner.run_dir is not None and runner.evaluates and score > runner.best_score:
+        """Save if this iteration was evaluated or validated, and better than all before."""
+        score = metrics.get("Eval/mean_reward", -math.inf) if runner.evaluates else -metrics.get(ERROR, math.inf)
+        if runner.run_dir is not None and score > runner.best_score:
             self._checkpoints.save(runner, runner.run_dir, score)
 
 

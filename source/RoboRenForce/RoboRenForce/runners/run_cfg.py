@@ -55,8 +55,9 @@ class RunCfg(Cfg):
     video_steps: Annotated[int, Range(ge=1)] = 300
     """Length of a video in environment steps."""
     step_timeout: Annotated[float, Range(gt=0, le=1e7)] | None = 1800.0
-    """Seconds without a finished step, update or answer of another process after which the run ends.
+    """Seconds without a finished step, update or answer of another process after which the run ends with a dump of all
+    stacks; longer than any compilation takes. None: never, as a debugger needs it."""
 
-    It ends with a dump of all stacks. The default is longer than any compilation takes; None: never, as a debugger
-    needs it.
-    """
+    def set_length(self, iterations: int) -> None:
+        """Let the run end after so many iterations, as `--max_iterations` does."""
+        self.max_iterations = iterations

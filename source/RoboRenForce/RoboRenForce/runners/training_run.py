@@ -16,7 +16,7 @@ import logging
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -135,12 +135,17 @@ class TrainingRun:
             raise
 
 
-def prepare_training(args: Namespace) -> TrainingRun:
-    """Check everything before an environment starts: configuration, device, checkpoint, run directory."""
+def prepare_training(args: Namespace, flags: Callable[[Task, Namespace], None] | None = None) -> TrainingRun:
+    """Check everything before an environment starts: configuration, device, checkpoint, run directory.
+
+    Args:
+        args: What `train_parser` has parsed.
+        flags: Applies further flags of a script, before the overrides.
+    """
     setup_logging(is_main=os.environ.get("RANK", "0") == "0")
     saved = _checkpoint_to_resume(args)
     task = _task_to_train(args, saved)
-    apply_flags(task, args)
+    apply_flags(task, args, flags)
     if not args.print_config:
         _derive(task, args.overrides)
     task.validate()
@@ -168,16 +173,20 @@ def _derive(task: Task, overrides: list[str]) -> None:
         task.env_cfg.seed += rank * task.env_cfg.num_envs
 
 
-def apply_flags(task: Task, args: Namespace) -> None:
+def apply_flags(task: Task, args: Namespace, more: Callable[[Task, Namespace], None] | None = None) -> None:
     """Change the configuration of a task: first by --config, then by flags, last by overrides."""
     if args.config is not None:
         task.apply_yaml(args.config, trust=args.trust)
     if args.num_envs is not None:
         task.env_cfg.num_envs = args.num_envs
-    for name in ("seed", "max_iterations", "run_name", "experiment_name", "logger", "log_root"):
+    if args.max_iterations is not None:
+        task.runner_cfg.set_length(args.max_iterations)
+    for name in ("seed", "run_name", "experiment_name", "logger", "log_root"):
         value = vars(args)[name]
         if value is not None:
             setattr(task.runner_cfg, name, value)
+    if more is not None:
+        more(task, args)
     task.apply_overrides(args.overrides)
 
 

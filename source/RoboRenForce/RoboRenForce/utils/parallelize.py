@@ -103,14 +103,14 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
     if recomputed:
         names = blocks if recomputed is True else matching_modules(module, recomputed, "activation_checkpointing")
         for block in names.values():
-            _recompute(block)
+            recompute(block)
     if cfg.compile_blocks:
         for block in blocks.values():
             block.compile()
     if mesh is not None and kind == "fsdp":
         return _shard(module, mesh, cfg, list(blocks.values()))
     if cfg.mixed_precision == "bf16":
-        _autocast(module, ["forward", *cfg.forward_methods])
+        autocast_methods(module, ["forward", *cfg.forward_methods])
     if mesh is not None and kind == "ddp":
         on_gpu = [torch.cuda.current_device()] if mesh.device_type == "cuda" else None
         return DistributedDataParallel(
@@ -182,7 +182,8 @@ def _hold_masters(module: nn.Module) -> None:
             parameter.data = parameter.data.float()
 
 
-def _recompute(block: nn.Module) -> None:
+def recompute(block: nn.Module) -> None:
+    """Let a module keep no activations in its forward pass, and compute them again in the backward pass."""
     # Around `forward` and not around the module: names of parameters stay, and FSDP gathers before the recomputation.
     block.forward = types.MethodType(_recomputed_forward, block)
 
@@ -191,7 +192,8 @@ def _recomputed_forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(type(block).forward, block, *args, use_reentrant=False, **kwargs)
 
 
-def _autocast(module: nn.Module, methods: list[str]) -> None:
+def autocast_methods(module: nn.Module, methods: list[str]) -> None:
+    """Let methods of a module compute in bfloat16, whoever calls them."""
     device = next(module.parameters()).device.type
     for name in methods:
         cast = torch.autocast(device, torch.bfloat16)(getattr(type(module), name))

@@ -158,6 +158,7 @@ class GymVecEnv(HostVecEnv):
     def close(self) -> None:
         """See `VecEnv.close`."""
         for env in self.envs:
+            rendering.free_pictures(env)
             env.close()
 
     # --- what DynamicEnv asks for -----------------------------------------------------------------------------------

@@ -89,6 +89,8 @@ def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
         if "rgb_array" in modes:
             reason = "it was built with render=False, or its constructor doesn't take render_mode"
         raise RenderingError(f"{env_id} can't make pictures: {reason}; needed is render_mode='rgb_array'.")
+    for viewer in _viewers(env):  # Gymnasium makes its OpenGL context current only when that is created
+        viewer.make_context_current()
     try:
         picture = env.render()
     except gym.error.DependencyNotInstalled as error:
@@ -104,7 +106,31 @@ def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
             f"MuJoCo can't render {env_id} (MUJOCO_GL is {chosen}: {reason}). On Debian or Ubuntu install {_PACKAGES}; "
             f"training needs neither."
         ) from error
+    _drawing.update((id(viewer.con), viewer.con) for viewer in _viewers(env))
     return np.asarray(picture, dtype=np.uint8)
+
+
+def free_pictures(env: gym.Env[Any, Any]) -> None:
+    """Free what an environment draws with, before it is closed and while its OpenGL context still exists.
+
+    Left to the garbage collector it would be freed in the context that happens to be current, that is in another
+    environment's, whose pictures are black from then on.
+    """
+    for viewer in _viewers(env):
+        if _drawing.pop(id(viewer.con), None) is not None:
+            viewer.make_context_current()
+            viewer.con.free()
+
+
+_drawing: dict[int, Any] = {}
+"""MuJoCo's drawing contexts of environments that are not closed, held so that nothing else frees them."""
+
+
+def _viewers(env: gym.Env[Any, Any]) -> list[Any]:
+    """The off-screen viewer of a MuJoCo environment that has drawn already."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None) if is_mujoco(env) else None
+    viewer = None if renderer is None else renderer.viewer
+    return [] if viewer is None else [viewer]
 
 
 def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
