@@ -182,7 +182,8 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
                     frame=int(frames[sample, step]),
                     fix="leave the episode out with 'episodes', or record it again",
                 ) from None
-        assert images is not None, "a batch has samples"
+        if images is None:
+            raise IndexError("a batch needs at least one sample, got none")
         return images
 
     def _open_video(self, camera: str, number: int) -> VideoFile:
