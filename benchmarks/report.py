@@ -23,6 +23,8 @@ PACKAGES = (
     "rsl-rl-lib",
     "jax",
     "stable-baselines3",
+    "transformers",
+    "peft",
 )
 
 

@@ -4,7 +4,7 @@
 
 Qwen2-VL-2B with random weights, one 224 x 224 image, 40 tokens of text, chunks of 8 actions of 7 dimensions from the
 mean of the last hidden states. The peer is what the documentation of transformers and peft shows: the model called with
-a batch of tensors, `get_peft_model`, `torch.autocast`, `torch.optim.AdamW`. Its pixels and token ids lie ready on the GPU;
+a batch of tensors, `get_peft_model`, `torch.autocast`, `torch.optim.AdamW`. Its pixels and token ids lie on the GPU;
 ours starts from uint8 images and instruction ids, as its loader gives them. Every variant is a process of its own.
 """
 
