@@ -211,6 +211,15 @@ def name_unused_groups(context: RunContext, read: Collection[str]) -> None:
         )
 
 
+def require_same_parts(here: Collection[str], there: Collection[str]) -> None:
+    """Raise a ValueError unless a checkpoint has the parts `there` that this configuration has, `here`."""
+    if {*here} != {*there}:
+        raise ValueError(
+            f"the checkpoint has {sorted({*there} - {*here}) or 'nothing'} that this configuration lacks, and lacks "
+            f"{sorted({*here} - {*there}) or 'nothing'} that it has"
+        )
+
+
 def require_policy(algorithm: Algorithm, policy: Any, wanted: type[Cfg]) -> None:
     """Raise a ConfigError if `policy` configures other modules than the algorithm learns.
 

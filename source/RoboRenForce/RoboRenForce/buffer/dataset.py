@@ -380,11 +380,7 @@ class DatasetCfg(Cfg):
     class_type: type = DatasetLoader
 
     reward_mode: RewardMode = "none"
-    """Change of the recorded rewards.
-
-    `normalize_by_return_range`: scale them so that best and worst episode are `return_range` apart; `shift`: add
-    `reward_shift`.
-    """
+    """Change of the recorded rewards: scale best and worst episode to `return_range` apart, or add `reward_shift`."""
     return_range: Annotated[float, Range(gt=0)] = 1000.0
     """Range of returns for `reward_mode=normalize_by_return_range`."""
     reward_shift: float = -1.0

@@ -39,7 +39,7 @@ from ...utils.errors import UserError
 from ...utils.precision import Precision, set_matmul_precision
 from ...utils.stateful import Stateful
 from ..actor_policy import ActorPolicy
-from ..algorithm import Algorithm, AlgorithmCfg, RunContext, require_policy
+from ..algorithm import Algorithm, AlgorithmCfg, RunContext, require_policy, require_same_parts
 from ..history_policy import HistoryPolicy
 from .captured_update import CapturedUpdate, smooth_
 from .collector import OffPolicyCollector
@@ -237,11 +237,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
             ValueError: The state and this configuration have different parts.
         """
         here, there = self.parts(), state["parts"]
-        if here.keys() != there.keys():
-            raise ValueError(
-                f"the checkpoint has {sorted(there.keys() - here.keys()) or 'nothing'} that this configuration lacks, "
-                f"and lacks {sorted(here.keys() - there.keys()) or 'nothing'} that it has"
-            )
+        require_same_parts(here, there)
         self.networks.load_state_dict(state["networks"])
         self.updates.resume(state["num_updates"])
         if self.acts:

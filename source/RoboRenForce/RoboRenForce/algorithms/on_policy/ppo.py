@@ -37,7 +37,7 @@ from ...utils.cuda_graph import GraphMode, SideStream, graphed, release
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from .. import functional
 from ..actor_policy import ActorPolicy
-from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy
+from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy, require_same_parts
 from ..functional.masked import masked_mean, masked_var
 from ..loss_terms import LossTermCfg
 from ..reward_terms import RewardTermCfg
@@ -54,7 +54,6 @@ class PPO(Algorithm):
     def __init__(self, cfg: PPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
         self.context, self.device, self.distributed, spec = context, context.device, context.distributed, context.spec
         require_policy(self, policy, ActorCriticPackCfg)
-        # Networks first: whether they are recurrent decides the options of `parity` and which terms are possible.
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
         self.actor, self.critic = self.networks.actor, self.networks.critic
@@ -68,7 +67,6 @@ class PPO(Algorithm):
         # Every process starts from the weights of the main one; from then on equal gradients keep them equal.
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
-        # Only the groups that something reads are stored.
         acting = {*groups["actor"], *groups["critic"]}
         read = sorted(acting.union(*(term.groups for term in self.reward_terms)))
         name_unused_groups(context, read)
@@ -84,7 +82,6 @@ class PPO(Algorithm):
         self.value_normalizer = ValueNormalizer().to(self.device) if cfg.normalize_value else None
         self.iteration = torch.zeros((), device=self.device)
         self.entropy_coef = torch.tensor(cfg.entropy_coef, device=self.device)
-        # Acting and storing are parts of their own: a copy of the collector can act in another process.
         self.collector = ActorCriticCollector(
             self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
         )
@@ -94,7 +91,6 @@ class PPO(Algorithm):
             cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
         )
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        # Regularizers and learned rewards read whole transitions; the losses of PPO need a few fields only.
         count, parts = cfg.num_learning_epochs, cfg.num_mini_batches
         self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole=bool(terms))
         # Compilation fuses the element-wise kernels of losses and optimizer, which a GPU is mostly busy launching.
@@ -229,7 +225,6 @@ class PPO(Algorithm):
         # After the update: had they changed before it, the first ratio would not be exactly 1.
         if self.cfg.normalizer_update == "iteration":
             self.rollout.update_normalizers(self.buffer.obs, self.buffer.mask)
-        # In place: the captured update of the next iteration reads the same tensors.
         self.iteration.add_(1.0)
         self.collector.policy_version.add_(1)
         metrics = {name: torch.stack([step[name] for step in history]).mean() for name in history[0]}
@@ -286,18 +281,13 @@ class PPO(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; with another number of environments, reset recurrent states and running returns.
-
-        Raises:
-            ValueError: The state and this configuration have different parts.
-        """
+        """Restore `state_dict`; with another number of environments, reset recurrent states and running returns."""
         self._require_same_parts(state)
         for name, part in self._parts().items():
             if part is not None:
                 part.load_state_dict(state[name])
         for term in self.reward_terms:
             term.load_state_dict(state["reward_terms"][term.name])
-        # The policy version is the number of updates, so it need not be stored.
         self.iteration.copy_(state["iteration"])
         self.collector.policy_version.copy_(self.iteration)
         self.collector.load_state_dict(state)
@@ -307,11 +297,7 @@ class PPO(Algorithm):
         for option, name in (("normalize_reward", "reward_scaler"), ("normalize_value", "value_normalizer")):
             here |= {option} if getattr(self, name) is not None else set()
             there |= {option} if state[name] is not None else set()
-        if here != there:
-            raise ValueError(
-                f"the checkpoint has {sorted(there - here) or 'nothing'} that this configuration lacks, and lacks "
-                f"{sorted(here - there) or 'nothing'} that it has"
-            )
+        require_same_parts(here, there)
 
 
 @configclass
