@@ -266,7 +266,7 @@ def _layout(cfg: TabletopCfg) -> Layout:
         has_post=goal.has_post,
         num_templates=cfg.num_templates,
         allowed=allowed_pairs(cfg.colours, held_out, pairs).to(cfg.device),
-        goal=(int(cfg.exchange == "block"), int(cfg.exchange == "plate")),
+        goal=torch.tensor([int(cfg.exchange == "block"), int(cfg.exchange == "plate")], device=cfg.device),
     )
 
 
