@@ -12,6 +12,7 @@ from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from RoboRenForce.components import EMACfg, OptimizerCfg, ParamGroupCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg, RegressionHeadCfg
+from RoboRenForce.data import DataLoaderCfg
 from RoboRenForce.networks import MLPDenoiserCfg, ResidualMLPCfg
 from RoboRenForce.runners import VLAPretrainRunner
 from RoboRenForce.utils.checkpoint import load_checkpoint
@@ -280,3 +281,33 @@ def test_what_makes_no_sense(root: Path) -> None:
         cfg.build()
     with pytest.raises(ConfigError, match="flat_adam is for small networks"):
         VLAPretrainAlgorithmCfg(optimizer=OptimizerCfg(kind="flat_adam", decay_only_matrices=False)).validate()
+
+
+# ------------------------------------------------------------------------------------------------- cached features
+
+
+@pytest.mark.parametrize("place", ["device", "ram"])
+def test_cached_features_change_nothing_but_the_time(root: Path, place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def learned(cache_features: str) -> dict[str, Tensor]:
+        algorithm = VLAPretrainAlgorithmCfg(freeze_backbone=True, cache_features=cache_features, optimizer=SGD)
+        cfg = runner_cfg(root, algorithm=algorithm, loader=DataLoaderCfg(batch_size=6, num_workers=int(place == "ram")))
+        runner = cfg.build()
+        runner.learn(2)
+        calls = []
+        encode = type(runner.algorithm.policy_model).encode
+        monkeypatch.setattr(type(runner.algorithm.policy_model), "encode", lambda *a: calls.append(1) or encode(*a))
+        runner.learn(1)
+        monkeypatch.undo()
+        assert len(calls) == (4 if cache_features == "no" else 2)  # once more for 58 samples, and never in a step
+        runner.close()
+        return weights(runner)
+
+    expected = learned("no")
+    for name, value in learned(place).items():
+        torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6)
+
+
+def test_features_of_a_trained_backbone_are_not_cached(root: Path) -> None:
+    runner = runner_cfg(root, algorithm=VLAPretrainAlgorithmCfg(cache_features="ram")).build()
+    with pytest.raises(ConfigError, match=r"this one is trained: set algorithm\.freeze_backbone=true"):
+        runner.learn()

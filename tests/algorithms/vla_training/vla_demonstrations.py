@@ -25,7 +25,7 @@ _FEATURES = {
 
 
 def record(root: Path, episodes: int = 8, length: int = 7, *, seed: int = 0, shift: float = 0.0) -> Path:
-    """A point steps towards the square that the instruction names, with `shift` added to the actions that are recorded."""
+    """A point steps towards the square that is named; `shift` is added to the actions that are recorded."""
     draw = np.random.default_rng(seed)
     with LeRobotWriter.create(root, fps=10, features=_FEATURES) as writer:
         for episode in range(episodes):

@@ -76,7 +76,9 @@ class VLASpec:
 
     def differences(self, data: VLASpec) -> list[str]:
         """Lines of a table of both, with what keeps this policy from reading `data`; empty if nothing does."""
-        rows = [] if set(self.cameras) <= set(data.cameras) else [("cameras", self.cameras, data.cameras)]
+        rows: list[tuple[str, Any, Any]] = []
+        if not set(self.cameras) <= set(data.cameras):
+            rows.append(("cameras", self.cameras, data.cameras))
         for name in ("state", "action"):
             mine, other = getattr(self, name), getattr(data, name)
             if mine.dim != other.dim:

@@ -31,6 +31,8 @@ _GRID = 4
 class MLPBaseline(Backbone):
     """See the module. Tokens: per camera the looks and 16 of a grid, then one of the text and one of the state."""
 
+    cfg: MLPBaselineCfg
+
     def __init__(self, cfg: MLPBaselineCfg, *, num_cameras: int, state_dim: int, taps: Taps | None = None) -> None:
         super().__init__()
         taps = taps or Taps()

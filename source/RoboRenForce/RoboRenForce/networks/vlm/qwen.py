@@ -36,6 +36,7 @@ BASE = "base_model"
 class QwenBackbone(Backbone):
     """See the module. `visual` and `language` are transformers' modules; there is no language-model head."""
 
+    cfg: QwenCfg
     fixed_ids: Tensor
     image_slots: Tensor
     camera_of: Tensor

@@ -12,6 +12,7 @@ from torch import nn
 
 from ...utils.errors import CheckpointError, UserError
 from ...utils.optional import require_package
+from ...utils.seeding import preserved_rng
 from .byte_tokenizer import byte_tokenizer
 
 TINY = "tiny"
@@ -58,7 +59,7 @@ def load_tokenizer(folder: Path) -> Any:
 
 def build_architecture(model_class: Any, config: Any, dtype: torch.dtype, seed: int) -> nn.Module:
     """The model with random weights, which depend on the seed alone."""
-    with torch.random.fork_rng():
+    with preserved_rng():
         torch.manual_seed(seed)
         return model_class._from_config(config, dtype=dtype, attn_implementation="sdpa")
 
