@@ -18,6 +18,7 @@ from RoboRenForce.envs import ScriptedEnvCfg
 from RoboRenForce.runners.arguments import play_parser, train_parser
 from RoboRenForce.runners.demonstration_run import collect_demos_parser
 from RoboRenForce.runners.training_run import apply_flags
+from RoboRenForce.utils.hub_models import repositories
 from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import list_tasks, load_task
 from small_runs import ppo_cfg
@@ -64,6 +65,8 @@ def test_a_command_names_what_exists(command: Command):
         check_setup(rest)
     elif tool == "pip":
         check_pip(rest)
+    elif tool == "scripts/models/setup_models.sh":
+        assert repositories(*[word for word in rest if word[0] not in "-/"])
     else:
         assert command.words == ("source", ".venv/bin/activate")
 

@@ -74,9 +74,9 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
     Raises:
         UserError: nothing here reads such a model.
     """
-    kept = (
-        {"head": FlowHeadCfg()} if like is None else {n: getattr(like, n) for n in ("head", "preprocessing", "cameras")}
-    )
+    kept: dict[str, Any] = {"head": FlowHeadCfg()}
+    if like is not None:
+        kept = {name: getattr(like, name) for name in ("head", "preprocessing", "cameras")}
     if model_name == MLP_BASELINE:
         return MLPBaselinePolicyCfg(**kept)
     kind, file = model_name.lower(), Path(model_name) / "config.json"

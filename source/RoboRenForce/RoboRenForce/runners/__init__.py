@@ -1,6 +1,7 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
 from .callbacks import Callback, CallbackCfg
+from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate, record_video
@@ -14,6 +15,8 @@ from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 __all__ = [
     "Callback",
     "CallbackCfg",
+    "DAggerRunner",
+    "DAggerRunnerCfg",
     "DatasetRunner",
     "DatasetRunnerCfg",
     "EnvRunner",

@@ -86,14 +86,17 @@ class EvaluateCallback(Callback):
                     max_steps=cfg.eval_max_steps or most_steps(env, cfg.eval_episodes),
                     should_stop=lambda: has_to_stop(runner),
                 )
-                found = [result.mean, result.std, result.mean_length]
+                success = math.nan if result.success_rate is None else result.success_rate
+                found = [result.mean, result.std, result.mean_length, success]
             self._failed |= not found
         # That it failed is told too: the other processes wait for it.
-        values = torch.tensor([*(found or (0.0, 0.0, 0.0)), bool(found)], dtype=torch.float64, device=runner.device)
+        values = torch.tensor([*(found or [0.0] * 4), bool(found)], dtype=torch.float64, device=runner.device)
         *numbers, succeeded = runner.distributed.broadcast_(values).tolist()
         if succeeded:
             tags = ("Eval/mean_reward", "Eval/std_reward", "Eval/mean_episode_length")
-            metrics.update(zip(tags, numbers, strict=True))
+            metrics.update(zip(tags, numbers[:3], strict=True))
+            if not math.isnan(numbers[3]):
+                metrics["Eval/success_rate"] = numbers[3]
 
 
 class VideoCallback(Callback):

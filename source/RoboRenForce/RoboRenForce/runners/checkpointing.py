@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ERROR = "Val/action_error"
+VALIDATION_ERROR = "Val/action_error"
 
 
 class RunDirectoryCallback(Callback):
@@ -133,7 +133,10 @@ class BestCallback(Callback):
 
     def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Save if this iteration was evaluated or validated, and better than all before."""
-        score = metrics.get("Eval/mean_reward", -math.inf) if runner.evaluates else -metrics.get(ERROR, math.inf)
+        if runner.evaluates:
+            score = metrics.get("Eval/mean_reward", -math.inf)
+        else:
+            score = -metrics.get(VALIDATION_ERROR, math.inf)
         if runner.run_dir is not None and score > runner.best_score:
             self._checkpoints.save(runner, runner.run_dir, score)
 

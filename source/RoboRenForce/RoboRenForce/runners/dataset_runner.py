@@ -60,14 +60,14 @@ class DatasetRunner(Trainer):
         self._warned = False
         if learns:
             self._require_played_in(self.spec, self.eval_env and self.eval_env.spec)
-            self.loader = cfg.loader.build(
+            loader: DataLoader = cfg.loader.build(
                 self.dataset,
                 rank=self.distributed.rank,
                 world_size=self.distributed.world_size,
                 seed=cfg.seed,
                 device=self.device,
             )
-            self.shared["loader"] = self.loader
+            self.loader = self.shared["loader"] = loader
 
     def open_data(self, cfg: Any) -> Any:
         """Open what is learned from."""

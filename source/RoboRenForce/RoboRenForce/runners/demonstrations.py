@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from ..data import Feature, LeRobotWriter
@@ -77,6 +78,7 @@ def record_demonstrations(
     seed: int,
     noise: float = 0.0,
     include_failures: bool = False,
+    execute: Callable[[TensorDict, Tensor], Tensor] | None = None,
     on_episode: Callable[[Recorded], None] | None = None,
 ) -> Recorded:
     """Let the expert act until the dataset holds `episodes` episodes; those of earlier recordings count.
@@ -92,6 +94,8 @@ def record_demonstrations(
         noise: standard deviation of what is added to the executed actions, as a part of half their range. The recorded
             ones are the expert's, so the data shows how to come back (DART, arXiv 1703.09327).
         include_failures: whether episodes without success are kept.
+        execute: the actions that are executed, of an observation and the expert's ones, which are recorded all the
+            same; None: those.
         on_episode: told after each episode.
 
     Raises:
@@ -116,7 +120,8 @@ def record_demonstrations(
         seen = {key: obs[group].cpu().numpy() for key, group in keys.items()}
         texts = env.instructions
         actions = _within(spec, expert(obs))
-        executed = _within(spec, actions + _disturbance(spec, actions, noise, generator)) if noise else actions
+        executed = actions if execute is None else _within(spec, execute(obs, actions))
+        executed = _within(spec, executed + _disturbance(spec, actions, noise, generator)) if noise else executed
         obs, _, dones, extras = env.step(executed)
         chosen = actions.cpu().numpy()
         for row, take in enumerate(takes):

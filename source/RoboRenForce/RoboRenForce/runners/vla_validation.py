@@ -17,7 +17,7 @@ from ..utils.run_dir import write_text_atomically
 from ..utils.seeding import preserved_rng
 from ..utils.side_activity import side_activity
 from .callbacks import Callback
-from .checkpointing import ERROR
+from .checkpointing import VALIDATION_ERROR
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -116,7 +116,7 @@ class ActionErrors:
         """Means for the logs: over all, by dimension, by step of the chunk, by instruction."""
         dimensions, steps, tasks = self.mean(2), self.mean(1), self.mean(0)
         names = self.names or list(map(str, range(len(dimensions))))
-        found = {ERROR: self.mean()[0]}
+        found = {VALIDATION_ERROR: self.mean()[0]}
         found |= {f"Val/dimension/{name}": value for name, value in zip(names, dimensions, strict=True)}
         found |= {f"Val/step/{number}": value for number, value in enumerate(steps)}
         if len(self.rows) <= _MOST_TASKS:

@@ -20,6 +20,7 @@ from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
 from ...configclass import Range, configclass
+from ...envs.spec import EnvSpec
 from ...utils.errors import ConfigError, UserError
 from ...utils.module_state import copy_into, load_module_state, module_state
 from ...utils.parallelize import ParallelCfg, autocast_methods, make_mesh, parallelize, unwrapped
@@ -164,9 +165,9 @@ class VLASupervised(DatasetLearner):
 
     # -------------------------------------------------------------------------------------------------- playing
 
-    def policy(self) -> VLAPlayPolicy:
-        """The policy in the environment that it is evaluated in."""
-        env = self.context.eval_spec
+    def policy(self, env: EnvSpec | None = None) -> VLAPlayPolicy:
+        """The policy in an environment; None: the one that it is evaluated in."""
+        env = env or self.context.eval_spec
         if env is None:
             raise UserError("The policy was given no environment to act in: build the runner with eval_env.")
         if self.is_sharded:

@@ -1,0 +1,88 @@
+"""The scripts of VLA training: the public flags, a chain of pre-training and fine-tuning, resume by both lengths."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
+from RoboRenForce.cli.vla_tasks import PRETRAIN, SFT, apply_vla_flags, find_task, policy_named, vla_parser
+from RoboRenForce.components.action_heads import RegressionHeadCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg
+from RoboRenForce.data import LeRobotWriter
+from RoboRenForce.runners.training_run import apply_flags
+from RoboRenForce.utils.checkpoint import load_checkpoint
+from RoboRenForce.utils.errors import UserError
+from RoboRenForce.utils.registry import Task, load_task
+
+pytestmark = pytest.mark.contract
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "vla"
+
+
+def parsed(task: str, *argv: str) -> tuple[Task, Namespace]:
+    args, found = vla_parser("", task=task).parse(argv), load_task(task)
+    apply_flags(found, args, apply_vla_flags)
+    return found, args
+
+
+def test_flags_are_short_for_fields_and_overrides_win() -> None:
+    flags = "--dataset_path d --epochs 2.5 --lr 1e-3 --kl_coef=0.1 --checkpoint c --batch_size 8 --freeze-backbone"
+    task, _ = parsed(SFT, *flags.split(), "loader.batch_size=4")
+    cfg = task.runner_cfg
+    assert (cfg.dataset.data_root, cfg.epochs, cfg.loader.batch_size) == ("d", 2.5, 4)
+    assert isinstance(cfg.algorithm, SFTAlgorithmCfg) and cfg.algorithm.freeze_backbone
+    assert (cfg.algorithm.init_from, cfg.algorithm.kl_coef) == ("c", 0.1)
+    assert cfg.algorithm.optimizer.learning_rate == 1e-3
+    assert parsed(PRETRAIN, "--max_iterations", "7")[0].runner_cfg.epochs is None
+    assert find_task("RoboRenForce-VLA-Other") is None
+    with pytest.raises(UserError, match="has no environment: name a task that has one with --task"):
+        task.env_cfg.build()
+
+
+def test_a_model_is_chosen_by_its_name(tmp_path: Path) -> None:
+    like = MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=3))
+    two = policy_named("Qwen/Qwen2-VL-2B-Instruct", like)
+    assert isinstance(two, Qwen2VLPolicyCfg) and two.head == like.head
+    assert two.backbone.model_name == "Qwen/Qwen2-VL-2B-Instruct"
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
+    assert isinstance(policy_named(str(tmp_path)), Qwen3VLPolicyCfg)
+    with pytest.raises(UserError, match=r"--model_name is 'gpt', expected mlp_baseline, or the id or folder"):
+        policy_named("gpt")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, script: str, *argv: str) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *argv])
+    runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+
+
+def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features = {
+        "observation.state": {"dtype": "float32", "shape": [1]},
+        "action": {"dtype": "float32", "shape": [1]},
+        "observation.images.front": {"dtype": "image", "shape": [16, 16, 3], "names": ["height", "width", "channels"]},
+    }
+    monkeypatch.chdir(tmp_path)
+    with LeRobotWriter.create("data", fps=5, features=features) as writer:
+        for number in range(4):
+            for step in range(6):
+                values = {key: [step / 6 - number / 4] for key in ("observation.state", "action")}
+                writer.add_frame(
+                    {**values, "observation.images.front": np.full((16, 16, 3), step, np.uint8)}, task="move"
+                )
+            writer.save_episode()
+    small = ["policy.backbone.image_size=[16,16]", "policy.head.chunk_size=2", "logger=[]", "report=false"]
+    options = ["--dataset_path", "data", "--device", "cpu", "--batch_size", "4", "--num_workers", "0", *small]
+    run(monkeypatch, "pretrain/train_single_gpu.py", *options, "--epochs", "1", "updates_per_iteration=2",
+        "--experiment_name", "first")  # fmt: skip
+    (first,) = (tmp_path / "logs/RFRL/first").iterdir()
+    run(monkeypatch, "post_train/train_sft.py", *options, "--checkpoint", str(first), "--kl_coef", "0.1",
+        "--max_iterations", "1", "updates_per_iteration=2", "--experiment_name", "second")  # fmt: skip
+    (second,) = (tmp_path / "logs/RFRL/second").iterdir()
+    run(monkeypatch, "post_train/train_sft.py", "--resume", str(second), "--max_iterations", "2")
+    saved = load_checkpoint(second / "model_2.pt")
+    assert saved["task"] == SFT and saved["shared"]["loader"]["offset"] == 16 % 18
+    assert "reference" in saved["algorithm"]
