@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def write_dataset(root: Path, episodes: int, length: int, sharp: float) -> None:
-    """Textured pictures in which everything moves."""
+    """Write textured pictures in which everything moves."""
     import numpy as np
     from RoboRenForce.data import LeRobotWriter
 
@@ -71,7 +71,7 @@ def write_dataset(root: Path, episodes: int, length: int, sharp: float) -> None:
 
 
 def _texture(generator: Any, sharp: float) -> Any:
-    """A picture of large smooth and small sharp things, `(2 * SIZE, 2 * SIZE, 3)` uint8."""
+    """Return a picture of large smooth and small sharp shapes, `(2 * SIZE, 2 * SIZE, 3)` uint8."""
     import numpy as np
     import torch
 
@@ -83,7 +83,7 @@ def _texture(generator: Any, sharp: float) -> Any:
 
 
 def measure(who: str, root: str, case: str, samples: int) -> dict[str, float]:
-    """One process: samples per second of wall and of CPU time."""
+    """Measure in this process: samples per second of wall and of CPU time."""
     import torch
 
     torch.set_num_threads(1)
@@ -136,7 +136,7 @@ def run(python: str, *words: str) -> dict[str, Any]:
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    """What the peer's environment has."""
+    """Return the versions of the peer's environment."""
     names = ["lerobot", "torch", "torchcodec", "av", "datasets", "numpy", "pyarrow"]
     code = (
         "import json\nfrom importlib.metadata import version, PackageNotFoundError\nfound = {}\n"

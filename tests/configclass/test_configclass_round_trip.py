@@ -195,7 +195,7 @@ def assert_same(left: Any, right: Any) -> None:
 
 @settings(max_examples=400, deadline=None)
 @given(CONFIGS)
-def test_every_configuration_survives_dict_json_and_yaml(cfg: WholeCfg):
+def test_every_configuration_survives_dict_and_yaml(cfg: WholeCfg):
     data = cfg.to_dict()
     assert_same(WholeCfg.from_dict(data), cfg)
     assert_same(WholeCfg.from_yaml(cfg.to_yaml()), cfg)
@@ -207,8 +207,11 @@ def test_every_configuration_survives_dict_json_and_yaml(cfg: WholeCfg):
 @settings(max_examples=100, deadline=None)
 @given(CONFIGS.filter(lambda cfg: not cfg.by_number))
 def test_plain_data_is_json_too(cfg: WholeCfg):
-    text = json.dumps(cfg.replace(anything=None, either=OtherCfg()).to_dict())
-    assert_same(WholeCfg.from_dict(json.loads(text)), cfg.replace(anything=None, either=OtherCfg()))
+    cfg = cfg.replace(anything=None, either=OtherCfg())
+    data = json.loads(json.dumps(cfg.to_dict()))
+    # JSON turns tuples into lists and numbers among the keys into text, in silence: nothing here may depend on that.
+    assert_same(data, cfg.to_dict())
+    assert_same(WholeCfg.from_dict(data), cfg)
 
 
 def test_the_written_form_is_readable():

@@ -17,6 +17,7 @@ from RoboRenForce.cli.vla_tasks import PRETRAIN, apply_vla_flags, vla_parser
 from RoboRenForce.configclass.fields import field_names
 from RoboRenForce.envs import ScriptedEnvCfg
 from RoboRenForce.runners.arguments import play_parser, train_parser
+from RoboRenForce.runners.demonstration_run import collect_demos_parser
 from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils.hub_models import repositories
 from RoboRenForce.utils.optional import is_installed
@@ -59,6 +60,8 @@ def test_a_command_names_what_exists(command: Command):
         task = load_task(args.task or PRETRAIN)
         apply_flags(task, args, apply_vla_flags)
         assert (ROOT / rest[0]).is_file()
+    elif rest[:1] == ["scripts/data/collect_demos.py"]:
+        collect_demos_parser("").parse(rest[1:])
     elif tool == "python":
         shared = (ROOT / "benchmarks" / "rsl_rl_peer.py",) if rest[0].startswith("benchmarks/") else ()
         source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / rest[0], *shared))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from doc_pages import ROOT, Workplace, commands_of, snippets_of
+from RoboRenForce.data import read_metadata
 
 pytest.importorskip("pyarrow")
 
@@ -26,4 +27,7 @@ def test_the_data_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_page_about_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = ROOT / "docs/adding/dataset.md"
-    Workplace(tmp_path, page, monkeypatch).import_text("dataset_page", snippets_of(page))
+    names = Workplace(tmp_path, page, monkeypatch).import_text("dataset_page", snippets_of(page))
+    written = read_metadata(tmp_path / "data/npz")
+    assert written.episodes.length.tolist() == [6, 6, 6] and {*written.tasks.values()} == {"lift"}
+    assert sorted(names["numbers"].tolist()) == list(range(100))

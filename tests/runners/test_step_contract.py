@@ -131,4 +131,4 @@ def test_every_tensor_is_compared_on_its_device():
     env.device = torch.device("meta")
     check = StructureCheck(env)
     check.step((empty(obs), empty(rewards), empty(dones), {name: empty(value) for name, value in extras.items()}))
-    assert check.findings == []
+    assert check.violations == []

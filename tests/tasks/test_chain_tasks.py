@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,32 @@ def test_pixels_proprioception_chunks_and_an_instruction_are_trained_on(algorith
     played.evaluate(played.build_runner(played.build_env()))
 
 
-# Not settled: in one full run beside busy processes two runs from one seed differed.
-@pytest.mark.long
 def test_the_pixel_task_keeps_the_contract() -> None:
     pytest.importorskip("RRF_gym_tasks")
     env = load_task(f"{PIXELS}-PPO").env_cfg.for_evaluation(2, 0).build()
     check_vec_env(env, num_steps=12)
+    env.close()
+
+
+@pytest.mark.parametrize("end", ["closed", "forgotten"])
+def test_pictures_do_not_depend_on_other_environments_that_end(end: str) -> None:
+    pytest.importorskip("RRF_gym_tasks")
+
+    def drawn() -> Any:
+        env = load_task(f"{PIXELS}-PPO").env_cfg.for_evaluation(2, 0).build()
+        env.reset(seed=3)
+        return env
+
+    others, env = [drawn(), drawn()], drawn()
+    before = env.reset(seed=3)[0]["camera"].clone()
+    assert before.any()
+    for other in others:
+        if end == "closed":
+            other.close()
+    del other, others
+    gc.collect()
+    for _ in range(2):
+        assert torch.equal(env.reset(seed=3)[0]["camera"], before)
     env.close()
 
 

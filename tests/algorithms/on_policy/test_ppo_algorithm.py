@@ -7,6 +7,7 @@ import torch
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from RoboRenForce.utils.errors import UserError
 from stepping import stepped
 from tensordict import TensorDict
 
@@ -241,3 +242,13 @@ def test_a_state_with_other_parts_is_refused():
         without.load_state_dict(with_parts.state_dict())
     with pytest.raises(ValueError, match=r"lacks \['normalize_value', 'rnd'\] that it has"):
         with_parts.load_state_dict(without.state_dict())
+
+
+def test_an_update_without_a_whole_rollout_is_refused():
+    ppo = make_ppo()
+    with pytest.raises(UserError, match=f"A rollout has {STEPS} steps, got 0: collect that many"):
+        ppo.update()
+    rollout(ppo)
+    with pytest.raises(UserError, match="got one more: call update\\(\\) after each rollout"):
+        rollout(ppo)
+    ppo.update()

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import torch
 from torch import Tensor
 
-from ..configclass import Cfg, Range, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 
 
 @torch.no_grad()
@@ -70,7 +70,7 @@ class ScheduleCfg(Cfg):
             )
 
     def for_run(self, steps: int) -> ScheduleCfg:
-        """The schedule of a run of so many steps."""
+        """Return the schedule for a run of `steps` steps."""
         if self.total_steps != "run":
             return self
         return self.replace(total_steps=max(steps, 2), warmup_steps=min(self.warmup_steps, steps // 10))
@@ -79,7 +79,10 @@ class ScheduleCfg(Cfg):
         """Return the share of the learning rate at step number `step` (0-dim, from 0)."""
         factor = torch.ones_like(step)
         if self.kind != "constant":
-            assert isinstance(self.total_steps, int)  # `check` and `for_run`
+            if not isinstance(self.total_steps, int):
+                raise ConfigError(
+                    f"schedule.total_steps is {self.total_steps}: say at which step the {self.kind} decay ends."
+                )
             decay_ = linear_ if self.kind == "linear" else cosine_
             decay_(factor, 1.0, self.final_share, step - self.warmup_steps, self.total_steps - self.warmup_steps)
         if self.warmup_steps:

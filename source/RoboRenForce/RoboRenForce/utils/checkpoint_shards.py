@@ -123,7 +123,8 @@ class _Writer(StorageWriter):
 
     @override
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        assert self.partial is not None
+        if self.partial is None:
+            raise RuntimeError("torch.distributed.checkpoint finished a checkpoint that it has not planned")
         tensors: dict[str, Any] = {
             name: {"dtype": NAMES[entry.properties.dtype], "shape": list(entry.size), "parts": []}
             for name, entry in metadata.state_dict_metadata.items()

@@ -12,6 +12,7 @@ from ...buffer.rollout import RolloutBatch
 from ...configclass import Cfg, configclass
 
 Batch = TypeVar("Batch", RolloutBatch, ReplayBatch)
+AnyBatch = RolloutBatch | ReplayBatch
 
 
 class LossTerm(ABC):
@@ -41,9 +42,9 @@ class LossTerm(ABC):
         self,
         actor: nn.Module,
         critic: nn.Module,
-        batch: RolloutBatch | ReplayBatch,
+        batch: AnyBatch,
         num_original: int,
-        expert: RolloutBatch | ReplayBatch | None = None,
+        expert: AnyBatch | None = None,
     ) -> Tensor:
         """Return the weighted term, 0-dim.
 

@@ -15,11 +15,10 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ...buffer.replay_batch import ReplayBatch
 from ...buffer.rollout import RolloutBatch
 from ...configclass import MISSING, ConfigError, Range, configclass
 from ..functional import masked_mse
-from .loss_term import Batch, LossTerm, LossTermCfg
+from .loss_term import AnyBatch, Batch, LossTerm, LossTermCfg
 
 MirrorFunction = Callable[[TensorDict | None, Tensor | None], tuple[TensorDict | None, Tensor | None]]
 """`(obs or None, actions or None) -> the same with a k-fold batch: the originals first, then their mirror images`."""
@@ -64,9 +63,9 @@ class Symmetry(LossTerm):
         self,
         actor: nn.Module,
         critic: nn.Module,
-        batch: RolloutBatch | ReplayBatch,
+        batch: AnyBatch,
         num_original: int,
-        expert: RolloutBatch | ReplayBatch | None = None,
+        expert: AnyBatch | None = None,
     ) -> Tensor:
         """Return the mean squared distance between pi(mirror(s)) and mirror(pi(s)), with a detached target."""
         # Augmentation has already appended the mirrored observations.

@@ -69,7 +69,7 @@ class OnPolicyRollout:
         self.buffer = RolloutBuffer(self.schema, context.rollout_steps, self.device)
         self.num_steps = 0
         """Number of stored steps."""
-        self._last: Transition
+        self._last: Transition | None = None
         self._reads_next_obs = next_obs or cfg.time_out_bootstrap == "final"
         self._reads_reset_obs = bool(reward_terms) or cfg.normalizer_update == "step"
         if self._reads_next_obs and "final_observations" not in context.spec.extras:
@@ -143,7 +143,8 @@ class OnPolicyRollout:
         Raises:
             UserError: The rollout is incomplete. (A complete one may be learned from again.)
         """
-        if self.num_steps not in (0, self.buffer.num_steps):
+        # After an update there are 0 steps, but the rollout is still there, so it may be learned from once more.
+        if self._last is None or self.num_steps not in (0, self.buffer.num_steps):
             raise UserError(
                 f"A rollout has {self.buffer.num_steps} steps, got {self.num_steps}: collect that many between two "
                 "calls of update()."
