@@ -18,6 +18,7 @@ PACKAGES = {
     "RRF_gym_tasks": ROOT / "source/tasks/RRF_gym/RRF_gym_tasks",
     "RRF_mjlab_tasks": ROOT / "source/tasks/RRF_mjlab/RRF_mjlab_tasks",
     "RRF_d4rl_tasks": ROOT / "source/tasks/RRF_d4rl/RRF_d4rl_tasks",
+    "RRF_tabletop_tasks": ROOT / "source/tasks/RRF_tabletop/RRF_tabletop_tasks",
 }
 SIMULATORS = ["mujoco", "mjlab", "warp", "envpool", "isaaclab", *(name for name in PACKAGES if name != "RoboRenForce")]
 EXTRAS = [

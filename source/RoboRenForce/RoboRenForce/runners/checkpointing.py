@@ -133,8 +133,10 @@ class BestCallback(Callback):
 
     def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
         """Save if this iteration was evaluated or validated, and better than all before."""
-        validated = -metrics.get(VALIDATION_ERROR, math.inf)
-        score = metrics.get("Eval/mean_reward", -math.inf) if runner.evaluates else validated
+        if runner.evaluates:
+            score = metrics.get("Eval/mean_reward", -math.inf)
+        else:
+            score = -metrics.get(VALIDATION_ERROR, math.inf)
         if runner.run_dir is not None and score > runner.best_score:
             self._checkpoints.save(runner, runner.run_dir, score)
 

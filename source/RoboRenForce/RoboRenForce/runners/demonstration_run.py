@@ -17,8 +17,7 @@ import torch
 from tensordict import TensorDict
 
 from ..data import LeRobotWriter
-from ..envs.env_cfg import VecEnvCfg
-from ..envs.multi_modal import MultiModal, MultiModalCfg
+from ..envs.multi_modal import MultiModal
 from ..envs.vec_env import EvalPolicy, VecEnv
 from ..envs.wrapper import VecEnvWrapper
 from ..utils.console import say, setup_logging
@@ -112,7 +111,7 @@ def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
     args.num_envs = min(args.num_envs, args.num_episodes)
     task = load_task(args.task)
     device = find_device(args.device)
-    if not isinstance(task.env_cfg, VecEnvCfg) or not isinstance(task.env_cfg.multi_modal, MultiModalCfg):
+    if vars(task.env_cfg).get("multi_modal") is None:
         raise UserError(
             f"{task.id} gives no cameras, proprio and instructions: record a task whose env.multi_modal is set."
         )

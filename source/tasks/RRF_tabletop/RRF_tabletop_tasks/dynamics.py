@@ -46,7 +46,7 @@ def _pushed_aside(blocks: torch.Tensor, dropped: torch.Tensor, is_dropped: torch
     away = blocks - dropped.unsqueeze(1)
     distance = away.norm(dim=2, keepdim=True)
     # Exactly below it there is no direction: to the right then.
-    right = torch.tensor([1.0, 0.0], device=blocks.device)
+    right = torch.stack([torch.ones_like(distance), torch.zeros_like(distance)], dim=2).squeeze(3)
     direction = torch.where(distance > 1e-6, away / distance.clamp(min=1e-6), right)
     slid = dropped.unsqueeze(1) + direction * distance.clamp(min=2.3 * BLOCK)
     return torch.where(is_dropped, blocks, slid.clamp(-1.0, 1.0))

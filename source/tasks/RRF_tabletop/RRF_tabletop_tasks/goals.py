@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from .scene import PLATE, POST, Scene
+
+TaskName = Literal["Place", "Reach", "Fork"]
 
 REACHED = 0.1
 """Distance at which the hand is at a block."""
@@ -67,7 +70,7 @@ def _way_around(scene: Scene) -> torch.Tensor:
     return -torch.where(hand[:, 1] < post[:, 1], around, _distance(hand, target))
 
 
-GOALS = {
+GOALS: dict[TaskName, Goal] = {
     "Place": Goal(_placed, None, _carry, num_blocks=3, num_plates=2, has_post=False, max_episode_length=60),
     "Reach": Goal(_reached, None, _approach, num_blocks=3, num_plates=0, has_post=False, max_episode_length=25),
     "Fork": Goal(

@@ -9,16 +9,16 @@ from RoboRenForce.envs import MultiModalCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
-from .goals import GOALS
+from .goals import GOALS, TaskName
 from .tabletop_env import TabletopCfg
 
 
-def state_cfg(task: str, **options: Any) -> TabletopCfg:
+def state_cfg(task: TaskName, **options: Any) -> TabletopCfg:
     """Numbers instead of pixels and language."""
     return TabletopCfg(task=task, cameras=[], language=False, **options)
 
 
-def vla_cfg(task: str, **options: Any) -> TabletopCfg:
+def vla_cfg(task: TaskName, **options: Any) -> TabletopCfg:
     """Pixels, proprioception, an instruction and chunks of actions."""
     chain = MultiModalCfg(images={"front": "front"}, proprio=["robot"], chunk_size=4)
     return TabletopCfg(task=task, multi_modal=chain, **options)

@@ -6,7 +6,8 @@ every environment the block that is asked for has the index 0, and so has its pl
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 
@@ -21,7 +22,7 @@ POST = 0.24
 HOME = (0.0, -0.9)
 """Where the hand begins."""
 
-_SLOTS = torch.tensor([(x, y) for y in (0.65, 0.05, -0.55) for x in (-0.65, 0.0, 0.65)])
+_SLOTS = [(x, y) for y in (0.65, 0.05, -0.55) for x in (-0.65, 0.0, 0.65)]
 _JITTER = 0.1
 """Objects stand in different cells of a 3 x 3 grid, at most this far from the middle: they never touch."""
 
@@ -74,7 +75,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a task puts on the table."""
+    """What a task puts on the table; tensors are on the device where scenes are drawn, so that no step copies any."""
 
     num_blocks: int
     num_plates: int
@@ -82,8 +83,23 @@ class Layout:
     num_templates: int
     allowed: torch.Tensor
     """Pairs of colours (block, plate) that may be asked for, bool `(C, C)`."""
-    goal: tuple[int, int] = (0, 0)
-    """Block and plate that are asked for; others than the first two exchange the instruction in the same scene."""
+    goal: torch.Tensor
+    """int64 `(2,)`: block and plate that are asked for. (0, 0), or other ones to exchange the instruction."""
+
+    @cached_property
+    def pairs(self) -> torch.Tensor:
+        """The pairs in `allowed`, int64 `(M, 2)`."""
+        return self.allowed.nonzero()
+
+    @cached_property
+    def slots(self) -> torch.Tensor:
+        """Middles of the cells where objects stand, `(9, 2)`."""
+        return torch.tensor(_SLOTS, device=self.allowed.device)
+
+    @cached_property
+    def home(self) -> torch.Tensor:
+        """Where the hand begins, `(2,)`."""
+        return torch.tensor(HOME, device=self.allowed.device)
 
 
 def sample_scene(layout: Layout, keys: torch.Tensor, episodes: torch.Tensor) -> Scene:
@@ -94,18 +110,18 @@ def sample_scene(layout: Layout, keys: torch.Tensor, episodes: torch.Tensor) -> 
         keys: int64 `(N,)`, one per row.
         episodes: int64 `(N,)`, counts the episodes of a key.
     """
-    colours, slots = layout.allowed.shape[0], _SLOTS.to(keys.device)
-    jitter, order = 2 * (layout.num_blocks + layout.num_plates), len(slots)
+    colours = layout.allowed.shape[0]
+    jitter, order = 2 * (layout.num_blocks + layout.num_plates), len(layout.slots)
     drawn = uniform(keys, episodes, jitter + order + 2 * colours + 4)
     shift, by_slot, by_block, by_plate, rest = drawn.split([jitter, order, colours, colours, 4], dim=1)
 
-    blocks, plates = _positions(layout, slots, shift, by_slot)
+    blocks, plates = _positions(layout, shift, by_slot)
     block_colour, plate_colour = _colours(layout, by_block, by_plate, rest[:, 0])
-    goal = torch.tensor(layout.goal, device=keys.device).expand(len(keys), 2)
+    goal = layout.goal.expand(len(keys), 2)
     template = (rest[:, 1] * layout.num_templates).long()
     plate = _pick(plate_colour, goal[:, 1]) if layout.num_plates else torch.zeros_like(template)
     sentence = (template * colours + _pick(block_colour, goal[:, 0])) * colours + plate
-    hand = torch.tensor(HOME, device=keys.device) + _JITTER * (2.0 * rest[:, 2:] - 1.0)
+    hand = layout.home + _JITTER * (2.0 * rest[:, 2:] - 1.0)
     return Scene(
         hand=hand,
         aperture=torch.ones_like(rest[:, 0]),
@@ -120,20 +136,13 @@ def sample_scene(layout: Layout, keys: torch.Tensor, episodes: torch.Tensor) -> 
     )
 
 
-def exchanged(layout: Layout, block: int, plate: int) -> Layout:
-    """The same scenes with another block or plate asked for."""
-    return replace(layout, goal=(block, plate))
-
-
-def _positions(
-    layout: Layout, slots: torch.Tensor, shift: torch.Tensor, by_slot: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _positions(layout: Layout, shift: torch.Tensor, by_slot: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Blocks `(N, B, 2)` and plates `(N, P, 2)`."""
     count = layout.num_blocks + layout.num_plates
     moved = _JITTER * (2.0 * shift.view(-1, count, 2) - 1.0)
     if layout.has_post:  # straight behind the post, so that both ways around it are equally good
-        return slots[1] + moved * 0.5, moved[:, :0]
-    positions = slots[by_slot.argsort(dim=1)[:, :count]] + moved
+        return layout.slots[1] + moved * 0.5, moved[:, :0]
+    positions = layout.slots[by_slot.argsort(dim=1)[:, :count]] + moved
     return positions[:, : layout.num_blocks], positions[:, layout.num_blocks :]
 
 
@@ -141,9 +150,8 @@ def _colours(
     layout: Layout, by_block: torch.Tensor, by_plate: torch.Tensor, which: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Different colours of the blocks, int64 `(N, B)`, and of the plates, `(N, P)`; the first ones are asked for."""
-    allowed = layout.allowed.to(by_block.device)
-    pairs = allowed.nonzero()
-    pair = pairs[(which * len(pairs)).long()]
+    allowed = layout.allowed
+    pair = layout.pairs[(which * len(layout.pairs)).long()]
     block, plate = pair[:, :1], pair[:, 1:]
     # The other objects could be asked for as well, wherever there are enough colours for that.
     others = by_block + allowed.T[plate.squeeze(1)]

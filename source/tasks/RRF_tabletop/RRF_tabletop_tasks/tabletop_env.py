@@ -18,7 +18,7 @@ from tensordict import TensorDict
 from . import counter_rng
 from .dynamics import move
 from .expert import ExpertCfg
-from .goals import GOALS
+from .goals import GOALS, TaskName
 from .language import COLOURS, TEMPLATES, allowed_pairs, default_held_out, sentences
 from .scene import Layout, Scene, sample_scene
 from .view import Camera, CameraName, View
@@ -195,14 +195,16 @@ class TabletopCfg(VecEnvCfg):
     """Options of `TabletopEnv`."""
 
     class_type: type = TabletopEnv
-    task: Literal["Place", "Reach", "Fork"] = "Place"
+    task: TaskName = "Place"
     num_envs: Annotated[int, Range(ge=1)] = 16
     cameras: list[CameraName] = ["front"]
     """Image groups; none for learning from numbers alone."""
     image_size: Annotated[int, Range(ge=16, le=1024)] = 64
     """Pixels of a side."""
+    render: bool = False
+    """Asked for where videos are made; this environment can always render."""
     render_size: Annotated[int, Range(ge=64, le=2048)] = 256
-    """The same of videos for people."""
+    """Pixels of a side of videos for people."""
     camera_tilt: Annotated[float, Range(ge=0, le=60)] = 35.0
     """Degrees from straight down."""
     language: bool = True
@@ -264,7 +266,7 @@ def _layout(cfg: TabletopCfg) -> Layout:
         has_post=goal.has_post,
         num_templates=cfg.num_templates,
         allowed=allowed_pairs(cfg.colours, held_out, pairs).to(cfg.device),
-        goal=(int(cfg.exchange == "block"), int(cfg.exchange == "plate")),
+        goal=torch.tensor([int(cfg.exchange == "block"), int(cfg.exchange == "plate")], device=cfg.device),
     )
 
 
