@@ -58,7 +58,8 @@ def test_eight_samples_are_learned_by_heart(name):
 @pytest.mark.learning
 @pytest.mark.long
 @pytest.mark.parametrize("backbone", LANGUAGE_MODELS)
-@every_head
+# Not those of an MLP denoiser: the mean over a random model's tokens hardly differs from sample to sample.
+@pytest.mark.parametrize("name", [name for name in CASES if name not in ("flow", "diffusion")])
 def test_eight_samples_are_learned_by_heart_from_features_of_language_models(name, backbone):
     head = CASES[name].replace(draws_per_feature=4) if name in TRANSFORMERS else CASES[name]
     assert overfit(policy_with(head, backbone), recorded(8)) < 0.08
