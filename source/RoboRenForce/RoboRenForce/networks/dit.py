@@ -10,7 +10,7 @@ Shape letters: B observations, H actions of a chunk, A dimensions of an action, 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -45,7 +45,8 @@ class DiTBlock(nn.Module):
         parts = self.modulation(condition).chunk(9, -1)
         shift, scale, gate = parts[:3]
         qkv = self.qkv(modulate(self.norm(x), shift, scale)).chunk(3, -1)
-        seen = F.scaled_dot_product_attention(*(split_heads(part, self.num_heads) for part in qkv))
+        query, key, value = (split_heads(part, self.num_heads) for part in qkv)
+        seen = F.scaled_dot_product_attention(query, key, value)
         x = x + gate * self.output(join_heads(seen))
         shift, scale, gate = parts[3:6]
         x = x + gate * self.cross(modulate(self.norm(x), shift, scale), key_value, mask)
@@ -77,7 +78,7 @@ class DiT(Denoiser):
         context: Context = {"mask": mask}
         if state is not None:
             context["state"] = state
-        for number, block in enumerate(self.blocks):
+        for number, block in enumerate(cast("Iterable[DiTBlock]", self.blocks)):
             context[f"key_value.{number}"] = block.cross.encode(tokens[number if self.cfg.layerwise else 0])
         return context
 

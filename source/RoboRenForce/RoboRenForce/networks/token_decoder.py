@@ -6,7 +6,7 @@ Shape letters: B observations, N tokens, V vocabulary, L tokens of the prefix, D
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 import torch.nn.functional as F
@@ -37,8 +37,8 @@ class DecoderBlock(nn.Module):
     @override
     def forward(self, x: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """Map a whole sequence `(B, N, D)`."""
-        qkv = self.qkv(self.self_norm(x)).chunk(3, -1)
-        seen = F.scaled_dot_product_attention(*(split_heads(part, self.num_heads) for part in qkv), is_causal=True)
+        query, key, value = (split_heads(part, self.num_heads) for part in self.qkv(self.self_norm(x)).chunk(3, -1))
+        seen = F.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self._rest(x + self.output(join_heads(seen)), key_value, mask)
 
     def step(self, x: Tensor, position: int, past: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ class TokenDecoder(nn.Module):
         """Compute keys and values of the prefix."""
         (tokens,), mask, _ = self.prefix(prefix)
         return {"mask": mask} | {
-            f"key_value.{number}": block.cross.encode(tokens) for number, block in enumerate(self.blocks)
+            f"key_value.{number}": block.cross.encode(tokens) for number, block in enumerate(self._blocks())
         }
 
     @override
@@ -88,6 +88,9 @@ class TokenDecoder(nn.Module):
         for number, block in enumerate(self.blocks):
             x = block(x, context[f"key_value.{number}"], context["mask"])
         return self.output(self.norm(x)).float()
+
+    def _blocks(self) -> Iterable[DecoderBlock]:
+        return cast("Iterable[DecoderBlock]", self.blocks)
 
     @torch.no_grad()
     def generate(self, context: Context, choose: Callable[[Tensor], Tensor]) -> Tensor:
@@ -100,7 +103,7 @@ class TokenDecoder(nn.Module):
         tokens = []
         for position in range(self.length):
             x = (self.embedding(token) + self.position[position]).unsqueeze(1)
-            for number, block in enumerate(self.blocks):
+            for number, block in enumerate(self._blocks()):
                 x = block.step(x, position, past[number], context[f"key_value.{number}"], mask)
             token = choose(self.output(self.norm(x[:, 0])).float())
             tokens.append(token)

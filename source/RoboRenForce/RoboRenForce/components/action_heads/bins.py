@@ -26,6 +26,8 @@ from .token_choice import categorical_kl, draw_tokens, log_prob_and_entropy
 class BinsHead(ActionHead):
     """A categorical distribution over bins for every dimension of every action."""
 
+    cfg: BinsHeadCfg
+
     def __init__(self, cfg: BinsHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
         self.cfg, self.action_dim = cfg, action_dim

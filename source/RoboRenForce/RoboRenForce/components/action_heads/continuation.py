@@ -55,7 +55,9 @@ def guidance_gain(time: float, max_guidance_weight: float) -> float:
     return min(max_guidance_weight, (time**2 + noise**2) / (time * noise))
 
 
-def guided_velocity(velocity: Callable[[Tensor], Tensor], x: Tensor, time: float, continuation: Continuation) -> Tensor:
+def guided_velocity(
+    velocity: Callable[[Tensor, float], Tensor], x: Tensor, time: float, continuation: Continuation
+) -> Tensor:
     """Add to the velocity at `x` the pull of its predicted chunk to the running one (equation 2 of the paper).
 
     Takes one backward pass through the velocity. Works below `torch.no_grad`, not below `torch.inference_mode`.

@@ -33,6 +33,8 @@ class Corrupted:
 class DenoisingHead(ActionHead):
     """A head that is learned by mean squared errors at random noise levels; subclasses add noise and remove it."""
 
+    cfg: DenoisingHeadCfg
+
     def __init__(self, cfg: DenoisingHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
         self.cfg, self.action_dim = cfg, action_dim

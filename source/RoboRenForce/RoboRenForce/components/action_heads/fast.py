@@ -22,6 +22,7 @@ from .token_choice import categorical_kl, draw_tokens, log_prob_and_entropy
 class FASTHead(ActionHead):
     """A tokenizer whose vocabulary `fit` learns, and a decoder of its tokens that reads all tokens of the prefix."""
 
+    cfg: FASTHeadCfg
     num_decoded: Tensor
     num_invalid: Tensor
     """int64, 0-dim: chunks that were decoded, and those of them whose tokens stood for too few or too many numbers."""

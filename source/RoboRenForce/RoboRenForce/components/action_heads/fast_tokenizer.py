@@ -26,13 +26,17 @@ FIRST_CHARACTER = 0x4E00
 class FASTTokenizer(nn.Module):
     """Tokens 0 to `num_levels` - 1 are single coefficients, those behind are merges, learned by `fit`.
 
-    All of its state is one table of merges, so it is saved and loaded like weights.
+    All of its state is tables, so it is saved and loaded like weights.
     """
 
+    transform: Tensor
+    """float64 `(H, H)`: the discrete cosine transform."""
     merges: Tensor
     """int32 `(vocabulary - num_levels, 2)`: the two tokens of each merge; -1 behind the last one."""
-    fitted: Tensor
-    """bool, 0-dim."""
+    symbols: Tensor
+    """int16 `(vocabulary + 1, H * A)`: the coefficients that each token stands for; the last row is the end."""
+    lengths: Tensor
+    """int64 `(vocabulary + 1,)`: how many these are."""
 
     def __init__(
         self, chunk_size: int, action_dim: int, *, scale: float, vocabulary: int, num_levels: int, max_tokens: int
@@ -46,14 +50,10 @@ class FASTTokenizer(nn.Module):
         transform = torch.from_numpy(fft.dct(np.eye(chunk_size), axis=0, norm="ortho"))
         self.register_buffer("transform", transform, persistent=False)
         self.register_buffer("merges", torch.full((vocabulary - num_levels, 2), -1, dtype=torch.int32))
-        self.register_buffer("fitted", torch.tensor(False))
-        # What each token stands for, derived from the merges; the last row is the end of a sequence.
         size = chunk_size * action_dim
-        self.register_buffer("symbols", torch.zeros(vocabulary + 1, size, dtype=torch.int32), persistent=False)
-        self.register_buffer("lengths", torch.zeros(vocabulary + 1, dtype=torch.int64), persistent=False)
-        self._bpe: Any = None  # built from the merges when something is to be encoded
-        self._derive_tables()
-        self.register_load_state_dict_post_hook(lambda module, _: module._derive_tables())
+        self.register_buffer("symbols", torch.zeros(vocabulary + 1, size, dtype=torch.int16))
+        self.register_buffer("lengths", torch.zeros(vocabulary + 1, dtype=torch.int64))
+        self._bpe: tuple[int, Any] | None = None  # built from the merges, of which version, by the first `encode`
 
     def symbols_of(self, actions: Tensor) -> Tensor:
         """Return rounded coefficients as symbols from 0 on, int64 `(B, H * A)`; those beyond the levels are clipped."""
@@ -141,19 +141,13 @@ class FASTTokenizer(nn.Module):
             table[row, 0], table[row, 1] = ids[left], ids[right]
             ids.setdefault(left + right, len(ids))
         self.merges.copy_(table)
-        self.fitted.fill_(True)
-        self._derive_tables()
-
-    def _derive_tables(self) -> None:
-        """Fill the tables of decoding from the merges."""
-        tokens, _ = self._vocabulary()
-        symbols, lengths = torch.zeros(self.symbols.shape, dtype=torch.int32), torch.zeros(self.lengths.shape).long()
-        for token, text in enumerate(tokens):
+        symbols = torch.zeros(self.symbols.shape, dtype=torch.int16)
+        lengths = torch.zeros(self.lengths.shape, dtype=torch.int64)
+        for text, token in ids.items():
             lengths[token] = len(text)
             symbols[token, : len(text)] = torch.tensor([ord(character) - FIRST_CHARACTER for character in text])
         self.symbols.copy_(symbols)
         self.lengths.copy_(lengths)
-        self._bpe = None
 
     def _vocabulary(self) -> tuple[list[str], list[tuple[str, str]]]:
         """Return the text of each token, and the merges as texts."""
@@ -170,8 +164,9 @@ class FASTTokenizer(nn.Module):
         return tokens, merges
 
     def _encode_texts(self, texts: list[str]) -> list[list[int]]:
-        if self._bpe is None:
-            if not self.fitted:
+        version = self.merges._version  # whatever loaded or moved the table, it was written to
+        if self._bpe is None or self._bpe[0] != version:
+            if not self.lengths.any():
                 raise UserError(
                     "The FAST head has no vocabulary yet: call `head.fit(chunks)` with normalized chunks (N, H, A) of "
                     "the training data, or load a checkpoint."
@@ -179,8 +174,9 @@ class FASTTokenizer(nn.Module):
             tokenizers = require_package("tokenizers", extra="vla", purpose="FAST tokens")
             tokens, merges = self._vocabulary()
             vocabulary = {text: number for number, text in enumerate(tokens)}
-            self._bpe = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
-        return [self._bpe.encode(text).ids for text in texts]
+            self._bpe = version, tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocabulary, merges=merges))
+        bpe = self._bpe[1]
+        return [bpe.encode(text).ids for text in texts]
 
 
 def _texts(symbols: Tensor) -> list[str]:

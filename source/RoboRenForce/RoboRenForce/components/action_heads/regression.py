@@ -25,6 +25,8 @@ from .masking import masked_loss, valid_actions
 class RegressionHead(ActionHead):
     """A network from the features to the mean of a normal distribution whose std does not depend on the observation."""
 
+    cfg: RegressionHeadCfg
+
     def __init__(self, cfg: RegressionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
         self.cfg, self.action_dim = cfg, action_dim
@@ -43,14 +45,10 @@ class RegressionHead(ActionHead):
         self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
     ) -> LossSum:
         actions, mean = valid_actions(actions, mask), self.mean(prefix)
-        match self.cfg.loss:
-            case "l1":
-                error = (mean - actions).abs()
-            case "l2":
-                error = (mean - actions).square()
-            case "nll":
-                error = -normal_log_prob(actions, mean, self.log_std)
-        return masked_loss(error, mask)
+        if self.cfg.loss == "nll":
+            return masked_loss(-normal_log_prob(actions, mean, self.log_std), mask)
+        error = (mean - actions).abs()
+        return masked_loss(error if self.cfg.loss == "l1" else error.square(), mask)
 
     @override
     def act(
