@@ -1,0 +1,145 @@
+"""mjlab's configuration of the task: the Yam arm and coloured cubes, cameras, and the terms of `terms` and `command`.
+
+Built from mjlab's own lift-cube task, whose action, friction randomization, penalties and contact sensor stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from mjlab.asset_zoo.robots import get_yam_robot_cfg
+from mjlab.entity import EntityCfg
+from mjlab.envs import mdp
+from mjlab.managers.observation_manager import ObservationGroupCfg, ObservationTermCfg
+from mjlab.managers.reward_manager import RewardTermCfg
+from mjlab.managers.scene_entity_config import SceneEntityCfg
+from mjlab.managers.termination_manager import TerminationTermCfg
+from mjlab.sensor import CameraSensorCfg
+from mjlab.tasks.manipulation.config.yam.env_cfgs import get_cube_spec, yam_lift_cube_env_cfg
+from mjlab.utils.lab_api.math import quat_from_matrix
+from mjlab.utils.noise import UniformNoiseCfg
+from mjlab.utils.spec_config import MaterialCfg, TextureCfg
+
+from . import terms
+from .command import TargetCubeCfg
+
+if TYPE_CHECKING:
+    from .env import LiftColorEnvCfg
+
+RGB = {
+    "red": (0.85, 0.10, 0.10),
+    "green": (0.10, 0.65, 0.15),
+    "blue": (0.10, 0.25, 0.90),
+    "yellow": (0.95, 0.80, 0.10),
+    "purple": (0.55, 0.15, 0.70),
+}
+"""Colours of cubes, told apart in images and in words."""
+
+CUBE_SIZE = 0.02
+"""Half an edge in m."""
+
+OPEN_FINGER = 0.035
+"""Where fingers begin, in m from the middle of the gripper: open, so that a cube fits between them."""
+
+DECIMATION = 10
+"""Simulator steps of 5 ms per action: 20 actions a second."""
+
+FRONT_POSITION, FRONT_TARGET = (0.80, 0.0, 0.50), (0.25, 0.0, 0.06)
+"""Where the front camera is, and what it looks at, in m."""
+
+
+def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
+    """mjlab's `ManagerBasedRlEnvCfg` for our options."""
+    env_cfg = yam_lift_cube_env_cfg()
+    _set_scene(env_cfg, cfg)
+    site = SceneEntityCfg("robot", site_names=("grasp_site",))
+    env_cfg.commands = {
+        terms.COMMAND: TargetCubeCfg(
+            entity_names=tuple(cfg.colors),
+            num_templates=len(cfg.templates),
+            cube_size=CUBE_SIZE,
+            goal_height=cfg.goal_height,
+            hold_steps=cfg.hold_steps,
+        )
+    }
+    env_cfg.observations = _observations(cfg, site)
+    penalties = {name: env_cfg.rewards[name] for name in ("action_rate_l2", "joint_pos_limits", "joint_vel_hinge")}
+    env_cfg.rewards = {
+        "reach": RewardTermCfg(func=terms.reach, weight=1.0, params={"std": 0.1, "site": site}),
+        "lift": RewardTermCfg(func=terms.lift, weight=8.0, params={"near": 0.06, "site": site}),
+        "at_goal": RewardTermCfg(func=terms.at_goal, weight=8.0, params={}),
+        **penalties,
+    }
+    env_cfg.terminations["wrong_cube"] = TerminationTermCfg(func=terms.wrong_cube_lifted)
+    if cfg.end_on_success:
+        env_cfg.terminations["success"] = TerminationTermCfg(func=terms.target_lifted)
+    env_cfg.curriculum = {}  # the penalties stay small: the run is short
+    env_cfg.decimation = DECIMATION
+    env_cfg.episode_length_s = cfg.episode_length_s
+    return env_cfg
+
+
+def _set_scene(env_cfg: Any, cfg: LiftColorEnvCfg) -> None:
+    robot = get_yam_robot_cfg()
+    fingers = {"left_finger": OPEN_FINGER, "right_finger": -OPEN_FINGER}
+    robot.init_state = replace(robot.init_state, joint_pos={**robot.init_state.joint_pos, **fingers})
+    cubes = {color: EntityCfg(spec_fn=lambda color=color: get_cube_spec(CUBE_SIZE, rgba=(*RGB[color], 1.0))) for color in cfg.colors}
+    env_cfg.scene.entities = {"robot": robot, **cubes}
+    env_cfg.scene.env_spacing = 0.0  # every row at the origin, so that equal starts are equal to the last bit
+    env_cfg.scene.terrain.textures = (
+        TextureCfg(name="table", type="2d", builtin="flat", rgb1=(0.80, 0.76, 0.70), rgb2=(0.80, 0.76, 0.70), width=8, height=8),
+    )
+    env_cfg.scene.terrain.materials = (MaterialCfg(name="table", texture="table", reflectance=0.0, geom_names_expr=("terrain$",)),)
+    env_cfg.scene.sensors += tuple(_camera(name, cfg.image_size) for name in cfg.cameras)
+    env_cfg.sim.nconmax = env_cfg.sim.nconmax + 120 * (len(cfg.colors) - 1)
+
+
+def _camera(name: str, size: int) -> CameraSensorCfg:
+    shared = {"height": size, "width": size, "data_types": ("rgb",), "enabled_geom_groups": (0, 2), "use_shadows": False}
+    if name == "wrist":
+        return CameraSensorCfg(name=name, camera_name="robot/camera_d405", **shared)
+    return CameraSensorCfg(name=name, pos=FRONT_POSITION, quat=look_at(FRONT_POSITION, FRONT_TARGET), fovy=50.0, **shared)
+
+
+def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> tuple[float, float, float, float]:
+    """Orientation (w, x, y, z) of a camera that looks from `position` to `target`, with z up in the image.
+
+    A camera of MuJoCo looks along its negative z axis, with y up.
+    """
+    back = torch.nn.functional.normalize(torch.tensor(position) - torch.tensor(target), dim=0)
+    right = torch.nn.functional.normalize(torch.linalg.cross(torch.tensor([0.0, 0.0, 1.0]), back), dim=0)
+    matrix = torch.stack([right, torch.linalg.cross(back, right), back], dim=1)
+    w, x, y, z = quat_from_matrix(matrix.unsqueeze(0))[0].tolist()
+    return w, x, y, z
+
+
+def _observations(cfg: LiftColorEnvCfg, site: SceneEntityCfg) -> dict[str, ObservationGroupCfg]:
+    """`actor` and `critic` know where the cubes are; `robot` is what the robot knows of itself; one group per camera."""
+
+    def noise(size: float) -> UniformNoiseCfg:
+        return UniformNoiseCfg(n_min=-size, n_max=size)
+
+    state = {
+        "joint_pos": ObservationTermCfg(func=mdp.joint_pos_rel, noise=noise(0.01)),
+        "joint_vel": ObservationTermCfg(func=mdp.joint_vel_rel, noise=noise(0.5)),
+        "grasp_pose": ObservationTermCfg(func=terms.grasp_pose, params={"site": site}),
+        "grasp_to_cubes": ObservationTermCfg(func=terms.grasp_to_cubes, params={"site": site}, noise=noise(0.005)),
+        "target_pose": ObservationTermCfg(func=terms.target_pose),
+        "target": ObservationTermCfg(func=mdp.generated_commands, params={"command_name": terms.COMMAND}),
+        "actions": ObservationTermCfg(func=mdp.last_action),
+    }
+    robot = {
+        "joint_pos": ObservationTermCfg(func=mdp.joint_pos_rel),
+        "joint_vel": ObservationTermCfg(func=mdp.joint_vel_rel),
+    }
+    groups = {
+        "actor": ObservationGroupCfg(state, enable_corruption=cfg.noise),
+        "critic": ObservationGroupCfg(dict(state), enable_corruption=False),
+        "robot": ObservationGroupCfg(robot, enable_corruption=False),
+    }
+    for name in cfg.cameras:
+        term = ObservationTermCfg(func=terms.camera_image, params={"sensor_name": name})
+        groups[name] = ObservationGroupCfg({name: term}, enable_corruption=False)
+    return groups
