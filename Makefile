@@ -5,7 +5,7 @@ TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
 JOBS ?= 2
 PY := .venv/bin/python
 # Import rules are checked for all packages, also for those whose simulator is not installed.
-SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab:source/tasks/RRF_d4rl
+SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab:source/tasks/RRF_d4rl:source/tasks/RRF_tabletop
 # MuJoCo chooses its renderer when it is imported; without a display only an off-screen one works.
 export MUJOCO_GL ?= egl
 
@@ -27,15 +27,15 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 	  '.venv/bin/rrf doctor                                                   what this machine can do'
 
 test: ## set up and run every test that needs no GPU, learning suite included
-	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl
+	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl RRF_tabletop
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not long"
 
 test-long: ## the tests that `make test` has no time for
-	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl
+	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl RRF_tabletop
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "long and not gpu"
 
 test-fast: ## the tests that take seconds each
-	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym
+	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_tabletop
 	$(PY) -m pytest -q -n $(JOBS) --dist loadfile -m "not gpu and not slow and not learning and not long"
 
 lint: ## style, spelling, layers

@@ -330,7 +330,7 @@ def test_processes_read_disjoint_parts_and_validation_reads_everything(root: Pat
     halves = [order_of([*build_loader(dataset, rank=rank, world_size=2, **validation)]) for rank in range(2)]
     assert sorted(halves[0] + halves[1]) == list(range(19))
     with pytest.raises(UserError, match="There are 19 samples, and a batch takes 10 x 2"):
-        build_loader(dataset, batch_size=10, world_size=2)
+        [*build_loader(dataset, batch_size=10, world_size=2)]
 
 
 def test_a_mixture_is_drawn_by_its_weights(root: Path, other: Path) -> None:
@@ -353,12 +353,12 @@ def test_a_worker_that_is_killed_is_one_sentence(tmp_path: Path) -> None:
     loader = build_loader(open_dataset(root), num_workers=1, batch_size=1, prefetch_factor=1)
     with pytest.raises(ProcessesLostError, match=r"A data worker died \(.*lower num_workers") as found:
         for _ in loader:
-            os.kill(loader._loader._iterator._workers[0].pid, signal.SIGKILL)
+            os.kill(loader._loaders[False]._iterator._workers[0].pid, signal.SIGKILL)
     assert "\n" not in str(found.value)
 
 
 def test_the_share_of_waiting_is_measured(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from RoboRenForce.data import lerobot_loader as module
+    from RoboRenForce.data import loader as module
 
     # asked, given, asked (the first batch is left out), given, back, asked, given, back, ...
     clock = iter([0, 9, 100, 101, 104, 200, 201, 204, 300, 301, 304, 400])

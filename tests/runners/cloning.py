@@ -10,7 +10,7 @@ import torch
 from RoboRenForce import runners
 from RoboRenForce.algorithms import DatasetLearner, DatasetLearnerCfg, Policy
 from RoboRenForce.configclass import Cfg, configclass
-from RoboRenForce.data.loader import LoaderCfg
+from RoboRenForce.data.loader import DataLoaderCfg
 from RoboRenForce.data.samples import Samples, SamplesCfg
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from torch import Tensor, nn
@@ -116,6 +116,7 @@ def clone_cfg(path: Path, *, batch_size: int = 4, num_workers: int = 0, **change
         "report": False,
         "policy": NothingCfg(),
         "algorithm": CloneCfg(),
-        "dataset": LoaderCfg(samples=StepsCfg(path=str(path)), batch_size=batch_size, num_workers=num_workers),
+        "dataset": StepsCfg(path=str(path)),
+        "loader": DataLoaderCfg(batch_size=batch_size, num_workers=num_workers),
     }
     return runners.DatasetRunnerCfg(**(options | changes))

@@ -13,7 +13,6 @@ import torch
 from cloning import CloneCfg, StepsCfg, clone_cfg, write_data
 from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms import PPOCfg
-from RoboRenForce.data.loader import LoaderCfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.errors import ConfigError, SpecMismatch, UserError
@@ -32,8 +31,8 @@ def test_a_policy_is_cloned_from_a_file_where_no_environment_is_installed(tmp_pa
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     found = json.loads(line.removeprefix("RESULT "))
     assert found["same"] and found["seen"] and found["imported"] == []
-    position = {"loader": {"position": 120, "seed": 42, "size": 23}}
-    assert found["shared"] == [position, position]
+    position = {"seed": 42, "epoch": 5, "offset": 5, "shuffle": True, "lengths": [23], "counts": [23]}
+    assert found["shared"] == [{"loader": position}] * 2  # 120 samples
     assert found["spec"]["obs_groups"] == {"policy": [3]}
     errors = found["metrics"]["Loss/error"]
     assert errors[-1] < 0.5 * errors[0]
@@ -64,7 +63,7 @@ def test_two_processes_and_then_one_see_every_sample_of_the_epoch_once(tmp_path:
     assert weights == same
     assert [len(batch) for batch in first + second] == [3, 3, 3, 3]
     saved = load_checkpoint(tmp_path / "run" / "model_1.pt")
-    assert saved["shared"]["loader"]["position"] == 12 and len(saved["local"]) == 2
+    assert saved["shared"]["loader"]["offset"] == 12 and len(saved["local"]) == 2
     alone = clone_cfg(tmp_path / "data.npz", batch_size=4, updates_per_iteration=3, max_iterations=2).build()
     alone.load(tmp_path / "run" / "model_1.pt")
     alone.learn()
@@ -83,7 +82,7 @@ def test_it_is_evaluated_in_an_environment_of_the_kind_of_the_data(tmp_path: Pat
         cfg.build(eval_env=env)
     played = ScriptedEnvCfg(num_envs=2, script=[["time_out@3"]]).build()
     write_data(tmp_path / "silent.npz", 8, obs=played.spec.obs_dim(["policy"]))
-    cfg.dataset = LoaderCfg(samples=StepsCfg(path=str(tmp_path / "silent.npz")), batch_size=4)
+    cfg.dataset = StepsCfg(path=str(tmp_path / "silent.npz"))
     object.__setattr__(played, "spec", type(played.spec)(**{**vars(played.spec), "obs_groups": {"policy": (3,)}}))
     cfg.build(eval_env=played, log_dir=tmp_path / "run").learn()
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")["Eval/mean_reward"][0] == [1, 2]
@@ -96,7 +95,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
     write_data(tmp_path / "data.npz", 8)
     with pytest.raises(ConfigError, match="algorithm"):
         clone_cfg(tmp_path / "data.npz", algorithm=PPOCfg()).build()
-    silent = LoaderCfg(samples=StepsCfg(path=str(tmp_path / "data.npz"), says_spec=False))
+    silent = StepsCfg(path=str(tmp_path / "data.npz"), says_spec=False)
     with pytest.raises(ConfigError, match=r"asks for the obs_dim of an environment, and this run has none"):
         clone_cfg(tmp_path / "data.npz", dataset=silent).build()
     runner = clone_cfg(tmp_path / "data.npz").build(log_dir=tmp_path / "run")
@@ -104,7 +103,7 @@ def test_what_does_not_fit_is_one_sentence(tmp_path: Path) -> None:
         runner.algorithm.act(None)
     runner.learn(1)
     write_data(tmp_path / "data.npz", 9)
-    with pytest.raises(UserError, match="learned from 8 samples, and there are 9 now; resume with the same data"):
+    with pytest.raises(UserError, match=r"has lengths=\[8\], and this run has \[9\]: resume with the same datasets"):
         clone_cfg(tmp_path / "data.npz").build().load(tmp_path / "run" / "model_1.pt")
 
 

@@ -17,7 +17,6 @@ import torch
 from tensordict import TensorDict
 from torch import nn
 
-from ..buffer.dataset import TransitionDataset
 from ..buffer.transition import ActOut, Collector, Transition, TransitionSchema
 from ..configclass import Cfg, ConfigError, configclass
 from ..envs.spec import EnvSpec
@@ -41,8 +40,10 @@ class RunContext:
     obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Explicit observation set -> groups; sets that are missing are resolved from the spec."""
     distributed: DistributedContext = field(default_factory=DistributedContext)
-    data: TransitionDataset | None = None
-    """Recorded transitions to learn from, of an offline run."""
+    data: Any = None
+    """What is learned from: the `TransitionDataset` of an offline run, or what a `DatasetRunner` reads batches of."""
+    eval_spec: EnvSpec | None = None
+    """Environment that the policy is evaluated and played in, where nothing is learned by stepping one."""
 
 
 class Policy(nn.Module, ABC):
@@ -78,6 +79,8 @@ class Algorithm(ABC):
     """Acts; a copy of it may do so in another process."""
     schema: TransitionSchema
     """What it keeps of transitions."""
+    is_sharded: bool = False
+    """Whether every process holds a part of its state: all of them write and read checkpoints, which are directories."""
 
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""

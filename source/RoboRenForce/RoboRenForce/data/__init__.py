@@ -7,15 +7,17 @@ from ..envs.instructions import instruction_id
 from .dataset import Batch, LeRobotDataset, LeRobotDatasetCfg
 from .errors import DatasetFileError
 from .features import Feature
-from .lerobot_loader import DataLoader, DataLoaderCfg, to_device
+from .loader import DataLoader, DataLoaderCfg, to_device
 from .metadata import DatasetMetadata, read_metadata
 from .mixture import MixtureDataset, MixtureDatasetCfg, MixturePartCfg
 from .sampler import MixtureSampler
+from .samples import BatchSource, Samples, SamplesCfg
 from .statistics import FeatureStatistics
 from .writer import LeRobotWriter
 
 __all__ = [
     "Batch",
+    "BatchSource",
     "DataLoader",
     "DataLoaderCfg",
     "DatasetFileError",
@@ -29,6 +31,8 @@ __all__ = [
     "MixtureDatasetCfg",
     "MixturePartCfg",
     "MixtureSampler",
+    "Samples",
+    "SamplesCfg",
     "instruction_id",
     "read_metadata",
     "to_device",

@@ -56,6 +56,9 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         check: raise where numbers contradict the metadata or are NaN.
     """
 
+    spec = None
+    """It says nothing about an environment, see `Samples.spec`."""
+
     def __init__(self, cfg: LeRobotDatasetCfg, *, check: bool = True) -> None:
         self.cfg = cfg
         self.metadata: DatasetMetadata = read_metadata(cfg.data_root)

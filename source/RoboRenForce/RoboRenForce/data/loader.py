@@ -1,123 +1,209 @@
-"""Batches of recorded samples; where it is in the data is a part of its state, exact in the middle of an epoch too."""
+"""Batches from worker processes, in an order that goes on exactly where a checkpoint left it."""
 
 from __future__ import annotations
 
+import math
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from ..configclass import MISSING, Cfg, Range, configclass
-from ..envs.spec import EnvSpec
-from ..utils.distributed import DistributedContext
-from ..utils.errors import ConfigError, UserError
-from .order import SampleOrder
-from .samples import Samples, SamplesCfg
+from ..configclass import Cfg, Range, configclass
+from ..utils.errors import ProcessesLostError, UserError
+from .sampler import Draw, MixtureSampler
+from .samples import BatchSource, Samples
+
+Batch = dict[str, Any]
 
 
-class Loader:
-    """An endless iterator over batches on the device.
+class DataLoader:
+    """Yields the batches of an epoch per iteration, or all of them without end (`endless`); images are uint8.
 
-    Workers read ahead; what counts for the state is what was handed out.
+    `state_dict` counts the batches that were handed out, not those that workers have prepared. After `load_state_dict`
+    the next iteration goes on with the batch that would have come next, on any number of processes.
+
+    Args:
+        cfg: batches and workers.
+        source: what is read, whole batches or `Samples`.
+        rank: of this process.
+        world_size: processes; each reads its own part of the global batch.
+        seed: of the order where the configuration has none.
+        device: where batches go; None: they stay on the CPU.
     """
 
-    def __init__(self, cfg: LoaderCfg) -> None:
-        self.cfg = cfg
-        self.samples: Samples = cfg.samples.build()
-        if not len(self.samples):
-            raise ConfigError(f"{type(self.samples).__name__} has no samples to learn from: check where it reads.")
-        self.position = 0
-        """Samples that were handed out to all processes since the run began."""
-        self._batches: Iterator[Any] | None = None
-
-    @property
-    def spec(self) -> EnvSpec | None:
-        """What the data says about its environment."""
-        return self.samples.spec
+    def __init__(
+        self,
+        cfg: DataLoaderCfg,
+        source: BatchSource | Samples,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        seed: int = 0,
+        device: torch.device | None = None,
+    ) -> None:
+        self.cfg, self.source, self._device = cfg, source, device
+        self.sampler = MixtureSampler(
+            source.lengths,
+            weights=source.weights if cfg.shuffle else None,
+            epoch_size=cfg.epoch_size,
+            batch_size=cfg.batch_size,
+            shuffle=cfg.shuffle,
+            drop_last=cfg.drop_last,
+            seed=seed if cfg.seed is None else cfg.seed,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.wait_s = 0.0
+        """Seconds that the consumer waited for batches, the first of every iteration left out (workers start)."""
+        self.busy_s = 0.0
+        """Seconds that the consumer took for the same batches."""
+        self._loaders: dict[bool, Any] = {}
 
     @property
     def epoch(self) -> float:
         """Epochs since the run began, with the part of the running one."""
-        return self.position / len(self.samples)
+        return self.sampler.epoch + self.sampler.offset / self.sampler.epoch_size
 
-    def start(self, seed: int, distributed: DistributedContext, device: torch.device) -> None:
-        """Say who takes part and where batches go; before the first batch.
+    def __len__(self) -> int:
+        """Batches of a whole epoch."""
+        return len(self.sampler)
 
-        Args:
-            seed: Of the order and of what is random in samples.
-            distributed: The processes that share the samples.
-            device: Where batches are used.
+    def __iter__(self) -> Iterator[Batch]:
+        """Yield what is left of the epoch, and begin the next one at its end.
+
+        Raises:
+            DatasetFileError: names file, episode and frame, as the worker said it.
+            ProcessesLostError: a worker died.
         """
-        self._seed, self._distributed, self._device = seed, distributed, device
+        sampler = self.sampler
+        if not sampler.has_batches:
+            raise UserError(
+                f"There are {sampler.epoch_size:,} samples, and a batch takes {self.cfg.batch_size} x "
+                f"{sampler.world_size}: lower batch_size, or set drop_last=false."
+            )
+        if sampler.is_done:
+            sampler.next_epoch()
+        yield from self._hand_out(endless=False)
+        sampler.next_epoch()
 
-    def __next__(self) -> Any:
-        if self._batches is None:
-            self._batches = iter(self._read_ahead())
-        batch = next(self._batches)
-        if isinstance(batch, UserError):
-            raise batch
-        self.position += self.cfg.batch_size * self._distributed.world_size
-        return _moved(batch, self._device)
+    def endless(self) -> Iterator[Batch]:
+        """Yield full batches from the position on, over the ends of epochs, so that workers never pause.
 
-    def _read_ahead(self) -> DataLoader[Any]:
-        """Read from the position on, in worker processes if there are any."""
+        Raises:
+            DatasetFileError, ProcessesLostError: see `__iter__`.
+        """
+        return self._hand_out(endless=True)
+
+    def close(self) -> None:
+        """End the workers."""
+        self._loaders.clear()
+
+    def _hand_out(self, *, endless: bool) -> Iterator[Batch]:
+        if endless not in self._loaders:
+            self._loaders[endless] = self._read_ahead(endless)
+        batches, is_first = iter(self._loaders[endless]), True
+        while True:
+            asked = time.perf_counter()
+            batch = self._next(batches)
+            if batch is None:
+                return
+            given = time.perf_counter()
+            # Counted before it is handed out: who saves a checkpoint after this batch has learned from it.
+            self.sampler.advance(over_end=endless)
+            yield batch if self._device is None else to_device(batch, self._device)
+            if not is_first:
+                self.wait_s += given - asked
+                self.busy_s += time.perf_counter() - given
+            is_first = False
+
+    def _read_ahead(self, endless: bool) -> torch.utils.data.DataLoader[Any]:
         cfg = self.cfg
-        order = SampleOrder(
-            len(self.samples), cfg.batch_size, seed=self._seed, shuffle=cfg.shuffle, distributed=self._distributed
-        )
-        return DataLoader(
-            _Batches(self.samples, self._seed),
-            batch_sampler=order.batches(self.position),  # pyright: ignore[reportArgumentType] - it may be endless
-            collate_fn=_as_it_is,
+        to_gpu = torch.cuda.is_available() if self._device is None else self._device.type == "cuda"
+        return torch.utils.data.DataLoader(
+            _Reader(self.source, self.sampler.seed),
+            batch_sampler=_Order(self.sampler, endless),  # pyright: ignore[reportArgumentType] - draws instead of lists
             num_workers=cfg.num_workers,
-            pin_memory=self._device.type == "cuda",
+            collate_fn=_as_it_is,
+            pin_memory=cfg.pin_memory and to_gpu,
+            persistent_workers=cfg.num_workers > 0,
+            prefetch_factor=cfg.prefetch_factor if cfg.num_workers else None,
             worker_init_fn=_ignore_terminal_signals,
             generator=torch.Generator(),  # it would draw a seed for its workers from the generator of training
         )
 
+    def _next(self, batches: Iterator[Batch | UserError]) -> Batch | None:
+        try:
+            batch = next(batches, None)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ProcessesLostError(
+                f"A data worker died ({str(error).splitlines()[0]}), most often because memory ran out: lower "
+                "num_workers, prefetch_factor or the dataset's cache_mb."
+            ) from error
+        if isinstance(batch, UserError):
+            raise batch
+        return batch
+
+    @property
+    def data_wait_share(self) -> float:
+        """Part of the time that the consumer waited for data, in [0, 1]."""
+        return self.wait_s / max(self.wait_s + self.busy_s, 1e-9)
+
+    def advised_workers(self) -> int:
+        """How many workers would keep the consumer busy, from what was measured so far."""
+        share, workers = min(self.data_wait_share, 0.99), self.cfg.num_workers
+        # Without workers, reading and learning alternate; n workers read a batch in the time of 1 / (n (1 - share)).
+        return math.ceil(workers / (1 - share)) if workers else math.ceil(share / (1 - share))
+
     def state_dict(self) -> dict[str, Any]:
-        """Position and seed, alike in all processes, and the size of the data."""
-        return {"position": self.position, "seed": self._seed, "size": len(self.samples)}
+        """Return the position as plain data."""
+        return self.sampler.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where the state was taken, with any number of processes and workers.
+        """Go to a stored position; an iteration that is under way keeps its own.
 
         Raises:
-            ValueError: the data has another number of samples.
+            CheckpointError: it is of other data.
         """
-        if state["size"] != len(self.samples):
-            raise ValueError(
-                f"the checkpoint learned from {state['size']:,} samples, and there are {len(self.samples):,} now; "
-                "resume with the same data"
-            )
-        self.position, self._seed = state["position"], state["seed"]
-        self._batches = None
-
-    def close(self) -> None:
-        """End the workers."""
-        self._batches = None
+        self.sampler.load_state_dict(dict(state))
 
 
-class _Batches(Dataset[Any]):
-    """Reads whole batches, so that a mistake in the data arrives as its own sentence, from workers too."""
+class _Order:
+    """The batches of the sampler from where it is when an iteration begins."""
 
-    def __init__(self, samples: Samples, seed: int) -> None:
-        self.samples, self.seed = samples, seed
+    def __init__(self, sampler: MixtureSampler, endless: bool) -> None:
+        self.sampler, self.endless = sampler, endless
 
-    def __getitems__(self, drawn: Sequence[tuple[int, int]]) -> Any:
+    def __iter__(self) -> Iterator[Draw]:
+        return self.sampler.endless() if self.endless else self.sampler.rest_of_epoch()
+
+
+class _Reader(torch.utils.data.Dataset[Any]):
+    """Reads whole batches; errors for the user are values, because raised in a worker they are wrapped in a traceback.
+
+    What reads sample by sample gets a generator for each, which depends on its place in the order alone.
+    """
+
+    def __init__(self, source: BatchSource | Samples, seed: int) -> None:
+        self.source, self.seed = source, seed & (2**64 - 1)
+
+    def __getitems__(self, draw: Draw) -> Batch | UserError:
+        source = self.source
         try:
-            return self.samples.collate(
-                [self.samples.sample(index, self._generator(epoch, index)) for epoch, index in drawn]
-            )
+            if not isinstance(source, Samples):
+                return source.get_batch(draw.indices)
+            places = zip(draw.indices.tolist(), draw.positions.tolist(), strict=True)
+            return source.collate([source.sample(index, self._generator(position)) for index, position in places])
         except UserError as error:
             return error
 
-    def _generator(self, epoch: int, index: int) -> torch.Generator:
-        (seed,) = np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)
+    def _generator(self, position: int) -> torch.Generator:
+        (seed,) = np.random.SeedSequence([self.seed, position]).generate_state(1, np.uint64)
         return torch.Generator().manual_seed(int(seed) >> 1)
 
 
@@ -133,25 +219,32 @@ def _ignore_terminal_signals(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # by which the parent ends them
 
 
-def _moved(batch: Any, device: torch.device) -> Any:
+def to_device(batch: Any, device: torch.device | str) -> Any:
+    """Copy the tensors of a batch to a device, without waiting where they are pinned; texts stay."""
     if isinstance(batch, Tensor):
         return batch.to(device, non_blocking=True)
     if isinstance(batch, Mapping):
-        return {name: _moved(value, device) for name, value in batch.items()}
+        return {key: to_device(value, device) for key, value in batch.items()}
     return batch
 
 
 @configclass
-class LoaderCfg(Cfg):
-    """Configuration of `Loader`."""
+class DataLoaderCfg(Cfg):
+    """Batches and the processes that prepare them."""
 
-    class_type: type = Loader
-
-    samples: SamplesCfg = MISSING
-    """What is read."""
+    class_type: type = DataLoader
     batch_size: Annotated[int, Range(ge=1)] = 64
-    """Samples of one process in an update."""
+    """Samples of a batch of each process."""
+    epoch_size: Annotated[int, Range(ge=1)] | None = None
+    """Samples of an epoch over all processes; None: every sample of every dataset."""
     shuffle: bool = True
-    """Another order in every epoch; False: that of recording."""
-    num_workers: Annotated[int, Range(ge=0)] = 0
-    """Processes that read ahead; what is learned from does not depend on it."""
+    drop_last: bool = True
+    """Leave out the last incomplete batch of an epoch; for validation set it to False."""
+    seed: int | None = None
+    """Of the order; None: that of the run."""
+    num_workers: Annotated[int, Range(ge=0)] = 2
+    """Processes that read and decode; 0: this one does. What is learned from does not depend on it."""
+    prefetch_factor: Annotated[int, Range(ge=1)] = 4
+    """Batches that every worker prepares in advance."""
+    pin_memory: bool = True
+    """Page-locked batches, which reach a GPU without waiting; without one it does nothing."""

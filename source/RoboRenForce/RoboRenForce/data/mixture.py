@@ -25,6 +25,9 @@ from .features import STANDARD
 class MixtureDataset(torch.utils.data.Dataset[Batch]):
     """Frames of several datasets, counted one dataset after another."""
 
+    spec = None
+    """It says nothing about an environment, see `Samples.spec`."""
+
     def __init__(self, cfg: MixtureDatasetCfg) -> None:
         if not cfg.parts:
             raise UserError("A mixture needs at least one dataset: give 'parts'.")

@@ -1,9 +1,20 @@
-"""The order of samples: a pure function of (seed, epoch, offset), the same on any number of processes."""
+"""The order of samples: a pure function of (seed, epoch, offset), the same on any number of processes.
+
+All epochs together are one endless sequence. Every step of all processes takes the next `world_size * batch_size` of
+it, process `r` the `r`-th part:
+
+    sequence    4 1 3 0 2 | 2 4 0 1 3 | ...       5 samples, two processes, batches of 2
+    step        0 0 0 0 1   1 1 1 2 2
+    process     0 0 1 1 0   0 1 1 0 0
+
+Training goes on over the ends of epochs like this (`endless`), so that all batches are full. Validation and loops that
+are written by hand take one epoch at a time (iteration), whose last batch is smaller or left out.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,6 +22,15 @@ from ..utils.errors import CheckpointError, UserError
 from .permutation import permute
 
 _LARGEST_EPOCH = 2**48
+
+
+class Draw(NamedTuple):
+    """A batch of one process."""
+
+    indices: np.ndarray
+    """int64 `(B,)`, counted over all datasets."""
+    positions: np.ndarray
+    """int64 `(B,)`: places in the endless sequence, which no other sample of a run has."""
 
 
 class MixtureSampler:
@@ -63,6 +83,8 @@ class MixtureSampler:
         self.starts = np.cumsum(self.lengths) - self.lengths
         self.batch_size, self.drop_last, self.shuffle = batch_size, drop_last, shuffle
         self.seed, self.rank, self.world_size = seed, rank, world_size
+        self.step_size = batch_size * world_size
+        """Samples of a global batch."""
         size = int(epoch_size or self.lengths.sum())
         if size > _LARGEST_EPOCH:
             raise UserError(f"An epoch of {size:,} samples can't be drawn; choose a smaller epoch_size.")
@@ -79,36 +101,56 @@ class MixtureSampler:
         return int(self.counts.sum())
 
     @property
+    def position(self) -> int:
+        """Place in the endless sequence."""
+        return self.epoch * self.epoch_size + self.offset
+
+    @property
     def has_batches(self) -> bool:
         """Whether an epoch has a batch at all."""
-        return not self.drop_last or self.epoch_size >= self.batch_size * self.world_size
+        return not self.drop_last or self.epoch_size >= self.step_size
 
     @property
     def is_done(self) -> bool:
         """Whether nothing of the epoch is left."""
         left = self.epoch_size - self.offset
-        return left < self.batch_size * self.world_size if self.drop_last else left <= 0
+        return left < self.step_size if self.drop_last else left <= 0
 
     def __len__(self) -> int:
         """Batches of this process in a whole epoch."""
-        whole, rest = divmod(self.epoch_size, self.batch_size * self.world_size)
+        whole, rest = divmod(self.epoch_size, self.step_size)
         return whole if self.drop_last else whole + bool(_part(rest, self.rank, self.world_size)[1])
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yield the batches of the epoch from `offset` on; neither epoch nor offset are changed."""
-        epoch, start = self.epoch, self.offset
-        step = self.batch_size * self.world_size
+        """Yield the indices of the batches of the epoch from `offset` on; neither epoch nor offset are changed."""
+        return (draw.indices for draw in self.rest_of_epoch())
+
+    def rest_of_epoch(self) -> Iterator[Draw]:
+        """Yield the batches of the epoch from `offset` on."""
+        begin, start = self.epoch * self.epoch_size, self.offset
         while start < self.epoch_size:
             rest = self.epoch_size - start
-            if rest >= step:
+            if rest >= self.step_size:
                 first, count = self.rank * self.batch_size, self.batch_size
             elif self.drop_last:
                 return
             else:
                 first, count = _part(rest, self.rank, self.world_size)
             if count:
-                yield self.indices(np.arange(start + first, start + first + count), epoch)
-            start += step
+                yield self._draw(np.arange(start + first, start + first + count) + begin)
+            start += self.step_size
+
+    def endless(self) -> Iterator[Draw]:
+        """Yield full batches from the position on, over the ends of epochs."""
+        start = self.position + self.rank * self.batch_size
+        while True:
+            yield self._draw(np.arange(start, start + self.batch_size))
+            start += self.step_size
+
+    def _draw(self, positions: np.ndarray) -> Draw:
+        epochs, offsets = np.divmod(positions, self.epoch_size)
+        drawn = [self.indices(offsets[epochs == epoch], epoch) for epoch in np.unique(epochs).tolist()]
+        return Draw(np.concatenate(drawn), positions)
 
     def indices(self, positions: np.ndarray, epoch: int) -> np.ndarray:
         """Return the samples at some positions of an epoch, counted over all datasets."""
@@ -130,9 +172,12 @@ class MixtureSampler:
             result[rows] = self.starts[number] + place
         return result
 
-    def advance(self) -> None:
-        """Count one global batch as done."""
-        self.offset = min(self.offset + self.batch_size * self.world_size, self.epoch_size)
+    def advance(self, *, over_end: bool = False) -> None:
+        """Count one global batch as done; `over_end` if it may reach into the next epochs."""
+        if over_end:
+            self.epoch, self.offset = divmod(self.position + self.step_size, self.epoch_size)
+        else:
+            self.offset = min(self.offset + self.step_size, self.epoch_size)
 
     def next_epoch(self) -> None:
         """Begin the next epoch."""

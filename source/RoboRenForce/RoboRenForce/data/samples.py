@@ -1,11 +1,12 @@
-"""What a loader reads: samples by their number."""
+"""What a loader reads: whole batches by the numbers of their samples, or one sample after the other."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import default_collate
@@ -14,11 +15,38 @@ from ..configclass import Cfg, configclass
 from ..envs.spec import EnvSpec
 
 
+class BatchSource(Protocol):
+    """What reads whole batches: a `LeRobotDataset`, a `MixtureDataset`, or anything of your own.
+
+    A `DatasetRunner` also asks for `spec`, see `Samples`.
+    """
+
+    @property
+    def lengths(self) -> Sequence[int]:
+        """Samples of each dataset."""
+        ...
+
+    @property
+    def weights(self) -> Sequence[float] | None:
+        """How often each is drawn; None: in proportion to its samples."""
+        ...
+
+    def get_batch(self, indices: np.ndarray) -> dict[str, Any]:
+        """Read some samples as one batch on the CPU; numbers count over all datasets."""
+        ...
+
+
 class Samples(ABC):
-    """Recorded samples; built by its configuration in every process, and read by the workers of a loader."""
+    """A source that reads sample by sample, with random numbers of their own for augmentation."""
 
     spec: EnvSpec | None = None
     """What the data says about the environment that it was recorded in; None where it says nothing."""
+    weights: Sequence[float] | None = None
+
+    @property
+    def lengths(self) -> list[int]:
+        """Its samples, as a mixture of one."""
+        return [len(self)]
 
     @abstractmethod
     def __len__(self) -> int:
@@ -30,17 +58,17 @@ class Samples(ABC):
 
         Args:
             index: Its number, below `len`.
-            generator: For everything random, such as augmentation; it depends on seed, epoch and index alone, so that
-                neither workers nor an interruption change what is learned from.
+            generator: For everything random, such as augmentation; it depends on the seed and the place in the order
+                alone, so that neither workers nor an interruption change what is learned from.
         """
 
-    def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> Mapping[str, Any]:
+    def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
         """Join samples to a batch: their tensors are stacked, `(B, ...)`."""
         return default_collate(list(samples))
 
 
 @configclass
 class SamplesCfg(Cfg):
-    """Base of what a loader reads; `class_type` is a `Samples`."""
+    """Base of the configurations of `Samples`."""
 
     class_type: type = Samples

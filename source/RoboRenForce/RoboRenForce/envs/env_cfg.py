@@ -30,6 +30,9 @@ class VecEnvCfg(Cfg):
     """Rows with different jobs: eval rows, blocks, groups that start together; `num_envs` counts all of them."""
     multi_modal: MultiModalCfg | None = None
     """Images, proprioception, instructions and action chunks."""
+    expert: Cfg | None = None
+    """Who demonstrates the task: `expert.build(env)` is an `EvalPolicy` that gives single actions, however the
+    environment is wrapped. It may look at the simulator's state instead of the observations."""
 
     def build(self, *args: Any, **runtime: Any) -> VecEnv:
         """Validate, build the adapter's environment and put the links around it."""

@@ -4,10 +4,13 @@ from .activation import build_activation
 from .batch_norm import BatchNorm, batch_statistics, uses_batch_statistics
 from .cnn import CNN, CNNCfg
 from .constraints import Constrained, constrain_, constrained_parts
+from .denoiser import Denoiser, DenoiserCfg, MLPDenoiser, MLPDenoiserCfg
+from .dit import DiT, DiTCfg
 from .ensemble import EnsembleMLP
 from .flash_net import FlashNet, FlashNetCfg
 from .mlp import MLP, MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
+from .residual_mlp import ResidualMLP, ResidualMLPCfg
 from .rnn import RNN, RNNCfg
 from .stack import Stack, StackCfg
 from .transformer import Transformer, TransformerCfg
@@ -19,14 +22,22 @@ __all__ = [
     "BatchNorm",
     "CNNCfg",
     "Constrained",
+    "Denoiser",
+    "DenoiserCfg",
+    "DiT",
+    "DiTCfg",
     "EnsembleMLP",
     "FlashNet",
     "FlashNetCfg",
     "MLPCfg",
+    "MLPDenoiser",
+    "MLPDenoiserCfg",
     "Network",
     "NetworkCfg",
     "RNNCfg",
     "RecurrentNetwork",
+    "ResidualMLP",
+    "ResidualMLPCfg",
     "Stack",
     "StackCfg",
     "Transformer",

@@ -11,13 +11,11 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..utils.checkpoint import prune_checkpoints
 from ..utils.errors import CheckpointError, NonFiniteError, RunDirectoryError
 from ..utils.run_dir import RunDir, open_run_dir
-from ..utils.side_activity import side_activity
 from .callbacks import Callback
 from .run_state import gather_state
-from .writing import store, write_to_run
+from .writing import prune, store, write_to_run
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -103,18 +101,16 @@ class CheckpointCallback(Callback):
             if last:
                 store(runner, run, data)
             else:
-                write_to_run(run, data)
+                write_to_run(runner, run, data)
         except NonFiniteError as error:
             self._warn_once("Iteration %d is not saved: %s", runner.iteration, error)
             return None  # the next iteration is no better
         except CheckpointError as error:
             self._warn_once("%s It is tried again after every iteration; the run goes on.", error)
-            with side_activity("Deleting old checkpoints"):
-                prune_checkpoints(run, keep and 1)
+            prune(runner, run, keep and 1)
             return str(error)
         self._warned = False
-        with side_activity("Deleting old checkpoints"):
-            prune_checkpoints(run, keep)
+        prune(runner, run, keep)
         return None
 
     def _warn_once(self, *message: Any) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from ..algorithms.algorithm import DatasetLearner, DatasetLearnerCfg
-from ..configclass import MISSING, Range, configclass
-from ..data.loader import Loader, LoaderCfg
+from ..configclass import MISSING, Cfg, Range, configclass
+from ..data.loader import DataLoader, DataLoaderCfg
 from ..envs.spec import EnvSpec
 from ..utils.errors import SpecMismatch
 from .trainer import Trainer, TrainerCfg
@@ -31,13 +31,20 @@ class DatasetRunner(Trainer):
     def __init__(
         self, cfg: DatasetRunnerCfg, *, spec: EnvSpec | None = None, learns: bool = True, **runtime: Any
     ) -> None:
-        self.loader: Loader | None = cfg.dataset.build() if learns else None
-        if self.loader is not None:
-            spec = spec or self.loader.spec
+        self.dataset: Any = cfg.dataset.build() if learns else None
+        if learns:
+            spec = spec or self.dataset.spec
         super().__init__(cfg, spec=spec, **runtime)
-        if self.loader is not None:
+        self.loader: DataLoader | None = None
+        if learns:
             self._require_played_in(self.spec, self.eval_env and self.eval_env.spec)
-            self.loader.start(cfg.seed, self.distributed, self.device)
+            self.loader = cfg.loader.build(
+                self.dataset,
+                rank=self.distributed.rank,
+                world_size=self.distributed.world_size,
+                seed=cfg.seed,
+                device=self.device,
+            )
             self.shared["loader"] = self.loader
 
     @property
@@ -51,11 +58,12 @@ class DatasetRunner(Trainer):
         if loader is None:
             raise ValueError("A runner that was built with learns=False only plays.")
         with self.session(num_iterations):
+            batches = loader.endless()
             while self.should_continue():
                 take_updates(
                     self,
                     self.cfg.updates_per_iteration,
-                    lambda: learner.update(next(loader)),
+                    lambda: learner.update(next(batches)),
                     lambda: {"Train/epoch": loader.epoch},
                 )
 
@@ -82,7 +90,9 @@ class DatasetRunnerCfg(TrainerCfg):
 
     algorithm: DatasetLearnerCfg = MISSING
     """What learns from the batches."""
-    dataset: LoaderCfg = MISSING
-    """What is learned from, and in which batches."""
+    dataset: Cfg = MISSING
+    """What is learned from: `LeRobotDatasetCfg`, `MixtureDatasetCfg`, or another that builds a source of batches."""
+    loader: DataLoaderCfg = DataLoaderCfg()
+    """In which batches, and by how many processes it is read."""
     updates_per_iteration: Annotated[int, Range(ge=1)] = 100
     """Updates between two looks at the metrics; each takes one batch."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.errors import EnvContractError
+from ..utils.errors import CheckpointError, EnvContractError
 from .run_state import state_of_this_process
 from .writing import store
 
@@ -57,7 +57,7 @@ def _save_after(runner: Trainer, error: BaseException) -> None:
             logger.error("Iteration %d, the last finished one, is saved in '%s'.", runner.iteration, there)
     except Exception as failure:  # noqa: BLE001 - `error` ends the run, and whatever fails after it must not hide it
         newest = runner.run_dir.pointed("latest")
-        kept = f" The newest checkpoint is '{newest}'." if newest is not None and newest.is_file() else ""
+        kept = f" The newest checkpoint is '{newest}'." if newest is not None and newest.exists() else ""
         logger.error("Iteration %d can't be saved: %s%s", runner.iteration, failure, kept)
 
 
@@ -70,8 +70,15 @@ def save_last(runner: Trainer, interrupted: str | None) -> Path | None:
     """
     if not runner.is_main or runner.run_dir is None or runner.iteration == runner.first_iteration:
         return None
-    there = runner.run_dir.checkpoint(runner.iteration)
-    return there if there.is_file() else store(runner, runner.run_dir, state_of_this_process(runner, interrupted))
+    sharded = runner.algorithm.is_sharded
+    there = runner.run_dir.checkpoint(runner.iteration, sharded=sharded)
+    if there.exists():
+        return there
+    if sharded:
+        raise CheckpointError(
+            "every process holds a part of the learner, and they can't be asked now; a smaller save_interval loses less."
+        )
+    return store(runner, runner.run_dir, state_of_this_process(runner, interrupted))
 
 
 def _place(runner: Trainer, error: BaseException) -> str:

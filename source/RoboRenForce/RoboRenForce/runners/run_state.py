@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configclass.references import main_script
-from ..utils.checkpoint import save_checkpoint
+from ..utils.checkpoint import load_checkpoint, save_checkpoint
 from ..utils.environment_info import versions
 from ..utils.errors import CheckpointError, SpecMismatch
 from ..utils.seeding import rng_state, set_rng_state
@@ -31,13 +31,14 @@ def save(trainer: Trainer, path: str | Path | None) -> Path | None:
         return Path(path)
     if trainer.run_dir is None:
         raise CheckpointError("This runner has no run directory: give save() a path, or build the runner with log_dir.")
-    return write_to_run(trainer.run_dir, data)
+    return write_to_run(trainer, trainer.run_dir, data)
 
 
 def gather_state(trainer: Trainer) -> dict[str, Any] | None:
-    """Return what a checkpoint holds, on the main process; every process has to call this."""
+    """Return what a checkpoint holds, on each process that writes it; every process has to call this."""
     local = trainer.distributed.gather_objects(_local_state(trainer, trainer.env_state()))
-    return None if local is None else _state(trainer, local)
+    writes = trainer.is_main or trainer.algorithm.is_sharded
+    return _state(trainer, local or []) if writes else None  # of what is not sharded, that of the main process is saved
 
 
 def state_of_this_process(trainer: Trainer, interrupted: str | None) -> dict[str, Any]:
@@ -58,11 +59,19 @@ def restore(trainer: Trainer, saved: SavedRun, *, resume: bool) -> None:
     data = saved.data
     _require_same_spec(trainer, saved)
     with fitting(saved.path, "this algorithm and policy"):
-        trainer.algorithm.load_state_dict(data["algorithm"])
+        trainer.algorithm.load_state_dict(_learner_state(trainer, saved))
     if resume:
         with fitting(saved.path, "this runner and environment"):
             _restore_progress(trainer, data)
             _restore_local(trainer, data)
+
+
+def _learner_state(trainer: Trainer, saved: SavedRun) -> Any:
+    """The learner's state, of which each process reads its part where it is sharded."""
+    if not (saved.is_directory or trainer.algorithm.is_sharded):
+        return saved.data["algorithm"]
+    into = {"algorithm": trainer.algorithm.state_dict()}
+    return load_checkpoint(saved.path, trainer.device, into=into)["algorithm"]
 
 
 def _state(trainer: Trainer, local: list[Any], interrupted: str | None = None) -> dict[str, Any]:

@@ -51,10 +51,18 @@ SAVED_RUN: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class SavedRun:
-    """A checkpoint that was read once, for everybody in a command who needs some of it."""
+    """A checkpoint that was read once, for everybody in a command who needs some of it.
+
+    Tensors that lie in shards are verified but not read: `restore` reads them where they go.
+    """
 
     path: Path
     data: dict[str, Any]
+
+    @property
+    def is_directory(self) -> bool:
+        """Whether it holds shards."""
+        return self.path.is_dir()
 
     @property
     def spec(self) -> EnvSpec | None:
@@ -117,7 +125,7 @@ def load_run(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it can't be used; see `load_checkpoint`.
     """
-    data = load_checkpoint(path, schema=SAVED_RUN)
+    data = load_checkpoint(path, schema=SAVED_RUN, read_shards=False)
     if not data["task"].isprintable():  # it is part of many sentences
         raise CheckpointError(
             f"'{path}' is not a complete checkpoint: its task is {data['task'][:60]!a}, expected a printable name."

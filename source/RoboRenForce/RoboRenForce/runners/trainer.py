@@ -229,10 +229,11 @@ class Trainer(ABC):
     # ------------------------------------------------------------------ saving and resuming
 
     def save(self, path: str | Path | None = None) -> Path | None:
-        """Write a checkpoint; every process has to call this, the main one writes and gets the path.
+        """Write a checkpoint; every process has to call this, those that write get the path.
 
         Args:
-            path: Where; None: `model_<iteration>.pt` of the run directory, which `latest` then names.
+            path: Where; None: `model_<iteration>.pt` of the run directory (`global_step_<iteration>` where the
+                learner is sharded), which `latest` then names.
 
         Raises:
             CheckpointError: it can't be written.

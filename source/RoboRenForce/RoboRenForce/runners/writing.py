@@ -21,22 +21,31 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def write_to_run(run: RunDir, data: Mapping[str, Any]) -> Path:
+def write_to_run(runner: Trainer, run: RunDir, data: Mapping[str, Any]) -> Path:
     """Write a checkpoint into the run directory, which is made again if somebody deleted it; `latest` then names it.
+
+    Every process calls this where the learner is sharded, and only the main one otherwise.
 
     Raises:
         NonFiniteError: the learner holds NaN: a good checkpoint must not be replaced by it.
         CheckpointError: it can't be written.
     """
+    sharded = runner.algorithm.is_sharded
     bad = first_nan(data["algorithm"])
+    if sharded:  # each process looked at its part
+        found = runner.distributed.gather_objects(bad) or []
+        bad = runner.distributed.broadcast_object(next((place for place in found if place is not None), None))
     if bad is not None:
         raise NonFiniteError(f"the learner holds NaN in {bad}; lower the learning rate.")
-    path = run.checkpoint(data["iteration"])
-    try:
-        run.root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"'{path}' can't be written ({error.strerror}).") from error
+    path = run.checkpoint(data["iteration"], sharded=sharded)
+    if not sharded:
+        try:
+            run.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise CheckpointError(f"'{path}' can't be written ({error.strerror}).") from error
     save_checkpoint(path, data)
+    if not runner.is_main:
+        return path
     with side_activity("Writing 'latest'"):
         run.point("latest", path)
     if data["runner"]["best_iteration"] == data["iteration"]:
@@ -53,19 +62,27 @@ def store(runner: Trainer, run: RunDir, data: Mapping[str, Any]) -> Path:
         CheckpointError: it can't be written anywhere.
     """
     try:
-        return write_to_run(run, data)
+        return write_to_run(runner, run, data)
     except CheckpointError as error:
         refused = error
-    with side_activity("Deleting old checkpoints"):
-        prune_checkpoints(run, runner.cfg.keep_checkpoints and 1)
+    prune(runner, run, runner.cfg.keep_checkpoints and 1)
     try:
-        return write_to_run(run, data)
+        return write_to_run(runner, run, data)
     except CheckpointError:
+        if runner.algorithm.is_sharded:  # another folder need not be one that all processes see
+            raise
         # Another name than in a run: it is resumed into a new run directory, not into this folder.
         path = _write_elsewhere(f"{run.root.name}_iteration_{data['iteration']}.pt", data, refused)
     runner.saved_elsewhere = path
     logger.warning("%s Its content is in '%s': go on with --resume %s", refused, path, shlex.quote(str(path)))
     return path
+
+
+def prune(runner: Trainer, run: RunDir, keep: int | None) -> None:
+    """Delete old checkpoints, on the main process."""
+    if runner.is_main:
+        with side_activity("Deleting old checkpoints"):
+            prune_checkpoints(run, keep)
 
 
 def _write_elsewhere(name: str, data: Mapping[str, Any], refused: CheckpointError) -> Path:

@@ -102,6 +102,7 @@ def load_checkpoint(
     *,
     schema: Schema | None = None,
     into: Mapping[str, Any] | None = None,
+    read_shards: bool = True,
 ) -> dict[str, Any]:
     """Read and verify a checkpoint, file or directory, written by any number of ranks.
 
@@ -111,6 +112,7 @@ def load_checkpoint(
         schema: What has to be in it, see `misfit`; None: anything.
         into: A state like the saved one whose tensors are sharded now: these are filled in place, each rank reading its
             part, and are in the result. Every rank of the process group calls. None: all tensors are read whole.
+        read_shards: False verifies what lies in shards and leaves its tensors on the meta device.
 
     Raises:
         CheckpointError: it is absent, truncated, damaged, incomplete, not ours, of a newer format or not like `into`.
@@ -118,7 +120,7 @@ def load_checkpoint(
     """
     path = Path(path)
     try:
-        return _read(path, map_location, schema, into)
+        return _read(path, map_location, schema, into, read_shards)
     except CheckpointError as error:
         usable = newest_usable(run_of(path), without=path, schema=schema)
         hint = f" The newest usable checkpoint beside it is '{usable}'." if usable else ""
@@ -152,7 +154,11 @@ def prune_checkpoints(run: RunDir, keep: int | None) -> None:
 
 
 def _read(
-    path: Path, map_location: torch.device | str, schema: Schema | None, into: Mapping[str, Any] | None
+    path: Path,
+    map_location: torch.device | str,
+    schema: Schema | None,
+    into: Mapping[str, Any] | None,
+    read_shards: bool,
 ) -> dict[str, Any]:
     stored: dict[str, Stored] = {}
     file = path
@@ -164,10 +170,13 @@ def _read(
     from .checkpoint_shards import read_tensors
 
     reads: dict[str, tuple[Stored, Tensor]] = {}
-    data = plan_reads(data, into, "", stored, torch.device(map_location), reads)
-    together = into is not None and torch.distributed.is_initialized()
-    sources = {name: source for name, (source, _) in reads.items()}
-    read_tensors(sources, {name: target for name, (_, target) in reads.items()}, together=together)
+    data = plan_reads(data, into, "", stored, torch.device(map_location if read_shards else "meta"), reads)
+    if read_shards:
+        together = into is not None and torch.distributed.is_initialized()
+        sources = {name: source for name, (source, _) in reads.items()}
+        read_tensors(sources, {name: target for name, (_, target) in reads.items()}, together=together)
+    else:
+        verify(stored)
     _require(path, data, schema)
     return data
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from ...configclass import Cfg, Range, configclass
+from ...configclass import Cfg, Range, UserError, configclass
 from ...networks.vlm import Prefix, Taps
 
 
@@ -43,6 +44,9 @@ class Evaluation:
     """float32 `(B, H, A)`."""
 
 
+Head = TypeVar("Head", bound="ActionHead")
+
+
 class ActionHead(nn.Module, ABC):
     """Built by `ActionHeadCfg.build(width=, state_dim=, action_dim=)`, with the width D of the backbone."""
 
@@ -50,23 +54,32 @@ class ActionHead(nn.Module, ABC):
     action_dim: int
     """A, without padding."""
 
+    def fit(self, actions: Tensor) -> None:
+        """Learn what no gradient teaches, such as FAST's vocabulary, from normalized chunks `(N, H, A)`."""
+
     @abstractmethod
-    def loss(self, prefix: Prefix, actions: Tensor, mask: Tensor) -> LossSum:
+    def loss(
+        self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
+    ) -> LossSum:
         """Compare with demonstrated actions.
 
         Args:
             prefix: Features of B observations.
-            actions: Normalized actions `(B, H, A)`, anything finite where the mask is False.
+            actions: Normalized actions `(B, H, A)`, anything where the mask is False.
             mask: bool `(B, H, A)`, False after the end of an episode and in padded dimensions.
+            generator: Where noise is drawn, for a validation that has to repeat its draws; None for torch's own.
         """
 
     @abstractmethod
-    def act(self, prefix: Prefix, *, deterministic: bool = True) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def act(
+        self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Choose chunks of actions.
 
         Args:
             prefix: Features of B observations.
             deterministic: No exploration: the mode where there is one; generative heads still draw their start noise.
+            generator: Where noise is drawn; None for torch's own.
 
         Returns:
             Normalized actions `(B, H, A)`, and the record from which `evaluate` finds their log-probabilities again,
@@ -79,7 +92,14 @@ class ActionHead(nn.Module, ABC):
 
     @abstractmethod
     def divergence(
-        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, actions: Tensor, mask: Tensor
+        self,
+        prefix: Prefix,
+        reference: ActionHead,
+        reference_prefix: Prefix,
+        actions: Tensor,
+        mask: Tensor,
+        *,
+        generator: torch.Generator | None = None,
     ) -> LossSum:
         """Distance of this head's action distribution from that of a frozen reference, on the same observations.
 
@@ -100,3 +120,17 @@ class ActionHeadCfg(Cfg):
     def taps(self, action_dim: int) -> Taps:
         """Say what the head reads of the backbone."""
         return Taps()
+
+
+def same_kind(head: Head, reference: ActionHead) -> Head:
+    """Return the reference of a divergence, which has to be of the head's class.
+
+    Raises:
+        UserError: it is of another one.
+    """
+    if not isinstance(reference, type(head)):
+        raise UserError(
+            f"The reference policy has a {type(reference).__name__}, expected a {type(head).__name__} as in the policy "
+            f"that is trained; start both from the same checkpoint."
+        )
+    return reference

@@ -1,0 +1,121 @@
+"""Regression of action chunks (ACT, arXiv 2304.13705; OpenVLA-OFT, arXiv 2502.19645): a normal distribution's mean.
+
+One pass, the best value per effort where demonstrations agree. Where they don't it predicts their mean (L2) or median
+(L1), which may be neither of the ways to do it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from ...configclass import Range, configclass
+from ...networks import NetworkCfg, ResidualMLPCfg
+from ...networks.vlm import Prefix, Taps
+from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum, same_kind
+from .features import Features, read_features
+from .masking import masked_loss, valid_actions
+
+
+class RegressionHead(ActionHead):
+    """A network from the features to the mean of a normal distribution whose std does not depend on the observation."""
+
+    def __init__(self, cfg: RegressionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.cfg, self.action_dim = cfg, action_dim
+        outputs = action_dim if cfg.features == "queries" else cfg.chunk_size * action_dim
+        self.network = cfg.network.build(width + state_dim, outputs)
+        # Kept in the checkpoint also while it is fixed, so that reinforcement learning may begin to learn it.
+        self.log_std = nn.Parameter(torch.full((action_dim,), math.log(cfg.std)), requires_grad=cfg.learn_std)
+
+    def mean(self, prefix: Prefix) -> Tensor:
+        """Predict chunks `(B, H, A)`, float32."""
+        features = read_features(prefix, self.cfg.features, self.cfg.chunk_size, self.log_std.dtype)
+        return self.network(features).reshape(-1, self.cfg.chunk_size, self.action_dim).float()
+
+    @override
+    def loss(
+        self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
+    ) -> LossSum:
+        actions, mean = valid_actions(actions, mask), self.mean(prefix)
+        match self.cfg.loss:
+            case "l1":
+                error = (mean - actions).abs()
+            case "l2":
+                error = (mean - actions).square()
+            case "nll":
+                error = -normal_log_prob(actions, mean, self.log_std)
+        return masked_loss(error, mask)
+
+    @override
+    def act(
+        self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        mean = self.mean(prefix)
+        if deterministic:
+            return mean, {}
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        actions = mean + self.log_std.exp() * noise
+        return actions, {"actions": actions}
+
+    @override
+    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
+        mean = self.mean(prefix)
+        entropy = self.log_std + 0.5 * math.log(2 * math.pi * math.e)
+        return Evaluation(normal_log_prob(record["actions"], mean, self.log_std), entropy.expand_as(mean))
+
+    @override
+    def divergence(
+        self,
+        prefix: Prefix,
+        reference: ActionHead,
+        reference_prefix: Prefix,
+        actions: Tensor,
+        mask: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> LossSum:
+        """KL(head || reference) of the normal distributions."""
+        reference = same_kind(self, reference)
+        with torch.no_grad():
+            reference_mean, reference_log_std = reference.mean(reference_prefix), reference.log_std
+        return masked_loss(normal_kl(self.mean(prefix), self.log_std, reference_mean, reference_log_std), mask)
+
+
+@configclass
+class RegressionHeadCfg(ActionHeadCfg):
+    """Configuration of a `RegressionHead`."""
+
+    class_type: type = RegressionHead
+
+    features: Features = "queries"
+    """What is read: one action query token per action, or the mean of all tokens for the whole chunk."""
+    network: NetworkCfg = ResidualMLPCfg()
+    """From features and state to actions."""
+    loss: Literal["l1", "l2", "nll"] = "l1"
+    """Absolute error, squared error, or negative log-likelihood (which also teaches a learned std)."""
+    std: Annotated[float, Range(gt=0)] = 0.1
+    """Standard deviation of normalized actions: of exploration, of log-probabilities and of the KL divergence; where
+    it is learned, at the start."""
+    learn_std: bool = False
+    """Learn one std per dimension, by `nll` or by a policy gradient."""
+
+    @override
+    def taps(self, action_dim: int) -> Taps:
+        return Taps(num_queries=self.chunk_size if self.features == "queries" else 0)
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
+    """Log-density of a normal distribution, elementwise."""
+    return -0.5 * ((x - mean) * (-log_std).exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
+
+
+def normal_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
+    """KL(N(mean, std) || N(other_mean, other_std)), elementwise."""
+    precision = (-2 * other_log_std).exp()
+    return other_log_std - log_std + 0.5 * ((2 * log_std).exp() + (mean - other_mean).square()) * precision - 0.5

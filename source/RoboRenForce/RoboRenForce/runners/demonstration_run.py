@@ -1,0 +1,215 @@
+"""Recording demonstrations as steps that a script calls one by one.
+
+run = prepare_demonstrations(collect_demos_parser(__doc__).parse())
+run.record()
+run.env.close()
+"""
+
+from __future__ import annotations
+
+import time
+from argparse import Namespace, RawDescriptionHelpFormatter
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+
+from ..data import LeRobotWriter
+from ..data.layout import INFO
+from ..envs.env_cfg import VecEnvCfg
+from ..envs.multi_modal import MultiModal, MultiModalCfg
+from ..envs.vec_env import EvalPolicy, VecEnv
+from ..envs.wrapper import VecEnvWrapper
+from ..utils.console import say, setup_logging
+from ..utils.device import find_device
+from ..utils.errors import SpecMismatch, UserError
+from ..utils.registry import Task, load_task
+from ..utils.run_dir import resolve_checkpoint
+from ..utils.seeding import seed_everything
+from .arguments import Parser, add_trust
+from .checkpoint_task import task_of_checkpoint
+from .demonstrations import Recorded, dataset_features, record_demonstrations
+from .playing import build_player
+from .saved_run import read_run
+
+_SECONDS_BETWEEN_LINES = 5.0
+
+
+def collect_demos_parser(description: str | None) -> Parser:
+    """The options of recording demonstrations."""
+    parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--task", required=True, help="task id; its cameras, proprio and instructions are recorded")
+    parser.add_argument("--output", required=True, type=Path, help="folder of the dataset")
+    parser.add_argument("--num_episodes", type=int, default=200, help="in the dataset at the end (default: 200)")
+    parser.add_argument(
+        "--checkpoint", metavar="PATH", help="run directory or checkpoint whose policy is the expert (default: the task's)"
+    )
+    parser.add_argument("--stochastic", action="store_true", help="samples of that policy instead of its mode")
+    parser.add_argument(
+        "--noise",
+        type=float,
+        default=0.0,
+        help="std of noise on what is executed, not on what is recorded, as a part of half the actions' range: data "
+        "that shows how to come back (default: 0)",
+    )
+    parser.add_argument("--include_failures", action="store_true", help="keep episodes without success too")
+    parser.add_argument("--resume", action="store_true", help="go on with the dataset or the broken-off recording")
+    parser.add_argument("--images", action="store_true", help="lossless pictures instead of videos")
+    parser.add_argument("--codec", choices=("libsvtav1", "libx264"), default="libsvtav1", help="of videos")
+    parser.add_argument("--num_envs", type=int, default=16, help="environments side by side (default: 16)")
+    parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
+    add_trust(parser, "the checkpoint")
+    return parser
+
+
+@dataclass
+class DemonstrationRun:
+    """Environments, an expert, and the dataset to write."""
+
+    args: Namespace
+    env: MultiModal
+    expert: EvalPolicy
+    writer: LeRobotWriter
+
+    def record(self) -> Recorded:
+        """Record and finalize; what was saved is finalized too when the recording is interrupted."""
+        args, started, told = self.args, time.monotonic(), 0.0
+        before = self.writer.saved_frames
+
+        def tell(result: Recorded) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if now - told > _SECONDS_BETWEEN_LINES or result.saved == result.wanted:
+                told = now
+                say(f"{result} | {(result.frames - before) / max(1e-9, now - started):,.0f} frames/s")
+
+        with self.writer:
+            result = record_demonstrations(
+                self.env,
+                self.expert,
+                self.writer,
+                args.num_episodes,
+                seed=args.seed,
+                noise=args.noise,
+                include_failures=args.include_failures,
+                on_episode=tell,
+            )
+        say(f"written to    {args.output}")
+        return result
+
+
+def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
+    """Everything that can go wrong before the first step: options, task, checkpoint, output."""
+    setup_logging()
+    for name, least in (("num_episodes", 1), ("num_envs", 1), ("noise", 0), ("seed", 0)):
+        if not vars(args)[name] >= least:  # NaN isn't
+            raise UserError(f"--{name} is {vars(args)[name]}, expected at least {least}.")
+    args.num_envs = min(args.num_envs, args.num_episodes)
+    task = load_task(args.task)
+    device = find_device(args.device)
+    _require_recordable(task, args)
+    task.env_cfg = task.env_cfg.for_evaluation(args.num_envs, args.seed)
+    task.env_cfg.device = str(device)
+    task.env_cfg.multi_modal.chunk_size, task.env_cfg.multi_modal.flat_actions = None, False
+    task.apply_overrides(args.overrides)
+    task.env_cfg.validate()
+    seed_everything(args.seed)
+    env = task.env_cfg.build()
+    try:
+        expert = task.env_cfg.expert.build(env) if args.checkpoint is None else _policy_of(args, env, device)
+        writer = _writer(args, env)
+    except BaseException:
+        env.close()
+        raise
+    return DemonstrationRun(args, env, expert, writer)
+
+
+def _require_recordable(task: Task, args: Namespace) -> None:
+    cfg = task.env_cfg
+    if not isinstance(cfg, VecEnvCfg) or not isinstance(cfg.multi_modal, MultiModalCfg):
+        raise UserError(
+            f"{task.id} gives no cameras, proprio and instructions: record a task whose env.multi_modal is set."
+        )
+    if args.checkpoint is None and cfg.expert is None:
+        raise UserError(
+            f"{task.id} has no scripted expert: name a trained policy with --checkpoint, or set env.expert in the task."
+        )
+
+
+def _writer(args: Namespace, env: MultiModal) -> LeRobotWriter:
+    """A new dataset, or the one that is there, if it fits."""
+    features = dataset_features(env.spec, "image" if args.images else "video")
+    fps = 10.0 if env.spec.step_dt is None else 1.0 / env.spec.step_dt
+    if not args.resume:
+        return LeRobotWriter.create(args.output, fps=fps, features=features, robot_type=env.spec.task, codec=args.codec)
+    writer = LeRobotWriter.resume(args.output)
+    found = {key: (feature.dtype, feature.shape) for key, feature in writer.features.items()}
+    expected = {key: (feature.dtype, feature.shape) for key, feature in features.items()}
+    if found != expected:
+        raise SpecMismatch(
+            f"'{args.output}' holds {found} and {env.spec.task} gives {expected}: choose another --output, or the options "
+            f"that it was recorded with."
+        )
+    return writer
+
+
+# --- a trained policy as the expert -----------------------------------------------------------------------------------
+
+
+class _SomeGroups(VecEnvWrapper):
+    """Only those observation groups that a policy was trained with."""
+
+    def __init__(self, env: VecEnv, names: list[str]) -> None:
+        super().__init__(env)
+        spec = env.spec
+        self.spec = replace(
+            spec,
+            obs_groups={name: spec.obs_groups[name] for name in names},
+            obs_dtypes={name: dtype for name, dtype in spec.obs_dtypes.items() if name in names},
+        )
+
+    def get_observations(self) -> TensorDict:
+        """See `VecEnv.get_observations`."""
+        return self.env.get_observations().select(*self.spec.obs_groups)
+
+
+class PolicyExpert:
+    """A policy that was trained on other observations of the same environment, such as the simulator's state.
+
+    Args:
+        policy: gets what `env` observes.
+        env: what `MultiModal` wraps, with the policy's groups.
+    """
+
+    def __init__(self, policy: Any, env: VecEnv) -> None:
+        self._policy, self._env = policy, env
+
+    def __call__(self, obs: TensorDict) -> torch.Tensor:
+        """Actions `(num_envs, action dim)`."""
+        return self._policy(self._env.get_observations())
+
+    def reset(self, dones: torch.Tensor | None = None) -> None:
+        """See `EvalPolicy.reset`."""
+        self._policy.reset(dones)
+
+
+def _policy_of(args: Namespace, env: MultiModal, device: torch.device) -> PolicyExpert:
+    saved = read_run(resolve_checkpoint(args.checkpoint, "latest"))
+    runner_cfg = task_of_checkpoint(saved.data, trust=args.trust, task=args.task).runner_cfg
+    groups = list(env.env.spec.obs_groups) if saved.spec is None else list(saved.spec.obs_groups)
+    missing = [name for name in groups if name not in env.env.spec.obs_groups]
+    if missing:
+        raise SpecMismatch(
+            f"The policy of '{saved.path}' observes {missing}, which {env.env.spec.task} doesn't give beside "
+            f"{sorted(env.env.spec.obs_groups)}: name a checkpoint of the same environment."
+        )
+    seen = _SomeGroups(env.env, groups)
+    runner = build_player(runner_cfg, saved.spec, seen, device)
+    runner.restore(saved, resume=False)
+    runner.algorithm.eval()
+    policy = runner.policy()
+    policy.deterministic = not args.stochastic
+    return PolicyExpert(policy, seen)

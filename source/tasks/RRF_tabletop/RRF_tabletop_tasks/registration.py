@@ -1,0 +1,46 @@
+"""The tasks of this package: `RoboRenForce-Tabletop-<Task>-<Algorithm>`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+from RoboRenForce.envs import MultiModalCfg
+from RoboRenForce.utils.errors import UserError
+from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
+
+from .tabletop_env import TabletopCfg
+
+
+def state_cfg(task: str, **options: Any) -> TabletopCfg:
+    """Numbers instead of pixels and language."""
+    return TabletopCfg(task=task, cameras=[], language=False, **options)
+
+
+def vla_cfg(task: str, **options: Any) -> TabletopCfg:
+    """Pixels, proprioception, an instruction and chunks of actions."""
+    chain = MultiModalCfg(images={"front": "front"}, proprio=["robot"], chunk_size=8)
+    return TabletopCfg(task=task, multi_modal=chain, **options)
+
+
+def register_tasks() -> None:
+    """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
+    _register("RoboRenForce-Tabletop-Reach-PPO", state_cfg("Reach", num_envs=64), "RRF_tabletop_tasks.agents:reach_ppo")
+
+
+def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
+    """Our ids name a task, that is an environment and how to train on it; Gymnasium can't make that."""
+    raise UserError(
+        "gymnasium.make can't build a RoboRenForce task: train it with `rrf train --task <id>`, or build its "
+        "environments with load_task(<id>).env_cfg.build()."
+    )
+
+
+def _register(task_id: str, env_cfg: TabletopCfg, agent: str) -> None:
+    if task_id not in gym.registry:
+        gym.register(
+            id=task_id,
+            entry_point="RRF_tabletop_tasks.registration:refuse_gym_make",
+            disable_env_checker=True,
+            kwargs={ENV_KEY: env_cfg, RUNNER_KEY: agent},
+        )

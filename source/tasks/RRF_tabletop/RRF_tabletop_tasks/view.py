@@ -1,0 +1,175 @@
+"""What the cameras see of a scene: a table in parallel projection, tilted towards the camera.
+
+`front` sees the whole table. `wrist` looks at the table below the hand from nearer. Blocks have a lit top and a darker
+front, the hand two fingers and a palm; its shadow lies on the table right below it and tells the height.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from .language import COLOURS
+from .rasterise import Canvas, Shape
+from .scene import BLOCK, PLATE, POST, Scene
+
+CameraName = Literal["front", "wrist"]
+
+_TABLE, _FLOOR = (222.0, 206.0, 182.0), (92.0, 98.0, 108.0)
+_METAL, _PALM, _SHADOW, _POST = (58.0, 60.0, 66.0), (112.0, 116.0, 124.0), (60.0, 50.0, 40.0), (150.0, 150.0, 156.0)
+_WIDTH = {"front": 2.4, "wrist": 0.9}
+"""Part of the table that an image is wide."""
+_HOVER = 0.3
+"""Height of the fingers when they don't move."""
+_BLOCK_HEIGHT, _FINGER_HEIGHT, _POST_HEIGHT = 1.6 * BLOCK, 0.36, 0.4
+_POST_RADIUS = 0.6 * POST
+"""The rest of its radius is the hand's."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """Projects points of N scenes to pixels."""
+
+    name: CameraName
+    size: int
+    """Pixels of a side of the square image."""
+    tilt: float
+    """Degrees between the view and the vertical."""
+
+    @property
+    def scale(self) -> float:
+        """Pixels per unit of length."""
+        return self.size / _WIDTH[self.name]
+
+    @property
+    def along(self) -> float:
+        """By how much lengths along the table's y shrink."""
+        return math.cos(math.radians(self.tilt))
+
+    @property
+    def up(self) -> float:
+        """By how much heights shrink."""
+        return math.sin(math.radians(self.tilt))
+
+    def project(self, points: torch.Tensor, height: torch.Tensor | float, middle: torch.Tensor | None) -> torch.Tensor:
+        """Pixels `(N, 2)` of points `(N, 2)` on the table, raised by `height`, `(N,)`; `middle` is in the middle."""
+        if middle is not None:
+            points = points - middle
+        raised = points[:, 1] * self.along + height * self.up
+        return 0.5 * self.size + self.scale * torch.stack([points[:, 0], -raised], dim=1)
+
+
+class View:
+    """Draws scenes as one camera sees them.
+
+    Args:
+        camera: where from.
+        colours: names of the colours, in the order of their numbers in a scene.
+        device: to draw on.
+    """
+
+    def __init__(self, camera: Camera, colours: list[str], device: torch.device) -> None:
+        self.camera = camera
+        self._colours = torch.tensor([COLOURS[name] for name in colours], dtype=torch.float32, device=device)
+        self._device = device
+        self._fixed = {
+            name: torch.tensor(rgb, device=device)
+            for name, rgb in (
+                *(("table", _TABLE), ("floor", _FLOOR), ("metal", _METAL), ("palm", _PALM), ("post", _POST)),
+                ("shadow", _SHADOW),
+            )
+        }
+        self._background = self._fixed["floor"].expand(camera.size, camera.size, 3).contiguous()
+        self._moves = camera.name == "wrist"
+        if not self._moves:
+            canvas = Canvas(self._background, 1)
+            canvas.paint(self._table(torch.zeros(1, 2, device=device)))
+            self._background = canvas.images()[0].float()
+
+    def draw(self, scene: Scene) -> torch.Tensor:
+        """Images of N scenes, uint8 `(N, size, size, 3)`."""
+        canvas = Canvas(self._background, len(scene.hand))
+        self._middle = scene.hand if self._moves else None
+        if self._moves:
+            canvas.paint(self._table(torch.zeros_like(scene.hand)))
+        self._paint_plates(canvas, scene)
+        self._paint_posts(canvas, scene)
+        self._paint_shadow(canvas, scene)
+        self._paint_blocks(canvas, scene)
+        self._paint_hand(canvas, scene)
+        return canvas.images()
+
+    def _table(self, middle: torch.Tensor) -> Shape:
+        return self._box(middle, 0.0, (1.1, 1.1 * self.camera.along), self._fixed["table"])
+
+    def _box(
+        self,
+        points: torch.Tensor,
+        height: torch.Tensor | float,
+        half: tuple[float, float],
+        colour: torch.Tensor,
+        border: float = 0.0,
+        **options: object,
+    ) -> Shape:
+        """A shape around points at a height; `half` is in units of length as seen, `border` in pixels."""
+        camera = self.camera
+        pixels = (half[0] * camera.scale + border, half[1] * camera.scale + border)
+        return Shape(camera.project(points, height, self._middle), pixels, colour, pixels, **options)  # type: ignore[arg-type]
+
+    _middle: torch.Tensor | None = None
+
+    def _paint_plates(self, canvas: Canvas, scene: Scene) -> None:
+        for plate in range(scene.plates.shape[1]):
+            colour, at = self._colours[scene.plate_colour[:, plate]], scene.plates[:, plate]
+            for part, shade in ((1.0, colour * 0.75), (0.92, colour), (0.66, colour * 0.6 + 102.0)):
+                half = (part * PLATE, part * PLATE * self.camera.along)
+                canvas.paint(self._box(at, 0.0, half, shade, is_round=True))
+
+    def _paint_posts(self, canvas: Canvas, scene: Scene) -> None:
+        camera, colour = self.camera, self._fixed["post"]
+        disc = (_POST_RADIUS, _POST_RADIUS * camera.along)
+        for post in range(scene.posts.shape[1]):
+            at = scene.posts[:, post]
+            canvas.paint(self._box(at, 0.0, disc, colour * 0.7, is_round=True))
+            side = (_POST_RADIUS, 0.5 * _POST_HEIGHT * camera.up)
+            canvas.paint(self._box(at, 0.5 * _POST_HEIGHT, side, colour * 0.7))
+            canvas.paint(self._box(at, _POST_HEIGHT, disc, colour, is_round=True))
+
+    def _paint_shadow(self, canvas: Canvas, scene: Scene) -> None:
+        half = (1.5 * BLOCK, 0.9 * BLOCK * self.camera.along)
+        canvas.paint(self._box(scene.hand, 0.0, half, self._fixed["shadow"], is_round=True, opacity=0.45))
+
+    def _paint_blocks(self, canvas: Canvas, scene: Scene) -> None:
+        """From the far end of the table to the near one, and what the hand holds at last."""
+        camera, count = self.camera, scene.blocks.shape[1]
+        held = torch.arange(count, device=self._device) == scene.held.unsqueeze(1)  # (N, B)
+        order = (scene.blocks[:, :, 1] - 10.0 * held).argsort(dim=1, descending=True)
+        positions = scene.blocks.gather(1, order.unsqueeze(2).expand_as(scene.blocks))
+        colours = self._colours[scene.block_colour.gather(1, order)]
+        heights = held.gather(1, order) * (_HOVER * scene.hand_height).unsqueeze(1)
+        top_half = BLOCK * camera.along
+        front_half = 0.5 * _BLOCK_HEIGHT * camera.up
+        for block in range(count):
+            at, colour, height = positions[:, block], colours[:, block], heights[:, block]
+            # In the projection the top ends where the front begins.
+            both = self._box(at, height + 0.5 * _BLOCK_HEIGHT, (BLOCK, top_half + front_half), colour * 0.3, border=0.6)
+            canvas.paint(both)
+            front = self._box(at, height + 0.5 * _BLOCK_HEIGHT, (BLOCK, front_half), colour * 0.6)
+            down = torch.tensor([0.0, top_half * camera.scale], device=self._device)
+            canvas.paint(Shape(front.centre + down, front.half, front.colour, front.reach))
+            canvas.paint(self._box(at, height + _BLOCK_HEIGHT, (BLOCK, top_half), colour))
+
+    def _paint_hand(self, canvas: Canvas, scene: Scene) -> None:
+        camera, height = self.camera, _HOVER * scene.hand_height
+        gap = torch.where(scene.held >= 0, BLOCK + 0.04, 0.03 + 0.17 * scene.aperture)
+        sideways = torch.stack([gap, torch.zeros_like(gap)], dim=1)
+        finger = (0.03, 0.5 * _FINGER_HEIGHT * camera.up + 0.03 * camera.along)
+        for side in (-sideways, sideways):
+            at = scene.hand + side
+            canvas.paint(self._box(at, height + 0.5 * _FINGER_HEIGHT, finger, self._fixed["metal"]))
+        palm = self._box(scene.hand, height + _FINGER_HEIGHT, (0.24, 0.05), self._fixed["palm"])
+        half = torch.stack([(gap + 0.05) * camera.scale, torch.full_like(gap, palm.reach[1])], dim=1)
+        canvas.paint(Shape(palm.centre, half, palm.colour, palm.reach))
