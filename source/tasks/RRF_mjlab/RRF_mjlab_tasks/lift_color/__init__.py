@@ -3,6 +3,8 @@
     command    which cube, where cubes start, what became of them
     terms      observations, rewards and terminations of the task
     scene      mjlab's configuration: robot, cubes, cameras, terms
-    env        the environment and its options
+    env_cfg    the options of the environment
+    vec_env    the environment
+    tasks      ids
     agents     how it is trained
 """

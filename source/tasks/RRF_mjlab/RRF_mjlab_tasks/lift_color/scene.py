@@ -1,6 +1,6 @@
 """mjlab's configuration of the task: the Yam arm and coloured cubes, cameras, and the terms of `terms` and `command`.
 
-Built from mjlab's own lift-cube task, whose action, friction randomization and penalties stay.
+Built from mjlab's own lift-cube task, whose friction randomization and penalties stay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from . import terms
 from .command import TargetCubeCfg
 
 if TYPE_CHECKING:
-    from .env import LiftColorEnvCfg
+    from .env_cfg import LiftColorEnvCfg
 
 RGB = {
     "red": (0.85, 0.10, 0.10),
@@ -43,6 +43,10 @@ CUBE_SIZE = 0.02
 OPEN_FINGER = 0.035
 """Where fingers begin, in m from the middle of the gripper: open, so that a cube fits between them."""
 
+ACTION_SCALE = {"joint[123]": 0.3, "joint[45]": 0.4, "joint6": 0.8, "left_finger": 0.04}
+"""What an action of 1 means in rad and m from the initial posture. mjlab's scales let untrained noise turn the wrist from
+limit to limit."""
+
 DECIMATION = 10
 """Simulator steps of 5 ms per action: 20 actions a second."""
 
@@ -58,6 +62,7 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
     env_cfg = yam_lift_cube_env_cfg()
     _set_scene(env_cfg, cfg)
     site = SceneEntityCfg("robot", site_names=("grasp_site",))
+    finger = SceneEntityCfg("robot", joint_names=("left_finger",))
     env_cfg.commands = {
         terms.COMMAND: TargetCubeCfg(
             entity_names=tuple(cfg.colors),
@@ -67,10 +72,12 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
             hold_steps=cfg.hold_steps,
         )
     }
+    env_cfg.actions["joint_pos"].scale = ACTION_SCALE
     env_cfg.observations = _observations(cfg, site)
     penalties = {name: env_cfg.rewards[name] for name in ("action_rate_l2", "joint_pos_limits", "joint_vel_hinge")}
     env_cfg.rewards = {
         "reach": RewardTermCfg(func=terms.reach, weight=1.0, params={"std": 0.1, "site": site}),
+        "grasp": RewardTermCfg(func=terms.grasp, weight=2.0, params={"near": 0.03, "site": site, "finger": finger}),
         "lift": RewardTermCfg(func=terms.lift, weight=8.0, params={"near": 0.06, "site": site}),
         "at_goal": RewardTermCfg(func=terms.at_goal, weight=8.0, params={}),
         **penalties,

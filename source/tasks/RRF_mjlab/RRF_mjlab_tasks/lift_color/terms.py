@@ -68,6 +68,16 @@ def reach(env: Any, std: float, site: SceneEntityCfg) -> torch.Tensor:
     return 1.0 - torch.tanh(distance / std)
 
 
+def grasp(env: Any, near: float, site: SceneEntityCfg, finger: SceneEntityCfg) -> torch.Tensor:
+    """How far the gripper has closed on the target, 0 to 1, as long as it is between the fingers."""
+    data, size = env.scene[finger.name].data, _target(env).cfg.cube_size
+    opening = data.joint_pos[:, finger.joint_ids].squeeze(1)  # from the middle
+    opened = data.default_joint_pos[:, finger.joint_ids].squeeze(1)
+    closed = ((opened - opening) / (opened - size)).clamp(0.0, 1.0)
+    distance = (_target(env).target_position() - _grasp_position(env, site)).norm(dim=-1)
+    return closed * torch.exp(-torch.square(distance / near))
+
+
 def lift(env: Any, near: float, site: SceneEntityCfg) -> torch.Tensor:
     """How much of the way up the target has come, 0 to 1, as long as it is between the fingers.
 

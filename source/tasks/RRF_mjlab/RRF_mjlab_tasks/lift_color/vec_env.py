@@ -7,7 +7,7 @@ from typing import Any
 
 from ..mjlab_env import MJLabVecEnv
 from . import terms
-from .env import LiftColorEnvCfg
+from .env_cfg import LiftColorEnvCfg
 
 
 class LiftColorVecEnv(MJLabVecEnv):
