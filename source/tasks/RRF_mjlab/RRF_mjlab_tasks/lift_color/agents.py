@@ -16,3 +16,11 @@ def ppo() -> runners.OnPolicyRunnerCfg:
 
     task = "Mjlab-Lift-Cube-Yam"
     return runner_cfg_from_mjlab(load_rl_cfg(task), task).replace(max_iterations=600, save_interval=50)
+
+
+def bc() -> runners.OnPolicyRunnerCfg:
+    return ppo()
+
+
+def sft() -> runners.OnPolicyRunnerCfg:
+    return ppo()

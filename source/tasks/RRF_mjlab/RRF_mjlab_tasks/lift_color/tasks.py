@@ -9,7 +9,12 @@ from .env_cfg import LiftColorEnvCfg
 
 def lift_color_tasks() -> dict[str, tuple[LiftColorEnvCfg, str]]:
     """Id -> environment and the name of how it is trained."""
-    return {"RoboRenForce-MJLab-LiftColor-PPO": (teacher_cfg(), "RRF_mjlab_tasks.lift_color.agents:ppo")}
+    agents = "RRF_mjlab_tasks.lift_color.agents:"
+    return {
+        "RoboRenForce-MJLab-LiftColor-PPO": (teacher_cfg(), agents + "ppo"),
+        "RoboRenForce-MJLab-LiftColor-BC": (vla_cfg(), agents + "bc"),
+        "RoboRenForce-MJLab-LiftColor-SFT": (vla_cfg(), agents + "sft"),
+    }
 
 
 def teacher_cfg() -> LiftColorEnvCfg:
