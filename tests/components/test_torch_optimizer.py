@@ -217,11 +217,11 @@ def test_the_average_is_the_closed_form_and_is_swapped_in_and_out() -> None:
         steps(module, optimizer, 1, index)
         history.append(module[0].weight.detach().clone())
     expected = 0.75**5 * history[0] + sum(0.25 * 0.75 ** (5 - k) * history[k] for k in range(1, 6))
-    torch.testing.assert_close(optimizer.ema.averages["0.weight"], expected)
+    torch.testing.assert_close(optimizer.ema.copies["0.weight"], expected)
     with optimizer.ema.swapped_in():
         torch.testing.assert_close(module[0].weight.detach(), expected)
     assert torch.equal(module[0].weight, history[-1])
-    torch.testing.assert_close(optimizer.ema.averages["0.weight"], expected)
+    torch.testing.assert_close(optimizer.ema.copies["0.weight"], expected)
 
 
 @pytest.mark.parametrize(
@@ -288,4 +288,4 @@ def test_half_precision_parameters_are_refused_unless_allowed() -> None:
     optimizer = OptimizerCfg(learning_rate=1e-2, require_fp32=False, ema=EMACfg(decay=0.0)).build(module)
     optimizer.backward(module(batch(0).bfloat16()).float().square().mean())
     optimizer.step()
-    torch.testing.assert_close(optimizer.ema.averages["0.weight"], module[0].weight.detach().float())
+    torch.testing.assert_close(optimizer.ema.copies["0.weight"], module[0].weight.detach().float())

@@ -53,7 +53,7 @@ def test_times_follow_the_mirrored_beta_law_of_pi0():
     s = 1 - t / 0.999
     assert float(s.mean()) == pytest.approx(0.6, abs=2e-3)  # a / (a + 1)
     assert float(s.var()) == pytest.approx(1.5 / (2.5**2 * 3.5), abs=2e-3)  # a / ((a + 1)^2 (a + 2))
-    assert 0 <= float(t.min()) and float(t.max()) < 0.999
+    assert float(t.min()) >= 0 and float(t.max()) < 0.999
     assert float((t < 0.5).float().mean()) > 0.6  # the noise side
 
 

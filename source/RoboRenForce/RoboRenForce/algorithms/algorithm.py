@@ -40,6 +40,8 @@ class RunContext:
     obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Explicit observation set -> groups; sets that are missing are resolved from the spec."""
     distributed: DistributedContext = field(default_factory=DistributedContext)
+    seed: int = 0
+    """Of the run, alike in all processes."""
     data: Any = None
     """What is learned from: the `TransitionDataset` of an offline run, or what a `DatasetRunner` reads batches of."""
     eval_spec: EnvSpec | None = None
@@ -80,7 +82,7 @@ class Algorithm(ABC):
     schema: TransitionSchema
     """What it keeps of transitions."""
     is_sharded: bool = False
-    """Whether every process holds a part of its state: all of them write and read checkpoints, which are directories."""
+    """Whether every process holds a part of its state: all write and read checkpoints, which are directories."""
 
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
@@ -172,6 +174,10 @@ class DatasetLearner(Algorithm, ABC):
     def update(self, data: Any = None) -> dict[str, torch.Tensor]:
         """Take one gradient step (or accumulate one) on a batch, which lies on the device; returns 0-dim metrics."""
 
+    def source(self, data: Any) -> Any:
+        """What batches are read from when learning begins: the data, or something made of it."""
+        return data
+
     def act(self, obs: Any) -> NoReturn:
         """Refuse: what it learned is played by `policy()`."""
         raise UserError(f"{type(self).__name__} learns from recorded data and takes no steps: use a DatasetRunner.")
@@ -186,6 +192,10 @@ class DatasetLearnerCfg(AlgorithmCfg):
     """Base of the configurations of such learners."""
 
     class_type: type = DatasetLearner
+
+    def check_updates(self, updates: int) -> Iterable[str]:
+        """Like `check`, for checkpoints after every `updates` updates."""
+        return ()
 
 
 def name_unused_groups(context: RunContext, read: Collection[str]) -> None:

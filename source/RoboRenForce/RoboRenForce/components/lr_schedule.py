@@ -53,8 +53,9 @@ class ScheduleCfg(Cfg):
     """Course after the warm-up; `cosine` is a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
     warmup_steps: Annotated[int, Range(ge=0)] = 0
     """Steps until the full rate; step k of them (from 0) has the share (k + 1) / warmup_steps."""
-    total_steps: Annotated[int, Range(ge=1)] | None = None
-    """Step at which the decay ends, warm-up included; the rate stays there afterwards."""
+    total_steps: Annotated[int, Range(ge=1)] | Literal["run"] | None = None
+    """Step at which the decay ends, warm-up included; the rate stays there afterwards. `run`: the last step of the run,
+    of which the warm-up then takes a tenth at most."""
     final_share: Annotated[float, Range(ge=0, le=1)] = 0.0
     """Share of the learning rate that is left at the end of the decay."""
 
@@ -62,17 +63,23 @@ class ScheduleCfg(Cfg):
         """Sentences on a decay without an end, or one that ends before it begins."""
         if self.kind != "constant" and self.total_steps is None:
             yield f"total_steps: is not set; say at which step the {self.kind} decay ends"
-        if self.total_steps is not None and self.total_steps <= self.warmup_steps:
+        if isinstance(self.total_steps, int) and self.total_steps <= self.warmup_steps:
             yield (
                 f"total_steps: {self.total_steps} is not larger than warmup_steps = {self.warmup_steps}; "
                 "the warm-up is a part of it"
             )
 
+    def for_run(self, steps: int) -> ScheduleCfg:
+        """The schedule of a run of so many steps."""
+        if self.total_steps != "run":
+            return self
+        return self.replace(total_steps=max(steps, 2), warmup_steps=min(self.warmup_steps, steps // 10))
+
     def factor(self, step: Tensor) -> Tensor:
         """Share of the learning rate that step number `step` (0-dim, from 0) takes."""
         factor = torch.ones_like(step)
         if self.kind != "constant":
-            assert self.total_steps is not None  # `check`
+            assert isinstance(self.total_steps, int)  # `check` and `for_run`
             decay_ = linear_ if self.kind == "linear" else cosine_
             decay_(factor, 1.0, self.final_share, step - self.warmup_steps, self.total_steps - self.warmup_steps)
         if self.warmup_steps:

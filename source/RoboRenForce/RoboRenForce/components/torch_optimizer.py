@@ -26,10 +26,13 @@ class TorchOptimizer(Optimizer):
 
     `backward` is called `accumulation_steps` times, then `step` once. Parameters that no loss reached stay. What is
     clipped together is all: `step` returns `{"all": norm}`, under FSDP the norm over all shards.
+
+    With a count, `backward` takes sums: the gradient of the step is that of the mean over all elements of all
+    micro-batches and ranks, however unevenly they are spread.
     """
 
     def __init__(self, cfg: OptimizerCfg, module: nn.Module, distributed: DistributedContext) -> None:
-        self.cfg, self._module = cfg, module
+        self.cfg, self._module, self._distributed = cfg, module, distributed
         if distributed.is_distributed and not is_parallel(module):
             raise ConfigError(
                 f"The optimizer got a module of its own on each of {distributed.world_size} processes, whose gradients "
@@ -50,6 +53,7 @@ class TorchOptimizer(Optimizer):
         self.ema = None if cfg.ema is None else cfg.ema.build(module, self.params)
         self._create_state()
         self._backwards = 0
+        self._count: Tensor | None = None
         self._announce_sync()
 
     @property
@@ -58,9 +62,16 @@ class TorchOptimizer(Optimizer):
         return self.lr * self.cfg.schedule.factor(self.steps)
 
     @override
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, a mean over a micro-batch, to those of the step as a mean over micro-batches."""
-        (loss / self.cfg.accumulation_steps).backward()
+    def backward(self, loss: Tensor, count: Tensor | None = None) -> None:
+        """Add the gradients of `loss`, a mean over a micro-batch, to those of the step as a mean over micro-batches.
+
+        Args:
+            loss: 0-dim.
+            count: 0-dim number of elements that `loss` is a sum over; None: it is a mean.
+        """
+        (loss / self.cfg.accumulation_steps if count is None else loss).backward()
+        if count is not None:
+            self._count = count.detach().clone() if self._count is None else self._count + count.detach()
         self._backwards += 1
         self._announce_sync()
 
@@ -74,14 +85,20 @@ class TorchOptimizer(Optimizer):
                 f"{self.cfg.accumulation_steps} of them."
             )
         grads = [param.grad for param in self.params.values() if param.grad is not None]
+        scale = None
+        if self._count is not None:  # DDP and FSDP have averaged sums over ranks
+            scale = self._distributed.world_size / self._distributed.sum_(self._count).clamp(min=1.0)
         norm = nn.utils.get_total_norm(grads)
         if isinstance(norm, DTensor):
             norm = norm.full_tensor()
+        norm = norm if scale is None else norm * scale
         # A norm over all ranks (or of averaged gradients): every rank comes to the same decision.
         bad = (~torch.isfinite(norm)).to(self.steps.dtype)
         if self.cfg.max_grad_norm is not None:
-            factor = (self.cfg.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_([local(g) for g in grads], factor)  # pyright: ignore[reportPrivateImportUsage]
+            clipping = (self.cfg.max_grad_norm / (norm + 1e-6)).clamp(max=1.0)
+            scale = clipping if scale is None else scale * clipping
+        if scale is not None:
+            torch._foreach_mul_([local(g) for g in grads], scale)  # pyright: ignore[reportPrivateImportUsage]
         self._apply(self.current_lr, bad)
         reshard(self._module)  # gathered since an evaluation, parameters would be those before the step
         self.steps.add_(1.0 - bad)
@@ -90,7 +107,7 @@ class TorchOptimizer(Optimizer):
             self.ema.update(1.0 - bad)
         for param in self.params.values():
             param.grad = None
-        self._backwards = 0
+        self._backwards, self._count = 0, None
         self._announce_sync()
         return {"all": norm}
 
@@ -236,10 +253,16 @@ class OptimizerCfg(Cfg):
         for name in frozen:
             named[name].requires_grad_(False)
 
+    def for_run(self, steps: int) -> OptimizerCfg:
+        """The configuration for a run of so many steps, see `ScheduleCfg.total_steps`."""
+        return self.replace(schedule=self.schedule.for_run(steps))
+
     @override
     def build(self, module: nn.Module, *, distributed: DistributedContext | None = None) -> Optimizer:
         """The optimizer of a module's trained parameters; call it after `parallelize`."""
         self.validate()
+        if self.schedule.total_steps == "run":
+            raise ConfigError("schedule.total_steps is 'run': build the optimizer of cfg.for_run(steps).")
         distributed = distributed or DistributedContext()
         if self.kind == "flat_adam":
             return FlatAdam(

@@ -1,4 +1,7 @@
-"""What a VLA policy is built for: cameras, vectors with their statistics, instructions. Plain data in its checkpoint."""
+"""What a VLA policy is built for: cameras, vectors with their statistics, instructions.
+
+It is plain data in every checkpoint of the policy.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +73,7 @@ class VLASpec:
             ) from None
 
     def differences(self, data: VLASpec) -> list[str]:
-        """Rows `what | policy | data` of a table of what keeps this policy from reading `data`; empty if nothing does."""
+        """Lines of a table of both, with what keeps this policy from reading `data`; empty if nothing does."""
         rows = [] if set(self.cameras) <= set(data.cameras) else [("cameras", self.cameras, data.cameras)]
         for name in ("state", "action"):
             mine, other = getattr(self, name), getattr(data, name)

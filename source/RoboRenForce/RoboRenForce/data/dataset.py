@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ..configclass import MISSING, Cfg, Range, configclass
 from ..envs.instructions import instruction_id
@@ -25,6 +26,8 @@ from .windows import window, window_offsets
 
 Batch = dict[str, Any]
 """Key -> tensor `(B, ...)`; `task` is a list of B texts."""
+
+ACTION, IMAGES = "action", "observation.images."
 
 _NOW = np.zeros(1, np.int64)
 
@@ -89,6 +92,11 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
     def lengths(self) -> list[int]:
         """Its frames, as a mixture of one."""
         return [len(self)]
+
+    @property
+    def datasets(self) -> list[LeRobotDataset]:
+        """Itself, as a mixture of one."""
+        return [self]
 
     @property
     def weights(self) -> None:
@@ -238,7 +246,22 @@ def _chosen_cameras(metadata: DatasetMetadata, wanted: Sequence[str] | None) -> 
 
 
 @configclass
-class LeRobotDatasetCfg(Cfg):
+class DemonstrationsCfg(Cfg):
+    """Base of what a VLA policy learns from: a `LeRobotDatasetCfg` or a `MixtureDatasetCfg`."""
+
+    def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
+        """The same data as a policy reads it; what the configuration says itself of actions, cameras and split stays.
+
+        Args:
+            chunk_size: Actions per sample.
+            cameras: Names without `observation.images.`; empty: all.
+            split: Which episodes.
+        """
+        raise NotImplementedError
+
+
+@configclass
+class LeRobotDatasetCfg(DemonstrationsCfg):
     """Which frames of a dataset are read, and how."""
 
     class_type: type = LeRobotDataset
@@ -266,3 +289,15 @@ class LeRobotDatasetCfg(Cfg):
     """Memory for numbers, and as much for encoded pictures, in every worker."""
     open_videos: Annotated[int, Range(ge=1)] = 64
     """Videos that every worker keeps open."""
+
+    @override
+    def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
+        metadata, changed = read_metadata(self.data_root), self.copy()
+        if self.split == "all":
+            changed.split = split
+        if ACTION not in self.delta_timestamps:
+            changed.delta_timestamps[ACTION] = [step / metadata.fps for step in range(chunk_size)]
+        if cameras and self.cameras is None:
+            keys = [IMAGES + name for name in cameras]
+            changed.cameras = [key for key in keys if key in metadata.cameras]
+        return changed

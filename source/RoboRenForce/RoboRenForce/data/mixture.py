@@ -11,15 +11,17 @@ and masks say what is real:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Self
 
 import numpy as np
 import torch
+from typing_extensions import override
 
 from ..configclass import Cfg, Range, configclass
 from ..utils.errors import UserError, did_you_mean
-from .dataset import Batch, LeRobotDataset, LeRobotDatasetCfg
+from .dataset import IMAGES, Batch, DemonstrationsCfg, LeRobotDataset, LeRobotDatasetCfg
 from .features import STANDARD
+from .selection import Split
 
 
 class MixtureDataset(torch.utils.data.Dataset[Batch]):
@@ -173,10 +175,26 @@ class MixturePartCfg(Cfg):
 
 
 @configclass
-class MixtureDatasetCfg(Cfg):
+class MixtureDatasetCfg(DemonstrationsCfg):
     """Datasets that are learned from together."""
 
     class_type: type = MixtureDataset
     parts: list[MixturePartCfg] = []
     image_size: list[Annotated[int, Range(ge=1)]] | None = None
     """Height and width of all images of parts that do not set their own."""
+
+    @override
+    def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
+        names = [IMAGES + name for name in cameras]
+        parts = [
+            # A camera that the part calls otherwise is asked for by its own name.
+            part.replace(dataset=part.dataset.for_policy(chunk_size, _own_names(part, names), split))
+            for part in self.parts
+        ]
+        return self.replace(parts=parts)
+
+
+def _own_names(part: MixturePartCfg, common: Sequence[str]) -> list[str]:
+    """Names without `observation.images.` that a part has for some cameras of the mixture."""
+    own = {name: key for key, name in part.rename.items()}
+    return [own.get(name, name).removeprefix(IMAGES) for name in common]

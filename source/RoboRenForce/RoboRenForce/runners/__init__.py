@@ -11,6 +11,8 @@ from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .trainer import Trainer, TrainerCfg
+from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
+from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 
 __all__ = [
     "Callback",
@@ -28,6 +30,10 @@ __all__ = [
     "OnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",
+    "VLAPretrainRunner",
+    "VLAPretrainRunnerCfg",
+    "VLASFTRunner",
+    "VLASFTRunnerCfg",
     "evaluate",
     "record_video",
 ]

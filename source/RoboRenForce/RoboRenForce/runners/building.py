@@ -48,6 +48,7 @@ def run_context(trainer: Trainer) -> RunContext:
         max_updates=trainer.max_updates,
         obs_groups=trainer.cfg.obs_groups,
         distributed=trainer.distributed,
+        seed=trainer.cfg.seed,
         eval_spec=None if trainer.eval_env is None else trainer.eval_env.spec,
     )
 

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+ERROR = "Val/action_error"
+
 
 class RunDirectoryCallback(Callback):
     """Make and lock the run directory for the session, and begin with what belongs to the run."""
@@ -120,16 +122,19 @@ class CheckpointCallback(Callback):
 
 
 class BestCallback(Callback):
-    """Save after the best evaluation so far; without evaluations, `CheckpointCallback` goes by the training return."""
+    """Save after the best evaluation so far, or without evaluations after the smallest validation error.
+
+    Without either, `CheckpointCallback` goes by the training return.
+    """
 
     def __init__(self, checkpoints: CheckpointCallback) -> None:
         super().__init__()
         self._checkpoints = checkpoints
 
     def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
-        """Save if this iteration was evaluated, and better than all before."""
-        score = metrics.get("Eval/mean_reward", -math.inf)
-        if runner.run_dir is not None and runner.evaluates and score > runner.best_score:
+        """Save if this iteration was evaluated or validated, and better than all before."""
+        score = metrics.get("Eval/mean_reward", -math.inf) if runner.evaluates else -metrics.get(ERROR, math.inf)
+        if runner.run_dir is not None and score > runner.best_score:
             self._checkpoints.save(runner, runner.run_dir, score)
 
 

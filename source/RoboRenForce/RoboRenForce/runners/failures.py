@@ -76,7 +76,7 @@ def save_last(runner: Trainer, interrupted: str | None) -> Path | None:
         return there
     if sharded:
         raise CheckpointError(
-            "every process holds a part of the learner, and they can't be asked now; a smaller save_interval loses less."
+            "every process holds a part of the learner, and they can't be asked now; a smaller save_interval loses less"
         )
     return store(runner, runner.run_dir, state_of_this_process(runner, interrupted))
 

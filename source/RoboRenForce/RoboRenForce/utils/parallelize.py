@@ -98,7 +98,7 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
     if mesh is not None and kind == "fsdp":
         return _shard(module, mesh, cfg, list(blocks.values()))
     if cfg.mixed_precision == "bf16":
-        _autocast(module, ["forward", *cfg.forward_methods])
+        autocast_methods(module, ["forward", *cfg.forward_methods])
     if mesh is not None and kind == "ddp":
         on_gpu = [torch.cuda.current_device()] if mesh.device_type == "cuda" else None
         return DistributedDataParallel(
@@ -179,7 +179,8 @@ def _recomputed_forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
     return checkpoint(type(block).forward, block, *args, use_reentrant=False, **kwargs)
 
 
-def _autocast(module: nn.Module, methods: list[str]) -> None:
+def autocast_methods(module: nn.Module, methods: list[str]) -> None:
+    """Let methods of a module compute in bfloat16, whoever calls them."""
     device = next(module.parameters()).device.type
     for name in methods:
         cast = torch.autocast(device, torch.bfloat16)(getattr(type(module), name))

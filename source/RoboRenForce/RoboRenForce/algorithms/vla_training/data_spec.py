@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ...components.vla_preprocessing import IMAGES, STATE
 from ...components.vla_spec import STATISTICS, VectorSpec, VLASpec
+from ...data.dataset import LeRobotDataset
 from ...data.features import Feature
 from ...data.metadata import DatasetMetadata
+from ...data.mixture import MixtureDataset
 from ...data.statistics import FeatureStatistics, aggregate
 from ...utils.errors import SpecMismatch, UserError
 
@@ -42,6 +45,12 @@ def spec_of_data(parts: DatasetMetadata | Sequence[DatasetMetadata], cameras: Co
         action=_vector(parts, ACTION),
         instructions=tuple(dict.fromkeys(text for part in parts for text in part.tasks.values())),
     )
+
+
+def spec_of_dataset(dataset: LeRobotDataset | MixtureDataset) -> VLASpec:
+    """Describe what is read of an open data set or mixture, under the names of its batches."""
+    spec = spec_of_data([part.metadata for part in dataset.datasets])
+    return replace(spec, cameras=tuple(key.removeprefix(IMAGES) for key in dataset.cameras))
 
 
 def _vector(parts: Sequence[DatasetMetadata], key: str) -> VectorSpec:

@@ -2,6 +2,7 @@
 
 from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum
 from .continuation import Continuation, continuation_weights
+from .diffusion import DiffusionHead, DiffusionHeadCfg
 from .dit import DiTHeadCfg
 from .flow import FlowHead, FlowHeadCfg
 from .regression import RegressionHead, RegressionHeadCfg
@@ -11,6 +12,8 @@ __all__ = [
     "ActionHeadCfg",
     "Continuation",
     "DiTHeadCfg",
+    "DiffusionHead",
+    "DiffusionHeadCfg",
     "Evaluation",
     "FlowHead",
     "FlowHeadCfg",

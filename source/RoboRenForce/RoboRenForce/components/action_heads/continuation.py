@@ -62,7 +62,7 @@ def guided_velocity(velocity: Callable[[Tensor], Tensor], x: Tensor, time: float
     """
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        v = velocity(x)
+        v = velocity(x, time)
         predicted = x + (1.0 - time) * v
         error = (continuation.actions - predicted.detach()) * continuation.weights.unsqueeze(-1)
         (pull,) = torch.autograd.grad(predicted, x, error)

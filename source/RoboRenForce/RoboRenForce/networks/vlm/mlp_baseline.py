@@ -41,7 +41,7 @@ class MLPBaseline(Backbone):
             )
         self.cfg, self.taps, self.num_cameras = cfg, taps, num_cameras
         self.width, self.image_size = cfg.width, (cfg.image_size[0], cfg.image_size[1])
-        self.words = WordEncoder(cfg.width)
+        self.words = WordEncoder(cfg.width, cfg.looks + 1)
         self.eye = TextGuidedCNN(cfg)
         self.camera = nn.Parameter(0.02 * torch.randn(num_cameras, 1, cfg.width))
         self.grid = nn.Parameter(0.02 * torch.randn(cfg.looks + _GRID**2, cfg.width))
@@ -64,8 +64,8 @@ class MLPBaseline(Backbone):
     def forward(self, inputs: VLMInputs) -> Prefix:
         """See `Backbone.forward`."""
         rows = inputs.images.shape[0]
-        text = self.words(inputs.text_ids, inputs.text_mask)
-        seen = self.eye(inputs.images, text) + self.grid + self.camera  # (B, C, looks + grid, D)
+        *guides, text = self.words(inputs.text_ids, inputs.text_mask).unbind(1)
+        seen = self.eye(inputs.images, torch.stack(guides, 1)) + self.grid + self.camera  # (B, C, looks + grid, D)
         seen = seen * inputs.has_image.view(rows, -1, 1, 1)
         single = [text] if self.state is None else [text, self.state(inputs.state.to(text.dtype))]
         summary = self.summary(torch.cat([seen[:, :, : self.cfg.looks].flatten(1), *single], dim=1)).unsqueeze(1)
@@ -90,31 +90,35 @@ class MLPBaseline(Backbone):
 
 
 class WordEncoder(nn.Module):
-    """Mean over the text of features of three neighboring words, so that it matters which adjective stands before which
-    noun: `(B, T)` and its mask -> `(B, D)`.
+    """Read a text several times: `(B, T)` and its mask -> `(B, readings, D)`.
 
-    The two halves of a word's hash choose a row of a table each, so that hardly any two words share both.
+    A word is seen with its two neighbors, so that it matters which adjective stands before which noun; every reading
+    attends to other words. The two halves of a word's hash choose a row of a table each, so that hardly any two words
+    share both.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, readings: int) -> None:
         super().__init__()
         self.high, self.low = nn.Embedding(_BUCKETS, 32), nn.Embedding(_BUCKETS, 32)
         self.neighbors = nn.Conv1d(32, width, 3, padding=1)
+        self.norm = nn.LayerNorm(width)
+        self.query = nn.Parameter(torch.randn(readings, width))
         self.output = nn.Linear(width, width)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Encode texts."""
-        weight = mask.unsqueeze(1).to(self.output.weight.dtype)
-        words = (self.high(ids // _BUCKETS) + self.low(ids % _BUCKETS)).transpose(1, 2) * weight
-        features = F.gelu(self.neighbors(words)) * weight
-        return self.output(features.sum(-1) / weight.sum(-1).clamp(min=1))
+        words = (self.high(ids // _BUCKETS) + self.low(ids % _BUCKETS)) * mask.unsqueeze(-1)
+        words = self.norm(F.gelu(self.neighbors(words.transpose(1, 2))).transpose(1, 2))
+        # A text without words is read as its padding, which is the same for all.
+        there = (mask | ~mask.any(1, keepdim=True)).unsqueeze(1)
+        return self.output(F.scaled_dot_product_attention(self.query.expand(len(ids), -1, -1), words, words, there))
 
 
 class TextGuidedCNN(nn.Module):
-    """Let the text look at the image: `(B, C, H, W, 3)` uint8 and a text `(B, D)` -> tokens `(B, C, looks + grid, D)`.
+    """Let the text look at the image: `(B, C, H, W, 3)` uint8 -> tokens `(B, C, looks + grid, D)`.
 
-    Every look is a query, made from the text, that attends to the patches. It returns what it sees and where: the
-    expected position is what makes reaching for a named object easy to learn.
+    Every look is a query, made from one reading of the text, that attends to the patches. It returns what it sees and
+    where: the expected position is what makes reaching for a named object easy to learn.
     """
 
     position: Tensor
@@ -126,7 +130,7 @@ class TextGuidedCNN(nn.Module):
         self.patches = nn.Conv2d(3, channels, patch, patch)
         self.local = nn.Conv2d(channels, channels, 3, padding=1)
         self.norm = nn.LayerNorm(channels)
-        self.query = nn.Linear(cfg.width, cfg.looks * channels)
+        self.query = nn.Linear(cfg.width, channels)
         self.key = nn.Linear(channels, channels)
         self.seen = nn.Linear(channels + 2, cfg.width)
         self.grid = nn.Linear(channels, cfg.width)
@@ -134,14 +138,14 @@ class TextGuidedCNN(nn.Module):
         position = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
         self.register_buffer("position", position, persistent=False)  # (P, 2): row and column
 
-    def forward(self, images: Tensor, text: Tensor) -> Tensor:
-        """Encode images."""
+    def forward(self, images: Tensor, guides: Tensor) -> Tensor:
+        """Encode images; `guides` `(B, looks, D)` is what each look was told."""
         rows, cameras = images.shape[:2]
-        pixels = images.flatten(0, 1).movedim(-1, 1).to(text.dtype) / 127.5 - 1.0
+        pixels = images.flatten(0, 1).movedim(-1, 1).to(guides.dtype) / 127.5 - 1.0
         x = F.gelu(self.patches(pixels))
         x = x + F.gelu(self.local(x))
         features = self.norm(x.flatten(2).transpose(1, 2))  # (B C, P, channels)
-        query = self.query(text).unflatten(1, (-1, features.shape[2])).repeat_interleave(cameras, 0)
+        query = self.query(guides).repeat_interleave(cameras, 0)
         position = self.position.to(features.dtype).expand(len(features), -1, -1)
         values = torch.cat([features, position], dim=-1)
         looks = F.scaled_dot_product_attention(query, self.key(features), values)
@@ -187,7 +191,7 @@ class MLPBaselineCfg(BackboneCfg):
         if len(self.image_size) != 2:
             yield f"image_size: has {len(self.image_size)} entries, expected height and width"
         elif any(size % self.patch or size // self.patch < _GRID for size in self.image_size):
-            yield f"image_size: {self.image_size} is not filled by at least {_GRID}x{_GRID} patches of {self.patch} pixels"
+            yield f"image_size: {self.image_size} is not filled by {_GRID}x{_GRID} or more patches of {self.patch} pixels"
 
 
 def _word_id(word: str) -> int:

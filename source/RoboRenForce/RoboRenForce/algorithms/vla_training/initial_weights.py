@@ -1,0 +1,90 @@
+"""Where a policy's weights come from before it learns, and how frozen ones are told from others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
+from ...components.vla_spec import VLASpec
+from ...utils.checkpoint import load_checkpoint
+from ...utils.errors import CheckpointError, did_you_mean
+from ...utils.run_dir import resolve_checkpoint
+
+
+def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VLAPolicy, set[str]]:
+    """Build a policy and give it the weights of another run; the averaged ones if it has any.
+
+    Normalization goes on with the statistics that the weights were trained with.
+
+    Args:
+        cfg: The policy.
+        spec: What the data holds.
+        init_from: Checkpoint or run directory; empty: the weights that the backbone comes with.
+
+    Returns:
+        The policy, and the names of the tensors that were loaded.
+
+    Raises:
+        CheckpointError: it is of another kind of run, or of another policy.
+        SpecMismatch: its policy can't learn from such data; the message is a table.
+    """
+    if not init_from:
+        return cfg.build(spec), set()
+    path = resolve_checkpoint(init_from)
+    saved = load_checkpoint(path, schema={"algorithm": dict})["algorithm"]
+    if not {"spec", "policy"} <= saved.keys():
+        raise CheckpointError(f"'{path}' holds no vision-language-action policy: init_from needs a run of one.")
+    policy: VLAPolicy = cfg.build(VLASpec.from_dict(saved["spec"]))
+    policy.require_data(spec)
+    policy.add_instructions(spec.instructions)
+    tensors = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {})
+    _copy_into(policy, tensors, set(saved["policy"]["left_out"]), str(path))
+    return policy, set(tensors)
+
+
+def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
+    """Name -> a number that tells the frozen weights of one base model from those of another, on any device."""
+    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
+    if not frozen:
+        return {}
+    sums = torch.stack([_bits(tensor).sum(dtype=torch.int64) for tensor in frozen.values()])
+    return dict(zip(frozen, (sums & (2**62 - 1)).tolist(), strict=True))
+
+
+def require_same_frozen(here: dict[str, int], saved: dict[str, int], names: Iterable[str]) -> None:
+    """Raise a CheckpointError where frozen weights that a checkpoint leaves out are others than when it was written."""
+    for name in names:
+        if here.get(name) != saved.get(name):
+            raise CheckpointError(
+                f"The frozen weights '{name}' are not those that this policy was trained with: load the same base "
+                "model, or train with algorithm.checkpoints=all."
+            )
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    """The bytes as integers, whose sum does not depend on its order."""
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tensor.contiguous().view(kinds[tensor.element_size()])
+
+
+@torch.no_grad()
+def _copy_into(policy: VLAPolicy, tensors: dict[str, Any], left_out: set[str], path: str) -> None:
+    mine = {name: value for name, value in policy.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
+    for name, value in tensors.items():
+        if name not in mine or mine[name].shape != value.shape:
+            got = f"has the shape {list(mine[name].shape)}" if name in mine else "does not exist"
+            raise CheckpointError(
+                f"'{path}' holds '{name}' {list(value.shape)}, which {got} in this policy: configure the policy as in "
+                f"the run it is from. {'' if name in mine else did_you_mean(name, mine)}".rstrip()
+            )
+        mine[name].copy_(value)
+    absent = [name for name in mine if name not in tensors and name not in left_out]
+    if absent:
+        raise CheckpointError(
+            f"'{path}' lacks '{absent[0]}' and {len(absent) - 1} more tensors of this policy: configure the policy as "
+            "in the run it is from."
+        )

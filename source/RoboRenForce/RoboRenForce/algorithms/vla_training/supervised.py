@@ -1,0 +1,266 @@
+"""Supervised learning of a VLA policy from demonstrations: pre-training, and what fine-tuning and DAgger build on.
+
+    batch --encode--> prefix --head--> loss summed over valid elements   (`SupervisedModule.forward`)
+    gradient of (sum over all ranks and micro-batches) / (their valid elements)   (`TorchOptimizer`)
+
+A padded action weighs nothing wherever it lies: with means per rank or micro-batch, those with few valid elements would
+count too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ...components import OptimizerCfg, ScheduleCfg
+from ...components.torch_optimizer import TorchOptimizer
+from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
+from ...components.vla_spec import VLASpec
+from ...configclass import Range, configclass
+from ...utils.errors import ConfigError, UserError
+from ...utils.module_state import copy_into, load_module_state, module_state
+from ...utils.parallelize import ParallelCfg, autocast_methods, make_mesh, parallelize, unwrapped
+from ...utils.seeding import preserved_rng
+from ...utils.sharded_state import LEFT_OUT
+from ..algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
+from .data_spec import spec_of_dataset
+from .initial_weights import frozen_fingerprints, initial_policy, require_same_frozen
+from .memory import naming_what_fits
+from .reference import Reference
+from .supervised_module import Micro, SupervisedModule, actions_of
+from .vla_policy import VLAPlayPolicy
+
+
+class VLASupervised(DatasetLearner):
+    """Behavior cloning of action chunks: the head's loss, one step per `accumulation_steps` batches.
+
+    With `kl_coef` the policy also stays close to what it was when it was built, see `Reference`.
+
+    Where there is no data it only plays, and is built when its checkpoint is loaded, which says for what data it is.
+    """
+
+    cfg: VLAPretrainAlgorithmCfg
+    optimizer: TorchOptimizer
+    model: VLAPolicy | None = None
+    reference: Reference | None = None
+
+    def __init__(self, cfg: VLAPretrainAlgorithmCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
+        if not isinstance(policy, VLAPolicyCfg):
+            raise ConfigError(
+                f"{type(self).__name__} learns a VLAPolicyCfg, but policy is a {type(policy).__name__}: set "
+                "policy=MLPBaselinePolicyCfg(head=...), or another vision-language-action policy."
+            )
+        self.cfg, self.policy_cfg, self.context = cfg, policy, context
+        self._averaged = False
+        self._micro_batches = 0
+        if context.data is not None:
+            self._build_policy(spec_of_dataset(context.data), cfg.init_from)
+            self._build_training()
+
+    def _build_policy(self, spec: VLASpec, init_from: str) -> None:
+        """Build the policy, with the same random weights wherever it is built, and freeze."""
+        with preserved_rng():
+            torch.manual_seed(self.context.seed)
+            policy, loaded = initial_policy(self.policy_cfg, spec, init_from)
+        self.model = policy.to(self.context.device)
+        self.cfg.optimizer.freeze(SupervisedModule(self.model))
+        self._frozen = frozen_fingerprints(self.model)
+        self._left_out = set(self._frozen) - loaded if self.cfg.checkpoints == "trained" else set()
+
+    def _build_training(self) -> None:
+        """Parallelize what is built, and build its optimizer."""
+        context, cfg = self.context, self.cfg
+        mesh = make_mesh(context.distributed, context.device)
+        parallel = cfg.parallel.replace(forward_methods=[*cfg.parallel.forward_methods, "encode", "predict"])
+        if context.distributed.is_distributed and parallel.kind == "none":
+            parallel.kind = "ddp"
+        self.reference = Reference(self.policy_model) if cfg.kl_coef else None
+        module = SupervisedModule(self.policy_model, self.reference and self.reference.head, cfg.kl_coef)
+        self.is_sharded = mesh is not None and parallel.kind == "fsdp"
+        if parallel.mixed_precision == "bf16":
+            autocast_methods(self.policy_model, ["forward", "encode", "act", "evaluate"])  # to play and evaluate
+            if self.is_sharded:  # FSDP casts parameters; inputs are images and numbers with units
+                autocast_methods(module, ["forward", "encode", "predict"])
+        self.module = parallelize(module, mesh, parallel)
+        if self.reference is not None:
+            self.reference.keep_backbone(self.module)
+        updates = context.max_updates // cfg.optimizer.accumulation_steps
+        optimizer = cfg.optimizer.for_run(updates).build(self.module, distributed=context.distributed)
+        assert isinstance(optimizer, TorchOptimizer), "`check` refuses the flat Adam"
+        self.optimizer = optimizer
+        self._grad_norm = torch.zeros((), device=context.device)
+        self.train()
+
+    @property
+    def policy_model(self) -> VLAPolicy:
+        """The policy that is learned."""
+        if self.model is None:
+            raise UserError(f"{type(self).__name__} has neither data nor a checkpoint to say what its policy is for.")
+        return self.model
+
+    @property
+    def action_names(self) -> tuple[str, ...]:
+        """Names of the dimensions of an action; empty where the data gives none."""
+        return self.policy_model.spec.action.names
+
+    # ------------------------------------------------------------------------------------------------- learning
+
+    def update(self, data: Any = None) -> dict[str, Tensor]:
+        """Learn from one (micro-)batch; every `accumulation_steps`-th call takes a step."""
+        with naming_what_fits(data, None if self.is_sharded else self._try):
+            total, count, metrics = self._loss(data)
+            self.optimizer.backward(total, count)
+        self._micro_batches += 1
+        if self._micro_batches == self.cfg.optimizer.accumulation_steps:
+            self._micro_batches = 0
+            self._grad_norm = self.optimizer.step()["all"]
+        found = {"loss": (total / count.clamp(min=1)).detach(), **metrics, "grad_norm": self._grad_norm}
+        return found | {"learning_rate": self.optimizer.current_lr}
+
+    def _loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        there = None if self.reference is None else self.reference.encode(self.module, batch)
+        return self.module(Micro(batch, there))
+
+    def _try(self, batch: Mapping[str, Any]) -> None:
+        """Do what `update` does to a batch, without other processes, for nothing but its memory."""
+        unwrapped(self.module)(Micro(batch))[0].backward()
+        for param in self.optimizer.params.values():
+            param.grad = None
+
+    @torch.no_grad()
+    def validate(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Predicted actions `(B, H, A)` and mask; under FSDP every rank calls."""
+        actions, is_pad, dim_mask = actions_of(batch)
+        module: Any = unwrapped(self.module)
+        predicted = module.predict(Micro(batch))
+        mask = torch.ones_like(actions, dtype=torch.bool)
+        mask = mask if is_pad is None else mask & ~is_pad.unsqueeze(-1)
+        return predicted, mask if dim_mask is None else mask & dim_mask.unsqueeze(1)
+
+    # -------------------------------------------------------------------------------------------------- playing
+
+    def policy(self) -> VLAPlayPolicy:
+        """The policy in the environment that it is evaluated in."""
+        env = self.context.eval_spec
+        if env is None:
+            raise UserError("The policy was given no environment to act in: build the runner with eval_env.")
+        if self.is_sharded:
+            raise UserError(
+                "A sharded policy can't be played by one process: set eval_interval=0 and play its checkpoint, or use "
+                "algorithm.parallel.kind=ddp."
+            )
+        return VLAPlayPolicy(self.policy_model, env)
+
+    def add_instructions(self, texts: Iterable[str]) -> None:
+        """Let the policy follow more texts."""
+        self.policy_model.add_instructions(texts)
+
+    # ---------------------------------------------------------------------------------------------------- state
+
+    def state_dict(self) -> dict[str, Any]:
+        """The policy with the description of its data, and the optimizer; nothing before it is built."""
+        if self.model is None:
+            return {}
+        tensors = module_state(self.module)["tensors"]
+        kept = {name: tensor for name, tensor in tensors.items() if name not in self._left_out}
+        state = {
+            "spec": self.model.spec.to_dict(),
+            "policy": {"tensors": kept, LEFT_OUT: sorted(self._left_out)},
+            "optimizer": self.optimizer.state_dict(),
+            "frozen": {name: self._frozen[name] for name in sorted(self._left_out)},
+        }
+        return state if self.reference is None else state | {"reference": self.reference.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore `state_dict`; without data, build the policy that it is of, with averaged weights if it has any."""
+        spec = VLASpec.from_dict(state["spec"])
+        plays = self.context.data is None
+        if plays:
+            self._build_policy(spec, "")
+            self.module = SupervisedModule(self.policy_model)
+        self.policy_model.add_instructions(spec.instructions)
+        require_same_frozen(self._frozen, state["frozen"], state["policy"][LEFT_OUT])
+        load_module_state(self.module, state["policy"])
+        if not plays:
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.reference is not None:
+                self.reference.load_state_dict(state["reference"])
+        elif "ema" in state["optimizer"]:
+            params = dict(self.module.named_parameters())
+            averages = state["optimizer"]["ema"]
+            copy_into({name: params[name].data for name in averages}, averages, "ema")
+
+    def train(self) -> None:
+        """Learn with the weights themselves; what is frozen as a whole stays in evaluation mode."""
+        if self.model is None or self.context.data is None:
+            return
+        self._use_averages(False)
+        self.module.train()
+        for part in (self.policy_model.backbone, self.policy_model.head):
+            if not any(parameter.requires_grad for parameter in part.parameters()):
+                part.eval()
+
+    def eval(self) -> None:
+        """Play with the averaged weights if there are any."""
+        if self.model is None:
+            return
+        self.module.eval()
+        self._use_averages(True)
+
+    def _use_averages(self, wanted: bool) -> None:
+        if self.context.data is not None and self.optimizer.ema is not None and wanted != self._averaged:
+            self.optimizer.ema.swap()
+            self._averaged = wanted
+
+
+@configclass
+class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
+    """Pre-training: a `VLASupervised` and its optimizer."""
+
+    class_type: type = VLASupervised
+
+    optimizer: OptimizerCfg = OptimizerCfg(
+        learning_rate=1e-4,
+        weight_decay=0.01,
+        schedule=ScheduleCfg(kind="cosine", warmup_steps=1000, total_steps="run", final_share=0.1),
+    )
+    """Learning rates (by group too: patterns `backbone.*`, `head.*`), schedule, accumulation, clipping, EMA."""
+    parallel: ParallelCfg = ParallelCfg()
+    """Precision, DDP or FSDP, activation checkpointing. Several processes with kind `none` use DDP."""
+    init_from: str = ""
+    """Checkpoint or run directory whose policy is where learning begins; empty: the backbone's own weights."""
+    checkpoints: Literal["trained", "all"] = "trained"
+    """What checkpoints hold of the policy: the weights that are trained, or frozen ones too, which are otherwise
+    compared by a fingerprint when a checkpoint is loaded."""
+    kl_coef: Annotated[float, Range(ge=0)] = 0.0
+    """Weight of the distance to the policy that learning begins with; 0: none."""
+    cache_features: Literal["no", "device", "ram"] = "no"
+    """Compute the features of a frozen backbone once per sample, and keep them on the device or in memory."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on an optimizer for small networks."""
+        if self.optimizer.kind == "flat_adam":
+            yield "optimizer.kind: flat_adam is for small networks of RL; use adamw"
+
+    def check_updates(self, updates: int) -> Iterable[str]:
+        """Sentences on checkpoints between two micro-batches of a step."""
+        accumulation = self.optimizer.accumulation_steps
+        if updates % accumulation:
+            yield (
+                f"updates_per_iteration: {updates} is no multiple of algorithm.optimizer.accumulation_steps = "
+                f"{accumulation}, so that checkpoints would lose a part of a step; change one of them"
+            )
+
+
+@configclass
+class SFTAlgorithmCfg(VLAPretrainAlgorithmCfg):
+    """Supervised fine-tuning: small steps from the weights of `init_from`, or of the backbone."""
+
+    optimizer: OptimizerCfg = OptimizerCfg(
+        learning_rate=2e-5,
+        weight_decay=0.01,
+        schedule=ScheduleCfg(kind="cosine", warmup_steps=100, total_steps="run", final_share=0.1),
+    )

@@ -1,0 +1,119 @@
+"""What flow matching and diffusion share: a network learns from noisy chunks, and sampling starts from noise."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...configclass import Range, configclass
+from ...networks import DenoiserCfg, MLPDenoiserCfg
+from ...networks.vlm import Prefix, Taps
+from .action_head import ActionHead, ActionHeadCfg, LossSum, same_kind
+from .masking import masked_loss, valid_actions
+
+
+@dataclass
+class Corrupted:
+    """Noisy chunks and what the network should say to them, `(B, H, A)` each."""
+
+    x: Tensor
+    time: Tensor
+    """What the network gets as time, `(B,)`, or `(B, H)` where actions have times of their own."""
+    target: Tensor
+    mask: Tensor
+    """bool: elements that are learned."""
+
+
+class DenoisingHead(ActionHead):
+    """A head that is learned by mean squared errors at random noise levels; subclasses add noise and remove it."""
+
+    def __init__(self, cfg: DenoisingHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
+        super().__init__()
+        self.cfg, self.action_dim = cfg, action_dim
+        self.network = cfg.network.build(
+            chunk_size=cfg.chunk_size, action_dim=action_dim, width=width, state_dim=state_dim
+        )
+
+    @abstractmethod
+    def corrupt(self, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> Corrupted:
+        """Draw noise and a noise level for each chunk."""
+
+    @override
+    def loss(
+        self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
+    ) -> LossSum:
+        """Squared errors of the network, averaged over `draws_per_feature` draws."""
+        noisy = self._draw(actions, mask, generator)
+        return self._mean_of_draws(self._predict(prefix, noisy) - noisy.target, noisy.mask)
+
+    @override
+    def divergence(
+        self,
+        prefix: Prefix,
+        reference: ActionHead,
+        reference_prefix: Prefix,
+        actions: Tensor,
+        mask: Tensor,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> LossSum:
+        """Squared distance of the two networks' outputs at the same noisy chunks; symmetric, 0 if they sample alike."""
+        reference = same_kind(self, reference)
+        noisy = self._draw(actions, mask, generator)
+        with torch.no_grad():
+            target = reference._predict(reference_prefix, noisy)
+        return self._mean_of_draws(self._predict(prefix, noisy) - target, noisy.mask)
+
+    @override
+    def act(
+        self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        return self.sample(prefix, self.draw_noise(prefix, generator), generator=generator), {}
+
+    @abstractmethod
+    def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        """Turn noise `(B, H, A)` into normalized actions; the generator is for samplers that draw more of it."""
+
+    def draw_noise(self, prefix: Prefix, generator: torch.Generator | None = None) -> Tensor:
+        """Draw what sampling starts from, float32 `(B, H, A)`."""
+        size = (len(prefix.tokens), self.cfg.chunk_size, self.action_dim)
+        return torch.empty(size, device=prefix.tokens.device).normal_(generator=generator)
+
+    def _draw(self, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> Corrupted:
+        draws = self.cfg.draws_per_feature
+        actions = valid_actions(actions, mask).repeat_interleave(draws, 0)
+        return self.corrupt(actions, mask.repeat_interleave(draws, 0), generator)
+
+    def _predict(self, prefix: Prefix, noisy: Corrupted) -> Tensor:
+        """Network output at all draws; what depends on the observation alone is computed once."""
+        context, draws = self.network.encode(prefix), self.cfg.draws_per_feature
+        if draws > 1:
+            context = {name: tensor.repeat_interleave(draws, 0) for name, tensor in context.items()}
+        return self.network(noisy.x, noisy.time, context)
+
+    def _mean_of_draws(self, error: Tensor, mask: Tensor) -> LossSum:
+        loss, draws = masked_loss(error.square(), mask), self.cfg.draws_per_feature
+        return LossSum(loss.total / draws, loss.count / draws)
+
+
+@configclass
+class DenoisingHeadCfg(ActionHeadCfg):
+    """Base of the configurations of flow matching and diffusion."""
+
+    class_type: type = DenoisingHead
+
+    network: DenoiserCfg = MLPDenoiserCfg()
+    """`MLPDenoiserCfg` reads the mean of all tokens, `DiTCfg` attends to all of them."""
+    draws_per_feature: Annotated[int, Range(ge=1, le=256)] = 1
+    """Draws of noise and noise level for each observation and step of training: where the backbone is what costs, a
+    larger batch for the head at little cost."""
+
+    @override
+    def taps(self, action_dim: int) -> Taps:
+        return self.network.taps()

@@ -1,0 +1,111 @@
+"""Diffusion of action chunks (Diffusion Policy, arXiv 2303.04137) on the schedulers of diffusers.
+
+DDPM (arXiv 2006.11239) trains at `train_steps` noise levels; sampling takes `num_steps` of them by DDIM
+(arXiv 2010.02502), which draws no noise but the first, or by DDPM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+from typing_extensions import override
+
+from ...configclass import Range, configclass
+from ...networks.vlm import Prefix
+from ...utils.optional import require_package
+from .action_head import LossSum
+from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
+from .masking import share
+
+
+class DiffusionHead(DenoisingHead):
+    """A network that predicts the noise of a chunk (or the clean chunk, or v), and a scheduler that removes it."""
+
+    cfg: DiffusionHeadCfg
+
+    def __init__(self, cfg: DiffusionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
+        super().__init__(cfg, width=width, state_dim=state_dim, action_dim=action_dim)
+        # Two objects: that of training moves its table to the device, that of sampling keeps scalars on the host, where
+        # reading them neither waits for the device nor hinders the capture of a CUDA graph.
+        self._training, self._sampling = build_scheduler(cfg, "ddpm"), build_scheduler(cfg, cfg.sampler)
+        self._sampling.set_timesteps(cfg.num_steps)
+        self._timesteps: list[int] = self._sampling.timesteps.tolist()
+        self._step_options: dict[str, Any] = {"use_clipped_model_output": True} if cfg.sampler == "ddim" else {}
+
+    @override
+    def corrupt(self, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> Corrupted:
+        cfg = self.cfg
+        noise = torch.empty_like(actions).normal_(generator=generator)
+        step = torch.randint(cfg.train_steps, (len(actions),), device=actions.device, generator=generator)
+        match cfg.prediction:
+            case "epsilon":
+                target = noise
+            case "sample":
+                target = actions
+            case "v_prediction":
+                target = self._training.get_velocity(actions, noise, step)
+        return Corrupted(self._training.add_noise(actions, noise, step), step / cfg.train_steps, target, mask)
+
+    @override
+    def loss(
+        self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
+    ) -> LossSum:
+        """As in the base class; `clipped` is the share of demonstrated actions that sampling can't reach."""
+        loss = super().loss(prefix, actions, mask, generator=generator)
+        if self.cfg.clip is not None:
+            loss.metrics["clipped"] = share(actions.abs() > self.cfg.clip, mask)
+        return loss
+
+    @override
+    def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
+        context, x = self.network.encode(prefix), noise
+        for step in self._timesteps:
+            time = torch.full((len(x),), step / self.cfg.train_steps, device=x.device)
+            output = self.network(x, time, context)
+            x = self._sampling.step(output, step, x, generator=generator, return_dict=False, **self._step_options)[0]
+        return x
+
+
+@configclass
+class DiffusionHeadCfg(DenoisingHeadCfg):
+    """Configuration of a `DiffusionHead`."""
+
+    class_type: type = DiffusionHead
+
+    train_steps: Annotated[int, Range(ge=2, le=10_000)] = 100
+    """Noise levels of training, on the squared-cosine schedule."""
+    prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
+    """What the network predicts: the noise, the clean chunk, or v = sqrt(abar) noise - sqrt(1 - abar) chunk."""
+    sampler: Literal["ddim", "ddpm"] = "ddim"
+    """How noise is removed."""
+    num_steps: Annotated[int, Range(ge=1, le=10_000)] = 10
+    """Noise levels that sampling visits."""
+    spacing: Literal["leading", "trailing"] = "leading"
+    """Which ones: from 0 in equal steps, or from the last one down in equal steps (arXiv 2305.08891)."""
+    clip: Annotated[float, Range(gt=0)] | None = 1.0
+    """Bound of predicted clean chunks while sampling: 1 for actions normalized to [-1, 1]; None for others."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on steps that contradict one another."""
+        if self.num_steps > self.train_steps:
+            yield f"num_steps: {self.num_steps} is more than train_steps={self.train_steps}; take at most as many"
+
+
+def build_scheduler(cfg: DiffusionHeadCfg, kind: Literal["ddim", "ddpm"]) -> Any:
+    """Build a scheduler of diffusers with the head's noise levels.
+
+    Raises:
+        MissingPackageError: diffusers is not installed.
+    """
+    module = require_package(f"diffusers.schedulers.scheduling_{kind}", extra="vla", purpose="diffusion heads")
+    return getattr(module, f"{kind.upper()}Scheduler")(
+        num_train_timesteps=cfg.train_steps,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type=cfg.prediction,
+        clip_sample=cfg.clip is not None,
+        clip_sample_range=cfg.clip or 1.0,
+        timestep_spacing=cfg.spacing,
+    )

@@ -1,0 +1,70 @@
+"""Pre-train a VLA policy on demonstrations."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+from ..algorithms.algorithm import Policy
+from ..components.vla_policy import VLAPolicyCfg
+from ..configclass import MISSING, Range, configclass
+from ..data.dataset import DemonstrationsCfg, LeRobotDatasetCfg
+from ..data.loader import DataLoaderCfg
+from ..data.selection import Split
+from .dataset_runner import DatasetRunner, DatasetRunnerCfg
+from .vla_validation import ValidationCallback
+
+
+class VLAPretrainRunner(DatasetRunner):
+    """A `DatasetRunner` over demonstrations, with a validation on episodes that are kept apart.
+
+    Args:
+        cfg: Everything about the run.
+        runtime: See `DatasetRunner`.
+    """
+
+    cfg: VLAPretrainRunnerCfg
+
+    def __init__(self, cfg: VLAPretrainRunnerCfg, **runtime: Any) -> None:
+        super().__init__(cfg, **runtime)
+        if self.dataset is not None and cfg.validation_interval:
+            validation = ValidationCallback(
+                self._demonstrations(cfg, "validation"),
+                interval=cfg.validation_interval,
+                samples=cfg.validation_samples,
+                batch_size=cfg.loader.batch_size,
+            )
+            self.callbacks.insert(2, validation)  # saving comes first, logging and the best checkpoint after it
+
+    def open_data(self, cfg: VLAPretrainRunnerCfg) -> Any:
+        """Open the demonstrations, without the episodes of the validation."""
+        return self._demonstrations(cfg, "train" if cfg.validation_interval else "all")
+
+    def _demonstrations(self, cfg: VLAPretrainRunnerCfg, split: Split) -> Any:
+        return cfg.dataset.for_policy(cfg.policy.head.chunk_size, cfg.policy.cameras, split).build()
+
+    def policy(self) -> Policy:
+        """The policy, which knows the instructions of the environment that it is played in."""
+        if self.eval_env is not None:
+            env, learner = cast(Any, self.eval_env), cast(Any, self.algorithm)
+            learner.add_instructions(env.instruction_table.values())
+        return self.algorithm.policy()
+
+
+@configclass
+class VLAPretrainRunnerCfg(DatasetRunnerCfg):
+    """Configuration of `VLAPretrainRunner`."""
+
+    class_type: type = VLAPretrainRunner
+
+    policy: VLAPolicyCfg = MISSING
+    """Backbone, head, preprocessing."""
+    dataset: DemonstrationsCfg = LeRobotDatasetCfg()
+    """A LeRobot data set or a mixture. Chunks of actions are read as long as the policy's."""
+    loader: DataLoaderCfg = DataLoaderCfg(batch_size=32, num_workers=4)
+    """Batches and workers."""
+    epochs = 10.0
+    validation_interval: Annotated[int, Range(ge=0)] = 10
+    """Iterations between validations, for which `dataset.validation_fraction` of the episodes are kept apart; 0: none,
+    and all episodes are learned from."""
+    validation_samples: Annotated[int, Range(ge=1)] = 2048
+    """Frames of a validation."""
