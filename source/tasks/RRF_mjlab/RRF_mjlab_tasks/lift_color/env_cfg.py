@@ -38,6 +38,9 @@ class LiftColorEnvCfg(MJLabEnvCfg):
     """Whether an episode ends where the target has been lifted; a learner that is paid for holding it must not end."""
     noise: bool = True
     """Noise on what the actor observes."""
+    vary_friction: bool = True
+    """Another friction of the finger tips in every environment. Rows start alike, and can be held, without this and
+    `noise`, in mjlab's own step (`env_graph=off` on a GPU)."""
     goal_height: Annotated[float, Range(gt=0.03, lt=0.4)] = 0.15
     """Of the cube's centre above the ground, in m."""
     hold_steps: Annotated[int, Range(ge=1)] = 5

@@ -72,6 +72,8 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
             hold_steps=cfg.hold_steps,
         )
     }
+    if not cfg.vary_friction:
+        env_cfg.events = {name: event for name, event in env_cfg.events.items() if not name.startswith("fingertip_")}
     env_cfg.actions["joint_pos"].scale = ACTION_SCALE
     env_cfg.observations = _observations(cfg, site)
     penalties = {name: env_cfg.rewards[name] for name in ("action_rate_l2", "joint_pos_limits", "joint_vel_hinge")}
@@ -96,13 +98,20 @@ def _set_scene(env_cfg: Any, cfg: LiftColorEnvCfg) -> None:
     robot = get_yam_robot_cfg()
     fingers = {"left_finger": OPEN_FINGER, "right_finger": -OPEN_FINGER}
     robot.init_state = replace(robot.init_state, joint_pos={**robot.init_state.joint_pos, **fingers})
-    cubes = {color: EntityCfg(spec_fn=lambda color=color: get_cube_spec(CUBE_SIZE, rgba=(*RGB[color], 1.0))) for color in cfg.colors}
+    cubes = {
+        color: EntityCfg(spec_fn=lambda color=color: get_cube_spec(CUBE_SIZE, rgba=(*RGB[color], 1.0)))
+        for color in cfg.colors
+    }
     env_cfg.scene.entities = {"robot": robot, **cubes}
     env_cfg.scene.env_spacing = 0.0  # every row at the origin, so that equal starts are equal to the last bit
     env_cfg.scene.terrain.textures = (
-        TextureCfg(name="table", type="2d", builtin="flat", rgb1=(0.42, 0.36, 0.30), rgb2=(0.42, 0.36, 0.30), width=8, height=8),
+        TextureCfg(
+            name="table", type="2d", builtin="flat", rgb1=(0.42, 0.36, 0.30), rgb2=(0.42, 0.36, 0.30), width=8, height=8
+        ),
     )
-    env_cfg.scene.terrain.materials = (MaterialCfg(name="table", texture="table", reflectance=0.0, geom_names_expr=("terrain$",)),)
+    env_cfg.scene.terrain.materials = (
+        MaterialCfg(name="table", texture="table", reflectance=0.0, geom_names_expr=("terrain$",)),
+    )
     env_cfg.scene.sensors = tuple(_camera(name, cfg.image_size) for name in cfg.cameras)
     env_cfg.scene.spec_fn = _dim_lights
     env_cfg.sim.nconmax, env_cfg.sim.njmax = MAX_CONTACTS, MAX_CONSTRAINTS
@@ -115,10 +124,18 @@ def _dim_lights(spec: Any) -> None:
 
 
 def _camera(name: str, size: int) -> CameraSensorCfg:
-    shared = {"height": size, "width": size, "data_types": ("rgb",), "enabled_geom_groups": (0, 2), "use_shadows": False}
+    shared = {
+        "height": size,
+        "width": size,
+        "data_types": ("rgb",),
+        "enabled_geom_groups": (0, 2),
+        "use_shadows": False,
+    }
     if name == "wrist":
         return CameraSensorCfg(name=name, camera_name="robot/camera_d405", **shared)
-    return CameraSensorCfg(name=name, pos=FRONT_POSITION, quat=look_at(FRONT_POSITION, FRONT_TARGET), fovy=42.0, **shared)
+    return CameraSensorCfg(
+        name=name, pos=FRONT_POSITION, quat=look_at(FRONT_POSITION, FRONT_TARGET), fovy=42.0, **shared
+    )
 
 
 def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> tuple[float, float, float, float]:

@@ -6,6 +6,9 @@ from RoboRenForce.envs import MultiModalCfg
 
 from .env_cfg import LiftColorEnvCfg
 
+EXECUTED = 4
+"""Actions of a chunk that are executed before the next one is predicted."""
+
 
 def lift_color_tasks() -> dict[str, tuple[LiftColorEnvCfg, str]]:
     """Id -> environment and the name of how it is trained."""
@@ -30,5 +33,7 @@ def vla_cfg() -> LiftColorEnvCfg:
         language=True,
         end_on_success=True,
         noise=False,
-        multi_modal=MultiModalCfg(images={"front": "front", "wrist": "wrist"}, proprio=["robot"]),
+        vary_friction=False,
+        env_graph="off",  # mjlab's own step: it can hold rows, which chunks and groups need
+        multi_modal=MultiModalCfg(images={"front": "front", "wrist": "wrist"}, proprio=["robot"], chunk_size=EXECUTED),
     )

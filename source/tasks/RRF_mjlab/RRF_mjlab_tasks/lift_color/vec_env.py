@@ -19,6 +19,8 @@ class LiftColorVecEnv(MJLabVecEnv):
         super().__init__(cfg)
         if cfg.language:
             self.spec = replace(self.spec, extras=(*self.spec.extras, "instruction"))
+        if self._fast is None and not (cfg.noise or cfg.vary_friction):
+            self.spec = replace(self.spec, capabilities=("reset_rows", "step_rows"))
 
     def _state_extras(self) -> dict[str, Any]:
         extras = super()._state_extras()
