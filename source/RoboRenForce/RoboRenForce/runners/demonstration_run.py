@@ -17,6 +17,7 @@ import torch
 from tensordict import TensorDict
 
 from ..data import LeRobotWriter
+from ..data.layout import INFO
 from ..envs.env_cfg import VecEnvCfg
 from ..envs.multi_modal import MultiModal, MultiModalCfg
 from ..envs.vec_env import EvalPolicy, VecEnv

@@ -238,7 +238,7 @@ class MJLabVecEnv(VecEnv):
         """`final` with images of the present state in rows that ended, before they are reset."""
         self.env.sim.sense()
         compute = self.env.observation_manager.compute_group
-        images = {name: compute(name) for name in final.keys() if self.spec.dtype_of(name) == torch.uint8}
+        images = {name: compute(name) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
         return choose_rows(self.env.reset_buf, TensorDict({**dict(final.items()), **images}, final.batch_size), final)
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:

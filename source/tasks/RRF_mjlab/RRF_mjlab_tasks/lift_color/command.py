@@ -15,8 +15,8 @@ NEVER_S = 1.0e9
 class TargetCube(CommandTerm):
     """One target per episode, drawn with the positions of all cubes when the episode begins.
 
-    A cube is lifted where its centre is at `goal_height` or above; lifting the target for `hold_steps` steps in a row is
-    success, lifting another one is not.
+    A cube is lifted where its centre is at `goal_height` or above. Success is to lift the target for `hold_steps` steps
+    in a row.
     """
 
     cfg: TargetCubeCfg

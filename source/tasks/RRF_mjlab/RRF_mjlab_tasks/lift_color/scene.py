@@ -37,6 +37,9 @@ RGB = {
 }
 """Colours of cubes, told apart in images and in words."""
 
+TABLE = (0.42, 0.36, 0.30)
+"""Colour of the ground."""
+
 CUBE_SIZE = 0.02
 """Half an edge in m."""
 
@@ -44,8 +47,8 @@ OPEN_FINGER = 0.035
 """Where fingers begin, in m from the middle of the gripper: open, so that a cube fits between them."""
 
 ACTION_SCALE = {"joint[123]": 0.3, "joint[45]": 0.4, "joint6": 0.8, "left_finger": 0.04}
-"""What an action of 1 means in rad and m from the initial posture. mjlab's scales let untrained noise turn the wrist from
-limit to limit."""
+"""What an action of 1 means in rad and m from the initial posture. mjlab's scales let untrained noise turn the wrist
+from limit to limit."""
 
 DECIMATION = 10
 """Simulator steps of 5 ms per action: 20 actions a second."""
@@ -55,6 +58,12 @@ MAX_CONTACTS, MAX_CONSTRAINTS = 120, 300
 
 FRONT_POSITION, FRONT_TARGET = (0.76, 0.0, 0.46), (0.27, 0.0, 0.08)
 """Where the front camera is, and what it looks at, in m."""
+
+FRONT_ANGLE = 42.0
+"""Of view, in degrees."""
+
+VISIBLE = (0, 2)
+"""Groups of geometries in images: ground and cubes, and what the robot looks like."""
 
 
 def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
@@ -98,23 +107,18 @@ def _set_scene(env_cfg: Any, cfg: LiftColorEnvCfg) -> None:
     robot = get_yam_robot_cfg()
     fingers = {"left_finger": OPEN_FINGER, "right_finger": -OPEN_FINGER}
     robot.init_state = replace(robot.init_state, joint_pos={**robot.init_state.joint_pos, **fingers})
-    cubes = {
-        color: EntityCfg(spec_fn=lambda color=color: get_cube_spec(CUBE_SIZE, rgba=(*RGB[color], 1.0)))
-        for color in cfg.colors
-    }
-    env_cfg.scene.entities = {"robot": robot, **cubes}
+    env_cfg.scene.entities = {"robot": robot, **{color: _cube(color) for color in cfg.colors}}
     env_cfg.scene.env_spacing = 0.0  # every row at the origin, so that equal starts are equal to the last bit
-    env_cfg.scene.terrain.textures = (
-        TextureCfg(
-            name="table", type="2d", builtin="flat", rgb1=(0.42, 0.36, 0.30), rgb2=(0.42, 0.36, 0.30), width=8, height=8
-        ),
-    )
-    env_cfg.scene.terrain.materials = (
-        MaterialCfg(name="table", texture="table", reflectance=0.0, geom_names_expr=("terrain$",)),
-    )
+    terrain = env_cfg.scene.terrain
+    terrain.textures = (TextureCfg("table", "2d", "flat", rgb1=TABLE, rgb2=TABLE, width=8, height=8),)
+    terrain.materials = (MaterialCfg("table", texture="table", reflectance=0.0, geom_names_expr=("terrain$",)),)
     env_cfg.scene.sensors = tuple(_camera(name, cfg.image_size) for name in cfg.cameras)
     env_cfg.scene.spec_fn = _dim_lights
     env_cfg.sim.nconmax, env_cfg.sim.njmax = MAX_CONTACTS, MAX_CONSTRAINTS
+
+
+def _cube(color: str) -> EntityCfg:
+    return EntityCfg(spec_fn=lambda: get_cube_spec(CUBE_SIZE, rgba=(*RGB[color], 1.0)))
 
 
 def _dim_lights(spec: Any) -> None:
@@ -124,18 +128,10 @@ def _dim_lights(spec: Any) -> None:
 
 
 def _camera(name: str, size: int) -> CameraSensorCfg:
-    shared = {
-        "height": size,
-        "width": size,
-        "data_types": ("rgb",),
-        "enabled_geom_groups": (0, 2),
-        "use_shadows": False,
-    }
+    camera = CameraSensorCfg(name=name, height=size, width=size, enabled_geom_groups=VISIBLE)
     if name == "wrist":
-        return CameraSensorCfg(name=name, camera_name="robot/camera_d405", **shared)
-    return CameraSensorCfg(
-        name=name, pos=FRONT_POSITION, quat=look_at(FRONT_POSITION, FRONT_TARGET), fovy=42.0, **shared
-    )
+        return replace(camera, camera_name="robot/camera_d405")
+    return replace(camera, pos=FRONT_POSITION, quat=look_at(FRONT_POSITION, FRONT_TARGET), fovy=FRONT_ANGLE)
 
 
 def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> tuple[float, float, float, float]:
@@ -151,7 +147,7 @@ def look_at(position: tuple[float, ...], target: tuple[float, ...]) -> tuple[flo
 
 
 def _observations(cfg: LiftColorEnvCfg, site: SceneEntityCfg) -> dict[str, ObservationGroupCfg]:
-    """`actor` and `critic` know where the cubes are; `robot` is what the robot knows of itself; one group per camera."""
+    """`actor` and `critic` know where the cubes are, `robot` is what the robot knows of itself; a group per camera."""
 
     def noise(size: float) -> UniformNoiseCfg:
         return UniformNoiseCfg(n_min=-size, n_max=size)

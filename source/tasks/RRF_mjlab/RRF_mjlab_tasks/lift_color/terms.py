@@ -1,7 +1,7 @@
-"""What the policy sees, what is rewarded and when an episode ends; functions of mjlab's environment, `(num_envs, ...)`.
+"""What a policy sees, what is rewarded and when an episode ends: functions of mjlab's environment, `(num_envs, ...)`.
 
-Observations are in the frame of the robot's base, which stands at the origin unturned. `site` is the grasp point, between
-the finger tips.
+Observations are in the frame of the robot's base, which stands at the origin unturned. `site` is the grasp point,
+between the finger tips.
 """
 
 from __future__ import annotations
