@@ -43,8 +43,9 @@ class MultiModal(VecEnvWrapper):
     def __init__(self, cfg: MultiModalCfg, env: VecEnv) -> None:
         super().__init__(env)
         self.multi_modal_cfg = cfg
-        self._table: InstructionTable = {}
+        self._table: InstructionTable = dict(env.instruction_table)  # texts that the inner environment may give
         self._current: TensorDict | None = None
+        self._instructions: list[str] = []
         self.spec = _spec(cfg, env)
         self._given = "instruction" in env.spec.extras
         self._follow([] if self._given else _instructions(cfg, env))
@@ -58,7 +59,7 @@ class MultiModal(VecEnvWrapper):
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """All texts that were ever in use, by their ids."""
+        """All texts that were ever in use, or that the inner environment says it may give, by their ids."""
         return self._table
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
@@ -147,6 +148,8 @@ class MultiModal(VecEnvWrapper):
 
     def _follow(self, texts: list[str]) -> None:
         """Let the rows follow `texts`, one each."""
+        if texts == self._instructions:
+            return  # nearly every step: nothing to hash, and nothing to copy to the device
         self._instructions = texts
         ids = add_instructions(self._table, texts)
         self._ids = torch.tensor(ids, dtype=torch.int64, device=self.device).unsqueeze(1)  # (num_envs, 1)

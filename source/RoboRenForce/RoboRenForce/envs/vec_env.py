@@ -176,7 +176,11 @@ class VecEnv(ABC):
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """Texts of all instruction ids that observations have had so far; stored beside recorded data."""
+        """Texts of all instruction ids that observations have had so far; stored beside recorded data.
+
+        An environment that knows which texts are to come has them here from the start, so that policies tokenize them
+        before they act.
+        """
         return {}
 
     def state_dict(self) -> dict[str, Any]:

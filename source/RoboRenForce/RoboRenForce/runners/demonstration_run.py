@@ -17,7 +17,6 @@ import torch
 from tensordict import TensorDict
 
 from ..data import LeRobotWriter
-from ..data.layout import INFO
 from ..envs.env_cfg import VecEnvCfg
 from ..envs.multi_modal import MultiModal, MultiModalCfg
 from ..envs.vec_env import EvalPolicy, VecEnv
@@ -44,7 +43,9 @@ def collect_demos_parser(description: str | None) -> Parser:
     parser.add_argument("--output", required=True, type=Path, help="folder of the dataset")
     parser.add_argument("--num_episodes", type=int, default=200, help="in the dataset at the end (default: 200)")
     parser.add_argument(
-        "--checkpoint", metavar="PATH", help="run directory or checkpoint whose policy is the expert (default: the task's)"
+        "--checkpoint",
+        metavar="PATH",
+        help="run directory or checkpoint whose policy is the expert (default: the task's)",
     )
     parser.add_argument("--stochastic", action="store_true", help="samples of that policy instead of its mode")
     parser.add_argument(
@@ -58,6 +59,7 @@ def collect_demos_parser(description: str | None) -> Parser:
     parser.add_argument("--resume", action="store_true", help="go on with the dataset or the broken-off recording")
     parser.add_argument("--images", action="store_true", help="lossless pictures instead of videos")
     parser.add_argument("--codec", choices=("libsvtav1", "libx264"), default="libsvtav1", help="of videos")
+    parser.add_argument("--fps", type=float, help="frames per second (default: the environment's steps per second)")
     parser.add_argument("--num_envs", type=int, default=16, help="environments side by side (default: 16)")
     parser.add_argument("--seed", type=int, default=0, help="of everything (default: 0)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
@@ -142,18 +144,24 @@ def _require_recordable(task: Task, args: Namespace) -> None:
 def _writer(args: Namespace, env: MultiModal) -> LeRobotWriter:
     """A new dataset, or the one that is there, if it fits."""
     features = dataset_features(env.spec, "image" if args.images else "video")
-    fps = 10.0 if env.spec.step_dt is None else 1.0 / env.spec.step_dt
     if not args.resume:
+        fps = args.fps or _steps_per_second(env)
         return LeRobotWriter.create(args.output, fps=fps, features=features, robot_type=env.spec.task, codec=args.codec)
     writer = LeRobotWriter.resume(args.output)
     found = {key: (feature.dtype, feature.shape) for key, feature in writer.features.items()}
     expected = {key: (feature.dtype, feature.shape) for key, feature in features.items()}
     if found != expected:
         raise SpecMismatch(
-            f"'{args.output}' holds {found} and {env.spec.task} gives {expected}: choose another --output, or the options "
-            f"that it was recorded with."
+            f"'{args.output}' holds {found} and {env.spec.task} gives {expected}: choose another --output, or the "
+            f"options that it was recorded with."
         )
     return writer
+
+
+def _steps_per_second(env: MultiModal) -> float:
+    if env.spec.step_dt is None:
+        raise UserError(f"{env.spec.task} doesn't say how long a step takes: give --fps, its steps per second.")
+    return 1.0 / env.spec.step_dt
 
 
 # --- a trained policy as the expert -----------------------------------------------------------------------------------

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from RoboRenForce import algorithms, components, networks, runners
+from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
+from RoboRenForce.components import OptimizerCfg, ScheduleCfg
+from RoboRenForce.components.action_heads import RegressionHeadCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.data import DataLoaderCfg
+from RoboRenForce.runners.vla_pretrain_runner import VLAPretrainRunnerCfg
+from RoboRenForce.runners.vla_sft_runner import VLASFTRunnerCfg
 
 
 def reach_ppo() -> runners.OnPolicyRunnerCfg:
@@ -21,3 +30,27 @@ def reach_ppo() -> runners.OnPolicyRunnerCfg:
         ),
         algorithm=algorithms.PPOCfg(learning_rate=1.0e-3, gamma=0.95, num_learning_epochs=5, num_mini_batches=4),
     )
+
+
+def behavior_cloning() -> VLAPretrainRunnerCfg:
+    """A small policy that learns from demonstrations from scratch; give `dataset.data_root`, what was recorded."""
+    return VLAPretrainRunnerCfg(algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(1.0e-3)), **_policy_and_data())
+
+
+def fine_tuning() -> VLASFTRunnerCfg:
+    """The same policy, from the weights of `algorithm.init_from`: a run of behavior cloning, for example."""
+    return VLASFTRunnerCfg(algorithm=SFTAlgorithmCfg(optimizer=_optimizer(2.0e-4)), **_policy_and_data())
+
+
+def _policy_and_data() -> dict[str, Any]:
+    """Chunks of eight actions, of which the environment executes four. Pictures of 64 pixels are read by one worker."""
+    return {
+        "policy": MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=8)),
+        "loader": DataLoaderCfg(batch_size=64, num_workers=1),
+        "epochs": 25.0,
+    }
+
+
+def _optimizer(learning_rate: float) -> OptimizerCfg:
+    schedule = ScheduleCfg(kind="cosine", warmup_steps=100, total_steps="run")
+    return OptimizerCfg(learning_rate=learning_rate, weight_decay=1.0e-4, schedule=schedule)

@@ -9,6 +9,7 @@ from RoboRenForce.envs import MultiModalCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
+from .goals import GOALS
 from .tabletop_env import TabletopCfg
 
 
@@ -19,13 +20,17 @@ def state_cfg(task: str, **options: Any) -> TabletopCfg:
 
 def vla_cfg(task: str, **options: Any) -> TabletopCfg:
     """Pixels, proprioception, an instruction and chunks of actions."""
-    chain = MultiModalCfg(images={"front": "front"}, proprio=["robot"], chunk_size=8)
+    chain = MultiModalCfg(images={"front": "front"}, proprio=["robot"], chunk_size=4)
     return TabletopCfg(task=task, multi_modal=chain, **options)
 
 
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
-    _register("RoboRenForce-Tabletop-Reach-PPO", state_cfg("Reach", num_envs=64), "RRF_tabletop_tasks.agents:reach_ppo")
+    agents = "RRF_tabletop_tasks.agents"
+    _register("RoboRenForce-Tabletop-Reach-PPO", state_cfg("Reach", num_envs=64), f"{agents}:reach_ppo")
+    for task in GOALS:
+        _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
+        _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

@@ -37,7 +37,9 @@ class TabletopEnv(VecEnv):
         self._goal = GOALS[cfg.task]
         self._layout = _layout(cfg)
         self._sentences = sentences(cfg.task, cfg.colours, self._layout.num_templates)
-        self._table: InstructionTable = {}
+        self._texts: InstructionTable = {}
+        if cfg.language:
+            add_instructions(self._texts, self._sentences)
         self._views = {
             name: View(Camera(name, cfg.image_size, cfg.camera_tilt), cfg.colours, self.device) for name in cfg.cameras
         }
@@ -115,8 +117,8 @@ class TabletopEnv(VecEnv):
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """Texts of all instructions so far."""
-        return self._table
+        """All sentences of the task."""
+        return self._texts
 
     def state_dict(self) -> dict[str, Any]:
         """The scene and the counters."""
@@ -173,7 +175,6 @@ class TabletopEnv(VecEnv):
         self._instructions = list(self._instructions)  # whoever was given the old list may keep it
         for row, sentence in zip(rows.tolist(), self.scene.sentence[rows].tolist(), strict=True):
             self._instructions[row] = self._sentences[sentence]
-        add_instructions(self._table, {self._instructions[row] for row in rows.tolist()})
 
     def _draw(self) -> dict[str, torch.Tensor]:
         return {name: view.draw(self.scene) for name, view in self._views.items()}

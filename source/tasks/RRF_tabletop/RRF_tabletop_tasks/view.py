@@ -7,7 +7,7 @@ front, the hand two fingers and a palm; its shadow lies on the table right below
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -35,7 +35,7 @@ class Camera:
 
     name: CameraName
     size: int
-    """Pixels of a side of the square image."""
+    """Pixels per side of the square image."""
     tilt: float
     """Degrees between the view and the vertical."""
 
@@ -54,10 +54,8 @@ class Camera:
         """By how much heights shrink."""
         return math.sin(math.radians(self.tilt))
 
-    def project(self, points: torch.Tensor, height: torch.Tensor | float, middle: torch.Tensor | None) -> torch.Tensor:
-        """Pixels `(N, 2)` of points `(N, 2)` on the table, raised by `height`, `(N,)`; `middle` is in the middle."""
-        if middle is not None:
-            points = points - middle
+    def project(self, points: torch.Tensor, height: torch.Tensor | float) -> torch.Tensor:
+        """Pixels `(N, 2)` of points `(N, 2)`, relative to what is in the middle, raised by `height`, `(N,)`."""
         raised = points[:, 1] * self.along + height * self.up
         return 0.5 * self.size + self.scale * torch.stack([points[:, 0], -raised], dim=1)
 
@@ -73,103 +71,93 @@ class View:
 
     def __init__(self, camera: Camera, colours: list[str], device: torch.device) -> None:
         self.camera = camera
-        self._colours = torch.tensor([COLOURS[name] for name in colours], dtype=torch.float32, device=device)
-        self._device = device
-        self._fixed = {
-            name: torch.tensor(rgb, device=device)
-            for name, rgb in (
-                *(("table", _TABLE), ("floor", _FLOOR), ("metal", _METAL), ("palm", _PALM), ("post", _POST)),
-                ("shadow", _SHADOW),
-            )
-        }
-        self._background = self._fixed["floor"].expand(camera.size, camera.size, 3).contiguous()
-        self._moves = camera.name == "wrist"
-        if not self._moves:
+        self._colours = _tensor([COLOURS[name] for name in colours], device)
+        self._table, self._metal, self._palm = (_tensor(rgb, device) for rgb in (_TABLE, _METAL, _PALM))
+        self._shadow, self._post = _tensor(_SHADOW, device), _tensor(_POST, device)
+        self._front = _tensor([0.0, -BLOCK], device)  # from the middle of a block to its front
+        self._background = _tensor(_FLOOR, device).expand(camera.size, camera.size, 3).contiguous()
+        self._follows_hand = camera.name == "wrist"
+        if not self._follows_hand:  # the table is where it is: paint it once
             canvas = Canvas(self._background, 1)
-            canvas.paint(self._table(torch.zeros(1, 2, device=device)))
+            self._paint_table(canvas, torch.zeros(1, 2, device=device))
             self._background = canvas.images()[0].float()
 
     def draw(self, scene: Scene) -> torch.Tensor:
         """Images of N scenes, uint8 `(N, size, size, 3)`."""
         canvas = Canvas(self._background, len(scene.hand))
-        self._middle = scene.hand if self._moves else None
-        if self._moves:
-            canvas.paint(self._table(torch.zeros_like(scene.hand)))
-        self._paint_plates(canvas, scene)
-        self._paint_posts(canvas, scene)
-        self._paint_shadow(canvas, scene)
-        self._paint_blocks(canvas, scene)
-        self._paint_hand(canvas, scene)
+        middle = scene.hand if self._follows_hand else torch.zeros_like(scene.hand)
+        if self._follows_hand:
+            self._paint_table(canvas, middle)
+        self._paint_plates(canvas, scene, middle)
+        self._paint_posts(canvas, scene, middle)
+        half = (1.5 * BLOCK, 0.9 * BLOCK * self.camera.along)
+        canvas.paint(self._shape(scene.hand - middle, 0.0, half, self._shadow, is_round=True, opacity=0.45))
+        self._paint_blocks(canvas, scene, middle)
+        self._paint_hand(canvas, scene, middle)
         return canvas.images()
 
-    def _table(self, middle: torch.Tensor) -> Shape:
-        return self._box(middle, 0.0, (1.1, 1.1 * self.camera.along), self._fixed["table"])
-
-    def _box(
+    def _shape(
         self,
         points: torch.Tensor,
         height: torch.Tensor | float,
         half: tuple[float, float],
         colour: torch.Tensor,
+        *,
         border: float = 0.0,
-        **options: object,
+        is_round: bool = False,
+        opacity: float = 1.0,
     ) -> Shape:
         """A shape around points at a height; `half` is in units of length as seen, `border` in pixels."""
-        camera = self.camera
-        pixels = (half[0] * camera.scale + border, half[1] * camera.scale + border)
-        return Shape(camera.project(points, height, self._middle), pixels, colour, pixels, **options)  # type: ignore[arg-type]
+        scale = self.camera.scale
+        pixels = (half[0] * scale + border, half[1] * scale + border)
+        return Shape(self.camera.project(points, height), pixels, colour, pixels, is_round, opacity)
 
-    _middle: torch.Tensor | None = None
+    def _paint_table(self, canvas: Canvas, middle: torch.Tensor) -> None:
+        canvas.paint(self._shape(-middle, 0.0, (1.1, 1.1 * self.camera.along), self._table))
 
-    def _paint_plates(self, canvas: Canvas, scene: Scene) -> None:
+    def _paint_plates(self, canvas: Canvas, scene: Scene, middle: torch.Tensor) -> None:
         for plate in range(scene.plates.shape[1]):
-            colour, at = self._colours[scene.plate_colour[:, plate]], scene.plates[:, plate]
+            colour, at = self._colours[scene.plate_colour[:, plate]], scene.plates[:, plate] - middle
             for part, shade in ((1.0, colour * 0.75), (0.92, colour), (0.66, colour * 0.6 + 102.0)):
                 half = (part * PLATE, part * PLATE * self.camera.along)
-                canvas.paint(self._box(at, 0.0, half, shade, is_round=True))
+                canvas.paint(self._shape(at, 0.0, half, shade, is_round=True))
 
-    def _paint_posts(self, canvas: Canvas, scene: Scene) -> None:
-        camera, colour = self.camera, self._fixed["post"]
-        disc = (_POST_RADIUS, _POST_RADIUS * camera.along)
+    def _paint_posts(self, canvas: Canvas, scene: Scene, middle: torch.Tensor) -> None:
+        disc = (_POST_RADIUS, _POST_RADIUS * self.camera.along)
+        side = (_POST_RADIUS, 0.5 * _POST_HEIGHT * self.camera.up)
         for post in range(scene.posts.shape[1]):
-            at = scene.posts[:, post]
-            canvas.paint(self._box(at, 0.0, disc, colour * 0.7, is_round=True))
-            side = (_POST_RADIUS, 0.5 * _POST_HEIGHT * camera.up)
-            canvas.paint(self._box(at, 0.5 * _POST_HEIGHT, side, colour * 0.7))
-            canvas.paint(self._box(at, _POST_HEIGHT, disc, colour, is_round=True))
+            at = scene.posts[:, post] - middle
+            canvas.paint(self._shape(at, 0.0, disc, self._post * 0.7, is_round=True))
+            canvas.paint(self._shape(at, 0.5 * _POST_HEIGHT, side, self._post * 0.7))
+            canvas.paint(self._shape(at, _POST_HEIGHT, disc, self._post, is_round=True))
 
-    def _paint_shadow(self, canvas: Canvas, scene: Scene) -> None:
-        half = (1.5 * BLOCK, 0.9 * BLOCK * self.camera.along)
-        canvas.paint(self._box(scene.hand, 0.0, half, self._fixed["shadow"], is_round=True, opacity=0.45))
-
-    def _paint_blocks(self, canvas: Canvas, scene: Scene) -> None:
+    def _paint_blocks(self, canvas: Canvas, scene: Scene, middle: torch.Tensor) -> None:
         """From the far end of the table to the near one, and what the hand holds at last."""
         camera, count = self.camera, scene.blocks.shape[1]
-        held = torch.arange(count, device=self._device) == scene.held.unsqueeze(1)  # (N, B)
+        held = torch.arange(count, device=scene.held.device) == scene.held.unsqueeze(1)  # (N, B)
         order = (scene.blocks[:, :, 1] - 10.0 * held).argsort(dim=1, descending=True)
-        positions = scene.blocks.gather(1, order.unsqueeze(2).expand_as(scene.blocks))
+        positions = scene.blocks.gather(1, order.unsqueeze(2).expand_as(scene.blocks)) - middle.unsqueeze(1)
         colours = self._colours[scene.block_colour.gather(1, order)]
         heights = held.gather(1, order) * (_HOVER * scene.hand_height).unsqueeze(1)
-        top_half = BLOCK * camera.along
-        front_half = 0.5 * _BLOCK_HEIGHT * camera.up
+        top, front = BLOCK * camera.along, 0.5 * _BLOCK_HEIGHT * camera.up
         for block in range(count):
-            at, colour, height = positions[:, block], colours[:, block], heights[:, block]
-            # In the projection the top ends where the front begins.
-            both = self._box(at, height + 0.5 * _BLOCK_HEIGHT, (BLOCK, top_half + front_half), colour * 0.3, border=0.6)
-            canvas.paint(both)
-            front = self._box(at, height + 0.5 * _BLOCK_HEIGHT, (BLOCK, front_half), colour * 0.6)
-            down = torch.tensor([0.0, top_half * camera.scale], device=self._device)
-            canvas.paint(Shape(front.centre + down, front.half, front.colour, front.reach))
-            canvas.paint(self._box(at, height + _BLOCK_HEIGHT, (BLOCK, top_half), colour))
+            at, colour, middle_height = positions[:, block], colours[:, block], heights[:, block] + 0.5 * _BLOCK_HEIGHT
+            # As seen, the top ends where the front begins; both have one dark border.
+            canvas.paint(self._shape(at, middle_height, (BLOCK, top + front), colour * 0.3, border=0.6))
+            canvas.paint(self._shape(at + self._front, middle_height, (BLOCK, front), colour * 0.6))
+            canvas.paint(self._shape(at, heights[:, block] + _BLOCK_HEIGHT, (BLOCK, top), colour))
 
-    def _paint_hand(self, canvas: Canvas, scene: Scene) -> None:
-        camera, height = self.camera, _HOVER * scene.hand_height
+    def _paint_hand(self, canvas: Canvas, scene: Scene, middle: torch.Tensor) -> None:
+        camera, height, at = self.camera, _HOVER * scene.hand_height, scene.hand - middle
         gap = torch.where(scene.held >= 0, BLOCK + 0.04, 0.03 + 0.17 * scene.aperture)
         sideways = torch.stack([gap, torch.zeros_like(gap)], dim=1)
         finger = (0.03, 0.5 * _FINGER_HEIGHT * camera.up + 0.03 * camera.along)
         for side in (-sideways, sideways):
-            at = scene.hand + side
-            canvas.paint(self._box(at, height + 0.5 * _FINGER_HEIGHT, finger, self._fixed["metal"]))
-        palm = self._box(scene.hand, height + _FINGER_HEIGHT, (0.24, 0.05), self._fixed["palm"])
+            canvas.paint(self._shape(at + side, height + 0.5 * _FINGER_HEIGHT, finger, self._metal))
+        palm = self._shape(at, height + _FINGER_HEIGHT, (0.24, 0.05), self._palm)
         half = torch.stack([(gap + 0.05) * camera.scale, torch.full_like(gap, palm.reach[1])], dim=1)
-        canvas.paint(Shape(palm.centre, half, palm.colour, palm.reach))
+        canvas.paint(replace(palm, half=half))
+
+
+def _tensor(values: object, device: torch.device) -> torch.Tensor:
+    return torch.tensor(values, dtype=torch.float32, device=device)
