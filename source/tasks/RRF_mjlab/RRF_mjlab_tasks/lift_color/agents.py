@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from RoboRenForce import runners
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
+from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.data import DataLoaderCfg
@@ -11,7 +14,7 @@ from RoboRenForce.data import DataLoaderCfg
 from ..env_cfg import import_mjlab_tasks
 
 CHUNK = 8
-"""Actions that policies predict at once, 0.4 s."""
+"""Actions that policies predict at once, 0.4 s; the environment executes the first half."""
 
 
 def ppo() -> runners.OnPolicyRunnerCfg:
@@ -26,17 +29,26 @@ def ppo() -> runners.OnPolicyRunnerCfg:
 
 
 def bc() -> runners.VLAPretrainRunnerCfg:
-    """From scratch: a small policy that a CPU can train."""
+    """Behavior cloning from scratch; give `dataset.data_root`, what the teacher recorded."""
     return runners.VLAPretrainRunnerCfg(
-        policy=policy(), algorithm=VLAPretrainAlgorithmCfg(), loader=DataLoaderCfg(batch_size=64), epochs=10.0
+        algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(1.0e-3)), epochs=20.0, **_policy_and_data()
     )
 
 
 def sft() -> runners.VLASFTRunnerCfg:
-    """From the weights of a run that `algorithm.init_from` names."""
-    return runners.VLASFTRunnerCfg(policy=policy(), algorithm=SFTAlgorithmCfg(), loader=DataLoaderCfg(batch_size=64))
+    """The same policy from the weights of `algorithm.init_from`, a run of behavior cloning for example."""
+    return runners.VLASFTRunnerCfg(
+        algorithm=SFTAlgorithmCfg(optimizer=_optimizer(2.0e-4)), epochs=10.0, **_policy_and_data()
+    )
 
 
-def policy() -> MLPBaselinePolicyCfg:
-    """The baseline with a flow-matching head."""
-    return MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK))
+def _policy_and_data() -> dict[str, Any]:
+    return {
+        "policy": MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK)),
+        "loader": DataLoaderCfg(batch_size=128, num_workers=4),
+    }
+
+
+def _optimizer(learning_rate: float) -> OptimizerCfg:
+    schedule = ScheduleCfg(kind="cosine", warmup_steps=200, total_steps="run")
+    return OptimizerCfg(learning_rate=learning_rate, weight_decay=1.0e-4, schedule=schedule)

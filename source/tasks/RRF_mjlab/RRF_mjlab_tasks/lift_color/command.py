@@ -72,7 +72,8 @@ class TargetCube(CommandTerm):
 
     def _resample_command(self, env_ids: torch.Tensor) -> None:
         count, num_cubes = len(env_ids), len(self._cubes)
-        self.target[env_ids] = torch.randint(num_cubes, (count,), device=self.device)
+        drawn = torch.randint(num_cubes, (count,), device=self.device)
+        self.target[env_ids] = (drawn + self.cfg.exchange) % num_cubes
         self.template[env_ids] = torch.randint(self.cfg.num_templates, (count,), device=self.device)
         self.held[env_ids] = 0
         self.episode_success[env_ids] = 0.0
@@ -104,6 +105,8 @@ class TargetCubeCfg(CommandTermCfg):
 
     entity_names: tuple[str, ...]
     """Names of the cubes in the scene."""
+    exchange: int = 0
+    """How many cubes further on the target is: other than 0 gives the same scene another instruction."""
     num_templates: int = 1
     """Wordings of an instruction."""
     cube_size: float = 0.02

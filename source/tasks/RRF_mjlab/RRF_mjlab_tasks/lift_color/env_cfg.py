@@ -41,6 +41,8 @@ class LiftColorEnvCfg(MJLabEnvCfg):
     vary_friction: bool = True
     """Another friction of the finger tips in every environment. Rows start alike, and can be held, without this and
     `noise`, in mjlab's own step (`env_graph=off` on a GPU)."""
+    exchange: bool = False
+    """Ask for another cube in what is otherwise the same scene (with the same seed): whether language is read."""
     goal_height: Annotated[float, Range(gt=0.03, lt=0.4)] = 0.15
     """Of the cube's centre above the ground, in m."""
     hold_steps: Annotated[int, Range(ge=1)] = 5

@@ -75,6 +75,7 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
     env_cfg.commands = {
         terms.COMMAND: TargetCubeCfg(
             entity_names=tuple(cfg.colors),
+            exchange=int(cfg.exchange),
             num_templates=len(cfg.templates),
             cube_size=CUBE_SIZE,
             goal_height=cfg.goal_height,

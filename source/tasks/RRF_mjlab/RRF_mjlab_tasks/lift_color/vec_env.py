@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from RoboRenForce.envs import InstructionTable, add_instructions
+
 from ..mjlab_env import MJLabVecEnv
 from . import terms
 from .env_cfg import LiftColorEnvCfg
@@ -17,10 +19,17 @@ class LiftColorVecEnv(MJLabVecEnv):
 
     def __init__(self, cfg: LiftColorEnvCfg) -> None:
         super().__init__(cfg)
+        self._table: InstructionTable = {}
         if cfg.language:
+            add_instructions(self._table, [text.format(color) for text in cfg.templates for color in cfg.colors])
             self.spec = replace(self.spec, extras=(*self.spec.extras, "instruction"))
         if self._fast is None and not (cfg.noise or cfg.vary_friction):
             self.spec = replace(self.spec, capabilities=("reset_rows", "step_rows"))
+
+    @property
+    def instruction_table(self) -> InstructionTable:
+        """All texts that rows may be given."""
+        return self._table
 
     def _state_extras(self) -> dict[str, Any]:
         extras = super()._state_extras()
