@@ -130,7 +130,7 @@ def test_every_cube_is_seen_in_its_colour(env: Any) -> None:
         columns = mine[0].any(0).nonzero().flatten().float()
         assert columns.numel(), f"no {color} pixel"
         # the camera looks at the robot: its left is the image's right
-        assert (columns.mean() - 16).sign() == index - 1 or index == 1 and (columns.mean() - 16).abs() < 3
+        assert (columns.mean() - 16).sign() == index - 1 or (index == 1 and (columns.mean() - 16).abs() < 3)
 
 
 def test_lifting_the_target_is_success_and_another_cube_is_not(env: Any) -> None:

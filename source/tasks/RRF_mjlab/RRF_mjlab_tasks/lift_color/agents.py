@@ -13,6 +13,9 @@ from RoboRenForce.data import DataLoaderCfg
 
 from ..env_cfg import import_mjlab_tasks
 
+PARENT = "Mjlab-Lift-Cube-Yam"
+"""mjlab's task whose PPO trains the teacher."""
+
 CHUNK = 8
 """Actions that policies predict at once, 0.4 s; the environment executes the first half."""
 
@@ -24,8 +27,11 @@ def ppo() -> runners.OnPolicyRunnerCfg:
 
     from ..agents import runner_cfg_from_mjlab
 
-    task = "Mjlab-Lift-Cube-Yam"
-    return runner_cfg_from_mjlab(load_rl_cfg(task), task).replace(max_iterations=600, save_interval=50)
+    cfg = runner_cfg_from_mjlab(load_rl_cfg(PARENT), PARENT)
+    # Returns are larger than the range that clipping leaves to values in an update: they would take long to get there.
+    cfg.algorithm = cfg.algorithm.replace(use_clipped_value_loss=False)
+    cfg.policy.actor_cfg = cfg.policy.actor_cfg.replace(init_std=0.7)
+    return cfg.replace(max_iterations=600, save_interval=50)
 
 
 def bc() -> runners.VLAPretrainRunnerCfg:

@@ -38,7 +38,7 @@ class LiftColorEnvCfg(MJLabEnvCfg):
     """Whether an episode ends where the target has been lifted; a learner that is paid for holding it must not end."""
     noise: bool = True
     """Noise on what the actor observes."""
-    vary_friction: bool = True
+    vary_friction: bool = False
     """Another friction of the finger tips in every environment. Rows start alike, and can be held, without this and
     `noise`, in mjlab's own step (`env_graph=off` on a GPU)."""
     exchange: bool = False

@@ -1,6 +1,6 @@
 """mjlab's configuration of the task: the Yam arm and coloured cubes, cameras, and the terms of `terms` and `command`.
 
-Built from mjlab's own lift-cube task, whose friction randomization and penalties stay.
+Built from mjlab's own lift-cube task, whose penalties and, by option, friction randomization stay.
 """
 
 from __future__ import annotations
@@ -50,6 +50,9 @@ ACTION_SCALE = {"joint[123]": 0.3, "joint[45]": 0.4, "joint6": 0.8, "left_finger
 """What an action of 1 means in rad and m from the initial posture. mjlab's scales let untrained noise turn the wrist
 from limit to limit."""
 
+PENALTIES = {"action_rate_l2": -0.005, "joint_pos_limits": -1.0, "joint_vel_hinge": -0.005}
+"""Weights of mjlab's penalties, small beside 5 a second for holding the cube: a short run has no curriculum."""
+
 DECIMATION = 10
 """Simulator steps of 5 ms per action: 20 actions a second."""
 
@@ -86,19 +89,19 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
         env_cfg.events = {name: event for name, event in env_cfg.events.items() if not name.startswith("fingertip_")}
     env_cfg.actions["joint_pos"].scale = ACTION_SCALE
     env_cfg.observations = _observations(cfg, site)
-    penalties = {name: env_cfg.rewards[name] for name in ("action_rate_l2", "joint_pos_limits", "joint_vel_hinge")}
+    penalties = {name: replace(env_cfg.rewards[name], weight=weight) for name, weight in PENALTIES.items()}
     env_cfg.rewards = {
-        "reach": RewardTermCfg(func=terms.reach, weight=1.0, params={"std": 0.1, "site": site}),
-        "grasp": RewardTermCfg(func=terms.grasp, weight=2.0, params={"near": 0.03, "site": site, "finger": finger}),
-        "lift": RewardTermCfg(func=terms.lift, weight=8.0, params={"near": 0.06, "site": site}),
-        "at_goal": RewardTermCfg(func=terms.at_goal, weight=8.0, params={}),
+        "reach": RewardTermCfg(func=terms.reach, weight=0.5, params={"std": 0.1, "site": site}),
+        "grasp": RewardTermCfg(func=terms.grasp, weight=0.5, params={"near": 0.03, "site": site, "finger": finger}),
+        "lift": RewardTermCfg(func=terms.lift, weight=2.0, params={"near": 0.06, "site": site}),
+        "at_goal": RewardTermCfg(func=terms.at_goal, weight=2.0, params={}),
         **penalties,
     }
     del env_cfg.terminations["ee_ground_collision"]  # whoever fears the ground learns late to grasp what lies on it
     env_cfg.terminations["wrong_cube"] = TerminationTermCfg(func=terms.wrong_cube_lifted)
     if cfg.end_on_success:
         env_cfg.terminations["success"] = TerminationTermCfg(func=terms.target_lifted)
-    env_cfg.curriculum = {}  # the penalties stay small: the run is short
+    env_cfg.curriculum = {}
     env_cfg.decimation = DECIMATION
     env_cfg.episode_length_s = cfg.episode_length_s
     return env_cfg
