@@ -8,7 +8,7 @@ written by our writer and read by both. Its pictures take about as many bytes as
 of its own with one thread and no workers, and batches of 64 frames in random order; containers are open and caches warm
 before the clock starts. Both clocks are reported: wall, and the CPU time of the process, which other work on the
 machine changes less. LeRobot decodes with torchcodec if its environment has it, else with the function of
-tests/contract/lerobot_peer.py.
+tests/data/lerobot_peer.py.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def write_dataset(root: Path, episodes: int, length: int, sharp: float) -> None:
-    """Textured pictures in which everything moves."""
+    """Write textured pictures in which everything moves."""
     import numpy as np
     from RoboRenForce.data import LeRobotWriter
 
@@ -71,7 +71,7 @@ def write_dataset(root: Path, episodes: int, length: int, sharp: float) -> None:
 
 
 def _texture(generator: Any, sharp: float) -> Any:
-    """A picture of large smooth and small sharp things, `(2 * SIZE, 2 * SIZE, 3)` uint8."""
+    """Return a picture of large smooth and small sharp shapes, `(2 * SIZE, 2 * SIZE, 3)` uint8."""
     import numpy as np
     import torch
 
@@ -83,7 +83,7 @@ def _texture(generator: Any, sharp: float) -> Any:
 
 
 def measure(who: str, root: str, case: str, samples: int) -> dict[str, float]:
-    """One process: samples per second of wall and of CPU time."""
+    """Measure in this process: samples per second of wall and of CPU time."""
     import torch
 
     torch.set_num_threads(1)
@@ -114,7 +114,7 @@ def _lerobot(root: str, deltas: dict[str, list[float]]) -> Any:
     if importlib.util.find_spec("torchcodec"):
         from lerobot.datasets import lerobot_dataset
     else:
-        sys.path.insert(0, str(Path(__file__).parents[1] / "tests/contract"))
+        sys.path.insert(0, str(Path(__file__).parents[1] / "tests/data"))
         from lerobot_peer import lerobot_dataset
     dataset = lerobot_dataset.LeRobotDataset("local/benchmark", root=root, delta_timestamps=deltas or None)
     generator = torch.Generator().manual_seed(0)
@@ -136,7 +136,7 @@ def run(python: str, *words: str) -> dict[str, Any]:
 
 
 def peer_versions(python: str) -> dict[str, str]:
-    """What the peer's environment has."""
+    """Return the versions of the peer's environment."""
     names = ["lerobot", "torch", "torchcodec", "av", "datasets", "numpy", "pyarrow"]
     code = (
         "import json\nfrom importlib.metadata import version, PackageNotFoundError\nfound = {}\n"

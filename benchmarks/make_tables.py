@@ -43,13 +43,13 @@ def main() -> None:
 
 
 def render(results: Path) -> str:
-    """The whole page for the result files in a folder."""
+    """Return the whole page for the result files in a folder."""
     files = sorted(results.glob("*.json"))
     return HEAD + ("".join(section(path) for path in files) if files else EMPTY)
 
 
 def section(path: Path) -> str:
-    """One result file: what was measured, tables, command, machine and versions."""
+    """Return one result file's section: what was measured, tables, command, machine and versions."""
     data = json.loads(path.read_text(encoding="utf-8"))
     command = _without_output(str(data.get("command", "")))
     parts = [f"\n## {path.stem}\n"]
@@ -77,7 +77,7 @@ def section(path: Path) -> str:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]], samples: Mapping[str, str]) -> str:
-    """One row per name; columns are the numbers that any row has, in order of appearance."""
+    """Return a table with one row per name; columns are the numbers that any row has, in order of appearance."""
     columns = list(dict.fromkeys(key for row in rows.values() for key, value in row.items() if _is_number(value)))
     lines = [["", *(_words(column) for column in columns)]]
     lines += [[name, *(number(row.get(column)) for column in columns)] for name, row in rows.items()]
@@ -91,7 +91,7 @@ def table(rows: Mapping[str, Mapping[str, Any]], samples: Mapping[str, str]) -> 
 
 
 def number(value: Any) -> str:
-    """Four significant digits, thousands separated; empty for what is no number."""
+    """Format with four significant digits, thousands separated; empty for anything else."""
     if not _is_number(value):
         return ""
     if float(value).is_integer() and abs(value) < 1e15:
@@ -100,7 +100,7 @@ def number(value: Any) -> str:
 
 
 def _medians(runs: Any) -> dict[str, dict[str, float]]:
-    """Medians over the samples of each name, where only samples are given; a name whose samples all failed has none."""
+    """Return medians over each name's samples, if only samples are given; none if all of a name's samples failed."""
     found = {}
     for name, samples in runs.items() if isinstance(runs, Mapping) else ():
         good = [sample for sample in samples if "error" not in sample]
@@ -110,7 +110,7 @@ def _medians(runs: Any) -> dict[str, dict[str, float]]:
 
 
 def _with_columns(rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The rows with what the file says about each of them elsewhere, as in `"speedup": {"peer": 1.0, "ours": 1.5}`."""
+    """Add the file's further mappings as columns, as in `"speedup": {"peer": 1.0, "ours": 1.5}`."""
     wide = {name: dict(row) for name, row in rows.items()}
     for column, values in data.items():
         if column not in FACTS and isinstance(values, Mapping) and values and all(map(_is_number, values.values())):
@@ -120,7 +120,7 @@ def _with_columns(rows: Mapping[str, Mapping[str, Any]], data: Mapping[str, Any]
 
 
 def _samples(data: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
-    """How many samples stand behind each row: entries of `runs`, of which some may have failed, or of a list in it."""
+    """Count the samples behind each row: entries of `runs`, of which some may have failed, or of a list in it."""
     runs = data.get("runs", {})
     found = {}
     for name, row in rows.items():
@@ -134,12 +134,12 @@ def _samples(data: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> 
 
 
 def _without_output(command: str) -> str:
-    """Where the file was written on the machine that measured says nothing."""
+    """Remove the output path, which is of the machine that measured."""
     return re.sub(r" --output[= ]\S+", "", command)
 
 
 def _purpose(command: str) -> str:
-    """First paragraph of the docstring of the script that a command ran."""
+    """Return the first paragraph of the docstring of the script that a command ran."""
     script = next((word for word in command.split() if word.endswith(".py")), "")
     path = ROOT / script
     if not script or not path.is_file():
@@ -149,7 +149,7 @@ def _purpose(command: str) -> str:
 
 
 def _is_table(value: Any) -> bool:
-    """A mapping of names to mappings that hold at least one number."""
+    """Return True for a mapping of names to mappings that hold at least one number."""
     return (
         isinstance(value, Mapping)
         and bool(value)
@@ -170,7 +170,7 @@ def _plain(value: Any) -> str:
 
 
 def _is_short(value: Any) -> bool:
-    """Whether a command-line argument is worth a word: a number, or a text that is no path."""
+    """Return True if a command-line argument is shown: a number, or a text that is no path."""
     return _is_number(value) or (isinstance(value, str) and "/" not in value)
 
 

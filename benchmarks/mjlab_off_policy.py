@@ -51,7 +51,7 @@ RUNS = ("PPO max_iterations=300", "FastSAC max_iterations=100", "FlashSAC max_it
 
 
 def train(args: argparse.Namespace) -> None:
-    """One run: writes its curves, one value per iteration, and the evaluation of the final policy."""
+    """Train one run; writes its curves, one value per iteration, and the evaluation of the final policy."""
     from RoboRenForce.runners.evaluation import evaluate
     from RoboRenForce.utils.registry import load_task
 
@@ -91,7 +91,7 @@ def train(args: argparse.Namespace) -> None:
 
 
 def train_peer(args: argparse.Namespace, iterations: int) -> None:
-    """mjlab's own training, with the curves of ours."""
+    """Run mjlab's own training, and write curves like ours."""
     from mjlab_train import run_rsl_rl
 
     robot, terrain = args.task[: args.task.index("1") + 1], args.task[args.task.index("1") + 1 :]
@@ -111,7 +111,7 @@ def train_peer(args: argparse.Namespace, iterations: int) -> None:
 
 
 def run_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
-    """Every configuration with every seed, `args.gpus` at a time; results come as they are there."""
+    """Run every configuration with every seed, `args.gpus` at a time; results are written as they come."""
     waiting = [(run, seed) for seed in range(1, args.seeds + 1) for run in args.run]
     busy: dict[int, tuple[subprocess.Popen[str], Path, float, str]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +137,7 @@ def run_all(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 
 def start(args: argparse.Namespace, run: str, seed: int, gpu: int, path: Path) -> subprocess.Popen[str]:
-    """A process that trains one configuration on one GPU."""
+    """Start a process that trains one configuration on one GPU."""
     command = [sys.executable, __file__, "--child", str(path), "--child_run", run, "--seed", str(seed)]
     command += ["--task", args.task, "--iterations", str(args.iterations), "--episodes", str(args.episodes)]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -149,7 +149,7 @@ def start(args: argparse.Namespace, run: str, seed: int, gpu: int, path: Path) -
 
 
 def describe(result: dict[str, Any]) -> str:
-    """A few lines on a run, for the terminal."""
+    """Describe a run in a few lines, for the terminal."""
     if "error" in result:
         return f"{result['run']} failed: {result['error']}"
     curves, rows = result["curves"], len(result["curves"]["steps"])
@@ -162,7 +162,7 @@ def describe(result: dict[str, Any]) -> str:
 
 
 def summarize(runs: list[dict[str, Any]], reference: float, share: float) -> dict[str, dict[str, float | None]]:
-    """For every run, where it first reaches `share` of the reference, and where it ends."""
+    """Return where every run first reaches `share` of the reference, and its final numbers."""
     summary = {}
     for run in runs:
         curves = run["curves"]
@@ -180,7 +180,7 @@ def summarize(runs: list[dict[str, Any]], reference: float, share: float) -> dic
 
 
 def reference_reward(runs: list[dict[str, Any]], reference: str) -> float:
-    """The number that `reference` is, or the mean final reward of the runs of that algorithm; NaN if there is none."""
+    """Return `reference` as a number, or the mean final reward of the runs of that algorithm; NaN if there is none."""
     try:
         return float(reference)
     except ValueError:
@@ -189,7 +189,7 @@ def reference_reward(runs: list[dict[str, Any]], reference: str) -> float:
 
 
 def plot(data: dict[str, Any], path: Path) -> None:
-    """Reward against steps and against seconds; dashed: the share of the reference that the summary asks for."""
+    """Plot reward against steps and against seconds; dashed: the summary's share of the reference."""
     import matplotlib
 
     matplotlib.use("Agg")

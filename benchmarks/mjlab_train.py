@@ -47,7 +47,7 @@ CURVES = {
 
 
 def run_rsl_rl(args: argparse.Namespace) -> dict[str, Any]:
-    """rsl_rl's runner on mjlab's or our environment, with rsl_rl's or our PPO."""
+    """Run rsl_rl's runner on mjlab's or our environment, with rsl_rl's or our PPO."""
     import mjlab.tasks  # noqa: F401
     from mjlab.envs import ManagerBasedRlEnv
     from mjlab.rl import MjlabOnPolicyRunner, RslRlVecEnvWrapper
@@ -95,7 +95,7 @@ def run_rsl_rl(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def tensorboard_curves(log_dir: str) -> dict[str, list[float]]:
-    """The curves of a TensorBoard folder, one value per iteration that has one."""
+    """Return the curves of a TensorBoard folder, one value per iteration that has one."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(log_dir, size_guidance={"scalars": 0})
@@ -105,7 +105,7 @@ def tensorboard_curves(log_dir: str) -> dict[str, list[float]]:
 
 
 def run_ours(args: argparse.Namespace) -> dict[str, Any]:
-    """Our runner, PPO and environment, as `train_mjlab.py` runs them."""
+    """Run our runner, PPO and environment, as `train_mjlab.py` does."""
     from RoboRenForce.utils.registry import load_task
 
     task = load_task(args.task)
@@ -134,7 +134,7 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def summarize(result: dict[str, Any], warmup: int) -> dict[str, Any]:
-    """Medians of the iterations after the warm-up."""
+    """Return medians of the iterations after the warm-up."""
     kept = result["times"][warmup:]
     collect, learn = (statistics.median(t[i] for t in kept) for i in (0, 1))
     wall = [collect + learn for collect, learn in result["times"]]
@@ -149,7 +149,7 @@ def summarize(result: dict[str, Any], warmup: int) -> dict[str, Any]:
 
 
 def run_in_process(args: argparse.Namespace, system: str, seed: int, environment: dict[str, str]) -> dict[str, Any]:
-    """One system in a process of its own, so that none inherits the memory, caches or switches of another."""
+    """Run one system in a process of its own, so that none inherits the memory, caches or switches of another."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "result.json"
         command = [

@@ -26,7 +26,7 @@ ALGORITHMS = ("BC", "IQL", "TD3BC", "ReBRAC", "CQL")
 
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
-    """One algorithm with one seed."""
+    """Train one algorithm with one seed."""
     from RoboRenForce.runners.evaluation import evaluate
     from RoboRenForce.utils.logging import read_metrics
     from RoboRenForce.utils.registry import load_task
@@ -69,7 +69,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def behavior(path: str) -> dict[str, float]:
-    """Number and mean return of the recorded episodes."""
+    """Return number and mean return of the recorded episodes."""
     from RRF_d4rl_tasks import OfflineDatasetCfg
 
     data = OfflineDatasetCfg(source=path).build()

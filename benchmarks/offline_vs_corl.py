@@ -32,7 +32,7 @@ KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
 
 
 def load(path: str, size: int) -> dict[str, np.ndarray]:
-    """Transitions with D4RL's keys from an .npz or .hdf5 file; random ones of HalfCheetah's size without a path.
+    """Load transitions with D4RL's keys from an .npz or .hdf5 file; random ones of HalfCheetah's size without a path.
 
     Successors that a file does not have are taken from the next row.
     """
@@ -65,14 +65,14 @@ class Clock:
         self.warmup, self.updates, self.count, self.times = args.warmup, args.updates, 0, []
 
     def tick(self, updates: int = 1) -> None:
-        """That many updates more are done."""
+        """Count further updates."""
         self.count += updates
         if self.count >= self.warmup and (self.count - self.warmup) % self.updates == 0:
             synchronize()
             self.times.append(time.perf_counter())
 
     def result(self) -> dict[str, Any]:
-        """Updates a second of every block, and their median."""
+        """Return updates per second of every block, and their median."""
         pairs = zip(self.times, self.times[1:], strict=False)
         rates = [round(self.updates / (after - before), 1) for before, after in pairs]
         rate = round(median(rates), 1)
@@ -80,14 +80,14 @@ class Clock:
 
 
 def synchronize() -> None:
-    """Wait for torch's GPU work, where torch is used."""
+    """Wait for torch's GPU work, if torch is used."""
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def run_corl(args: argparse.Namespace) -> dict[str, Any]:
-    """One of CORL's scripts, which says by a call of `wandb.log` that an update (ReBRAC: an epoch of them) is done."""
+    """Run one of CORL's scripts, whose calls of `wandb.log` mark finished updates (ReBRAC: epochs of them)."""
     from peer_scripts import PeerScript, gym_with_dataset, record_wandb
 
     clock = Clock(args)
@@ -122,7 +122,7 @@ def run_corl(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_ours(args: argparse.Namespace) -> dict[str, Any]:
-    """Our algorithm, with the settings of its task, on the same data and without a runner."""
+    """Run our algorithm, with the settings of its task, on the same data and without a runner."""
     import torch
     from RoboRenForce.algorithms import RunContext
     from RoboRenForce.buffer.dataset import TransitionDataset
@@ -153,7 +153,7 @@ def run_ours(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_in_process(args: argparse.Namespace, system: str, algorithm: str) -> dict[str, Any]:
-    """One variant in a process of its own."""
+    """Run one variant in a process of its own."""
     words = ["--system", system, "--algorithm", algorithm, *(args.overrides if system == "ours" else [])]
     for key in ("corl", "data"):
         words += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
@@ -164,7 +164,7 @@ def run_in_process(args: argparse.Namespace, system: str, algorithm: str) -> dic
 
 
 def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How many times as fast each variant is as CORL's script of the same algorithm."""
+    """Return the speed of each variant relative to CORL's script of the same algorithm."""
     rates = {name: result["updates_per_s"] for name, result in results.items() if "error" not in result}
     bases = {name: rates.get(f"{name.rpartition('_')[0]}_corl") for name in rates}
     columns = {name: round(rate / base, 2) for name, rate in rates.items() if (base := bases[name])}

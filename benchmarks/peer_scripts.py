@@ -39,21 +39,21 @@ class PeerScript:
         self._tree = ast.parse(self.path.read_text(encoding="utf-8"))
         module = stand_in("__main__", __file__=str(self.path))  # torch.compile looks names up there
         self.namespace: dict[str, Any] = module.__dict__
-        """What the script has defined so far."""
+        """Names that the script has defined so far."""
         sys.path[:0] = [str(self.path.parent), str(self.path.parent.parent)]
         answer_arguments(arguments)
 
     def run(self) -> None:
-        """Everything."""
+        """Run the whole script."""
         self._execute(self._tree.body)
 
     def run_until_loop(self) -> None:
-        """Everything above the training loop."""
+        """Run everything above the training loop."""
         statements, loop = self._main()
         self._execute([*self._tree.body[:-1], *statements[: statements.index(loop)]])
 
     def updates(self, before: str) -> Callable[[range], None]:
-        """The learning part of the training loop, its last `if` statement, as a loop over the given step numbers.
+        """Return the learning part of the training loop, its last `if` statement, as a loop over step numbers.
 
         Args:
             before: Source of the statements that give it a batch.
@@ -76,7 +76,7 @@ class PeerScript:
         return run
 
     def _main(self) -> tuple[list[ast.stmt], ast.For]:
-        """The statements under `if __name__ == "__main__":` and the training loop among them."""
+        """Return the statements under `if __name__ == "__main__":` and the training loop among them."""
         last = self._tree.body[-1]
         loops = [node for node in last.body if isinstance(node, ast.For)] if isinstance(last, ast.If) else []
         if not isinstance(last, ast.If) or not loops:
@@ -88,7 +88,7 @@ class PeerScript:
 
 
 def stand_in(name: str, **members: Any) -> ModuleType:
-    """A module with these members, under that name in `sys.modules`."""
+    """Register a module with these members under that name in `sys.modules`."""
     module = ModuleType(name)
     module.__dict__.update(members)
     sys.modules[name] = module
@@ -96,7 +96,7 @@ def stand_in(name: str, **members: Any) -> ModuleType:
 
 
 def answer_arguments(values: Mapping[str, Any]) -> None:
-    """`tyro.cli` and `pyrallis.wrap` fill a script's dataclass with these values; all others keep their defaults."""
+    """Let `tyro.cli` and `pyrallis.wrap` fill a script's dataclass with these values; others keep their defaults."""
 
     def wrap() -> Callable[[Callable], Callable]:
         def decorate(function: Callable) -> Callable:
@@ -109,7 +109,7 @@ def answer_arguments(values: Mapping[str, Any]) -> None:
 
 
 def record_wandb(on_log: Callable[[dict[str, Any]], None]) -> None:
-    """A wandb that hands every logged dictionary to `on_log` and does nothing else."""
+    """Register a wandb that passes every logged dictionary to `on_log` and does nothing else."""
 
     def nothing(*args: Any, **kwargs: Any) -> None:
         return None
@@ -128,7 +128,7 @@ def record_wandb(on_log: Callable[[dict[str, Any]], None]) -> None:
 
 
 def run_child(script: str, words: Sequence[str], environment: Mapping[str, str], python: str = "") -> dict[str, Any]:
-    """What `python script --child FILE words` writes to the file; one process a variant, so that none sees another.
+    """Run `python script --child FILE words` and read the file; one process per variant, so that none affects another.
 
     Returns:
         Its JSON, or `{"error": the end of its output}`.
@@ -149,13 +149,13 @@ def run_child(script: str, words: Sequence[str], environment: Mapping[str, str],
 
 
 def environment_with(site: str) -> dict[str, str]:
-    """The environment of a process that finds the packages in a folder before those that are installed."""
+    """Return the environment of a process that finds the packages in a folder before those that are installed."""
     path = os.pathsep.join(filter(None, [site and str(Path(site).resolve()), os.environ.get("PYTHONPATH")]))
     return {"PYTHONPATH": path} if path else {}
 
 
 def write_rates(args: Any, name: str, found: Mapping[str, dict[str, Any]], columns: Mapping[str, Any]) -> None:
-    """A result file of updates a second: `found` are the variants so far, `columns` further columns of the table."""
+    """Write a result file of updates per second: `found` are the variants so far, `columns` are further columns."""
     from report import environment_report, write_json
 
     data = {"benchmark": name, "arguments": shown_arguments(vars(args))}
@@ -171,7 +171,7 @@ def write_rates(args: Any, name: str, found: Mapping[str, dict[str, Any]], colum
 
 
 def shown_command(argv: Sequence[str]) -> str:
-    """The command of a benchmark without the folders of the machine that measured and without the note."""
+    """Return the command of a benchmark without local folders and without the note."""
     script, *words = argv
     if "--note" in words:
         at = words.index("--note")
@@ -180,7 +180,7 @@ def shown_command(argv: Sequence[str]) -> str:
 
 
 def shown_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments but paths, the note and what is empty."""
+    """Return the arguments but paths, the note and empty ones."""
 
     def is_shown(key: str, value: Any) -> bool:
         return bool(value) and key != "note" and not (isinstance(value, str) and "/" in value)
@@ -249,7 +249,7 @@ def modules_of_old_tensordict() -> None:
 
 
 def gym_with_dataset(data: Mapping[str, np.ndarray]) -> None:
-    """A `gym` and a `d4rl` that know one data set; its environment ends every episode at once.
+    """Register a `gym` and a `d4rl` that know one data set; its environment ends every episode at once.
 
     Args:
         data: Transitions with the keys of D4RL: `observations`, `actions`, `rewards`, `next_observations`, `terminals`

@@ -25,7 +25,7 @@ LABELS = {"peer": "mjlab + rsl_rl", "ours": "RoboRenForce"}
 
 
 def seconds_to(run: dict[str, Any], threshold: float) -> float | None:
-    """Training seconds until the reward first reaches the threshold."""
+    """Return the training seconds until the reward first reaches the threshold."""
     for iteration, reward in run["curves"]["reward"]:
         if reward >= threshold:
             return run["wall_s"][iteration - 1]

@@ -37,13 +37,13 @@ LABELS = {
 
 
 def mean_curve(runs: list[dict[str, Any]]) -> list[list[float]]:
-    """Point by point `[steps, seconds, return]` over the seeds, as far as all of them got."""
+    """Average `[steps, seconds, return]` point by point over the seeds, up to the shortest of them."""
     curves = zip(*(run["eval"] for run in runs), strict=False)
     return [[mean(values) for values in zip(*points, strict=True)] for points in curves]
 
 
 def plot(data: dict[str, Any]) -> plt.Figure:
-    """Return against steps, return against minutes."""
+    """Plot return against steps and against minutes."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     for axis, column, scale in ((axes[0], 0, 1e3), (axes[1], 1, 60.0)):
         for system, runs in data["runs"].items():

@@ -50,7 +50,7 @@ def observations(spec: EnvSpec, device: torch.device) -> TensorDict:
 
 
 def outcome(spec: EnvSpec, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rewards, dones and time-outs at the rates of a walking robot."""
+    """Draw rewards, dones and time-outs at the rates of a walking robot."""
     done = torch.rand(spec.num_envs, device=device) < 0.01
     return (
         torch.randn(spec.num_envs, device=device),
@@ -119,7 +119,7 @@ def collect_rsl_rl(algorithm: Any, spec: EnvSpec, device: torch.device, steps: i
 def time_updates(
     collect: Callable[[], None], update: Callable[[], object], device: torch.device, warmup: int, repeats: int
 ) -> dict:
-    """Milliseconds of collecting (networks only) and of updating, medians and all samples."""
+    """Time collecting (networks only) and updating in milliseconds: medians and all samples."""
 
     def synchronize() -> None:
         if device.type == "cuda":
@@ -139,7 +139,7 @@ def time_updates(
 
 
 def count_kernels(update: Callable[[], object]) -> int:
-    """CUDA kernels of one update, replayed ones included."""
+    """Count the CUDA kernels of one update, replayed ones included."""
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -149,7 +149,7 @@ def count_kernels(update: Callable[[], object]) -> int:
 
 
 def measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One variant, in this process."""
+    """Measure one variant in this process."""
     device, spec = torch.device(args.device), make_spec(args)
     torch.manual_seed(0)
     if device.type == "cuda":

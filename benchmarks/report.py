@@ -1,4 +1,4 @@
-"""What every benchmark writes beside its numbers: the command, the versions and the machine."""
+"""Metadata that every benchmark writes beside its numbers: the command, the versions and the machine."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def environment_report() -> dict[str, Any]:
-    """Versions and hardware as plain data."""
+    """Return versions and hardware as plain data."""
     versions = {}
     for package in PACKAGES:
         try:

@@ -20,7 +20,7 @@ NAME = re.compile(r"rsl_rl_(\d+(?:\.\d+)+)(_bf16)?(_compile)?")
 
 
 def add_peer_site(parser: argparse.ArgumentParser) -> None:
-    """`--peer_site VERSION=FOLDER`, as often as there are releases."""
+    """Add `--peer_site VERSION=FOLDER`, as often as there are releases."""
     parser.add_argument(
         "--peer_site",
         action="append",
@@ -31,7 +31,7 @@ def add_peer_site(parser: argparse.ArgumentParser) -> None:
 
 
 def sites_of(words: Sequence[str]) -> dict[str, str]:
-    """Version -> folder; the installed release, in no folder, if none is given."""
+    """Return version -> folder; the installed release, in no folder, if none is given."""
     if not words:
         return {version("rsl-rl-lib"): ""}
     wrong = [word for word in words if not all(word.partition("=")[::2])]
@@ -41,7 +41,7 @@ def sites_of(words: Sequence[str]) -> dict[str, str]:
 
 
 def variants_of(sites: Mapping[str, str]) -> list[str]:
-    """Every variant of these releases; mixed precision came with 5.5."""
+    """Return every variant of these releases; mixed precision came with 5.5."""
     names = []
     for release in sites:
         has_bf16 = tuple(map(int, release.split(".")[:2])) >= (5, 5)
@@ -51,12 +51,12 @@ def variants_of(sites: Mapping[str, str]) -> list[str]:
 
 
 def is_variant(name: str) -> bool:
-    """Whether this names a variant of rsl_rl."""
+    """Return True for the name of a variant of rsl_rl."""
     return NAME.fullmatch(name) is not None
 
 
 def environment_of(name: str, sites: Mapping[str, str]) -> dict[str, str]:
-    """The environment variables with which a process finds the release of a variant."""
+    """Return the environment variables with which a process finds the release of a variant."""
     release = _parts(name)[0]
     if release not in sites:
         raise SystemExit(f"{name} has no folder; give --peer_site {release}=FOLDER (there is {', '.join(sites)}).")
@@ -67,7 +67,7 @@ def switch_on(cfg: dict[str, Any], name: str) -> None:
     """Set a variant's options in a runner's configuration.
 
     Raises:
-        RuntimeError: the release that this process finds is another one.
+        RuntimeError: The release that this process finds is another one.
     """
     release, bf16, compiled = _parts(name)
     if (found := version("rsl-rl-lib")) != release:

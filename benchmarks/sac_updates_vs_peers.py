@@ -44,7 +44,7 @@ Update = Callable[[int], None]
 
 
 def random_transitions(size: int) -> dict[str, torch.Tensor]:
-    """The same data for everybody, on the CPU."""
+    """Return the same random data for all variants, on the CPU."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -60,7 +60,7 @@ def random_transitions(size: int) -> dict[str, torch.Tensor]:
 
 
 def make_cleanrl(args: argparse.Namespace) -> Update:
-    """CleanRL's script up to its loop, its replay filled, and the learning part of its loop."""
+    """Run CleanRL's script up to its loop, fill its replay, and return the learning part of its loop."""
     script, run = prepare_peer(args.cleanrl, {}, "data = rb.sample(args.batch_size)")
     replay = script.namespace["rb"]
     data = {name: values.numpy() for name, values in random_transitions(args.transitions).items()}
@@ -78,7 +78,7 @@ def make_cleanrl(args: argparse.Namespace) -> Update:
 
 
 def make_leanrl(args: argparse.Namespace, **options: bool) -> Update:
-    """LeanRL's script up to its loop, its replay filled, and the learning part of its loop."""
+    """Run LeanRL's script up to its loop, fill its replay, and return the learning part of its loop."""
     fixed = options.pop("fixed_batch", False)
     script, run = prepare_peer(args.leanrl, options, "pass" if fixed else "data = rb.sample(args.batch_size)")
     names, device = script.namespace, script.namespace["device"]
@@ -94,7 +94,7 @@ def make_leanrl(args: argparse.Namespace, **options: bool) -> Update:
 
 
 def prepare_peer(path: str, options: dict[str, Any], before: str) -> tuple[Any, Update]:
-    """A peer's script up to its loop, and a function that continues to count its steps."""
+    """Run a peer's script up to its loop; returns it, and a function that continues to count its steps."""
     from peer_scripts import PeerScript, infos_of_old_gymnasium, record_wandb
 
     record_wandb(lambda values: None)
@@ -114,7 +114,7 @@ def prepare_peer(path: str, options: dict[str, Any], before: str) -> tuple[Any, 
 
 
 def make_ours(args: argparse.Namespace, **options: Any) -> Update:
-    """Our algorithm, built as a runner builds it, its replay filled through `act` and `process_env_step`."""
+    """Build our algorithm as a runner does, and fill its replay through `act` and `process_env_step`."""
     from RoboRenForce.algorithms import RunContext, Transition
     from RoboRenForce.envs.spec import ActionSpec, EnvSpec
     from RoboRenForce.utils.registry import load_task
@@ -148,7 +148,7 @@ def make_ours(args: argparse.Namespace, **options: Any) -> Update:
 
 
 def measure(run: Update, args: argparse.Namespace) -> dict[str, Any]:
-    """Updates a second of every repeat, and their median."""
+    """Return updates per second of every repeat, and their median."""
 
     def synchronize() -> None:
         if torch.cuda.is_available():
@@ -173,7 +173,7 @@ def measure(run: Update, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_variant(args: argparse.Namespace) -> dict[str, Any]:
-    """One variant in this process."""
+    """Run one variant in this process."""
     torch.manual_seed(0)
     name = args.variant
     if name == "cleanrl":
@@ -186,7 +186,7 @@ def run_variant(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_in_process(args: argparse.Namespace, name: str) -> dict[str, Any]:
-    """One variant in a process of its own."""
+    """Run one variant in a process of its own."""
     words = ["--variant", name]
     for key in ("cleanrl", "leanrl"):
         words += [f"--{key}", str(Path(getattr(args, key)).resolve())] if getattr(args, key) else []
@@ -197,7 +197,7 @@ def run_in_process(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 
 def ratios(results: dict[str, dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """How many times as fast each variant is as CleanRL, and as the fastest variant of LeanRL that draws batches."""
+    """Return the speed of each variant relative to CleanRL, and to the fastest LeanRL variant that draws batches."""
     rates = {name: result["updates_per_s"] for name, result in results.items() if "error" not in result}
     columns = {}
     for column, peer in (("times_cleanrl", "cleanrl"), ("times_leanrl", "leanrl")):

@@ -26,7 +26,7 @@ from typing import Any
 
 TASK = "RoboRenForce-Gym-HalfCheetah-SAC"
 CPU_THREADS = 4
-"""Of each run of CleanRL that learns on the CPU, where it is faster than on a large GPU."""
+"""Threads of each run of CleanRL that learns on the CPU, where it is faster than on a large GPU."""
 
 
 class Record:
@@ -37,15 +37,15 @@ class Record:
         self._start, self._paused = 0.0, 0.0
 
     def start(self) -> None:
-        """Let the clock run."""
+        """Start the clock."""
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
-        """Training time."""
+        """Return the training time."""
         return round(time.perf_counter() - self._start - self._paused, 3)
 
     def episode(self, step: int, value: float) -> None:
-        """A finished training episode."""
+        """Record a finished training episode."""
         self._write(kind="train", step=step, seconds=self.seconds(), value=round(value, 2))
 
     def evaluation(self, step: int, evaluate: Callable[[], float]) -> None:
@@ -59,7 +59,7 @@ class Record:
         self._write(kind="eval", step=step, seconds=seconds, value=round(value, 2))
 
     def end(self, **facts: Any) -> None:
-        """The run is complete."""
+        """Record that the run is complete."""
         self._write(kind="end", **facts)
 
     def _write(self, **row: Any) -> None:
@@ -70,7 +70,7 @@ class Record:
 
 
 def run_peer(args: argparse.Namespace, record: Record) -> None:
-    """CleanRL's or LeanRL's script, unchanged; its environment reports steps and calls for evaluations."""
+    """Run CleanRL's or LeanRL's script unchanged; its environment reports steps and triggers evaluations."""
     import torch
     from peer_scripts import PeerScript, infos_of_old_gymnasium, modules_of_old_tensordict, record_wandb
 
@@ -100,7 +100,7 @@ def run_peer(args: argparse.Namespace, record: Record) -> None:
 
 
 def play_peer(namespace: dict[str, Any], args: argparse.Namespace) -> float:
-    """Mean return of whole episodes with the mean of a peer's policy."""
+    """Return the mean return of whole episodes with the mean of a peer's policy."""
     import gymnasium
     import numpy as np
     import torch
@@ -121,7 +121,7 @@ def play_peer(namespace: dict[str, Any], args: argparse.Namespace) -> float:
 
 
 def run_ours(args: argparse.Namespace, record: Record) -> None:
-    """Our registered task through the public interface, as `train_gym.py` runs it."""
+    """Run our registered task through the public interface, as `train_gym.py` does."""
     import torch
     from RoboRenForce.runners.callbacks import Callback
     from RoboRenForce.runners.evaluation import evaluate
@@ -197,7 +197,7 @@ def start(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """What is there so far, on the screen and as a result file."""
+    """Print the results so far, and write them to a result file."""
     from peer_scripts import shown_arguments
     from report import environment_report, write_json
 
@@ -223,7 +223,7 @@ def collect(args: argparse.Namespace) -> None:
 
 
 def read_run(log: Path, points: int = 60) -> dict[str, Any]:
-    """Curves of a run as `[step, seconds, return]`; evaluations whole, training episodes averaged to `points`."""
+    """Read the curves of a run as `[step, seconds, return]`: all evaluations, training averaged to `points`."""
     path = log.with_suffix(".jsonl")
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     curves = {
@@ -245,7 +245,7 @@ def read_run(log: Path, points: int = 60) -> dict[str, Any]:
 
 
 def summary(run: dict[str, Any]) -> dict[str, float]:
-    """The numbers of a run, and its steps a second over the second half."""
+    """Return the numbers of a run, and its steps per second over the second half."""
     numbers = {key: run[key] for key in ("steps", "train_s", "final_return") if key in run}
     if run["eval"]:
         (middle, middle_s, _), (last, last_s, _) = run["eval"][(len(run["eval"]) - 1) // 2], run["eval"][-1]
@@ -254,7 +254,7 @@ def summary(run: dict[str, Any]) -> dict[str, float]:
 
 
 def comparison(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians of both over their seeds at the last evaluation that all of these runs reached, and their ratios."""
+    """Return medians of both over their seeds at the last common evaluation, and their ratios."""
     common = min(run["eval"][-1][0] if run["eval"] else 0 for run in [*ours, *peer])
     found: dict[str, float] = {"steps": common}
     if not common:
@@ -270,7 +270,7 @@ def comparison(ours: list[dict[str, Any]], peer: list[dict[str, Any]]) -> dict[s
 
 
 def medians_of(samples: list[dict[str, float]]) -> dict[str, float]:
-    """Medians of the numbers that all samples have."""
+    """Return medians of the numbers that all samples have."""
     names = [name for name in (samples[0] if samples else {}) if all(name in sample for sample in samples)]
     return {name: median(sample[name] for sample in samples) for name in names}
 

@@ -15,6 +15,8 @@ from RoboRenForce.configclass import ConfigError
 from RoboRenForce.utils.errors import CheckpointError
 from torch import Tensor, nn
 
+pytestmark = pytest.mark.oracle
+
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)

@@ -12,6 +12,8 @@ from RoboRenForce.data import DataLoader, DataLoaderCfg, Samples, SamplesCfg
 from RoboRenForce.utils.errors import CheckpointError, UserError
 from torch import Tensor
 
+pytestmark = pytest.mark.contract
+
 
 class Noisy(Samples):
     """Numbers with noise; sample `bad` is none."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +19,9 @@ from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.export import export_policy
 from RoboRenForce.utils.timing import PhaseTimer
+from small_runs import check_same, ppo_cfg, scripted
 from stepping import stepped
 from tensordict import TensorDict
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contract"))
-
-from small_runs import check_same, ppo_cfg, scripted
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -18,6 +18,8 @@ from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.errors import ConfigError, SpecMismatch, UserError
 from RoboRenForce.utils.logging import read_metrics
 
+pytestmark = pytest.mark.contract
+
 
 def test_a_policy_is_cloned_from_a_file_where_no_environment_is_installed(tmp_path: Path) -> None:
     """Interrupted in the middle of an epoch, with workers that read ahead, it equals the run of one piece."""

@@ -27,6 +27,8 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import Shard, distribute_tensor
 
+pytestmark = pytest.mark.contract
+
 
 def state(mesh: DeviceMesh, value: float = 1.0) -> dict[str, Any]:
     weight = torch.arange(12.0).view(4, 3) + value

@@ -24,6 +24,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 from transformer_training import BLOCKS, Learner, evaluate, train
 
+pytestmark = pytest.mark.oracle
+
 SUMS = 1e-5
 """Relative tolerance: two ranks add the same float32 numbers in another order."""
 BF16 = 5e-3

@@ -25,7 +25,7 @@ _FEATURES = {
 
 
 def record(root: Path, episodes: int = 8, length: int = 7, *, seed: int = 0, shift: float = 0.0) -> Path:
-    """A point steps towards the square that the instruction names, with `shift` added to its actions."""
+    """A point steps towards the square that is named; `shift` is added to the actions that are recorded."""
     draw = np.random.default_rng(seed)
     with LeRobotWriter.create(root, fps=10, features=_FEATURES) as writer:
         for episode in range(episodes):
@@ -40,7 +40,7 @@ def record(root: Path, episodes: int = 8, length: int = 7, *, seed: int = 0, shi
                 writer.add_frame(
                     {k: v.astype(np.float32) if v.dtype == float else v for k, v in frame.items()}, TEXTS[episode % 2]
                 )
-                point = point + action
+                point = point + action - shift
             writer.save_episode()
     return root
 

@@ -1,4 +1,4 @@
-"""What is minimized: algorithms, their regularizers and learned rewards."""
+"""Learning algorithms, their regularizers and learned rewards."""
 
 from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy

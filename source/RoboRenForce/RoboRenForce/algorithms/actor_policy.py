@@ -1,4 +1,4 @@
-"""The policy that is played, evaluated and exported: an actor without its learner."""
+"""Policy made of an actor alone, for play, evaluation and export."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .algorithm import Policy
 
 
 class ActorPolicy(Policy):
-    """Mode (or sample) of an actor's distribution; keeps the state of recurrent actors between calls."""
+    """Play the mode (or a sample) of an actor's distribution; keeps the recurrent state between calls."""
 
     def __init__(self, actor: Actor, *, deterministic: bool = True) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class ActorPolicy(Policy):
 
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
-        """Actions `(N, *action.shape)` for observations `[N]`."""
+        """Return actions `(N, *action.shape)` for observations `[N]`."""
         if self.actor.is_recurrent and self._needs_new_state(obs.batch_size[0]):
             self.reset()
             self._state = self.actor.initial_state(obs.batch_size[0])
@@ -40,7 +40,7 @@ class ActorPolicy(Policy):
         return distribution.mode if self.deterministic else distribution.sample()
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Begin new episodes where `dones` `(N,)` is set; everywhere if it is None."""
+        """Start new episodes where `dones` `(N,)` is set; everywhere if it is None."""
         if dones is None:
             self._state = self._start = None
         elif self._start is not None:
@@ -50,7 +50,7 @@ class ActorPolicy(Policy):
         return self._start is None or self._start.shape[0] != num_envs
 
     def exportable(self) -> Exportable:
-        """See `Policy.exportable`: `obs` holds the flat groups side by side, images are inputs of their own."""
+        """Export as `Policy.exportable`: `obs` concatenates the flat groups, images are separate inputs."""
         actor = copy.deepcopy(self.actor).cpu().eval()
         spec, encoder = actor.spec, actor.encoder
         inputs = {"obs": torch.zeros(2, encoder.flat_features)} if encoder.flat_groups else {}
@@ -75,7 +75,7 @@ class ActorPolicy(Policy):
 
 
 def describe_observations(spec: EnvSpec, flat_groups: Sequence[str], image_groups: Sequence[str]) -> dict[str, Any]:
-    """Metadata on the inputs: the groups in their order, and which columns of which input each of them fills."""
+    """Return metadata about the inputs: the groups in order, and the columns of the input that each fills."""
     sizes = [spec.obs_dim([group]) for group in flat_groups]
     observations = []
     for index, group in enumerate([*flat_groups, *image_groups]):
@@ -101,7 +101,7 @@ def describe_observations(spec: EnvSpec, flat_groups: Sequence[str], image_group
 
 
 def _typical(encoder: ObservationEncoder) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation of the flat observations, from the normalizer."""
+    """Return mean and standard deviation of the flat observations, from the normalizer."""
     if encoder.normalizer is None:
         return {}
     mean = encoder.normalizer.inverse(torch.zeros(encoder.flat_features))
@@ -109,7 +109,7 @@ def _typical(encoder: ObservationEncoder) -> dict[str, tuple[Tensor, Tensor]]:
 
 
 class _ExportedActor(nn.Module):
-    """An actor whose inputs are tensors in a fixed order: flat observations, images, memory."""
+    """Actor whose inputs are tensors in a fixed order: flat observations, images, recurrent state."""
 
     def __init__(self, actor: Actor) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class _ExportedActor(nn.Module):
         self.sizes = [actor.spec.obs_dim([group]) for group in self.flat_groups]
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Deterministic actions, with the next memory of a recurrent actor."""
+        """Return deterministic actions, and the next state of a recurrent actor."""
         if not self.image_groups:
             return self.actor.forward_flat(*inputs)
         obs: dict[str, Tensor] = {}

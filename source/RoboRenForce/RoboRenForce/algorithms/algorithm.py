@@ -1,7 +1,7 @@
-"""The one seam between runners and everything that learns.
+"""The interface between runners and algorithms.
 
-A runner calls `act`, steps the environment, calls `process_env_step`, and from time to time `update`. It never learns
-which algorithm it drives. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is
+A runner calls `act`, steps the environment, calls `process_env_step`, and from time to time `update`; it does not
+depend on the algorithm. Everything that influences learning (modules, optimizers, normalizers, schedules, buffer) is
 owned by the algorithm and is part of `state_dict`.
 """
 
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class RunContext:
-    """What a runner tells an algorithm about the run it is built for."""
+    """Facts about the run that a runner passes to the algorithm it builds."""
 
     spec: EnvSpec
     device: torch.device
@@ -38,7 +38,7 @@ class RunContext:
     max_updates: int = 1
     """Planned number of updates, for schedules."""
     obs_groups: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Explicit observation set -> groups; sets that are missing are resolved from the spec."""
+    """Explicit observation set -> groups; missing sets are resolved from the spec."""
     distributed: DistributedContext = field(default_factory=DistributedContext)
     seed: int = 0
     """Of the run, alike in all processes."""
@@ -49,7 +49,7 @@ class RunContext:
 
 
 class Policy(nn.Module, ABC):
-    """What is played, evaluated and exported: observations in, actions out.
+    """Inference-only policy for play, evaluation and export: observations in, actions out.
 
     `forward` takes a TensorDict of batch size `[N]` and returns `(N, *action.shape)`. Recurrent policies keep their
     own state.
@@ -57,30 +57,30 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, obs: TensorDict) -> torch.Tensor:
-        """The action for each observation: the mode of the policy, or a sample of it if `deterministic` is False."""
+        """Return the mode of the policy for each observation, or a sample if `deterministic` is False."""
 
     deterministic: bool = True
 
     def reset(self, dones: torch.Tensor | None = None) -> None:
-        """Forget the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
+        """Reset the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
 
     def exportable(self) -> Exportable:
-        """A copy of the deterministic policy as a function of plain tensors, for `export_policy`."""
+        """Return a copy of the deterministic policy as a function of plain tensors, for `export_policy`."""
         raise UserError(f"{type(self).__name__} can't be exported; play it from its checkpoint instead.")
 
 
 class Algorithm(ABC):
-    """A learner. Built by `AlgorithmCfg.build(policy=..., context=...)`."""
+    """Base class of learners, built by `AlgorithmCfg.build(policy=..., context=...)`."""
 
     cfg: Any
-    """The algorithm's own configuration; subclasses say which."""
+    """Configuration of the algorithm; subclasses narrow its type."""
     obs_sets: ClassVar[tuple[str, ...]] = ("actor", "critic", "rnd_state")
-    """Observation sets that it, or a term of its, reads; `obs_groups` may name no other."""
+    """Observation sets that the algorithm or one of its terms reads; `obs_groups` may name no other."""
     context: RunContext
     collector: Collector
-    """Acts; a copy of it may do so in another process."""
+    """Chooses actions; a copy may do so in another process."""
     schema: TransitionSchema
-    """What it keeps of transitions."""
+    """Fields of a transition that the algorithm stores."""
     is_sharded: bool = False
     """Whether every process holds a part of its state: all write and read checkpoints, which are directories."""
 
@@ -90,55 +90,55 @@ class Algorithm(ABC):
 
     @abstractmethod
     def process_env_step(self, transition: Transition) -> None:
-        """Store a step, whose tensors are only valid until the next one, and let the collector end it."""
+        """Store a transition (its tensors are valid only until the next one) and end the collector's step."""
 
     @abstractmethod
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, torch.Tensor]:
-        """Learn from what was stored.
+        """Learn from the stored transitions.
 
         Args:
-            data: Steps that a copy of the collector took elsewhere; they are stored first.
+            data: Transitions that a copy of the collector gathered elsewhere; they are stored first.
 
         Returns:
             0-dim tensors on the device, or `{}` if it is too early to learn.
         """
 
     def stored_steps(self, num_steps: int) -> Mapping[str, torch.Tensor]:
-        """The last `num_steps` steps that were stored, `(steps, num_envs, ...)` by their names in `schema`.
+        """Return the last `num_steps` stored steps, `(steps, num_envs, ...)` by their names in `schema`.
 
-        For a dump of what went wrong; empty if the learner keeps none.
+        Used for the dump after a NaN; empty if the algorithm stores none.
         """
         return {}
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
-        """Sentences that the user should read, asked after every iteration.
+        """Yield sentences that the user should read; called after every iteration.
 
         Args:
-            metrics: What `update` returned last, on the host.
+            metrics: Metrics of the last `update`, on the host.
         """
         return ()
 
     @abstractmethod
     def policy(self) -> Policy:
-        """The current policy for play, evaluation and export; it shares parameters with the learner."""
+        """Return the current policy for play, evaluation and export; it shares parameters with the algorithm."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Everything that affects learning, as tensors and plain data."""
+        """Return everything that affects learning, as tensors and plain data."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; missing or unexpected keys raise."""
+        """Restore `state_dict`; missing or unexpected keys raise an error."""
 
     def local_state_dict(self) -> dict[str, Any]:
-        """The part of `state_dict` that processes of one run don't share, such as their experience."""
+        """Return the part of `state_dict` that differs between the processes of a run, such as the replay."""
         return {}
 
     def load_local_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most share everything
-        """Restore `local_state_dict` over that of the main process, which `load_state_dict` brought."""
+        """Restore `local_state_dict`, replacing what `load_state_dict` restored from the main process."""
 
     def restart_episodes(self) -> None:  # noqa: B027 - only what remembers earlier steps cares
-        """All environments begin new episodes, though the last recorded step ended none."""
+        """Start new episodes in all environments, although the last stored step ended none."""
 
     @abstractmethod
     def train(self) -> None:
@@ -149,7 +149,7 @@ class Algorithm(ABC):
         """Switch modules to evaluation mode."""
 
     def close(self) -> None:  # noqa: B027 - only captured algorithms hold something
-        """Free what must not outlive the run, such as captured graphs; learning is over."""
+        """Free resources that must not outlive the run, such as captured graphs."""
 
 
 @configclass
@@ -159,37 +159,37 @@ class AlgorithmCfg(Cfg):
     class_type: type = Algorithm
 
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
-        """Like `check`, for rollouts of `num_steps` in each of `num_envs`; asked before an environment starts."""
+        """Check rollouts of `num_steps` in `num_envs` environments, as `check` does, before any environment starts."""
         return ()
 
 
 class DatasetLearner(Algorithm, ABC):
-    """Learns from every batch that it is given; it is never asked to act while it learns.
+    """Algorithm that learns from the batches it is given and never acts while it learns.
 
-    `RunContext.spec` is what the data says about its environment; where it says nothing, the learner's own
-    configuration has to know all sizes.
+    `RunContext.spec` describes the environment as far as the data does; where it does not, the configuration of the
+    learner has to give all sizes.
     """
 
     @abstractmethod
     def update(self, data: Any = None) -> dict[str, torch.Tensor]:
-        """Take one gradient step (or accumulate one) on a batch, which lies on the device; returns 0-dim metrics."""
+        """Take one gradient step (or accumulate one) on a batch on the device; returns 0-dim metrics."""
 
     def source(self, data: Any) -> Any:
         """What batches are read from when learning begins: the data, or something made of it."""
         return data
 
     def act(self, obs: Any) -> NoReturn:
-        """Refuse: what it learned is played by `policy()`."""
+        """Refuse to act while learning; `policy()` plays the learned policy."""
         raise UserError(f"{type(self).__name__} learns from recorded data and takes no steps: use a DatasetRunner.")
 
     def process_env_step(self, transition: Any) -> NoReturn:
-        """Refuse, see `act`."""
+        """Refuse to store a step, see `act`."""
         self.act(transition)
 
 
 @configclass
 class DatasetLearnerCfg(AlgorithmCfg):
-    """Base of the configurations of such learners."""
+    """Base of the configurations of `DatasetLearner`s."""
 
     class_type: type = DatasetLearner
 
@@ -199,7 +199,7 @@ class DatasetLearnerCfg(AlgorithmCfg):
 
 
 def name_unused_groups(context: RunContext, read: Collection[str]) -> None:
-    """Warn of the observation groups that are not in `read`: what a learner never sees should be no surprise."""
+    """Warn about observation groups that are not in `read`, so that an unused input is no surprise."""
     spec = context.spec
     unused = [f"'{name}' {tuple(shape)}" for name, shape in spec.obs_groups.items() if name not in read]
     if unused and context.distributed.is_main:
@@ -212,9 +212,9 @@ def name_unused_groups(context: RunContext, read: Collection[str]) -> None:
 
 
 def require_policy(algorithm: Algorithm, policy: Any, wanted: type[Cfg]) -> None:
-    """Raise a ValueError if `policy` configures other modules than those that the algorithm learns.
+    """Raise a ConfigError if `policy` configures other modules than the algorithm learns.
 
-    What is no configuration, such as modules that exist already, is taken as it is.
+    Anything that is no configuration, such as modules that exist already, is accepted.
     """
     if isinstance(policy, Cfg) and not isinstance(policy, wanted):
         raise ConfigError(

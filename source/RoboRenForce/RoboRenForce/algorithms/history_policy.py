@@ -1,4 +1,4 @@
-"""The policy that is played and exported where the actor reads the action before: it remembers its own."""
+"""Policy whose actor observes the previous action, which the policy itself remembers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .actor_policy import ActorPolicy, describe_observations
 
 
 class HistoryPolicy(ActorPolicy):
-    """An `ActorPolicy` that adds the group `previous_action` to what it is given; zeros when an episode begins."""
+    """`ActorPolicy` that adds the group `previous_action` to the observations; zeros at the start of an episode."""
 
     def __init__(self, actor: Actor, *, deterministic: bool = True) -> None:
         super().__init__(actor, deterministic=deterministic)
@@ -24,7 +24,7 @@ class HistoryPolicy(ActorPolicy):
 
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
-        """Actions `(N, A)` for observations `[N]`."""
+        """Return actions `(N, A)` for observations `[N]`."""
         num_envs = obs.batch_size[0]
         if self._previous is None or self._previous.shape[0] != num_envs:
             self.reset()
@@ -35,7 +35,7 @@ class HistoryPolicy(ActorPolicy):
         return self._previous
 
     def reset(self, dones: Tensor | None = None) -> None:
-        """Begin new episodes where `dones` `(N,)` is set; everywhere if it is None."""
+        """Start new episodes where `dones` `(N,)` is set; everywhere if it is None."""
         super().reset(dones)
         if dones is None:
             self._previous = None
@@ -43,7 +43,7 @@ class HistoryPolicy(ActorPolicy):
             self._previous = self._previous.masked_fill((dones != 0).unsqueeze(-1), 0.0)
 
     def exportable(self) -> Exportable:
-        """See `ActorPolicy.exportable`. The previous action is part of the state, so that nobody has to feed it."""
+        """Export as `ActorPolicy.exportable`, with the previous action as part of the recurrent state."""
         inner = super().exportable()
         encoder, spec = self.actor.encoder, self.actor.spec
         place = encoder.flat_groups.index(PREVIOUS_ACTION)
@@ -69,7 +69,7 @@ class HistoryPolicy(ActorPolicy):
 
 
 class _ExportedHistory(nn.Module):
-    """An exported actor whose state `(1, N, A + L S)` is the previous action, then the memory of the network."""
+    """Exported actor whose state `(1, N, A + L S)` is the previous action followed by the recurrent state."""
 
     def __init__(self, inner: nn.Module, column: int, size: int, has_flat: bool, memory: Tensor | None) -> None:
         super().__init__()
@@ -77,7 +77,7 @@ class _ExportedHistory(nn.Module):
         self.memory_shape = None if memory is None else (memory.shape[0], memory.shape[2])
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Deterministic actions and the next state; inputs are flat observations, images, state."""
+        """Return deterministic actions and the next state; inputs are flat observations, images, state."""
         *rest, state = inputs
         previous, memory = state[0, :, : self.size], state[0, :, self.size :]
         if self.has_flat:
@@ -94,6 +94,6 @@ class _ExportedHistory(nn.Module):
 
 
 def _without_previous_action(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment's own spec: the previous action is the policy's business."""
+    """Return the environment's own spec, without the group that the policy adds."""
     groups = {name: shape for name, shape in spec["obs_groups"].items() if name != PREVIOUS_ACTION}
     return {**spec, "obs_groups": groups}

@@ -1,4 +1,4 @@
-"""Storage and sampling; nothing learnable."""
+"""Storage and sampling of transitions; nothing learnable."""
 
 from .dataset import DatasetCfg, DatasetLoader, TransitionDataset
 from .dataset_buffer import DatasetBuffer

@@ -1,4 +1,4 @@
-"""Recorded transitions that an offline learner draws its batches from.
+"""Recorded transitions, from which an offline learner draws its batches.
 
 A `TransitionDataset` is made of whole episodes (Minari) or of rows in the order of recording (D4RL). With an episode of
 three steps that was cut, and one of two that terminated, `from_rows` sees
@@ -8,10 +8,10 @@ three steps that was cut, and one of two that terminated, `from_rows` sees
     terminals        0    0    0    0    1
     timeouts         0    0    1    0    0
     successor       a1   a2   ?    b1   -        ? unknown without `next_observations`: the row is left out
-    next action     x1   x2   ?    y1   -        - never looked at, because a termination isn't bootstrapped
+    next action     x1   x2   ?    y1   -        - never read, because a termination isn't bootstrapped
 
-What was done in the successor state is not known where an episode was cut; see `DatasetBuffer`. Every end
-has to be marked, except in the very last row: there recording stopped, which cuts the episode.
+The action in the successor state is unknown where an episode was cut; see `DatasetBuffer`. Every end has to be marked,
+except in the very last row: recording stopped there, which cuts the episode.
 """
 
 from __future__ import annotations
@@ -50,17 +50,17 @@ from .transition import default_dtype
 FLAT_GROUP = "policy"
 """Observation group of data sets whose observations are one array."""
 ROW_KEYS = ("observations", "actions", "rewards", "terminals", "timeouts")
-"""What a file of rows must have; `next_observations` is optional, and `timeouts` where the longest episode is known."""
+"""Keys of a file of rows; `next_observations` is optional, and `timeouts` if the longest episode is known."""
 
 RewardMode = Literal["none", "normalize_by_return_range", "shift"]
 
 
 @dataclass(frozen=True)
 class TransitionDataset:
-    """M checked transitions in the order of recording, on the CPU."""
+    """M validated transitions in the order of recording, on the CPU."""
 
     source: str
-    """Where they come from, for messages."""
+    """Origin of the data, for messages."""
     obs: dict[str, Tensor]
     """Group -> `(M, ...)`."""
     action: Tensor
@@ -68,20 +68,22 @@ class TransitionDataset:
     reward: Tensor
     """`(M,)`."""
     terminated: Tensor
-    """bool `(M,)`: nothing is bootstrapped."""
+    """bool `(M,)`: the episode terminated, nothing is bootstrapped."""
     truncated: Tensor
     """bool `(M,)`: the episode was cut after this step; never where it terminated."""
     next_obs: dict[str, Tensor]
-    """Group -> `(M, ...)`: true successors, the final observation where an episode ends. Where a file of rows doesn't
-    record what follows a termination, it is the observation itself."""
+    """Group -> `(M, ...)`: true successors, the final observation where an episode ends.
+
+    If a file of rows doesn't record the observation after a termination, it is the observation itself.
+    """
     next_action: Tensor
-    """`(M, A)` or `(M,)`: what was done in the successor state; 0 where there is none."""
+    """`(M, A)` or `(M,)`: action in the successor state; 0 where there is none."""
     next_action_known: Tensor
-    """bool `(M,)`: False where the episode was cut. True where it terminated, for no value depends on it there."""
+    """bool `(M,)`: False where the episode was cut. True where it terminated: no value depends on the action there."""
     episode_returns: Tensor
     """`(E,)`: undiscounted returns of the complete episodes, as recorded."""
     action_spec: ActionSpec
-    """The actions as they are here: [-1, 1], or indices."""
+    """Space of `action`: [-1, 1], or indices."""
 
     def __len__(self) -> int:
         return self.reward.shape[0]
@@ -102,16 +104,16 @@ class TransitionDataset:
         action: ActionSpec,
         max_episode_length: int | None = None,
     ) -> TransitionDataset:
-        """Check and join whole episodes.
+        """Validate and concatenate whole episodes.
 
         Args:
-            episodes: in the order of recording.
-            source: file or data set, for messages.
-            action: the recorded action space; bounded actions are mapped to [-1, 1].
-            max_episode_length: longer episodes are an error.
+            episodes: Episodes in the order of recording.
+            source: File or data set, for messages.
+            action: Recorded action space; bounded actions are mapped to [-1, 1].
+            max_episode_length: Maximum length; longer episodes are an error.
 
         Raises:
-            DatasetError: names source, key and row.
+            DatasetError: Names source, key and row.
         """
         checked = [checked_episode(episode, source, max_episode_length) for episode in episodes]
         if not checked:
@@ -151,18 +153,18 @@ class TransitionDataset:
         group: str = FLAT_GROUP,
         max_episode_length: int | None = None,
     ) -> TransitionDataset:
-        """Check and take rows of D4RL's layout (`ROW_KEYS`).
+        """Validate rows of D4RL's layout (`ROW_KEYS`).
 
         Args:
-            arrays: key -> `(M, ...)`; other keys are ignored.
-            source: file, for messages.
-            action: the recorded action space; None: [-1, 1], as in D4RL.
-            group: observation group that `observations` become.
-            max_episode_length: longer episodes are an error: an end is not marked. Without `timeouts`, episodes were
-                cut after as many steps.
+            arrays: Key -> `(M, ...)`; other keys are ignored.
+            source: File, for messages.
+            action: Recorded action space; None: [-1, 1], as in D4RL.
+            group: Observation group for `observations`.
+            max_episode_length: Maximum length; longer episodes are an error, because an end is not marked. Without
+                `timeouts`, episodes were cut after as many steps.
 
         Raises:
-            DatasetError: names source, key and row.
+            DatasetError: Names source, key and row.
         """
         require_row_keys(source, arrays, max_episode_length)
         wanted = [key for key in (*ROW_KEYS, "next_observations") if key in arrays]
@@ -232,11 +234,11 @@ class TransitionDataset:
         )
 
     def spec(self, task: str | None = None, *, max_episode_length: int = 0) -> EnvSpec:
-        """Return what the data says about one environment of its kind.
+        """Return the spec of one environment as far as the data defines it.
 
         Args:
-            task: Its name; None: where the data comes from.
-            max_episode_length: Steps after which episodes are cut, which the data doesn't say; 0: not known.
+            task: Name of the task; None: the origin of the data.
+            max_episode_length: Steps after which episodes are cut, which the data doesn't contain; 0: unknown.
         """
         return EnvSpec(
             task=task or self.source,
@@ -252,7 +254,7 @@ class TransitionDataset:
         )
 
     def select(self, rows: Tensor) -> TransitionDataset:
-        """The transitions of `rows`, bool `(M,)` or int64 `(K,)`; the returns stay those of all."""
+        """Return the transitions of `rows`, bool `(M,)` or int64 `(K,)`; the returns stay those of all."""
         picked: dict[str, Any] = {
             name: value[rows]
             for name, value in vars(self).items()
@@ -263,13 +265,13 @@ class TransitionDataset:
         return replace(self, **picked)
 
     def with_rewards(self, mode: RewardMode, *, target_range: float = 1000.0, shift: float = -1.0) -> TransitionDataset:
-        """The same data with changed rewards; `episode_returns` stay as they were recorded.
+        """Return the data with changed rewards; `episode_returns` stay as recorded.
 
         Args:
             mode: `none`; `normalize_by_return_range` scales so that best and worst episode are `target_range` apart, as
                 is usual for locomotion; `shift` adds `shift`, as is usual for AntMaze.
-            target_range: see `mode`.
-            shift: see `mode`.
+            target_range: See `mode`.
+            shift: See `mode`.
         """
         if mode == "none":
             return self
@@ -285,10 +287,10 @@ class TransitionDataset:
         return replace(self, reward=self.reward * (target_range / spread))
 
     def require_fit(self, spec: EnvSpec) -> None:
-        """The data is of such an environment.
+        """Check that the data fits the environment `spec`.
 
         Raises:
-            DatasetError: groups, shapes or actions differ.
+            DatasetError: Groups, shapes or actions differ.
         """
         found = []
         groups = {name: tuple(rows.shape[1:]) for name, rows in self.obs.items()}
@@ -316,7 +318,7 @@ class TransitionDataset:
 
 
 def require_row_keys(source: str, present: Iterable[str], max_episode_length: int | None) -> None:
-    """All keys are there that `TransitionDataset.from_rows` needs."""
+    """Check that all keys of `TransitionDataset.from_rows` are present."""
     present = list(present)
     if [key for key in ROW_KEYS if key not in present] != ["timeouts"]:
         require_keys(source, ROW_KEYS, present)
@@ -326,14 +328,14 @@ def require_row_keys(source: str, present: Iterable[str], max_episode_length: in
 
 
 def _time_outs(terminated: np.ndarray, horizon: int) -> np.ndarray:
-    """bool `(M,)`: rows where episodes that nothing else ends have lasted `horizon` steps."""
+    """Mark rows, bool `(M,)`, at which unmarked episodes have lasted `horizon` steps."""
     row = np.arange(len(terminated))
     first = np.maximum.accumulate(np.where(np.concatenate([[False], terminated[:-1]]), row, 0))
     return ((row - first + 1) % horizon == 0) & ~terminated
 
 
 def _returns(reward: np.ndarray, ends: np.ndarray, source: str, max_episode_length: int | None) -> np.ndarray:
-    """Returns `(E,)` of the complete episodes; also checks the lengths of all."""
+    """Return the returns `(E,)` of the complete episodes; also checks the lengths of all."""
     last = ends.nonzero()[0]
     starts = np.concatenate([[0], last + 1])
     lengths = np.diff(np.concatenate([starts, [len(reward)]]))
@@ -343,55 +345,58 @@ def _returns(reward: np.ndarray, ends: np.ndarray, source: str, max_episode_leng
 
 
 def _observed(rows: np.ndarray) -> Tensor:
-    """Observations: images keep their bytes, everything else becomes floats."""
+    """Convert observations: images keep their bytes, everything else becomes float."""
     image = rows.dtype == np.uint8 and rows.ndim > 2
     return _tensor(rows if image or rows.dtype.kind == "f" else rows.astype(np.float32))
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    """A copy in the machine's byte order; floats get torch's default type, images and indices keep theirs."""
+    """Copy to a tensor in native byte order; floats get torch's default dtype, images and indices keep theirs."""
     dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
     tensor = torch.from_numpy(np.array(array, dtype=dtype))
     return tensor.to(default_dtype(torch.float32)) if tensor.is_floating_point() else tensor
 
 
 class DatasetLoader(ABC):
-    """Reads what its configuration names; made by `DatasetCfg.build`."""
+    """Loader of the data that its configuration names; built by `DatasetCfg.build`."""
 
     def __init__(self, cfg: DatasetCfg) -> None:
         self.cfg = cfg
 
     @abstractmethod
     def read(self) -> TransitionDataset:
-        """The data as recorded."""
+        """Return the data as recorded."""
 
     def load(self) -> TransitionDataset:
-        """The data with the rewards that the configuration asks for."""
+        """Return the data with the configured rewards."""
         cfg = self.cfg
         return self.read().with_rewards(cfg.reward_mode, target_range=cfg.return_range, shift=cfg.reward_shift)
 
 
 @configclass
 class DatasetCfg(Cfg):
-    """Base of what an offline run learns from; `class_type` reads it."""
+    """Base of the data configurations of an offline run; `class_type` reads the data."""
 
     class_type: type = DatasetLoader
 
     reward_mode: RewardMode = "none"
-    """`normalize_by_return_range`: scale rewards so that best and worst episode are `return_range` apart; `shift`: add
-    `reward_shift`."""
+    """Change of the recorded rewards.
+
+    `normalize_by_return_range`: scale them so that best and worst episode are `return_range` apart; `shift`: add
+    `reward_shift`.
+    """
     return_range: Annotated[float, Range(gt=0)] = 1000.0
-    """Of `reward_mode=normalize_by_return_range`."""
+    """Range of returns for `reward_mode=normalize_by_return_range`."""
     reward_shift: float = -1.0
-    """Of `reward_mode=shift`."""
+    """Constant for `reward_mode=shift`."""
     max_episode_length: Annotated[int, Range(ge=1)] | None = None
-    """Longer episodes in the data are an error: an end is not marked. None: any length."""
+    """Maximum length of episodes; longer ones are an error (an end is not marked). None: any length."""
 
     def build(self, *args: Any, **runtime: Any) -> TransitionDataset:
-        """Validate, read and check the data.
+        """Validate the configuration, then read and validate the data.
 
         Raises:
-            DatasetError: names file, key and row.
+            DatasetError: Names file, key and row.
         """
         loader: DatasetLoader = super().build(*args, **runtime)
         return loader.load()

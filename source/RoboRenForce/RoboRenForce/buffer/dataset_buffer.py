@@ -1,4 +1,4 @@
-"""A data set as the replay of a learner."""
+"""Replay interface over a data set."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .replay_batch import ReplayBatch
 
 
 class DatasetBuffer:
-    """Draws batches from a data set; to a learner it looks like a full replay.
+    """Draw batches from a data set through the interface of a full replay.
 
-    Everything lies on the learner's device, nothing is ever written, and `sample` can be part of a CUDA graph.
+    All data is on the learner's device, nothing is ever written, and `sample` can be part of a CUDA graph.
 
     Args:
-        dataset: what to draw from.
-        gamma: discount per step.
-        batch_size: transitions of a batch.
-        device: where the learner is.
-        next_action: fill `ReplayBatch.next_action`. Rows whose next action nobody knows, because the episode was cut
-            there, are then not drawn; with False every row is.
+        dataset: Data to draw from.
+        gamma: Discount per step.
+        batch_size: Transitions per batch.
+        device: Device of the learner.
+        next_action: True to fill `ReplayBatch.next_action`. Rows with an unknown next action, because the episode was
+            cut there, are then not drawn; with False every row is.
     """
 
     captured = True
-    """Whether `sample` may be part of a CUDA graph."""
+    """True: `sample` may be part of a CUDA graph."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class DatasetBuffer:
                 raise DatasetError(f"{dataset.source} has no row with a next action: record longer episodes.")
             dataset = dataset.select(dataset.next_action_known)
         self.num_added = len(dataset)
-        """Transitions, as of a replay that has been filled."""
+        """Number of transitions, as of a replay that has been filled."""
         values, fields = _packed(dataset, gamma, next_action=next_action)
         self._groups = tuple(dataset.obs)
         self._require_memory(bytes_per_slot(fields))
@@ -60,11 +60,11 @@ class DatasetBuffer:
 
     @torch.no_grad()
     def sample(self) -> ReplayBatch:
-        """`batch_size` transitions, uniformly and with replacement."""
+        """Draw `batch_size` transitions, uniformly and with replacement."""
         return self.gather(torch.randint(self.num_added, (self.batch_size,), device=self.device))
 
     def gather(self, index: Tensor) -> ReplayBatch:
-        """The transitions `index`, int64 `(B,)`."""
+        """Return the transitions `index`, int64 `(B,)`."""
         found = self.records.gather(index)
         return ReplayBatch(
             obs={name: found[f"obs/{name}"] for name in self._groups},
@@ -77,17 +77,17 @@ class DatasetBuffer:
         )
 
     def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
-        """Without effect: the draw is uniform."""
+        """Do nothing: draws are uniform."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run compares; the data itself stays in its file."""
+        """Return a summary for a resumed run to compare; the data itself stays in its file."""
         return {"transitions": self.num_added, "reward_sum": self._reward_sum.clone()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Check that this is the data that the checkpoint was learning from.
+        """Check that the checkpoint was trained on this data.
 
         Raises:
-            ValueError: it is other data.
+            ValueError: It was trained on other data.
         """
         there, rewards = state["transitions"], state["reward_sum"].cpu()
         if there != self.num_added or not torch.isclose(rewards, self._reward_sum):
@@ -108,7 +108,7 @@ class DatasetBuffer:
 
 
 def _packed(dataset: TransitionDataset, gamma: float, *, next_action: bool) -> tuple[dict[str, Tensor], list[Column]]:
-    """Every field of every transition, `(M, ...)`, and their layout."""
+    """Return every field of every transition, `(M, ...)`, and their layout."""
     parts: dict[Part, dict[str, Tensor]] = {
         "first": {**{f"obs/{name}": rows for name, rows in dataset.obs.items()}, "action": dataset.action},
         "step": {"reward": dataset.reward, "discount": gamma * (~dataset.terminated).to(dataset.reward.dtype)},

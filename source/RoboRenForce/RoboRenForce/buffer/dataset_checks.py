@@ -1,4 +1,4 @@
-"""What recorded data must satisfy before anything is learned from it; every error names file, key and row.
+"""Validation of recorded data before training; every error names file, key and row.
 
 Rows count from 0. Data of episodes has keys such as `episode_3/rewards`, and the row is one of that episode.
 """
@@ -16,22 +16,22 @@ from ..utils.errors import UserError, did_you_mean
 from .records import free_bytes
 
 ACTION_TOLERANCE = 1e-3
-"""How far beyond the bounds an action may lie, as a part of their distance, before it is an error: rounding."""
+"""Tolerated excess of an action over its bounds due to rounding, as a share of their distance."""
 _SAME_OBSERVATION = 1e-4
 
 
 class DatasetError(UserError, ValueError):
-    """A data set that can't be found, can't be read or contradicts itself."""
+    """Error about a data set that can't be found, can't be read or contradicts itself."""
 
 
 def fault(source: str, key: str, row: int | None, what: str) -> DatasetError:
-    """The error for one place of a data set."""
+    """Build the error for one place of a data set."""
     where = f"key '{key}'" + ("" if row is None else f", row {row:,}")
     return DatasetError(f"{source}, {where}: {what}")
 
 
 def require_keys(source: str, keys: Iterable[str], present: Iterable[str]) -> None:
-    """All of `keys` are there."""
+    """Check that all of `keys` are present."""
     present = list(present)
     for key in keys:
         if key not in present:
@@ -40,7 +40,7 @@ def require_keys(source: str, keys: Iterable[str], present: Iterable[str]) -> No
 
 
 def require_rows(source: str, arrays: Mapping[str, np.ndarray], reference: str) -> None:
-    """Every array has as many rows as `reference`, and at least one."""
+    """Check that every array has as many rows as `reference`, and at least one."""
     rows = len(arrays[reference])
     if not rows:
         raise fault(source, reference, None, "it has no rows; record at least one episode")
@@ -51,13 +51,13 @@ def require_rows(source: str, arrays: Mapping[str, np.ndarray], reference: str) 
 
 
 def require_shape(source: str, key: str, array: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Every row of `array` has `shape`."""
+    """Check that every row of `array` has `shape`."""
     if array.shape[1:] != shape:
         raise fault(source, key, None, f"its rows have the shape {array.shape[1:]}, expected {shape}")
 
 
 def require_finite(source: str, key: str, array: np.ndarray) -> None:
-    """Real numbers: no NaN and no infinity, in float32 either."""
+    """Check that all numbers are finite, in float32 too."""
     if not is_real(array.dtype):
         raise fault(source, key, None, f"it holds {array.dtype}, expected numbers")
     if array.dtype.kind != "f":
@@ -74,12 +74,12 @@ def require_finite(source: str, key: str, array: np.ndarray) -> None:
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
-    """Booleans, integers and floats; neither text nor objects, compounds or complex numbers."""
+    """Return True for booleans, integers and floats; False for text, objects, compounds and complex numbers."""
     return dtype.kind in "biuf"
 
 
 def require_memory(source: str, key: str, needed: int) -> None:
-    """`needed` bytes can still be allocated on the host."""
+    """Check that `needed` bytes can still be allocated on the host."""
     free = free_bytes(torch.device("cpu"))
     if free is not None and needed > free:
         raise fault(
@@ -92,19 +92,19 @@ def require_memory(source: str, key: str, needed: int) -> None:
 
 
 def one_a_row(array: np.ndarray, shape: tuple[int, ...] = ()) -> np.ndarray:
-    """One number a row, stored as `(M,)` or `(M, 1)`, in rows of `shape`; what holds more stays as it is."""
+    """Squeeze `(M, 1)` to `(M,)` for rows of `shape`; other arrays stay as they are."""
     if array.shape[1:] in ((), (1,)) and shape in ((), (1,)):
         return array.reshape(len(array), *shape)
     return array
 
 
 def vectors(observations: np.ndarray) -> np.ndarray:
-    """Observations of one number each as vectors of one."""
+    """Turn scalar observations into vectors of length one."""
     return observations[:, None] if observations.ndim == 1 else observations
 
 
 def flags(source: str, key: str, array: np.ndarray) -> np.ndarray:
-    """bool `(M,)` from flags that may be stored as numbers, or as `(M, 1)`."""
+    """Convert flags, possibly stored as numbers or as `(M, 1)`, to bool `(M,)`."""
     array = one_a_row(array)
     require_shape(source, key, array, ())
     require_finite(source, key, array)
@@ -118,20 +118,20 @@ def flags(source: str, key: str, array: np.ndarray) -> np.ndarray:
 
 
 def as_learned(recorded: ActionSpec) -> ActionSpec:
-    """The actions of a learner from those that were recorded: bounds become [-1, 1], see `unit_actions`."""
+    """Return the learner's action space for the recorded one: bounds become [-1, 1], see `unit_actions`."""
     if recorded.kind == "discrete":
         return recorded
     return ActionSpec("continuous", recorded.dim, (-1.0,) * recorded.dim, (1.0,) * recorded.dim)
 
 
 def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -> np.ndarray:
-    """Actions as a learner sees them: `(M, A)` in [-1, 1] from those within the bounds, or indices `(M,)`.
+    """Scale recorded actions to the learner's: `(M, A)` in [-1, 1], or indices `(M,)`.
 
     Args:
-        source: for errors.
-        key: for errors.
-        array: recorded actions, in the range that `action` states; one number a row is `(M,)` or `(M, 1)`.
-        action: the recorded action space.
+        source: For errors.
+        key: For errors.
+        array: Recorded actions, in the range of `action`; scalar actions are `(M,)` or `(M, 1)`.
+        action: Recorded action space.
     """
     array = one_a_row(array, action.shape)
     require_shape(source, key, array, action.shape)
@@ -159,7 +159,7 @@ def unit_actions(source: str, key: str, array: np.ndarray, action: ActionSpec) -
 
 
 def _bounds(source: str, key: str, action: ActionSpec) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper bounds `(A,)` between which actions can be scaled."""
+    """Return lower and upper bounds `(A,)` between which actions can be scaled."""
     if action.low is None or action.high is None:
         raise fault(
             source, key, None, "its action space has no finite bounds, and offline learners need actions in [-1, 1]"
@@ -182,7 +182,7 @@ def _bounds(source: str, key: str, action: ActionSpec) -> tuple[np.ndarray, np.n
 
 
 def require_successors(source: str, key: str, obs: np.ndarray, next_obs: np.ndarray, ends: np.ndarray) -> None:
-    """Recorded successors are the observations of the next row wherever no episode ends; `ends` is bool `(M,)`."""
+    """Check that recorded successors equal the next row's observations unless an episode ends, bool `ends` `(M,)`."""
     same = np.isclose(next_obs[:-1], obs[1:], rtol=_SAME_OBSERVATION, atol=_SAME_OBSERVATION)
     differs = ~same.all(axis=tuple(range(1, obs.ndim))) & ~ends[:-1]
     if differs.any():
@@ -197,7 +197,7 @@ def require_successors(source: str, key: str, obs: np.ndarray, next_obs: np.ndar
 
 
 def require_horizon(source: str, key: str, lengths: np.ndarray, starts: np.ndarray, horizon: int | None) -> None:
-    """No episode is longer than `horizon`; `lengths` and first rows `starts` are int `(E,)`."""
+    """Check that no episode is longer than `horizon`; `lengths` and first rows `starts` are int `(E,)`."""
     if horizon is None or not (lengths > horizon).any():
         return
     episode = int((lengths > horizon).argmax())
@@ -213,7 +213,7 @@ def require_horizon(source: str, key: str, lengths: np.ndarray, starts: np.ndarr
 
 
 def as_array(source: str, key: str, value: Any) -> np.ndarray:
-    """An array with at least one dimension."""
+    """Convert to an array with at least one dimension."""
     array = np.asarray(value)
     if array.ndim == 0:
         raise fault(source, key, None, "it is a single value, expected one row per step")

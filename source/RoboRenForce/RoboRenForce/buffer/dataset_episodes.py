@@ -1,4 +1,4 @@
-"""One recorded episode, and what it must satisfy by itself."""
+"""One recorded episode, and its validation."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class EpisodeArrays:
     """One recorded episode of L steps."""
 
     key: str
-    """How errors call it, such as `episode_3`."""
+    """Name in error messages, such as `episode_3`."""
     observations: Mapping[str, np.ndarray]
     """Group -> `(L + 1, ...)`: the last row is the true final observation."""
     actions: np.ndarray
@@ -36,12 +36,12 @@ class EpisodeArrays:
 
     @property
     def ended(self) -> bool:
-        """Whether the last step is marked as an end."""
+        """True if the last step is marked as an end."""
         return bool(self.terminations[-1] or self.truncations[-1])
 
 
 def checked_episode(episode: EpisodeArrays, source: str, max_episode_length: int | None) -> EpisodeArrays:
-    """The episode with bool flags, after all checks that concern it alone."""
+    """Validate the episode by itself; returns it with bool flags."""
     key = episode.key
     names = ("rewards", "actions", "terminations", "truncations")
     steps = {name: as_array(source, f"{key}/{name}", getattr(episode, name)) for name in names}
@@ -70,7 +70,7 @@ def checked_episode(episode: EpisodeArrays, source: str, max_episode_length: int
 
 
 def require_marked_end(source: str, episode: EpisodeArrays) -> None:
-    """An episode that another one follows says how it ended."""
+    """Check that an episode followed by another one has a marked end."""
     if not episode.ended:
         what = "the last step of the episode is marked neither here nor in 'truncations'; mark how it ended"
         raise fault(source, f"{episode.key}/terminations", len(episode.rewards) - 1, what)

@@ -1,13 +1,13 @@
 """Prioritized replay (Schaul et al. 2016, arXiv 1511.05952, proportional variant).
 
-Slot i is drawn with probability P(i) = p_i^alpha / sum_k p_k^alpha, p = |TD error| + epsilon, and the critics' loss of
-it is multiplied by (M P(i))^-beta, divided by the largest such weight of the batch (M: stored transitions), before the
-mean over the batch: `ReplayBatch.weighted_mean`. What is new has the largest priority seen so far. As in the paper, the
-B draws are one from each of B equal parts of the total.
+Slot i is drawn with probability P(i) = p_i^alpha / sum_k p_k^alpha, p = |TD error| + epsilon. Its critic loss is
+multiplied by (M P(i))^-beta, divided by the largest such weight of the batch (M: stored transitions), before the
+mean over the batch: `ReplayBatch.weighted_mean`. New transitions get the largest priority seen so far. As in the paper,
+the B draws are one from each of B equal parts of the total.
 
-The sums live in a tree whose nodes have 32 children, so that a million slots are four levels: few operations, each on
-a whole batch, and no shape that depends on data. A node is recomputed from its children whenever one of them changes;
-sums therefore never drift.
+The sums are kept in a tree whose nodes have 32 children, so a million slots are four levels: few operations, each on
+a whole batch, and no shape that depends on data. A node is recomputed from its children whenever one of them changes,
+so sums never drift.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class SumTree:
         if device.type == "cuda":
             self._summing = torch.ones(FAN_OUT, FAN_OUT, dtype=torch.float64, device=device).triu()
         self._levels: list[Tensor] = []
-        """From the leaves to the root; level k is `(nodes, 32)`, a row for the children of each node above."""
+        """Levels from the leaves to the root; level k is `(nodes, 32)`, one row for the children of each node above."""
         nodes = size
         while not self._levels or nodes > 1:
             nodes = -(-nodes // FAN_OUT)
@@ -56,7 +56,7 @@ class SumTree:
         return self._levels[-1].sum()
 
     def set(self, slot: Tensor, value: Tensor) -> None:
-        """Change the values `(B,)` at `slot` `(B,)`; a slot that is there repeatedly gets its largest value."""
+        """Set the values `(B,)` at `slot` `(B,)`; a slot that occurs repeatedly gets its largest value."""
         # Not an assignment, which on a GPU leaves open whose value stays.
         self._values.scatter_reduce_(0, slot, value.to(torch.float64), "amax", include_self=False)
         self._sum_up(slot)
@@ -67,7 +67,7 @@ class SumTree:
             parents.view(-1).index_copy_(0, slot, children.index_select(0, slot).sum(1))
 
     def find(self, share: Tensor) -> Tensor:
-        """The slots `(B,)` at which the running sum passes `share` `(B,)`, in [0, 1), of the total."""
+        """Return the slots `(B,)` at which the running sum passes `share` `(B,)`, in [0, 1), of the total."""
         node = torch.zeros_like(share, dtype=torch.int64)
         for level in reversed(self._levels):
             values = level.index_select(0, node)
@@ -90,7 +90,7 @@ class SumTree:
 
 
 class PrioritizedReplayBuffer(ReplayBuffer):
-    """Draws transitions in proportion to a power of their last TD error."""
+    """Replay that draws transitions in proportion to a power of their last TD error."""
 
     cfg: PrioritizedReplayBufferCfg
 
@@ -100,14 +100,14 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         super().__init__(cfg, spec=spec, gamma=gamma, batch_size=batch_size, device=device)
         self.tree = SumTree(self.num_slots, self.device)
         self.max_priority = torch.ones(1, dtype=torch.float64, device=self.device)
-        """Largest `|TD error| + epsilon` so far, and that of new transitions."""
+        """Largest `|TD error| + epsilon` so far, and the priority of new transitions."""
         self._samples = torch.zeros(1, dtype=torch.float64, device=self.device)
-        """Calls of `sample`, on which beta depends."""
+        """Number of calls of `sample`, on which beta depends."""
         self._strata = torch.arange(batch_size, dtype=torch.float64, device=self.device)
 
     @property
     def beta(self) -> Tensor:
-        """Exponent of the importance weights now, `(1,)`."""
+        """Current exponent of the importance weights, `(1,)`."""
         cfg = self.cfg
         progress = (self._samples / max(cfg.beta_updates, 1)).clamp(max=1.0)
         return cfg.initial_beta + (cfg.final_beta - cfg.initial_beta) * progress
@@ -124,7 +124,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     @override
     @torch.no_grad()
     def sample(self) -> ReplayBatch:
-        """Draw `batch_size` transitions with their importance weights, onto the learner's device."""
+        """Draw `batch_size` transitions with their importance weights, on the learner's device."""
         self._require_contents()
         slot = self._draw()
         batch = self._transitions(slot)
@@ -138,7 +138,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return self.tree.find(share.clamp_(max=_BELOW_ONE))
 
     def _importance(self, slot: Tensor) -> Tensor:
-        """Weights `(B,)`; M and the total cancel against the largest weight."""
+        """Return the weights `(B,)`; M and the total cancel against the largest weight."""
         value = self.tree.values.index_select(0, slot)
         return (value.amin() / value).pow_(self.beta).to(torch.get_default_dtype())
 
@@ -147,7 +147,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
         """Set the priorities of the samples `index` `(B,)` from their TD errors `(B,)` of either sign.
 
-        What isn't finite counts as the largest error so far.
+        Errors that are not finite count as the largest error so far.
         """
         if td_error.shape != index.shape:
             raise ValueError(
@@ -166,7 +166,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """The counters, and contents with priorities if `cfg.store`."""
+        """Return the counters, and contents with priorities if `cfg.store`."""
         state = super().state_dict()
         state["samples"] = self._samples.clone()
         if self.cfg.store:
@@ -176,7 +176,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     @override
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """Without contents the replay is empty and all priorities are forgotten."""
+        """Restore the contents; without them, empty the replay and reset all priorities."""
         super()._restore(state)
         self._samples.copy_(state["samples"])
         values = torch.zeros_like(self.tree.values)
@@ -194,15 +194,15 @@ class PrioritizedReplayBufferCfg(ReplayBufferCfg):
 
     class_type: type = PrioritizedReplayBuffer
     alpha: Annotated[float, Range(ge=0)] = 0.6
-    """How much priorities matter; 0 draws uniformly."""
+    """Exponent of the priorities; 0 draws uniformly."""
     initial_beta: Annotated[float, Range(ge=0, le=1)] = 0.4
-    """How much the weights correct for unequal drawing, at first."""
+    """Initial exponent of the importance weights."""
     final_beta: Annotated[float, Range(ge=0, le=1)] = 1.0
-    """The same in the end; 1 corrects completely."""
+    """Final exponent of the importance weights; 1 corrects completely."""
     beta_updates: Annotated[int, Range(ge=0)] = 100_000
-    """Samples over which beta goes linearly from one to the other."""
+    """Number of samples over which beta changes linearly."""
     epsilon: Annotated[float, Range(gt=0)] = 1e-6
-    """Added to every |TD error|, so that each transition can come again."""
+    """Constant added to every |TD error|, so that each transition can be drawn again."""
 
     @override
     def check(self) -> Iterable[str]:

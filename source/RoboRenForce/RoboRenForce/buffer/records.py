@@ -28,7 +28,7 @@ PARTS: tuple[Part, ...] = ("first", "step", "next")
 
 @dataclass(frozen=True)
 class Column:
-    """One named entry of a transition, and whether a window takes it from its first step, each step or its last."""
+    """Named entry of a transition, read by a window from its first step, each step or its last."""
 
     name: str
     part: Part
@@ -77,7 +77,7 @@ class Records:
             self.tables[dtype].index_copy_(0, row, step.to(self.device).unsqueeze(0))
 
     def gather(self, slot: Tensor, parts: tuple[Part, ...] = PARTS) -> dict[str, Tensor]:
-        """Fields `(*slot.shape, ...)` of neighboring parts, as views of one new tensor per dtype."""
+        """Return fields `(*slot.shape, ...)` of neighboring parts, as views of one new tensor per dtype."""
         found = {}
         for columns in self._columns[parts]:
             rows = self._select(columns.table, slot.flatten()).view(*slot.shape, -1)
@@ -89,7 +89,7 @@ class Records:
         return found
 
     def at(self, name: str, slot: Tensor) -> Tensor:
-        """One field `(*slot.shape, ...)`."""
+        """Return one field `(*slot.shape, ...)`."""
         columns, (first, end, shape) = self._find(name)
         return self._select(columns.table[:, first:end], slot.flatten()).view(*slot.shape, *shape)
 
@@ -109,7 +109,7 @@ class Records:
         return torch.index_select(table, 0, slot, out=rows)
 
     def state_dict(self, filled: int) -> dict[str, Tensor]:
-        """Copies of the first `filled` rows of every table, on the host."""
+        """Return copies of the first `filled` rows of every table, on the host."""
         return {str(dtype): table[:filled].to("cpu", copy=True) for dtype, table in self.tables.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -130,12 +130,12 @@ class Records:
 
 
 def bytes_per_slot(fields: Sequence[Column]) -> int:
-    """Memory of one transition."""
+    """Return the memory of one transition, in bytes."""
     return sum(math.prod(entry.shape) * entry.dtype.itemsize for entry in fields)
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that can still be allocated on a device; None where that can't be found out."""
+    """Return the memory that can still be allocated on a device; None if unknown."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -157,7 +157,7 @@ def _width(order: Sequence[Column]) -> int:
 
 
 def _columns(table: Tensor, order: Sequence[Column], parts: tuple[Part, ...]) -> _Columns:
-    """The columns of `parts`, which are neighbors, out of a table `(C * N, W)`."""
+    """Return the columns of `parts`, which are neighbors, of a table `(C * N, W)`."""
     before = _width([entry for entry in order if PARTS.index(entry.part) < PARTS.index(parts[0])])
     fields, end = {}, 0
     for entry in order:

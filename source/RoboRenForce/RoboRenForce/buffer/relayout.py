@@ -1,8 +1,8 @@
-"""The contents of a replay for another number of environments.
+"""Replay contents for another number of environments.
 
-What was stored stays worth learning from, only its columns change: the steps of each old environment, oldest first,
-follow one another in one line, which is cut into as many pieces as there are environments now. 2 environments with 5
-steps each become 3 with 3, and the oldest step is left behind:
+Stored steps stay useful; only their columns change: the steps of each old environment, oldest first, form one line,
+which is cut into as many pieces as there are environments now. 2 environments with 5 steps each become 3 with 3, and
+the oldest step is dropped:
 
     before   a0 a1 a2 a3 a4     b0 b1 b2 b3 b4
     line     a0 a1 a2 a3 a4 b0 b1 b2 b3 b4
@@ -21,10 +21,10 @@ import torch
 
 
 def relaid(state: Mapping[str, Any], num_envs: int, max_rows: int) -> dict[str, Any]:
-    """The state of a replay with contents, as one of `num_envs` environments with `max_rows` steps each.
+    """Lay out a replay's state for `num_envs` environments with `max_rows` steps each.
 
     Returns:
-        The state, with the slots that are seams as `seams`, int64 `(K,)`.
+        The state, with the slots of seams as `seams`, int64 `(K,)`.
     """
     filled, num_before = next(iter(state["contents"].values())).shape[:2]
     rows = min(filled * num_before // num_envs, max_rows)

@@ -1,9 +1,9 @@
-"""A ring of the newest transitions of `N` environments, sampled uniformly, with n-step returns.
+"""Ring buffer of the newest transitions of `N` environments, sampled uniformly, with n-step returns.
 
-Everything that moves lives in tensors on the device of the contents (cursor, counts), nothing is read back and no shape
-depends on data: `add` and `sample` can be part of a CUDA graph.
+All counters are tensors on the device of the contents, nothing is read back and no shape depends on data, so `add` and
+`sample` can be part of a CUDA graph.
 
-n-step transitions are put together when sampled. A window begins anywhere and stops at the first of: n steps, the end
+n-step transitions are assembled when sampled. A window starts anywhere and stops at the first of: n steps, the end
 of an episode (termination or truncation), the newest stored step. With n = 3, `|` an end of an episode and `^` the
 write pointer, in one environment's ring:
 
@@ -37,7 +37,7 @@ class ReplayBuffer:
     """Uniform replay; transitions are drawn with replacement."""
 
     step_fields: tuple[str, ...] = ("reward", "terminated", "done")
-    """Scalars that are stored with every step."""
+    """Scalars stored with every step."""
 
     def __init__(
         self, cfg: ReplayBufferCfg, *, spec: EnvSpec, gamma: float, batch_size: int, device: torch.device
@@ -47,10 +47,10 @@ class ReplayBuffer:
         self.num_envs, self.rows = spec.num_envs, cfg.capacity // spec.num_envs
         self.num_slots = self.rows * self.num_envs
         self.schema = _schema(spec)
-        """What `add` takes."""
+        """Fields that `add` takes."""
         self._env_groups = tuple(spec.obs_groups)
         self.spec = cfg.stored_spec(spec)
-        """The environment as the samples show it."""
+        """Spec of the environment with the observations of the samples."""
         if self.rows < self.window:
             raise ConfigError(
                 f"replay.capacity={cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} "
@@ -58,11 +58,11 @@ class ReplayBuffer:
             )
         self._rows_added = torch.zeros(1, dtype=torch.int64, device=self.device)
         self._cursor = torch.zeros(1, dtype=torch.int64, device=self.device)
-        """Row that is written next."""
+        """Row to write next."""
         self._stored = torch.zeros(1, dtype=torch.int64, device=self.device)
-        """Transitions that can be drawn: slots `0 ... stored - 1`."""
+        """Number of transitions that can be drawn: slots `0 ... stored - 1`."""
         self._newest_slot = torch.zeros(1, dtype=torch.int64, device=self.device)
-        """Last slot of the row that was written last."""
+        """Last slot of the newest row."""
         self._offset = torch.arange(self.window, device=self.device).unsqueeze(1)
         self._stride = self._offset * self.num_envs
         exponent = torch.arange(cfg.n_step + 1, device=self.device, dtype=torch.float64)
@@ -72,26 +72,26 @@ class ReplayBuffer:
 
     @property
     def window(self) -> int:
-        """Most steps that one sample spans."""
+        """Maximum number of steps that one sample spans."""
         return self.cfg.n_step
 
     @property
     def captured(self) -> bool:
-        """Whether `sample` may be part of a CUDA graph: the contents are where the learner is."""
+        """True if `sample` may be part of a CUDA graph: the contents are on the learner's device."""
         return self.device == self.learner
 
     @property
     def num_added(self) -> int:
-        """Transitions that were ever added. Reads the device, because `add` may be part of a CUDA graph."""
+        """Number of transitions ever added. Reads the device, because `add` may be part of a CUDA graph."""
         return int(self._rows_added) * self.num_envs
 
     def __len__(self) -> int:
-        """Transitions that can be drawn; reads the device."""
+        """Return the number of transitions that can be drawn; reads the device."""
         return int(self._stored)
 
     @cached_property
     def records(self) -> Records:
-        """The contents, allocated when the first transition comes: whoever only plays a policy needs no replay."""
+        """Contents, allocated at the first transition, so that only playing a policy costs no memory."""
         columns = self._columns()
         self._require_memory(bytes_per_slot(columns) + self._extra_bytes_per_slot())
         pinned = self.device != self.learner and self.learner.type == "cuda"
@@ -104,12 +104,12 @@ class ReplayBuffer:
         """Store one step of every environment.
 
         Args:
-            step: the fields of `schema`, `(N, ...)` each. `next_obs` are true successors, final observations where
-                done. Rows where `mask` is False take up a slot, but nothing is learned from them.
+            step: Fields of `schema`, `(N, ...)` each. `next_obs` are true successors, final observations where
+                done. Rows where `mask` is False take up a slot, but are never learned from.
         """
         values = dict(step)
         values["done"] = values["done"] != 0
-        if "mask" in values:  # a row that waits belongs to no episode, so no window goes on from or through it
+        if "mask" in values:  # a waiting row belongs to no episode, so no window continues from or through it
             values["done"] = values["done"] | ~values["mask"]
         if self._resumed:
             self._end_interrupted(values)
@@ -122,7 +122,7 @@ class ReplayBuffer:
         self._write(values)
 
     def _write(self, values: dict[str, Tensor]) -> None:
-        """Store the fields at the cursor and move it."""
+        """Store the fields at the cursor and advance it."""
         self.records.write(self._cursor, values)
         self._count(1)
 
@@ -134,11 +134,11 @@ class ReplayBuffer:
         self._empty = False
 
     def _newest(self) -> Tensor:
-        """Slots `(N,)` of the newest row, in the order of the environments."""
+        """Return the slots `(N,)` of the newest row, in the order of the environments."""
         return (self._newest_slot - (self.num_envs - 1) + self._envs) % self.num_slots
 
     def _end_interrupted(self, values: Mapping[str, Tensor]) -> None:
-        """After a resume: truncate the episodes that don't continue where their newest stored step led."""
+        """Truncate, after a resume, the episodes that don't continue from their newest stored step."""
         newest, continues = self._newest(), torch.ones(self.num_envs, dtype=torch.bool, device=self.device)
         for name in self._env_groups:
             reached = self.records.at(f"next_obs/{name}", newest)
@@ -151,7 +151,7 @@ class ReplayBuffer:
 
     @torch.no_grad()
     def sample(self) -> ReplayBatch:
-        """Draw `batch_size` transitions, onto the learner's device."""
+        """Draw `batch_size` transitions, on the learner's device."""
         self._require_contents()
         return self._transitions(self._draw())
 
@@ -160,11 +160,11 @@ class ReplayBuffer:
             raise RuntimeError("The replay is empty: add transitions before sampling.")
 
     def _draw(self) -> Tensor:
-        """Uniform slots `(B,)`. In float64, since float32 can't name every slot of a large replay."""
+        """Draw uniform slots `(B,)`, in float64, since float32 can't represent every slot of a large replay."""
         return torch.rand(self.batch_size, dtype=torch.float64, device=self.device).mul_(self._stored).long()
 
     def _transitions(self, slot: Tensor) -> ReplayBatch:
-        """The transitions that begin at `slot` `(B,)`."""
+        """Return the transitions that start at `slot` `(B,)`."""
         if self.cfg.n_step == 1:
             found = self.records.gather(slot)
             reward, discount = found["reward"], found["terminated"].mul(-self.gamma).add_(self.gamma)
@@ -187,7 +187,7 @@ class ReplayBuffer:
         )
 
     def _window(self, slot: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The steps from `slot` `(B,)` on: slots `(T, B)`, their scalars `(T, B)`, and the last that counts `(B,)`."""
+        """Return the steps from `slot` `(B,)` on: slots `(T, B)`, scalars `(T, B)`, and the last valid slots `(B,)`."""
         slots = (slot + self._stride) % self.num_slots
         steps = self.records.gather(slots, ("step",))
         # The newest row ends every window: what comes after it in the ring are the oldest steps, or nothing yet.
@@ -202,14 +202,14 @@ class ReplayBuffer:
         return self._send(found[name]) if name in found else None
 
     def _send(self, tensor: Tensor) -> Tensor:
-        """To the learner's device."""
+        """Move a batch to the learner's device."""
         return tensor if self.device == self.learner else tensor.to(self.learner, non_blocking=True)
 
     def update_priorities(self, index: Tensor, td_error: Tensor) -> None:
-        """Tell how surprising samples were; uniform replays don't care."""
+        """Do nothing: draws are uniform."""
 
     def newest_steps(self, num_steps: int) -> dict[str, Tensor]:
-        """The newest steps, at most `num_steps`, `(steps, N, ...)` by their names in `schema`; reads the device."""
+        """Return the newest steps, at most `num_steps`, `(steps, N, ...)` by name; reads the device."""
         num_steps = min(num_steps, len(self) // self.num_envs)
         row = (self._cursor + torch.arange(-num_steps, 0, device=self.device)) % self.rows
         found = self.records.gather(row.unsqueeze(1) * self.num_envs + self._envs)
@@ -218,7 +218,7 @@ class ReplayBuffer:
     # -- state --------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters, and the contents if `cfg.store`."""
+        """Return the counters, and the contents if `cfg.store`."""
         state: dict[str, Any] = {"rows_added": self._rows_added.clone(), "capacity": self.rows}
         if self.cfg.store:
             state["contents"] = self.records.state_dict(len(self) // self.num_envs)
@@ -227,8 +227,8 @@ class ReplayBuffer:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; without contents the replay is empty afterwards.
 
-        Contents are continued by the next `add`: where an environment begins a new episode after the resume, the
-        newest stored step becomes a truncation. Those of another number of environments are laid out anew.
+        The next `add` continues the contents: where an environment starts a new episode after the resume, the newest
+        stored step becomes a truncation. Contents of another number of environments are laid out anew.
         """
         if "contents" in state:
             num_before = next(iter(state["contents"].values())).shape[1]
@@ -243,7 +243,7 @@ class ReplayBuffer:
         self._restore(state)
 
     def _restore(self, state: Mapping[str, Any]) -> None:
-        """`load_state_dict` for the right number of environments."""
+        """Restore `state_dict` with the current number of environments."""
         self._rows_added.zero_()
         if "contents" in state:
             self.records.check_state(state["contents"])
@@ -278,14 +278,14 @@ class ReplayBuffer:
         ]
 
     def _extra_bytes_per_slot(self) -> int:
-        """Memory per transition beside its fields."""
+        """Return the memory per transition beside its fields, in bytes."""
         return 0
 
     def _require_memory(self, slot_bytes: int) -> None:
         free, needed = free_bytes(self.device), slot_bytes * self.num_slots
         if free is None or needed <= free:
             return
-        # Some memory is left to the learner and to other processes.
+        # Leave some memory to the learner and to other processes.
         fits = int(0.8 * free) // (slot_bytes * self.num_envs) * self.num_envs
         elsewhere = "" if self.device.type == "cpu" else ", or keep it in host memory with replay.device=cpu"
         raise NotEnoughMemory(
@@ -295,7 +295,7 @@ class ReplayBuffer:
 
 
 def _schema(spec: EnvSpec) -> TransitionSchema:
-    """What a replay keeps of transitions: `done` instead of `time_outs`, and not by which policy a step was taken."""
+    """Return the stored fields: `done` instead of `time_outs`, and no `policy_version`."""
     done = Field("done", (), torch.int64, "the episode ended, for either reason")
     fields = dict(TransitionSchema.of(spec, spec.obs_groups, next_obs=True, record=[done]).fields)
     del fields["time_outs"], fields["policy_version"]
@@ -308,14 +308,14 @@ class ReplayBufferCfg(Cfg):
 
     class_type: type = ReplayBuffer
     capacity: Annotated[int, Range(ge=1)] = 1_000_000
-    """Transitions that are kept, over all environments."""
+    """Number of transitions kept, over all environments."""
     n_step: Annotated[int, Range(ge=1)] = 1
-    """Rewards that a transition sums up before it bootstraps; fewer at the end of an episode."""
+    """Number of rewards summed before the bootstrap; fewer at the end of an episode."""
     device: Literal["auto", "cpu", "learner"] = "auto"
-    """Where the contents are. auto: where the learner is. cpu: in host memory, for replays larger than the GPU's."""
+    """Device of the contents. auto: that of the learner. cpu: host memory, for replays larger than the GPU's."""
     store: bool = False
-    """Whether checkpoints hold the contents; a resumed run starts with an empty replay otherwise."""
+    """True to save the contents in checkpoints; a resumed run starts with an empty replay otherwise."""
 
     def stored_spec(self, spec: EnvSpec) -> EnvSpec:
-        """An environment as the samples show it."""
+        """Return the spec of the environment with the observations of the samples."""
         return spec

@@ -1,4 +1,4 @@
-"""What a replay hands to a learner: transitions, or sequences of them."""
+"""Batches of a replay: transitions, or sequences of them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ Observations: TypeAlias = TensorDict | Mapping[str, Tensor]
 class ReplayBatch:
     """Samples of a replay. Leading dimensions are `(B,)`, or `(T, B)` of sequences.
 
-    The target of a value is always `reward + discount * value(successor)`: how many steps the reward sums up, and
-    whether the last of them ended the episode, is in `discount` already.
+    The target of a value is always `reward + discount * value(successor)`: `discount` accounts for the number of summed
+    rewards, and for the end of the episode.
     """
 
     obs: Observations
-    """Groups `(B, ...)`; of sequences `(T + 1, B, ...)`, where row `k + 1` is the true successor of row `k` wherever
-    step `k` counts."""
+    """Groups `(B, ...)`, or `(T + 1, B, ...)` of sequences.
+
+    Row `k + 1` of a sequence is the true successor of row `k` wherever step `k` is valid.
+    """
     action: Tensor
     """`(B, A)` or `(T, B, A)`, within [-1, 1]."""
     reward: Tensor
@@ -36,13 +38,13 @@ class ReplayBatch:
     weight: Tensor | None = None
     """Importance weights `(B,)` in (0, 1]; None: all 1."""
     valid: Tensor | None = None
-    """1 where a step counts, 0 where it is padding, warms up a memory or waited for its group; None: all count."""
+    """1 at valid steps, 0 at padding, burn-in and waiting rows; None: all are valid."""
     start: Tensor | None = None
-    """bool `(T + 1, B)` of sequences: True where a memory begins empty."""
+    """bool `(T + 1, B)` of sequences: True where the recurrent state is reset."""
     index: Tensor | None = None
-    """Where the samples came from, `(B,)`, for priorities."""
+    """Slots of the samples, `(B,)`, for priorities."""
     next_action: Tensor | None = None
-    """`(B, A)`: what a data set did in the successor state."""
+    """`(B, A)`: recorded action in the successor state."""
     group_id: Tensor | None = None
     """int64 `(B,)`: block or group of the environment; None: there are none."""
 
@@ -52,30 +54,30 @@ class ReplayBatch:
 
     @property
     def is_sequence(self) -> bool:
-        """Whether the leading dimensions are `(T, B)`."""
+        """True if the leading dimensions are `(T, B)`."""
         return self.next_obs is None
 
     def forward_obs(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
-        """Forward pass `network(obs, start)` at `obs`, with the leading dimensions of the batch."""
+        """Run `network(obs, start)` at `obs`, with the leading dimensions of the batch."""
         return network(self.obs, self.start)[:-1] if self.is_sequence else network(self.obs, None)
 
     def forward_next_obs(self, network: Callable[[Observations, Tensor | None], Tensor]) -> Tensor:
-        """Forward pass at the successors; a recurrent network sees the whole sequence, as it did when acting."""
+        """Run `network` at the successors; a recurrent network sees the whole sequence, as when acting."""
         if self.next_obs is None:
             return network(self.obs, self.start)[1:]
         return network(self.next_obs, None)
 
     def mean(self, loss: Tensor) -> Tensor:
-        """Mean of a loss `(..., *leading)` over what counts, 0-dim."""
+        """Return the mean of a loss `(..., *leading)` over valid steps, 0-dim."""
         if self.valid is None:
             return loss.mean()
         members = loss.numel() // self.valid.numel()
         return (loss * self.valid).sum() / (self.valid.sum() * members).clamp(min=1.0)
 
     def weighted_mean(self, loss: Tensor) -> Tensor:
-        """`mean` of a critic's loss times the importance weights, which are at most 1 and so only ever shrink a step.
+        """Return `mean` of a critic's loss times the importance weights, which are at most 1.
 
-        For critics alone: values are means over possible outcomes, which drawing the surprising ones more often
-        shifts. Policy and temperature learn from states whatever came of them, and take `mean`.
+        For critics only: values are means over possible outcomes, which prioritized drawing shifts. Policy and
+        temperature learn from states whatever the outcome, and take `mean`.
         """
         return self.mean(loss if self.weight is None else loss * self.weight)

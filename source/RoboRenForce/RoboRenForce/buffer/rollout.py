@@ -8,11 +8,11 @@ environments:
     action, ...  a_0   a_1   a_2      a_T-1
     start         1     0     1                   start[t] = 1: obs[t] is the first of an episode
 
-Of recurrent states only those before the first step are kept, `state/<network>`; those after a step,
-`next_state/<network>`, are not.
+Only the recurrent states before the first step are kept, `state/<network>`; those after a step, `next_state/<network>`,
+are not.
 
-On a GPU writing goes through a cursor that lives there, so a captured step can write at ever new places. For the
-update each field is gathered once by a permutation; a mini-batch is then a contiguous slice, not another gather.
+On a GPU the write position is a device tensor, so a captured step can write at ever new places. For the update each
+field is gathered once by a permutation; a mini-batch is then a contiguous slice, not another gather.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ class RolloutBatch:
     advantage: Tensor
     return_: Tensor
     record: dict[str, Tensor]
-    """The other fields of the schema: those of the moment of acting and, in whole transitions, what came of it."""
+    """Other fields of the schema: the record of `act` and, in whole transitions, the outcome of the step."""
     next_obs: TensorDict | None = None
-    """True successors; only there if a term asks for them."""
+    """True successors; only present if a term reads them."""
     mask: Tensor | None = None
     """bool: False in rows that did not act; None: all acted."""
     states: dict[str, Tensor] = field(default_factory=dict)
@@ -68,17 +68,17 @@ class RolloutBatch:
 
     @property
     def reward(self) -> Tensor:
-        """With learned rewards, scaled, and with the bootstrap of time-outs."""
+        """Reward including learned rewards, scaling, and the bootstrap of time-outs."""
         return self.record["reward"]
 
     @property
     def terminated(self) -> Tensor:
-        """bool: the task ended."""
+        """bool: the episode terminated."""
         return self.record["terminated"]
 
     @property
     def time_outs(self) -> Tensor:
-        """bool: the episode was cut."""
+        """bool: the episode was truncated."""
         return self.record["time_outs"]
 
     @property
@@ -88,7 +88,7 @@ class RolloutBatch:
 
     @property
     def is_sequence(self) -> bool:
-        """Whether the leading dimensions are `(T, B)`."""
+        """True if the leading dimensions are `(T, B)`."""
         return self.advantage.dim() == 2
 
     def map(self, function: Callable[[Tensor], Tensor]) -> RolloutBatch:
@@ -97,7 +97,7 @@ class RolloutBatch:
 
 
 def mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """A data class of tensors, and groups of them, with `function` applied to each; what is None stays None."""
+    """Apply `function` to each tensor of a data class, also in its groups; None stays None."""
     changed = {}
     for entry in fields(batch):
         value = getattr(batch, entry.name)
@@ -172,12 +172,12 @@ class RolloutBuffer:
         return TensorDict(found, batch_size=[self.num_steps, self.num_envs])
 
     def write_states(self, record: Mapping[str, Tensor]) -> None:
-        """Keep the recurrent states of the first step of a rollout."""
+        """Store the recurrent states of the first step of a rollout."""
         for name, state in self.states.items():
             state.copy_(record[f"state/{name}"].transpose(0, 1))
 
     def add(self, step: Transition) -> None:
-        """Store a step at the cursor and move on."""
+        """Store a step at the cursor and advance it."""
         values = [step.value_of(name) for name in self.rows]
         if self._position is not None:
             torch._foreach_copy_(self._views[self._position], values)  # pyright: ignore[reportPrivateImportUsage]
@@ -188,16 +188,16 @@ class RolloutBuffer:
         self._cursor.add_(1)
 
     def restart(self) -> None:
-        """Begin the next rollout."""
+        """Start the next rollout."""
         self._cursor.zero_()
         self._position = None if self._position is None else 0
 
     def flat(self, index: Tensor, *, whole: bool = True) -> RolloutBatch:
-        """All steps as one batch `(T * N,)` in the order of `index`: whole transitions, or what a policy loss reads."""
+        """Return all steps as a batch `(T * N,)` in the order of `index`: all fields, or those of a policy loss."""
         return self._batch(lambda rows: rows.flatten(0, 1).index_select(0, index), whole)
 
     def sequences(self, env_index: Tensor, *, whole: bool = True) -> RolloutBatch:
-        """Whole environments `(T, N)` in the order of `env_index`, with the recurrent states that they begin from."""
+        """Return whole environments `(T, N)` in the order of `env_index`, with their initial recurrent states."""
         batch = self._batch(lambda rows: rows.index_select(1, env_index), whole)
         batch.states = {name: state.index_select(1, env_index) for name, state in self.states.items()}
         return batch
@@ -227,7 +227,7 @@ class RolloutBuffer:
 
 
 _OF_TRANSITIONS = ("reward", "terminated", "time_outs", "group_id", "policy_version")
-"""What advantages came from; beyond them only regularizers and learned rewards read it."""
+"""Fields that advantages were computed from; afterwards only regularizers and learned rewards read them."""
 
 
 def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool) -> Iterator[RolloutBatch]:
@@ -241,15 +241,15 @@ def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool)
 
 
 class Epochs:
-    """The order in which an update goes through a rollout, several times.
+    """Mini-batches of an update: several epochs over a rollout.
 
     Args:
-        buffer: the rollout.
-        count: epochs.
-        num_mini_batches: of each.
-        shuffle: a permutation for every epoch, one for all of them, or the order of collection.
-        recurrent: whether mini-batches hold whole environments.
-        whole: whether they hold whole transitions, see `RolloutBuffer.flat`.
+        buffer: Rollout.
+        count: Number of epochs.
+        num_mini_batches: Mini-batches per epoch.
+        shuffle: A permutation for every epoch, one for all of them, or the order of collection.
+        recurrent: True if mini-batches hold whole environments.
+        whole: True if they hold whole transitions, see `RolloutBuffer.flat`.
     """
 
     def __init__(
@@ -275,13 +275,13 @@ class Epochs:
         self.orders = [torch.arange(size, device=device) for _ in range(count if shuffle == "epoch" else 1)]
 
     def shuffle(self) -> None:
-        """Draw new permutations, in place: outside of the captured update that reads them."""
+        """Draw new permutations, in place, outside of the captured update that reads them."""
         if self._shuffles:
             for order in self.orders:
                 torch.randperm(order.shape[0], out=order)
 
     def __iter__(self) -> Iterator[RolloutBatch]:
-        """The mini-batches of all epochs; epochs beyond the last permutation reuse what it gathered."""
+        """Yield the mini-batches of all epochs; epochs beyond the last permutation reuse its gather."""
         gather = self._buffer.sequences if self.recurrent else self._buffer.flat
         rollout = gather(self.orders[0], whole=self.whole)
         for epoch in range(self.count):

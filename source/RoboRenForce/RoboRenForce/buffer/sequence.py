@@ -1,8 +1,7 @@
-"""Replay of sequences, for learners with a memory (Ni et al. 2022, arXiv 2110.05038; R2D2, Kapturowski et al. 2019).
+"""Replay of sequences for recurrent networks (Ni et al. 2022, arXiv 2110.05038; R2D2, Kapturowski et al. 2019).
 
-A sample is a window of T steps that begins at any stored step and stays in one episode: it ends with the episode or
-with the newest stored step, and what is left of it is padding, which isn't valid. With T = 4, `|` the end of an
-episode:
+A sample is a window of T steps that starts at any stored step and stays in one episode: it ends with the episode or
+with the newest stored step, and the rest is padding, which isn't valid. With T = 4, `|` the end of an episode:
 
     stored       s0 s1 s2 | s0 s1 ...        row      0    1    2    3    4
     window of s1:                            obs      o1   o2   o3   o3   o3     o3: the final observation
@@ -10,9 +9,9 @@ episode:
                                              valid    1    1    0    0
                                              start    1    0    0    0    0
 
-Padding repeats the last step, so nothing of another episode is ever in a sample. The previous action is an observation:
-at row k it is what led to that row, also at the first row of a window that begins amid an episode, and zeros at the
-beginning of an episode.
+Padding repeats the last step, so a sample contains nothing of another episode. The previous action is an observation:
+at row k it is the action that led to that row, also at the first row of a window that starts amid an episode, and zeros
+at the start of an episode.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from .replay_batch import ReplayBatch
 
 
 class SequenceReplayBuffer(ReplayBuffer):
-    """Draws windows of consecutive steps; their beginnings are uniform over the stored steps."""
+    """Replay of windows of consecutive steps; their starts are uniform over the stored steps."""
 
     cfg: SequenceReplayBufferCfg
     step_fields = ("reward", "terminated", "done", "begins")
-    """`begins`: whether the step is the first of an episode."""
+    """`begins`: True if the step is the first of an episode."""
 
     def __init__(
         self, cfg: SequenceReplayBufferCfg, *, spec: EnvSpec, gamma: float, batch_size: int, device: torch.device
@@ -57,7 +56,7 @@ class SequenceReplayBuffer(ReplayBuffer):
 
     @override
     def _write(self, values: dict[str, Tensor]) -> None:
-        # What came before is what the newest row holds, so a resumed replay goes on like one that never stopped.
+        # The previous action is read from the newest row, so a resumed replay continues like one that never stopped.
         newest, device = self._newest(), values["action"].device
         begins = (self.records.at("done", newest) != 0) | (self._rows_added == 0)
         values["begins"] = begins.to(device)
@@ -71,12 +70,12 @@ class SequenceReplayBuffer(ReplayBuffer):
     @override
     @torch.no_grad()
     def sample(self) -> ReplayBatch:
-        """Draw `batch_size` windows, onto the learner's device."""
+        """Draw `batch_size` windows, on the learner's device."""
         self._require_contents()
         return self._sequences(self._draw())
 
     def _sequences(self, slot: Tensor) -> ReplayBatch:
-        """The windows that begin at `slot` `(B,)`."""
+        """Return the windows that start at `slot` `(B,)`."""
         slots, steps, last = self._window(slot)
         inside = self._offset <= last  # (T, B)
         slots = slots.gather(0, torch.minimum(self._offset, last))
@@ -86,9 +85,9 @@ class SequenceReplayBuffer(ReplayBuffer):
             for name in self.spec.obs_groups
         }
         if self.cfg.burn_in:
-            # A memory that begins with the episode is right from the first step on.
+            # A recurrent state that starts with the episode is valid from the first step on.
             inside = inside & ((self._offset >= self.cfg.burn_in) | (steps["begins"][0] != 0))
-        if "mask" in first:  # a window that begins in a waiting row holds nothing else: such a row ends it
+        if "mask" in first:  # a waiting row ends a window, so one that starts there holds nothing else
             inside = inside & (first["mask"] != 0)
         reward = rest["reward"]
         return ReplayBatch(
@@ -109,15 +108,15 @@ class SequenceReplayBufferCfg(ReplayBufferCfg):
 
     class_type: type = SequenceReplayBuffer
     length: Annotated[int, Range(ge=1)] = 64
-    """Steps of a window, T."""
+    """T, number of steps of a window."""
     burn_in: Annotated[int, Range(ge=0)] = 0
-    """First steps of a window that only fill the memory; none where the window begins with its episode."""
+    """Number of first steps of a window that only warm up the recurrent state; none at the start of an episode."""
     previous_action: bool = True
-    """Whether the previous action is an observation, group `previous_action`."""
+    """True to add the previous action to the observations, as group `previous_action`."""
 
     @override
     def stored_spec(self, spec: EnvSpec) -> EnvSpec:
-        """`spec`, with the group `previous_action` if that is an observation."""
+        """Return `spec`, with the group `previous_action` if that is an observation."""
         return with_previous_action(spec) if self.previous_action else spec
 
     @override

@@ -1,12 +1,12 @@
-"""One step of all environments as learning sees it, and the schema that declares what is kept of it.
+"""Transitions of all environments, and the schema that declares which of their fields are stored.
 
     obs --act--> action, record --env.step--> reward, terminated, time_outs, next_obs, reset_obs
 
 The two successors differ only where an episode ended: `next_obs` is its true last observation, whose value a time-out
 bootstraps with, `reset_obs` the first of the next episode, from which the next action is chosen.
 
-Acting is a part of its own, a `Collector`: what learning needs of the moment of acting is in the record of the
-transition, so a copy of the collector may act in another process.
+Acting is separate from learning: a `Collector` acts, and the record of a transition holds everything that learning
+needs of the moment of acting, so a copy of the collector may act in another process.
 """
 
 from __future__ import annotations
@@ -26,37 +26,37 @@ from ..utils.errors import UserError
 
 @dataclass
 class ActOut:
-    """What `act` returns; valid until the next call."""
+    """Output of `act`; valid until the next call."""
 
     action: Tensor
     """The action to execute, `(num_envs, *action.shape)`."""
     record: Mapping[str, Tensor] = field(default_factory=dict)
-    """Everything else that learning needs of the moment of acting: `(num_envs, ...)` each, `policy_version` 0-dim."""
+    """Values that learning needs of the moment of acting: `(num_envs, ...)` each, `policy_version` 0-dim."""
 
 
 class Collector(Protocol):
-    """Acting apart from learning: networks to read, the state of episodes, sampling or exploration.
+    """Acting part of an algorithm: its networks, episode states, and sampling or exploration.
 
-    Whoever steps the environment calls `act(obs)`, then `end_step(done)`; in process `process_env_step` does so.
+    The caller steps the environment between `act(obs)` and `end_step(done)`, which `process_env_step` calls in process.
     """
 
     policy_version: Tensor
-    """int64, 0-dim: updates behind the weights that act; part of every record."""
+    """int64, 0-dim: number of updates of the weights that act; part of every record."""
 
     def act(self, obs: TensorDict) -> ActOut:
-        """Choose an action per environment for `obs` `[N]`."""
+        """Choose an action for each environment from `obs` `[N]`."""
         ...
 
     def end_step(self, done: Tensor) -> None:
-        """Finish the step of the last action: forget the state of episodes that ended, `done` `(N,)` nonzero."""
+        """Finish the step of the last action: reset the state of episodes that ended, `done` `(N,)` nonzero."""
         ...
 
     def restart_episodes(self) -> None:
-        """Forget the state of all episodes."""
+        """Reset the state of all episodes."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What acting remembers from step to step, as copies; without the weights."""
+        """Return copies of the state kept between steps, without the weights."""
         ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -64,17 +64,17 @@ class Collector(Protocol):
         ...
 
     def weights(self) -> dict[str, Any]:
-        """What an update changes of acting, with `policy_version`, as copies."""
+        """Return copies of the weights that an update changes, with `policy_version`."""
         ...
 
     def load_weights(self, weights: Mapping[str, Any]) -> None:
-        """Restore `weights` in place."""
+        """Load the weights in place."""
         ...
 
 
 @dataclass
 class Transition:
-    """Tensors of `N` environments, only valid until the next step: whoever keeps them copies them."""
+    """One step of `N` environments; the tensors are valid only until the next step, so copy them to keep them."""
 
     obs: TensorDict
     """Observations `[N]` that the action was chosen from."""
@@ -83,17 +83,17 @@ class Transition:
     reward: Tensor
     """float `(N,)`."""
     terminated: Tensor
-    """bool `(N,)`: the task ended, nothing is bootstrapped."""
+    """bool `(N,)`: the episode terminated, nothing is bootstrapped."""
     time_outs: Tensor
-    """bool `(N,)`: the episode was cut, the value of `next_obs` is bootstrapped."""
+    """bool `(N,)`: the episode was truncated, the value of `next_obs` is bootstrapped."""
     done: Tensor
     """int64 `(N,)`: 1 where the episode ended, for either reason."""
     next_obs: TensorDict | None
-    """True successors `[N]` of `obs`; None where the environment does not tell them (`final_observations`)."""
+    """True successors `[N]` of `obs`; None if the environment does not provide them (`final_observations`)."""
     reset_obs: TensorDict
-    """What the environment returned, `[N]`: `next_obs`, or where an episode ended the first of the next one."""
+    """Observations returned by the environment, `[N]`: `next_obs`, or the first of the next episode."""
     record: Mapping[str, Tensor] = field(default_factory=dict)
-    """What `act` said that learning needs."""
+    """Record of `act`, see `ActOut.record`."""
     mask: Tensor | None = None
     """bool `(N,)`: False in rows that waited and did not act (`extras["active"]`); None: all acted."""
     group_id: Tensor | None = None
@@ -101,7 +101,7 @@ class Transition:
 
     @classmethod
     def of_step(cls, obs: TensorDict, action: Tensor, record: Mapping[str, Tensor], step: StepReturn) -> Transition:
-        """The transition from `obs` by `action` to what `VecEnv.step` returned."""
+        """Build the transition from `obs` by `action` to the outcome of `VecEnv.step`."""
         reset_obs, reward, done, extras = step
         return cls(
             obs=obs,
@@ -118,7 +118,7 @@ class Transition:
         )
 
     def value_of(self, name: str) -> Tensor:
-        """The tensor that a schema calls `name`: `obs/<group>`, `next_obs/<group>`, an attribute, or of the record."""
+        """Return the field `name` of a schema: `obs/<group>`, `next_obs/<group>`, an attribute, or of the record."""
         part, _, key = name.partition("/")
         if part in ("obs", "next_obs"):
             return getattr(self, part)[key]
@@ -134,22 +134,22 @@ class Transition:
 
 @dataclass(frozen=True)
 class Field:
-    """One column of the data."""
+    """One stored field of transitions."""
 
     name: str
     shape: tuple[int, ...]
-    """Of one environment's entry."""
+    """Shape of one environment's entry."""
     dtype: torch.dtype
     meaning: str
 
     def zeros(self, *leading: int, device: torch.device) -> Tensor:
-        """Storage `(*leading, *shape)`."""
+        """Allocate storage `(*leading, *shape)`."""
         return torch.zeros(*leading, *self.shape, dtype=default_dtype(self.dtype), device=device)
 
 
 @dataclass(frozen=True)
 class TransitionSchema:
-    """The columns that a learner keeps of transitions; every storage of them allocates from it."""
+    """Fields of transitions that an algorithm stores; every storage allocates by it."""
 
     num_envs: int
     fields: Mapping[str, Field]
@@ -158,13 +158,13 @@ class TransitionSchema:
     def of(
         cls, spec: EnvSpec, groups: Iterable[str], *, next_obs: bool, record: Iterable[Field] = ()
     ) -> TransitionSchema:
-        """The schema for an environment.
+        """Return the schema for an environment.
 
         Args:
-            spec: of the environment; `mask` and `group_id` are there if it declares `active` and `group_id`.
-            groups: observation groups to keep.
-            next_obs: whether to keep true successors.
-            record: what `act` records, beside `policy_version`.
+            spec: Spec of the environment; `mask` and `group_id` are included if it declares `active` and `group_id`.
+            groups: Observation groups to store.
+            next_obs: True to store the true successors.
+            record: Fields that `act` records, beside `policy_version`.
         """
 
         def observations(part: str, meaning: str) -> list[Field]:
@@ -191,5 +191,5 @@ class TransitionSchema:
 
 
 def default_dtype(dtype: torch.dtype) -> torch.dtype:
-    """float32 follows torch's default dtype, so that tests can run everything in float64."""
+    """Replace float32 by torch's default dtype, so that tests can run everything in float64."""
     return torch.get_default_dtype() if dtype == torch.float32 else dtype

@@ -17,6 +17,7 @@ from ..utils.plots import plot_comparison
 from ..utils.report import write_report
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, newest_run
 from ..utils.user_errors import user_errors
+from . import vla_tasks  # noqa: F401 - its tasks are found from now on
 from .data_commands import data
 from .doctor import doctor
 from .listing import task_table

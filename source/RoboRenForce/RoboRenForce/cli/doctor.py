@@ -12,11 +12,11 @@ from ..utils.optional import CORE
 from ..utils.registry import import_task_packages, list_tasks
 
 _FOR_DEVELOPERS = ("test", "bench", "dev")
-"""Extras that no user needs."""
+"""Extras that users do not need."""
 
 
 def doctor() -> bool:
-    """Print what was found; returns whether everything that is installed works."""
+    """Print the installation report; returns whether everything that is installed works."""
     say(f"{'machine':32s} {hardware('cpu')}")
     for name, version in versions().items():
         say(f"{name:32s} {version}")
@@ -28,7 +28,7 @@ def doctor() -> bool:
 
 
 def _check_packages() -> bool:
-    """The core and the task packages: what they need, and what each extra needs."""
+    """Check the core and the task packages: their requirements, and those of each extra."""
     installed = task_packages.distributions()
     folders = {project.name: f"source/tasks/{project.name}" for project in task_packages.source_projects()}
     for package, names in {**installed, CORE: []}.items():
@@ -58,7 +58,7 @@ def _readiness(needed: list[str], install: str) -> str:
 
 
 def _check_parts() -> bool:
-    """What task packages want to have checked, such as rendering."""
+    """Run the checks of task packages, such as rendering."""
     healthy = True
     for name, reference in task_packages.announced(task_packages.CHECKS).items():
         works, sentence = resolve(reference)()

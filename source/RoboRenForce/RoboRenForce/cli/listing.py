@@ -10,10 +10,10 @@ from ..utils.registry import ENV_KEY, list_tasks, load_task
 
 
 def task_table(part: str = "") -> str:
-    """Ids, packages and algorithms of the registered tasks whose id contains `part`, in any case, one line each.
+    """Format ids, packages and algorithms of the registered tasks whose id contains `part`, in any case, one line each.
 
     Raises:
-        UserError: there is none.
+        UserError: No id contains it.
     """
     rows = [("TASK", "PACKAGE", "ALGORITHM")]
     for task_id in list_tasks(part):
@@ -32,12 +32,12 @@ def task_table(part: str = "") -> str:
 
 
 def _algorithm(cfg: Cfg) -> str:
-    """The preset's name: SAC and FastSAC, or DSAC and DSAC-T, are one class, and configurations tell them apart."""
+    """Return the preset's name: SAC and FastSAC, or DSAC and DSAC-T, are one class with different configurations."""
     return type(cfg).__name__.removesuffix("Cfg")
 
 
 def _package(task_id: str, env_cfg: object) -> str:
-    """The package that registered a task, from its entry point or the class of its configuration."""
+    """Return the package that registered a task, from its entry point or the class of its configuration."""
     entry = gym.registry[task_id].kwargs[ENV_KEY]
     module = entry if type(entry) is str else type(env_cfg).__module__
     return module.partition(":")[0].partition(".")[0]

@@ -1,4 +1,4 @@
-"""Modules with a meaning in reinforcement learning."""
+"""Modules with a role in reinforcement learning: actors, critics, normalizers, optimizers."""
 
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
@@ -37,7 +37,7 @@ from .normalizer import (
     ValueNormalizer,
 )
 from .observation import Observations
-from .optimizer import FlatAdam, GradientStep, Optimizer
+from .optimizer import FlatAdam, Optimizer
 from .param_groups import ParamGroupCfg
 from .policy_state import ActingPolicy, PolicyState
 from .return_heads import (
@@ -95,7 +95,6 @@ __all__ = [
     "GaussianHead",
     "GaussianHeadCfg",
     "GaussianNoiseCfg",
-    "GradientStep",
     "HistoryActorQPack",
     "HistoryActorQPackCfg",
     "HistoryEncoder",

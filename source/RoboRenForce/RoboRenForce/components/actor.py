@@ -1,4 +1,4 @@
-"""The base of all actors: observations in, a distribution over actions out."""
+"""Base class of actors: observations in, an action distribution out."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .observation import ObservationNetwork, ObservationNetworkCfg, Observations
 
 
 class Actor(ObservationNetwork, ABC):
-    """A stochastic policy, built by `ActorCfg.build(spec=..., groups=[...])`.
+    """Stochastic policy, built by `ActorCfg.build(spec=..., groups=[...])`.
 
     `actor(obs, state=None, starts=None) -> (distribution, state)`; feed-forward actors return None as state.
     """
@@ -26,25 +26,25 @@ class Actor(ObservationNetwork, ABC):
 
     @abstractmethod
     def distribution(self, output: Tensor) -> Distribution:
-        """The distribution that the backbone's output `(..., out)` stands for."""
+        """Return the action distribution for the backbone's output `(..., out)`."""
 
     @abstractmethod
     def mode(self, output: Tensor) -> Tensor:
-        """The deterministic action `(..., *action_shape)` for the backbone's output `(..., out)`."""
+        """Return the deterministic action `(..., *action_shape)` for the backbone's output `(..., out)`."""
 
     def forward(
         self, obs: Observations, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Distribution, Tensor | None]:
-        """The action distribution for `obs`, and the next state."""
+        """Return the action distribution for `obs`, and the next state."""
         output, state = self.evaluate(obs, state, starts)
         return self.distribution(output), state
 
     def forward_flat(self, x: Tensor, state: Tensor | None = None) -> Tensor | tuple[Tensor, Tensor]:
-        """The deterministic policy on plain tensors, for export.
+        """Return the deterministic action from plain tensors, for export.
 
         Args:
-            x: flat observations `(B, obs_dim)`, the groups side by side in the order of `groups`, not normalized.
-            state: the memory `(L, B, S)` of a recurrent actor.
+            x: Flat observations `(B, obs_dim)`, the groups concatenated in the order of `groups`, not normalized.
+            state: Recurrent state `(L, B, S)` of a recurrent actor.
 
         Returns:
             The action `(B, *action_shape)`, with the next state if the actor is recurrent.
@@ -62,7 +62,7 @@ class ActorCfg(ObservationNetworkCfg):
 
 
 class CategoricalActor(Actor):
-    """A policy over discrete actions; the backbone's output are the logits."""
+    """Policy over discrete actions; the backbone's outputs are the logits."""
 
     def __init__(self, cfg: CategoricalActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "discrete", "CategoricalActor", "StateIndStdActorCfg or TanhGaussianActorCfg")
@@ -85,7 +85,7 @@ class CategoricalActorCfg(ActorCfg):
 
 
 def require_action_kind(spec: EnvSpec, kind: str, actor: str, alternative: str) -> None:
-    """Raise unless the actions of `spec` are of `kind`."""
+    """Raise a ConfigError unless the actions of `spec` are of `kind`."""
     if spec.action.kind != kind:
         raise ConfigError(
             f"{actor} needs {kind} actions; '{spec.task}' has {spec.action.kind} actions "
@@ -94,7 +94,7 @@ def require_action_kind(spec: EnvSpec, kind: str, actor: str, alternative: str) 
 
 
 def require_unit_box(spec: EnvSpec, actor: str) -> None:
-    """Raise if the actions of `spec` have bounds other than [-1, 1]."""
+    """Raise a ConfigError if the actions of `spec` have bounds other than [-1, 1]."""
     low, high = spec.action.low, spec.action.high
     if (low is not None and any(bound != -1.0 for bound in low)) or (
         high is not None and any(bound != 1.0 for bound in high)

@@ -1,4 +1,4 @@
-"""An actor and a V critic, side by side."""
+"""Actor and V critic of on-policy algorithms."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .gaussian_actor import StateIndStdActorCfg
 
 
 class ActorCriticPack(nn.Module):
-    """The modules of an actor-critic algorithm, built by `ActorCriticPackCfg.build(spec=..., obs_groups=...)`.
+    """Modules of an actor-critic algorithm, built by `ActorCriticPackCfg.build(spec=..., obs_groups=...)`.
 
     Args:
-        cfg: the configuration.
-        spec: what the environment provides.
-        obs_groups: the groups that each reads: `{"actor": [...], "critic": [...]}`.
+        cfg: Configuration.
+        spec: Spec of the environment.
+        obs_groups: Groups that each network reads: `{"actor": [...], "critic": [...]}`.
     """
 
     def __init__(self, cfg: ActorCriticPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
@@ -30,7 +30,7 @@ class ActorCriticPack(nn.Module):
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether the actor or the critic carries a memory."""
+        """True if the actor or the critic is recurrent."""
         return self.actor.is_recurrent or self.critic.is_recurrent
 
 
@@ -40,6 +40,6 @@ class ActorCriticPackCfg(Cfg):
 
     class_type: type = ActorCriticPack
     actor_cfg: ActorCfg = StateIndStdActorCfg()
-    """The policy."""
+    """Policy."""
     critic_cfg: VNetworkCfg = VNetworkCfg()
-    """The state value."""
+    """State value."""

@@ -1,4 +1,4 @@
-"""The modules of off-policy and offline learners side by side: an actor, action values, a state value."""
+"""Networks of off-policy and offline algorithms: an actor, Q critics, a state value."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .gaussian_actor import TanhGaussianActorCfg
 
 
 class ActorPack(nn.Module):
-    """An actor alone, built by `ActorPackCfg.build(spec=..., obs_groups=...)`.
+    """Actor alone, built by `ActorPackCfg.build(spec=..., obs_groups=...)`.
 
     Args:
-        cfg: the configuration.
-        spec: what the environment provides.
-        obs_groups: the groups that each module reads: `{"actor": [...], "critic": [...]}`.
+        cfg: Configuration.
+        spec: Spec of the environment.
+        obs_groups: Groups that each module reads: `{"actor": [...], "critic": [...]}`.
     """
 
     def __init__(self, cfg: ActorPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
@@ -29,7 +29,7 @@ class ActorPack(nn.Module):
 
 
 class SACNetworks(ActorPack):
-    """An actor and an ensemble of action values, built by `ActorQPackCfg.build(spec=..., obs_groups=...)`."""
+    """Actor and an ensemble of Q critics, built by `ActorQPackCfg.build(spec=..., obs_groups=...)`."""
 
     def __init__(self, cfg: ActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__(cfg, spec, obs_groups)
@@ -37,11 +37,11 @@ class SACNetworks(ActorPack):
 
 
 ActorQPack = SACNetworks
-"""Its name in the files of earlier runs."""
+"""Name of the class in files of earlier runs."""
 
 
 class ActorQVPack(SACNetworks):
-    """These and a state value, built by `ActorQVPackCfg.build(spec=..., obs_groups=...)`; it reads what critics do."""
+    """`SACNetworks` with a state value that reads the critics' groups, built by `ActorQVPackCfg.build(...)`."""
 
     def __init__(self, cfg: ActorQVPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__(cfg, spec, obs_groups)
@@ -54,7 +54,7 @@ class ActorPackCfg(Cfg):
 
     class_type: type = ActorPack
     actor_cfg: ActorCfg = TanhGaussianActorCfg()
-    """The policy; it has to act within [-1, 1]."""
+    """Policy; it has to act within [-1, 1]."""
 
 
 @configclass
@@ -63,7 +63,7 @@ class ActorQPackCfg(ActorPackCfg):
 
     class_type: type = SACNetworks
     critic_cfg: QNetworkCfg = QNetworkCfg()
-    """The action values."""
+    """Q critics."""
 
 
 @configclass
@@ -72,4 +72,4 @@ class ActorQVPackCfg(ActorQPackCfg):
 
     class_type: type = ActorQVPack
     value_cfg: VNetworkCfg = VNetworkCfg()
-    """The state value."""
+    """State value."""

@@ -1,4 +1,4 @@
-"""A policy over bounded actions by the Beta distribution."""
+"""Policy over bounded actions with a Beta distribution."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .bounded import bounded
 from .distributions import Beta
 
 CONCENTRATION = (1.001, 1000.0)
-"""Range of the two parameters. Above 1 there is one peak; beyond 1000 `lgamma` loses too much in float32."""
+"""Range of both parameters. Above 1 there is one peak; beyond 1000 `lgamma` loses too much precision in float32."""
 
 
 class BetaActor(Actor):
-    """A Beta distribution per action dimension, for actions in [-1, 1]; both its parameters depend on the state."""
+    """Beta distribution per action dimension, for actions in [-1, 1]; both parameters depend on the state."""
 
     def __init__(self, cfg: BetaActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "continuous", "BetaActor", "CategoricalActorCfg")

@@ -1,4 +1,4 @@
-"""A clamp that can be left again."""
+"""Clamp whose gradient pulls values back into range."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class _Bounded(torch.autograd.Function):
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """`x` clamped to `[low, high]`, with a gradient that leads back inside; NaN reads as `low`.
+    """Clamp `x` to `[low, high]` with a gradient that leads back inside; NaN becomes `low`.
 
-    Outside the bounds the gradient vanishes only where a descent step would lead further out. A plain clamp has none
-    there at all: a std that once left its range could never come back.
+    Outside the bounds the gradient is zero only where a descent step would lead further out. A plain clamp has no
+    gradient there at all: a std that left its range once could never come back.
     """
     return _Bounded.apply(x, low, high)  # pyright: ignore[reportReturnType]

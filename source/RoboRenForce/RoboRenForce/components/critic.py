@@ -1,4 +1,4 @@
-"""Critics: state values and ensembles of action values."""
+"""Critics: state values, and ensembles of Q-values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .return_heads import ReturnHead, ReturnHeadCfg, ScalarHeadCfg
 
 
 class VNetwork(ObservationNetwork):
-    """A state value, built by `VNetworkCfg.build(spec=..., groups=[...])`.
+    """State value, built by `VNetworkCfg.build(spec=..., groups=[...])`.
 
     `critic(obs, state=None, starts=None) -> (values (...,), state)`; feed-forward critics return None as state.
     """
@@ -38,7 +38,7 @@ class VNetwork(ObservationNetwork):
     def forward(
         self, obs: Observations, state: Tensor | None = None, starts: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """Values `(...,)` of the observations, and the next state."""
+        """Return the values `(...,)` of the observations, and the next state."""
         output, state = self.evaluate(obs, state, starts)
         return output.squeeze(-1), state
 
@@ -51,15 +51,15 @@ class VNetworkCfg(ObservationNetworkCfg):
 
 
 class QNetwork(nn.Module):
-    """An ensemble of action values: `q(obs, action) -> (num_q, B)`.
+    """Ensemble of Q-values: `q(obs, action) -> (num_q, B)`.
 
     Built by `QNetworkCfg.build(spec=..., groups=[...])`. The members are one batched network, so that an ensemble of
-    ten costs as many kernels as a single one. Observations are normalized and images encoded once for all members;
-    the action `(B, A)` follows the observation's features. What the members emit is the business of `head`: a value,
+    ten takes as many kernels as a single one. Observations are normalized and images encoded once for all members;
+    the action `(B, A)` is concatenated to the observation's features. `head` defines the members' output: a value,
     or the distribution of the return.
 
-    With a history network the features are what it makes of the observations so far. Such a critic reads sequences
-    `(T, B, ...)`; compute `features` once and score actions on its rows.
+    With a history network the features summarize the observations so far. Such a critic reads sequences
+    `(T, B, ...)`; compute `features` once and evaluate actions on its rows.
     """
 
     def __init__(self, cfg: QNetworkCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
@@ -80,11 +80,11 @@ class QNetwork(nn.Module):
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether the features depend on a memory."""
+        """True if the features depend on a recurrent state."""
         return self.history is not None
 
     def initial_state(self, num_envs: int) -> Tensor | None:
-        """The empty memory `(L, num_envs, S)`, None if there is no memory."""
+        """Return the zero state `(L, num_envs, S)`, None if the network is not recurrent."""
         return None if self.history is None else self.history.initial_state(num_envs)
 
     @property
@@ -93,18 +93,18 @@ class QNetwork(nn.Module):
         return self.encoder.normalizer
 
     def update_normalizer(self, obs: Observations, distributed: DistributedContext | None = None) -> None:
-        """Let the normalizer learn from observations of any batch shape; without effect in eval mode."""
+        """Update the normalizer from observations of any batch shape; no effect in eval mode."""
         self.encoder.update_normalizer(obs, distributed)
 
     def features(
         self, obs: Observations, start: Tensor | None = None, state: Tensor | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        """What all members know about the states of `obs`.
+        """Return the features of `obs` that all members share.
 
         Args:
-            obs: groups `(..., *group)`; with a history network `(B, ...)` for a step or `(T, B, ...)` for a sequence.
-            start: bool `(...)`, True where the memory begins empty; ignored without a history network, as is `state`.
-            state: the memory `(L, B, S)`; None for the empty one.
+            obs: Groups `(..., *group)`; with a history network `(B, ...)` for a step or `(T, B, ...)` for a sequence.
+            start: bool `(...)`, True where an episode starts; ignored without a history network, as is `state`.
+            state: Recurrent state `(L, B, S)`; None for the zero state.
 
         Returns:
             Features `(..., F)`, and the next state (None without a history network).
@@ -117,7 +117,7 @@ class QNetwork(nn.Module):
         return self.history(encoded, state, start)
 
     def outputs(self, features: Tensor, action: Tensor) -> Tensor:
-        """What the members emit, `(num_q, ..., O)`, for `features` `(..., F)` and `action` `(..., A)`; see `head`."""
+        """Return member outputs `(num_q, ..., O)` for `features` `(..., F)` and `action` `(..., A)`; see `head`."""
         output = self.ensemble(torch.cat([features, action], dim=-1))
         # Returns stay in float32 under autocast.
         return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
@@ -125,7 +125,7 @@ class QNetwork(nn.Module):
     def forward(
         self, obs: Observations, action: Tensor, start: Tensor | None = None, state: Tensor | None = None
     ) -> Tensor:
-        """Values `(num_q, ...)` of `action` `(..., A)` in the states of `obs`: the means of the predicted returns."""
+        """Return the Q-values `(num_q, ...)` of `action` `(..., A)` at `obs`: the means of the predicted returns."""
         return self.head.mean(self.outputs(self.features(obs, start, state)[0], action))
 
 
@@ -135,20 +135,20 @@ class QNetworkCfg(Cfg):
 
     class_type: type = QNetwork
     backbone_cfg: NetworkCfg = MLPCfg()
-    """Every member's network (`MLPCfg`, `FlashNetCfg`)."""
+    """Network of each member (`MLPCfg`, `FlashNetCfg`)."""
     head_cfg: ReturnHeadCfg = ScalarHeadCfg()
-    """What the members predict: the mean of the return (`ScalarHeadCfg`) or its distribution."""
+    """Prediction of the members: the mean of the return (`ScalarHeadCfg`) or its distribution."""
     num_q: Annotated[int, Range(ge=1)] = 2
-    """Members of the ensemble."""
+    """Number of members."""
     normalizer_cfg: NormalizerCfg | None = EmpiricalNormalizerCfg()
-    """Normalizes the flat observation groups; None for none."""
+    """Normalizer of the flat observation groups, or None."""
     cnn_cfg: CNNCfg | dict[str, CNNCfg] | None = None
-    """Encoder of all image groups, or of each by name."""
+    """Encoder of all image groups, or one for each by name."""
     history_cfg: NetworkCfg | None = None
-    """Recurrent network (`RNNCfg`, `TransformerCfg`) over the observations so far, shared by the members; None for
+    """Recurrent network (`RNNCfg`, `TransformerCfg`) over the observations so far, shared by the members, or None.
     none."""
     history_features: Annotated[int, Range(ge=1)] = 128
-    """Size of what the history network hands to the members."""
+    """Number of features that the history network passes to the members."""
 
 
 def _build_history(cfg: QNetworkCfg, in_features: int) -> RecurrentNetwork | None:

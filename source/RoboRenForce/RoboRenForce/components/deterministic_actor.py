@@ -1,4 +1,4 @@
-"""A policy without randomness, for TD3 and its family."""
+"""Deterministic policy, for TD3 and its variants."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _NO_DENSITY = "A deterministic policy has no {what}; use TanhGaussianActorCfg wi
 
 
 class Deterministic(Distribution):
-    """All probability on one action `(..., A)`, through which gradients flow."""
+    """Distribution with all probability on one action `(..., A)`, through which gradients flow."""
 
     def __init__(self, action: Tensor) -> None:
         self.action = action
@@ -54,7 +54,7 @@ class Deterministic(Distribution):
 
 
 class DeterministicActor(Actor):
-    """The tanh of the backbone's output is the action, in [-1, 1]."""
+    """Policy whose action is the tanh of the backbone's output, in [-1, 1]."""
 
     def __init__(self, cfg: DeterministicActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "continuous", "DeterministicActor", "CategoricalActorCfg")

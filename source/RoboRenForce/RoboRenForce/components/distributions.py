@@ -1,7 +1,7 @@
 """Action distributions over plain tensors.
 
-They hold tensors and no state, validate nothing and never look at a value on the host, so that they work inside CUDA
-graphs and `torch.compile(fullgraph=True)`. `torch.distributions` does neither without help. Batch dimensions are
+They hold tensors and no state, validate nothing and never read a value on the host, so they work inside CUDA graphs
+and `torch.compile(fullgraph=True)`, which `torch.distributions` does not without help. Batch dimensions are
 free: `(...)` below is `(B,)` for a batch and `(T, B)` for sequences; A is the number of action dimensions.
 
 References: the squashed Gaussian is that of SAC (Haarnoja et al. 2018, arXiv 1812.05905, appendix C) with the exact
@@ -28,7 +28,7 @@ _HERMITE_NODES, _HERMITE_WEIGHTS = (values.tolist() for values in np.polynomial.
 
 
 class Distribution(ABC):
-    """A batch of action distributions, independent over the batch."""
+    """Batch of action distributions, independent over the batch."""
 
     @abstractmethod
     def sample(self) -> Tensor:
@@ -38,46 +38,46 @@ class Distribution(ABC):
         """
 
     def from_noise(self, noise: Tensor) -> Tensor:
-        """The action `(..., A)` that the standard normal draw `noise` `(..., A)` leads to, where that is how to draw.
+        """Return the action `(..., A)` that the standard normal `noise` `(..., A)` produces.
 
         Raises:
-            TypeError: samples of this distribution are not a function of normal noise.
+            TypeError: Samples of this distribution are not a function of normal noise.
         """
         raise TypeError(f"{type(self).__name__} is not drawn from normal noise; use a Gaussian actor, or SampleCfg.")
 
     @abstractmethod
     def log_prob(self, action: Tensor) -> Tensor:
-        """Log-density of `action`, summed over action dimensions, `(...)`."""
+        """Return the log-density of `action`, summed over action dimensions, `(...)`."""
 
     @abstractmethod
     def entropy(self) -> Tensor:
-        """Differential (or discrete) entropy, `(...)`."""
+        """Return the differential (or discrete) entropy, `(...)`."""
 
     @property
     @abstractmethod
     def mode(self) -> Tensor:
-        """The deterministic action of the policy, shaped like a sample."""
+        """Deterministic action of the policy, shaped like a sample."""
 
     @property
     @abstractmethod
     def params(self) -> dict[str, Tensor]:
-        """The tensors that define the distribution, each of the full batch shape, to be stored in a rollout."""
+        """Tensors that define the distribution, each of the full batch shape, to be stored in a rollout."""
 
     @classmethod
     @abstractmethod
     def from_params(cls, params: Mapping[str, Tensor]) -> Distribution:
-        """Inverse of `params`."""
+        """Build the distribution from its `params`."""
 
     @abstractmethod
     def kl_from(self, old_params: Mapping[str, Tensor]) -> Tensor:
-        """`KL(old || self)` of a distribution of the same kind given by its `params`, `(...)`."""
+        """Return `KL(old || self)`, `(...)`, of a distribution of the same kind given by its `params`."""
 
 
 class DiagGaussian(Distribution):
-    """A normal distribution with diagonal covariance.
+    """Normal distribution with diagonal covariance.
 
-    `mean` is `(..., A)`; `std` is positive and `(..., A)` or `(A,)`. The short form is kept short: what depends on
-    the std alone is then computed once instead of once per row.
+    `mean` is `(..., A)`; `std` is positive and `(..., A)` or `(A,)`. The short form is not expanded, so that terms that
+    depend on the std alone are computed once instead of once per row.
     """
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
@@ -162,12 +162,12 @@ class TanhGaussian(Distribution):
         return self.base.from_noise(noise).tanh()
 
     def rsample_with_log_prob(self) -> tuple[Tensor, Tensor]:
-        """Draw a reparameterized action `(..., A)` with its log-probability `(...)`, exact also where it saturates."""
+        """Draw a reparameterized action `(..., A)` with its log-probability `(...)`, exact also under saturation."""
         raw = self.base.rsample()
         return raw.tanh(), self.log_prob_raw(raw)
 
     def log_prob_raw(self, raw: Tensor) -> Tensor:
-        """Log-probability of `tanh(raw)`; never inverts the tanh, so it holds for any finite `raw` `(..., A)`."""
+        """Return the log-probability of `tanh(raw)` for any finite `raw` `(..., A)`, without inverting the tanh."""
         return self.base.log_prob(raw) - log_tanh_jacobian(raw).sum(-1)
 
     @override
@@ -206,7 +206,7 @@ class TanhGaussian(Distribution):
 
 
 class Beta(Distribution):
-    """A Beta distribution per dimension, stretched to (-1, 1); `alpha` and `beta` are `(..., A)` and above 1.
+    """Beta distribution per dimension, stretched to (-1, 1); `alpha` and `beta` are `(..., A)` and above 1.
 
     Unlike a clipped Gaussian it puts no probability outside the bounds (Chou et al. 2017).
     """
@@ -271,7 +271,7 @@ class Beta(Distribution):
 
 
 class Categorical(Distribution):
-    """A choice among K actions from unnormalized `logits` `(..., K)`; a logit of -inf forbids a choice."""
+    """Choice among K actions from unnormalized `logits` `(..., K)`; a logit of -inf forbids a choice."""
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
@@ -313,7 +313,7 @@ class Categorical(Distribution):
 
 
 def log_tanh_jacobian(raw: Tensor) -> Tensor:
-    """`log(d tanh(u) / du)` elementwise, finite with finite gradient for every finite `u`."""
+    """Return `log(d tanh(u) / du)` elementwise, finite with finite gradient for every finite `u`."""
     return 2.0 * (math.log(2.0) - raw - F.softplus(-2.0 * raw))
 
 
@@ -324,7 +324,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 
 def _gauss_hermite(like: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights `(48,)` of a quadrature for expectations under N(0, 1), on the device of `like`."""
+    """Return nodes and weights `(48,)` of a quadrature for expectations under N(0, 1), on the device of `like`."""
     # A compiler keeps constants by itself, a cache would only stop it.
     make = _make_gauss_hermite if torch.compiler.is_compiling() else _cached_gauss_hermite
     return make(like.device, like.dtype)

@@ -79,4 +79,4 @@ class EMACfg(Cfg):
 
     class_type: type = EMA
     decay: Annotated[float, Range(ge=0, lt=1)] = 0.999
-    """Share of the average that stays at a step: it looks back about 1 / (1 - decay) steps."""
+    """Weight of the old average at a step; the average spans about 1 / (1 - decay) steps."""

@@ -1,15 +1,15 @@
-"""How actions differ from the policy's while data is collected.
+"""Exploration noise added to the policy while data is collected.
 
-An exploration turns the policy's distribution into the action that is executed. What it remembers per environment is
-kept in tensors that are written in place, so that acting can be captured in a CUDA graph, and belongs to the
-checkpoint. Actions are in [-1, 1].
+An exploration turns the policy's distribution into the action that is executed. Its state per environment is kept in
+tensors that are written in place, so that acting can be captured in a CUDA graph, and is part of the checkpoint.
+Actions are in [-1, 1].
 
 - `Sample`: draw from the distribution (SAC).
 - `GaussianNoise`: the mode plus white noise (TD3, Fujimoto et al. 2018, arXiv 1802.09477).
 - `MixedNoise`: the same with a noise level per environment, redrawn with every episode, so that cautious and bold
-  environments feed one replay (FastTD3, Seo et al. 2025, arXiv 2505.22642).
+  environments fill one replay (FastTD3, Seo et al. 2025, arXiv 2505.22642).
 - `RepeatedNoise`: the policy's own noise, each draw held for a random number of steps (FlashSAC, arXiv 2604.04539).
-  Unlike there, every environment counts its steps for itself and draws anew when an episode begins.
+  Unlike there, each environment counts its own steps and draws anew when an episode begins.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from .distributions import Distribution
 
 
 class Exploration(ABC):
-    """Built by `ExplorationCfg.build(spec=..., device=...)`; used once per environment step."""
+    """Base of explorations, built by `ExplorationCfg.build(spec=..., device=...)`; used once per environment step."""
 
     def __init__(self, cfg: Any, *, spec: EnvSpec, device: torch.device) -> None:
         self.cfg = cfg
         self.spec = spec
         self.device = device
         self.state: dict[str, Tensor] = {}
-        """What is remembered, the environments in dimension 0 of each tensor."""
+        """Tensors kept between steps, with the environments in dimension 0."""
 
     @abstractmethod
     def explore(self, distribution: Distribution) -> Tensor:
-        """The action `(N, A)` to execute where the policy says `distribution`, without gradient."""
+        """Return the action `(N, A)` to execute for the policy's `distribution`, without gradient."""
 
     def on_done(self, done: Tensor) -> None:  # noqa: B027 - most remember nothing
-        """Begin new episodes where `done` `(N,)` is nonzero."""
+        """Start new episodes where `done` `(N,)` is nonzero."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is remembered, as copies."""
+        """Return copies of the state."""
         return {name: value.clone() for name, value in self.state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Restore `state_dict` in place; with another number of environments the noise of all of them starts anew."""
+        """Restore `state_dict` in place; with another number of environments, all of them are reset."""
         if set(state) != set(self.state):
             raise ValueError(
                 f"the exploration has the state {sorted(self.state) or 'nothing'}, and the checkpoint "
@@ -68,7 +68,7 @@ class ExplorationCfg(Cfg):
 
 
 class Sample(Exploration):
-    """Draws from the policy's distribution."""
+    """Sample from the policy's distribution."""
 
     @override
     def explore(self, distribution: Distribution) -> Tensor:
@@ -98,7 +98,7 @@ class GaussianNoiseCfg(ExplorationCfg):
 
     class_type: type = GaussianNoise
     std: Annotated[float, Range(ge=0)] = 0.1
-    """Standard deviation of the noise; half the width of an action's range is 1."""
+    """Standard deviation of the noise; 1 is half the width of an action's range."""
 
 
 class MixedNoise(Exploration):
@@ -128,18 +128,18 @@ class MixedNoiseCfg(ExplorationCfg):
 
     class_type: type = MixedNoise
     min_std: Annotated[float, Range(ge=0)] = 0.001
-    """Of the most cautious environment."""
+    """Smallest standard deviation, of the most cautious environment."""
     max_std: Annotated[float, Range(ge=0)] = 0.4
-    """Of the boldest environment."""
+    """Largest standard deviation, of the boldest environment."""
 
     def check(self) -> Iterable[str]:
-        """A sentence on bounds in the wrong order."""
+        """Check the order of the bounds."""
         if self.min_std > self.max_std:
             yield f"min_std: {self.min_std} is above max_std={self.max_std}"
 
 
 class RepeatedNoise(Exploration):
-    """Draws from the policy's distribution with noise that is held for n steps, P(n) proportional to n^-exponent."""
+    """Sample from the policy's distribution with noise held for n steps, P(n) proportional to n^-exponent."""
 
     def __init__(self, cfg: RepeatedNoiseCfg, *, spec: EnvSpec, device: torch.device) -> None:
         super().__init__(cfg, spec=spec, device=device)
@@ -166,7 +166,7 @@ class RepeatedNoise(Exploration):
         left.masked_fill_(done != 0, 0)
 
     def draw_steps(self, count: int) -> Tensor:
-        """`count` numbers of steps to hold the noise for, int64 `(count,)` in 1..max_steps."""
+        """Draw `count` numbers of steps to hold the noise for, int64 `(count,)` in 1..max_steps."""
         uniform = torch.rand(count, 1, dtype=self._cumulative.dtype, device=self.device)
         return 1 + (uniform >= self._cumulative).sum(-1)
 
@@ -177,6 +177,6 @@ class RepeatedNoiseCfg(ExplorationCfg):
 
     class_type: type = RepeatedNoise
     exponent: Annotated[float, Range(ge=0)] = 2.0
-    """Of the truncated zeta distribution; the larger, the shorter."""
+    """Exponent of the truncated zeta distribution; larger values hold the noise for fewer steps."""
     max_steps: Annotated[int, Range(ge=1)] = 16
-    """Longest stretch of the same noise."""
+    """Maximum number of steps with the same noise."""

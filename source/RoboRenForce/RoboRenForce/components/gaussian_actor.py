@@ -1,6 +1,6 @@
 """Gaussian policies: std as a parameter or as a function of the state, plain or squashed to [-1, 1].
 
-A std is always within `[min_std, max_std]`, whatever a gradient step did to what it is computed from.
+The std is always within `[min_std, max_std]`, whatever a gradient step did to its parameters.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .distributions import DiagGaussian, TanhGaussian
 
 
 class StateIndependentStd(nn.Module):
-    """A learnable std per action dimension, kept as itself or as its logarithm; `() -> (A,)`."""
+    """Learnable std per action dimension, stored directly or as its logarithm; `() -> (A,)`."""
 
     def __init__(self, cfg: GaussianActorCfg, dim: int, use_log_std: bool, learn_std: bool) -> None:
         super().__init__()
@@ -39,10 +39,10 @@ class StateIndependentStd(nn.Module):
 
 
 class StateDependentStd(nn.Module):
-    """The std from the second half of the backbone's output, `(..., 2 A) -> mean (..., A), std (..., A)`.
+    """Std from the second half of the backbone's output, `(..., 2 A) -> mean (..., A), std (..., A)`.
 
     Where that half is 0 the std is `init_std`. Its logarithm is a clamped sum, or with `std_bounds="tanh"` moves
-    between its bounds along a tanh, which keeps a gradient everywhere and holds networks of any output scale.
+    between its bounds along a tanh, which has a gradient everywhere and tolerates networks of any output scale.
     """
 
     def __init__(self, cfg: GaussianActorCfg, output_layer: nn.Linear | None) -> None:
@@ -52,7 +52,7 @@ class StateDependentStd(nn.Module):
         init = math.log(cfg.init_std)
         self.center = math.atanh(2.0 * (init - low) / (high - low) - 1.0) if self.squash else init
         if output_layer is not None:
-            # The std starts as init_std in every state; what it should depend on is learned.
+            # The std starts as init_std in every state; its dependence on the state is learned.
             with torch.no_grad():
                 output_layer.weight.chunk(2)[1].zero_()
                 output_layer.bias.chunk(2)[1].zero_()
@@ -68,19 +68,19 @@ class StateDependentStd(nn.Module):
 
 @configclass
 class GaussianActorCfg(ActorCfg):
-    """What the Gaussian actors share."""
+    """Settings that the Gaussian actors share."""
 
     init_std: Annotated[float, Range(gt=0)] = 1.0
-    """Standard deviation at the start, in units of the action."""
+    """Initial standard deviation, in units of the action."""
     min_std: Annotated[float, Range(gt=0)] = 1e-6
     """Lower bound of the standard deviation."""
     max_std: Annotated[float, Range(gt=0)] = 1e6
     """Upper bound of the standard deviation."""
     std_bounds: Literal["clamp", "tanh"] = "clamp"
-    """How a std that depends on the state stays within its bounds: its logarithm is clamped, or passes a tanh."""
+    """Bounding of a state-dependent std: its logarithm is clamped, or passes a tanh."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on bounds that contradict one another."""
+        """Check for bounds that contradict one another."""
         if not self.min_std <= self.init_std <= self.max_std:
             yield f"init_std: {self.init_std} is not between min_std={self.min_std} and max_std={self.max_std}"
         elif self.std_bounds == "tanh" and not self.min_std < self.init_std < self.max_std:
@@ -88,7 +88,7 @@ class GaussianActorCfg(ActorCfg):
 
 
 class StateIndStdActor(Actor):
-    """A normal distribution whose mean depends on the state and whose std does not."""
+    """Normal distribution whose mean depends on the state and whose std does not."""
 
     def __init__(self, cfg: StateIndStdActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "continuous", "StateIndStdActor", "CategoricalActorCfg")
@@ -110,13 +110,13 @@ class StateIndStdActorCfg(GaussianActorCfg):
 
     class_type: type = StateIndStdActor
     use_log_std: bool = False
-    """Learn the logarithm of the std instead of the std itself; `init_std` means the std in both cases."""
+    """Learn the logarithm of the std instead of the std itself; `init_std` is the std in both cases."""
     learn_std: bool = True
-    """Whether the std is learned or stays `init_std`."""
+    """True to learn the std; False keeps it at `init_std`."""
 
 
 class StateDepStdActor(Actor):
-    """A normal distribution whose mean and std depend on the state."""
+    """Normal distribution whose mean and std depend on the state."""
 
     def __init__(self, cfg: StateDepStdActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "continuous", "StateDepStdActor", "CategoricalActorCfg")
@@ -140,7 +140,7 @@ class StateDepStdActorCfg(GaussianActorCfg):
 
 
 class TanhGaussianActor(Actor):
-    """A normal distribution squashed by tanh, for actions in [-1, 1]."""
+    """Normal distribution squashed by tanh, for actions in [-1, 1]."""
 
     def __init__(self, cfg: TanhGaussianActorCfg, spec: EnvSpec, groups: Sequence[str]) -> None:
         require_action_kind(spec, "continuous", "TanhGaussianActor", "CategoricalActorCfg")
@@ -172,4 +172,4 @@ class TanhGaussianActorCfg(GaussianActorCfg):
     min_std = math.exp(-5.0)
     max_std = math.exp(2.0)
     state_dependent_std: bool = True
-    """Whether the std is an output of the backbone or one learned value per action dimension."""
+    """True if the std is an output of the backbone, False for one learned value per action dimension."""

@@ -1,8 +1,8 @@
-"""An actor and action values that know the past: a history encoder in front of each, of one kind, chosen by name.
+"""Actor and Q critics with a history encoder each, whose kind is chosen by name.
 
 Ni, Eysenbach, Salakhutdinov 2022 (arXiv 2110.05038): a recurrent actor-critic is a strong baseline for hidden states if
-actor and critics have encoders of their own. One that both losses train is pulled in two directions. As there, what
-follows a recurrent network also sees its input, so that the memory is free for the past.
+actor and critics have separate encoders; a shared one would get gradients of conflicting losses. As in the paper, the
+MLP after a recurrent network also sees its input, so that the recurrent state only has to carry the past.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ HistoryEncoder = Literal["none", "stack", "gru", "lstm", "transformer"]
 
 
 class HistoryActorQPack(SACNetworks):
-    """`SACNetworks` whose MLPs stand behind history encoders."""
+    """`SACNetworks` whose MLPs follow history encoders."""
 
     def __init__(self, cfg: HistoryActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__(cfg.with_encoders(), spec, obs_groups)
@@ -31,22 +31,22 @@ class HistoryActorQPack(SACNetworks):
 
 @configclass
 class HistoryActorQPackCfg(ActorQPackCfg):
-    """Configuration of a `HistoryActorQPack`: what stands before the MLPs of `actor_cfg` and `critic_cfg`."""
+    """Configuration of a `HistoryActorQPack`: the encoders before the MLPs of `actor_cfg` and `critic_cfg`."""
 
     class_type: type = HistoryActorQPack
     history_encoder: HistoryEncoder = "gru"
-    """Memory: none, the last inputs side by side, a recurrent network, or attention to the last inputs."""
+    """Encoder: none, the last inputs concatenated, a recurrent network, or attention over the last inputs."""
     history_size: Annotated[int, Range(ge=1)] = 128
-    """Width of the memory (tokens of a transformer), and of what the critics get to know of it."""
+    """Width of the encoder (of the tokens of a transformer), and number of features it passes to the critics."""
     history_layers: Annotated[int, Range(ge=1)] = 1
-    """Layers of recurrent networks and transformers."""
+    """Number of layers of recurrent networks and transformers."""
     history_heads: Annotated[int, Range(ge=1)] = 4
-    """Attention heads of transformers."""
+    """Number of attention heads of transformers."""
     history_window: Annotated[int, Range(ge=2)] = 16
-    """Inputs that a stack, or each layer of a transformer, sees."""
+    """Number of inputs that a stack, or each layer of a transformer, sees."""
 
     def with_encoders(self) -> ActorQPackCfg:
-        """The plain configuration that this one stands for."""
+        """Return the plain configuration with the encoders built in."""
         actor, critic = self.actor_cfg, self.critic_cfg
         features = self._encoder(None)
         if features is not None:
@@ -60,7 +60,7 @@ class HistoryActorQPackCfg(ActorQPackCfg):
         return ActorQPackCfg(actor_cfg=actor, critic_cfg=critic)
 
     def _encoder(self, head: MLPCfg | None) -> NetworkCfg | None:
-        """The memory with `head` behind it, by default a linear layer; None for no memory."""
+        """Return the encoder followed by `head` (by default a linear layer), None for no encoder."""
         size, layers, window = self.history_size, self.history_layers, self.history_window
         match self.history_encoder:
             case "none":

@@ -1,4 +1,4 @@
-"""Learning-rate schedules that live on the device, so that an update follows them without asking the host."""
+"""Learning-rate schedules on the device, which an update follows without waiting for the host."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..configclass import Cfg, Range, configclass
 
 @torch.no_grad()
 def adapt_to_kl_(lr: Tensor, kl: Tensor, desired_kl: float, *, lowest: float = 1e-5, highest: float = 1e-2) -> None:
-    """Steer the learning rate by the measured KL divergence, in place (Schulman et al. 2017, section 4).
+    """Adapt the learning rate to the measured KL divergence, in place (Schulman et al. 2017, section 4).
 
     Divides by 1.5 above twice the target, multiplies by 1.5 below half of it, as rsl_rl does; a KL of exactly 0 (the
     first mini-batch, where the policy has not moved yet) changes nothing.
@@ -22,7 +22,7 @@ def adapt_to_kl_(lr: Tensor, kl: Tensor, desired_kl: float, *, lowest: float = 1
     Args:
         lr: 0-dim learning rate.
         kl: 0-dim mean KL(old || new).
-        desired_kl: The target.
+        desired_kl: Target.
         lowest: Lower bound of the learning rate.
         highest: Upper bound of the learning rate.
     """
@@ -33,14 +33,14 @@ def adapt_to_kl_(lr: Tensor, kl: Tensor, desired_kl: float, *, lowest: float = 1
 
 @torch.no_grad()
 def linear_(value: Tensor, start: float, end: float, iteration: Tensor, total: int) -> None:
-    """Set `value` to the point between `start` and `end` that `iteration` of `total` has reached, in place."""
+    """Interpolate linearly from `start` to `end` by `iteration / total`, writing `value` in place."""
     progress = (iteration / max(total, 1)).clamp(0.0, 1.0)
     value.copy_(start + (end - start) * progress)
 
 
 @torch.no_grad()
 def cosine_(value: Tensor, start: float, end: float, step: Tensor, total: int) -> None:
-    """Set `value` to where a half cosine from `start` to `end` is at `step` of `total`, in place."""
+    """Interpolate along a half cosine from `start` to `end` by `step / total`, writing `value` in place."""
     progress = (step / max(total, 1)).clamp(0.0, 1.0)
     value.copy_(end + (start - end) * 0.5 * (1.0 + (math.pi * progress).cos()))
 
@@ -50,7 +50,7 @@ class ScheduleCfg(Cfg):
     """Learning rate as a function of the step: linear warm-up, then constant or a decay to a share of it."""
 
     kind: Literal["constant", "linear", "cosine"] = "constant"
-    """Course after the warm-up; `cosine` is a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
+    """Curve after the warm-up; `cosine` is a half cosine (Loshchilov and Hutter 2017, arXiv 1608.03983)."""
     warmup_steps: Annotated[int, Range(ge=0)] = 0
     """Steps until the full rate; step k of them (from 0) has the share (k + 1) / warmup_steps."""
     total_steps: Annotated[int, Range(ge=1)] | Literal["run"] | None = None
@@ -60,7 +60,7 @@ class ScheduleCfg(Cfg):
     """Share of the learning rate that is left at the end of the decay."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on a decay without an end, or one that ends before it begins."""
+        """Check for a decay without an end, or one that ends before it begins."""
         if self.kind != "constant" and self.total_steps is None:
             yield f"total_steps: is not set; say at which step the {self.kind} decay ends"
         if isinstance(self.total_steps, int) and self.total_steps <= self.warmup_steps:
@@ -76,7 +76,7 @@ class ScheduleCfg(Cfg):
         return self.replace(total_steps=max(steps, 2), warmup_steps=min(self.warmup_steps, steps // 10))
 
     def factor(self, step: Tensor) -> Tensor:
-        """Share of the learning rate that step number `step` (0-dim, from 0) takes."""
+        """Return the share of the learning rate at step number `step` (0-dim, from 0)."""
         factor = torch.ones_like(step)
         if self.kind != "constant":
             assert isinstance(self.total_steps, int)  # `check` and `for_run`

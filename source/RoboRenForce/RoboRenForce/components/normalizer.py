@@ -1,9 +1,9 @@
 """Running statistics and the normalizers built on them: observations, rewards, values.
 
-Statistics are kept in float64 whatever the learner computes in: in float32 an average over 1e10 samples stops moving,
-and the variance of a feature with mean 1e6 drowns in rounding. Batches are merged by Chan's formula (Chan, Golub,
-LeVeque 1979), the batches of all ranks first. Nothing is read back to the host and every buffer is updated in place,
-so that updates can be captured in a CUDA graph.
+Statistics are kept in float64 whatever the precision of the learner: in float32 an average over 1e10 samples stops
+moving, and the variance of a feature with mean 1e6 is lost in rounding. Batches are merged by Chan's formula (Chan,
+Golub, LeVeque 1979), first those of all ranks. Nothing is read back to the host and every buffer is updated in place,
+so updates can be captured in a CUDA graph.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ from ..configclass import Cfg, Range, configclass
 from ..utils.distributed import DistributedContext
 
 LARGEST = 1e10
-"""Numbers beyond plus and minus this are what a broken simulator returns, no measurement: in float32, neighbors are a
-thousand apart there. They enter no statistics, and runs stop at them as they do at NaN."""
+"""Largest plausible magnitude; values beyond come from a broken simulator.
+
+In float32, neighboring numbers are a thousand apart there. Such values enter no statistics, and runs stop at them as
+they do at NaN.
+"""
 
 
 def plausible(x: Tensor) -> Tensor:
-    """Where `x` is finite and within `LARGEST`, elementwise."""
+    """Return True where `x` is finite and within `LARGEST`, elementwise."""
     return x.abs() <= LARGEST
 
 
 class RunningMoments(nn.Module):
-    """Mean and variance per feature of everything seen so far; 0 and 1 before the first batch.
+    """Running mean and variance per feature; 0 and 1 before the first batch.
 
-    Entries that are not finite or beyond `LARGEST` count as the mean so far: a single 1e30 would outweigh all that is
-    ever seen later.
+    Entries that are not finite or beyond `LARGEST` count as the mean so far: a single 1e30 would outweigh all later
+    data.
     """
 
     count: Tensor
@@ -58,10 +61,10 @@ class RunningMoments(nn.Module):
         """Merge a batch `(..., *shape)`, together with those of the other ranks.
 
         Args:
-            x: the batch; ranks may have different numbers of rows.
-            distributed: the run's process group, None for this process alone.
-            max_count: nothing is merged once so many rows have been seen.
-            mask: bool `(...)`, False in rows that don't count; None: all do.
+            x: Batch; ranks may have different numbers of rows.
+            distributed: Process group of the run, None for this process alone.
+            max_count: Number of rows after which nothing is merged any more.
+            mask: bool `(...)`, False in rows to skip; None: all count.
         """
         if x.shape[x.dim() - len(self.shape) :] != self.shape or x.dim() == len(self.shape):
             raise ValueError(
@@ -93,9 +96,9 @@ class RunningMoments(nn.Module):
 def batch_moments(
     x: Tensor, distributed: DistributedContext | None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Rows, mean and biased variance `(...)` over dimension 0 of `x` `(B, ...)`, over all ranks.
+    """Return number of rows, mean and biased variance `(...)` over dimension 0 of `x` `(B, ...)`, over all ranks.
 
-    `mask`, bool with `B` elements, is False in rows that don't count.
+    `mask`, bool with `B` elements, is False in rows to skip.
     """
     x = x.to(torch.float64)
     if mask is None:
@@ -110,14 +113,14 @@ def batch_moments(
         return rows, mean, var
     # Two small reductions: the variance needs the global mean first, sums of squares would cancel for large means.
     sums = distributed.sum_(torch.cat([rows.view(1), (rows * mean).view(-1)]))
-    total = sums[0].clamp_min(1.0)  # nobody has a row that counts: nothing is merged
+    total = sums[0].clamp_min(1.0)  # no rank has a row that counts: nothing is merged
     global_mean = (sums[1:] / total).view_as(mean)
     m2 = distributed.sum_(rows * (var + (mean - global_mean).square()))
     return total, global_mean, m2 / total
 
 
 class Normalizer(nn.Module):
-    """The identity, and the interface of all observation normalizers: `(..., D) -> (..., D)`."""
+    """Identity, and the interface of all observation normalizers: `(..., D) -> (..., D)`."""
 
     def __init__(self, cfg: NormalizerCfg, shape: int | tuple[int, ...]) -> None:
         super().__init__()
@@ -127,11 +130,11 @@ class Normalizer(nn.Module):
         return x
 
     def inverse(self, y: Tensor) -> Tensor:
-        """The `x` whose normalization is `y`."""
+        """Return the `x` whose normalization is `y`."""
         return y
 
     def update(self, x: Tensor, distributed: DistributedContext | None = None, mask: Tensor | None = None) -> None:
-        """Learn from the rows of a batch `(..., D)` where `mask` `(...)` is True; without effect in eval mode."""
+        """Update the statistics from rows of a batch `(..., D)` where `mask` `(...)` is True, unless in eval mode."""
 
 
 @configclass
@@ -142,7 +145,7 @@ class NormalizerCfg(Cfg):
 
 
 class EmpiricalNormalizer(Normalizer):
-    """`(x - mean) / (std + eps)` with the mean and standard deviation of everything seen in training mode.
+    """`(x - mean) / (std + eps)` with the mean and standard deviation of all data seen in training mode.
 
     A feature that never changed maps to 0 and, should it change later, is amplified by `1 / eps` at most.
     """
@@ -178,7 +181,7 @@ class EmpiricalNormalizer(Normalizer):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Recompute what `forward` applies; needed after `moments` was changed other than by `update`."""
+        """Recompute the buffers of `forward`; needed after `moments` was changed other than by `update`."""
         mean = self.moments.mean
         self.shift.copy_(mean)
         self.shift_low.copy_(mean - self.shift)
@@ -196,19 +199,19 @@ class EmpiricalNormalizerCfg(NormalizerCfg):
 
     class_type: type = EmpiricalNormalizer
     eps: Annotated[float, Range(gt=0)] = 1e-2
-    """Added to the standard deviation."""
+    """Constant added to the standard deviation."""
     until: Annotated[int, Range(gt=0)] | None = None
-    """Freeze the statistics once so many samples have been seen, None for never."""
+    """Number of samples after which the statistics are frozen; None: never."""
     clip: Annotated[float, Range(gt=0)] | None = None
-    """Bound on the absolute normalized value, None for none."""
+    """Bound on the absolute normalized value; None: no bound."""
 
 
 class RewardScaler(nn.Module):
     """Divide rewards by the running standard deviation of the discounted return.
 
-    This is what Gymnasium's `NormalizeReward` does, for a batch of environments or a rollout at once. Rewards are
-    scaled and not shifted: a shift would change which policy is best in episodes of variable length. They are clipped
-    to `[-clip, clip]`: as long as all returns are equal their deviation is 0, and a constant reward would explode.
+    Like Gymnasium's `NormalizeReward`, for a batch of environments or a rollout at once. Rewards are scaled but not
+    shifted: a shift would change which policy is best in episodes of variable length. They are clipped to
+    `[-clip, clip]`: as long as all returns are equal their deviation is 0, and a constant reward would explode.
     """
 
     discounted: Tensor
@@ -229,12 +232,12 @@ class RewardScaler(nn.Module):
         distributed: DistributedContext | None = None,
         mask: Tensor | None = None,
     ) -> None:
-        """Learn from one step or a rollout; without effect in eval mode.
+        """Update the statistics from one step or a rollout; no effect in eval mode.
 
         Args:
             rewards: `(N,)` or `(T, N)`.
-            dones: same shape, nonzero where the episode ended with that reward.
-            distributed: the run's process group, None for this process alone.
+            dones: Same shape, nonzero where the episode ended with that reward.
+            distributed: Process group of the run, None for this process alone.
             mask: bool `(N,)` of one step, False in rows that did not act; None: all acted.
         """
         if not self.training:
@@ -256,7 +259,7 @@ class RewardScaler(nn.Module):
         self._observe(torch.stack(returns), distributed, mask)
 
     def restart(self) -> None:
-        """All environments begin new episodes: running returns are 0, the statistics stay."""
+        """Zero the running returns because all environments start new episodes; keep the statistics."""
         self.discounted.zero_()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
@@ -267,11 +270,11 @@ class RewardScaler(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _observe(self, returns: Tensor, distributed: DistributedContext | None, mask: Tensor | None) -> None:
-        """Learn from discounted returns `(T, N)`."""
+        """Update the statistics from discounted returns `(T, N)`."""
         self.moments.update(returns, distributed, mask=mask)
 
     def forward(self, rewards: Tensor) -> Tensor:
-        """Scaled rewards, same shape; the statistics stay as they are."""
+        """Return scaled rewards of the same shape; does not change the statistics."""
         scaled = rewards / (self.moments.var + self.eps).sqrt().to(rewards.dtype)
         return scaled if self.clip is None else scaled.clamp(-self.clip, self.clip)
 
@@ -279,8 +282,8 @@ class RewardScaler(nn.Module):
 class BoundedRewardScaler(RewardScaler):
     """Divide rewards so that returns fit a critic with a bounded range (FlashSAC, arXiv 2604.04539).
 
-    The divisor is the standard deviation of the discounted return or, if that is larger, what makes the largest
-    return ever seen `max_return`. It hardly ever shrinks: one early outlier keeps rewards small for good.
+    The divisor is the standard deviation of the discounted return or, if that is larger, the value that scales the
+    largest return ever seen to `max_return`. It hardly ever shrinks: one early outlier keeps rewards small for good.
     """
 
     largest: Tensor
@@ -310,7 +313,7 @@ class BoundedRewardScaler(RewardScaler):
 
 
 class ValueNormalizer(nn.Module):
-    """Maps returns to mean 0 and standard deviation 1 for the critic, and the critic's values back."""
+    """Normalize returns to mean 0 and standard deviation 1 for the critic, and map its values back."""
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
@@ -320,17 +323,17 @@ class ValueNormalizer(nn.Module):
     def update(
         self, returns: Tensor, distributed: DistributedContext | None = None, mask: Tensor | None = None
     ) -> None:
-        """Learn from the returns, any shape, where `mask` of that shape is True; without effect in eval mode."""
+        """Update from returns of any shape where `mask` of that shape is True; no effect in eval mode."""
         if self.training:
             self.moments.update(returns, distributed, mask=mask)
 
     def normalize(self, values: Tensor) -> Tensor:
-        """From the units of the return to those of the critic, any shape."""
+        """Convert returns to the critic's units, any shape."""
         mean, std = self._mean_std()
         return ((values - mean) / std).to(values.dtype)
 
     def denormalize(self, values: Tensor) -> Tensor:
-        """From the units of the critic to those of the return, any shape."""
+        """Convert the critic's values to units of the return, any shape."""
         mean, std = self._mean_std()
         return (values * std + mean).to(values.dtype)
 

@@ -1,4 +1,4 @@
-"""From a dictionary of observation groups to a network's output: what actors and critics have in common."""
+"""Observation encoders, and the base class of actors and critics: a dictionary of groups in, a network's output out."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Observations = TensorDict | Mapping[str, Tensor]
 
 
 class ObservationEncoder(nn.Module):
-    """Selects observation groups and turns them into one feature vector `(..., out_features)`.
+    """Select observation groups and encode them into one feature vector `(..., out_features)`.
 
     Flat groups are concatenated in the order of `groups` and normalized together. Images are encoded by a CNN each
-    and follow; they are never normalized by running statistics. An image is what has three axes, what is uint8 with
-    two or more, and what has a CNN of its own.
+    and appended; they are never normalized by running statistics. A group is an image if it has three axes, is uint8
+    with two or more, or has a CNN of its own.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class ObservationEncoder(nn.Module):
             self.out_features += encoder.out_features
 
     def flat(self, obs: Observations) -> Tensor:
-        """The flat groups side by side, not normalized, `(..., flat_features)`."""
+        """Concatenate the flat groups, not normalized, `(..., flat_features)`."""
         parts = [self._flat_group(obs, group) for group in self.flat_groups]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
@@ -78,12 +78,12 @@ class ObservationEncoder(nn.Module):
     def update_normalizer(
         self, obs: Observations, distributed: DistributedContext | None = None, mask: Tensor | None = None
     ) -> None:
-        """Let the normalizer learn from observations `(...)` that `mask` counts; without effect in eval mode."""
+        """Update the normalizer from observations `(...)` where `mask` is True; no effect in eval mode."""
         if self.normalizer is not None:
             self.normalizer.update(self.flat(obs), distributed, mask)
 
     def forward(self, obs: Observations) -> Tensor:
-        """Features `(..., out_features)` of the observations."""
+        """Return the features `(..., out_features)` of the observations."""
         if not self.image_groups:
             return self.encode_flat(self.flat(obs))
         images = [net(obs[group]) for group, net in zip(self.image_groups, self.image_encoders, strict=True)]
@@ -92,15 +92,15 @@ class ObservationEncoder(nn.Module):
         return torch.cat([self.encode_flat(self.flat(obs)), *images], dim=-1)
 
     def encode_flat(self, x: Tensor) -> Tensor:
-        """Features of `x = flat(obs)`, where there are no images."""
+        """Return the features of `x = flat(obs)` if there are no images."""
         return x if self.normalizer is None else self.normalizer(x)
 
 
 class ObservationNetwork(nn.Module):
-    """An observation encoder with a backbone behind it; the base of actors and V critics.
+    """Observation encoder followed by a backbone; the base of actors and V critics.
 
     With a recurrent backbone, observations are `(B,)` for one step or `(T, B)` for a sequence, and `state` and
-    `starts` are as in `RecurrentNetwork`; `state=None` is the empty memory.
+    `starts` are as in `RecurrentNetwork`; `state=None` is the zero state.
     """
 
     def __init__(self, cfg: ObservationNetworkCfg, spec: EnvSpec, groups: Sequence[str], out_features: int) -> None:
@@ -113,11 +113,11 @@ class ObservationNetwork(nn.Module):
 
     @property
     def is_recurrent(self) -> bool:
-        """Whether the backbone carries a memory."""
+        """True if the backbone is recurrent."""
         return self.backbone.is_recurrent
 
     def initial_state(self, num_envs: int) -> Tensor | None:
-        """The empty memory `(L, num_envs, S)`, None if there is no memory."""
+        """Return the zero state `(L, num_envs, S)`, None if the network is not recurrent."""
         return self.backbone.initial_state(num_envs) if isinstance(self.backbone, RecurrentNetwork) else None
 
     @property
@@ -128,15 +128,15 @@ class ObservationNetwork(nn.Module):
     def update_normalizer(
         self, obs: Observations, distributed: DistributedContext | None = None, mask: Tensor | None = None
     ) -> None:
-        """Let the normalizer learn from observations `(...)` that `mask` counts; without effect in eval mode."""
+        """Update the normalizer from observations `(...)` where `mask` is True; no effect in eval mode."""
         self.encoder.update_normalizer(obs, distributed, mask)
 
     def evaluate(self, obs: Observations, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """The backbone's output `(..., out)` in at least float32, and the next state."""
+        """Return the backbone's output `(..., out)` in at least float32, and the next state."""
         return self._run(self.encoder(obs), state, starts)
 
     def evaluate_flat(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """`evaluate` for one step of flat observations `(B, obs_dim)`: the groups side by side in their order."""
+        """Evaluate one step of flat observations `(B, obs_dim)`, the groups concatenated in their order."""
         if self.encoder.image_groups:
             raise ValueError(
                 f"{type(self).__name__} reads the image groups {self.encoder.image_groups}, which a flat observation "
@@ -157,21 +157,21 @@ class ObservationNetwork(nn.Module):
 
 @configclass
 class ObservationNetworkCfg(Cfg):
-    """What actors and critics share."""
+    """Settings that actors and critics share."""
 
     class_type: type = ObservationNetwork
     backbone_cfg: NetworkCfg = MLPCfg()
-    """Feed-forward (`MLPCfg`) or recurrent (`RNNCfg`, `TransformerCfg`)."""
+    """Feed-forward (`MLPCfg`) or recurrent (`RNNCfg`, `TransformerCfg`) network."""
     normalizer_cfg: NormalizerCfg | None = EmpiricalNormalizerCfg()
-    """Normalizes the flat observation groups; None for none. Images are only ever scaled to [0, 1]."""
+    """Normalizer of the flat observation groups, or None. Images are only ever scaled to [0, 1]."""
     cnn_cfg: CNNCfg | dict[str, CNNCfg] | None = None
-    """Encoder of all image groups, or of each by name."""
+    """Encoder of all image groups, or one for each by name."""
 
 
 def _sort_groups(
     spec: EnvSpec, groups: Sequence[str], cnn_cfg: CNNCfg | dict[str, CNNCfg] | None
 ) -> tuple[list[str], list[str]]:
-    """The flat and the image groups among `groups`, in their order."""
+    """Return the flat and the image groups among `groups`, in their order."""
     if not groups:
         raise ConfigError(f"Got no observation groups to read; expected some of {sorted(spec.obs_groups)}.")
     flat, images = [], []

@@ -1,8 +1,8 @@
-"""What every learner steps with: the `Optimizer` interface, and `FlatAdam`, its fast path for small networks.
+"""The `Optimizer` interface, and `FlatAdam`, its fast path for small networks.
 
 `TorchOptimizer` (torch_optimizer.py) is the other implementation, over torch.optim: parameter groups, schedules,
-accumulation, and modules under DDP and FSDP2. The learning rate of both is a device tensor, and a non-finite gradient
-skips the step (weights, moments and the standard deviation stay as they were) and is counted.
+accumulation, and modules under DDP and FSDP2. The learning rate of both is a device tensor. A non-finite gradient
+skips the step (weights, moments and the standard deviation stay as they were), and the skip is counted.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from ..configclass import ConfigError
 from ..utils.distributed import DistributedContext
 
 ALIGNMENT = 32
-"""Each parameter begins at a multiple of so many elements, because matrix kernels are slower on unaligned memory."""
+"""Number of elements to which each parameter is aligned, because matrix kernels are slower on unaligned memory."""
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """First and second moment, under torch's names."""
 
 
 class Optimizer(ABC):
-    """Moves parameters by the gradients of losses: `backward(loss)`, then `step()`."""
+    """Update parameters by the gradients of losses: `backward(loss)`, then `step()`."""
 
     lr: Tensor
     """Learning rate, 0-dim; set it in place (`lr.fill_(1e-4)`)."""
     steps: Tensor
-    """Number of steps that were taken, 0-dim."""
+    """Number of steps taken, 0-dim."""
     skipped: Tensor
-    """Number of steps that were skipped because a gradient was not finite, 0-dim."""
+    """Number of steps skipped because a gradient was not finite, 0-dim."""
 
     @abstractmethod
     def backward(self, loss: Tensor) -> None:
@@ -41,15 +41,15 @@ class Optimizer(ABC):
 
     @abstractmethod
     def step(self) -> dict[str, Tensor]:
-        """Clip, move the parameters and forget the gradients; all ranks call it.
+        """Clip, update the parameters and zero the gradients; all ranks call it.
 
         Returns:
-            The gradients' norms before clipping, by the names of what is clipped together, each 0-dim.
+            Norms of the gradients before clipping, by the names of the parts that are clipped together, each 0-dim.
         """
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Moments, step counts and learning rate: tensors that `load_state_dict` restores."""
+        """Return moments, step counts and learning rate: tensors that `load_state_dict` restores."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -59,15 +59,15 @@ class Optimizer(ABC):
 class FlatAdam(Optimizer):
     """Adam over one or more named parts (say actor and critic) that are clipped separately.
 
-    The parameters become views of one flat tensor, part after part, and so do their gradients: one all-reduce, one
-    norm per part and one pass of Adam do for all of them. Build it after the modules are on their device. (Kingma and
+    The parameters become views of one flat tensor, part after part, and so do their gradients, so one all-reduce, one
+    norm per part and one pass of Adam serve all of them. Build it after the modules are on their device. (Kingma and
     Ba 2015, arXiv 1412.6980; decoupled decay: Loshchilov and Hutter 2019, arXiv 1711.05101. torch's fused kernel is
     written for many tensors and occupies 7 of an H200's 132 multiprocessors on a single flat one: 36 us against 5 us
     of these lines compiled.)
 
-    Nothing here talks to the host, so a step can be captured in a CUDA graph. `step()` is `reduce()`, then `apply()`;
-    call these where something happens between them. Before `apply` the learning rate may change; `shared` holds one
-    scalar that travels with the gradients through the same all-reduce (PPO sends its KL divergence).
+    Nothing here waits for the host, so a step can be captured in a CUDA graph. `step()` is `reduce()`, then `apply()`;
+    call these if something has to happen between them: the learning rate may change before `apply`. `shared` holds one
+    scalar that is averaged in the same all-reduce as the gradients (PPO uses it for its KL divergence).
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class FlatAdam(Optimizer):
             param.data = view
         self._moments = {name: torch.zeros_like(self._flat) for name in MOMENTS}
         self._sent = like.new_zeros(sum(part_sizes) + 1)
-        """Gradients and the shared scalar: what one all-reduce averages."""
+        """Gradients and the shared scalar: the buffer of the all-reduce."""
         self.shared = self._sent[-1]
         self._grad = self._sent[:-1]
         self._parts = dict(zip(trainable, self._grad.split(part_sizes), strict=True))
@@ -111,14 +111,14 @@ class FlatAdam(Optimizer):
 
     @override
     def backward(self, loss: Tensor) -> None:
-        """Fill the flat buffer with the gradients of `loss`; parameters that it doesn't reach get zero."""
+        """Fill the flat buffer with the gradients of `loss`; parameters that it does not reach get zero."""
         grads = torch.autograd.grad(loss, self.params, allow_unused=True, materialize_grads=True)
         pieces = [piece for grad, pad in zip(grads, self._padding, strict=True) for piece in (grad.reshape(-1), pad)]
         torch.cat(pieces, out=self._grad)
 
     @override
     def step(self) -> dict[str, Tensor]:
-        """Average over ranks, clip each part and move; returns the norm of each part's gradient before clipping."""
+        """Average over ranks, clip each part and step; returns the norm of each part's gradient before clipping."""
         self.reduce()
         return self.apply()
 
@@ -154,7 +154,7 @@ class FlatAdam(Optimizer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Step count, moments per parameter in the order of the parts, learning rate, skipped steps."""
+        """Return step count, moments per parameter in the order of the parts, learning rate, skipped steps."""
         return {
             "moments": {name: [view.clone() for view in self._views_of(flat)] for name, flat in self._moments.items()},
             "step": self.steps.clone(),
@@ -164,7 +164,7 @@ class FlatAdam(Optimizer):
 
     @override
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict` without moving a tensor that a captured graph refers to."""
+        """Restore `state_dict` in place, so that captured graphs stay valid."""
         for name, flat in self._moments.items():
             for view, value in zip(self._views_of(flat), state["moments"][name], strict=True):
                 view.copy_(value)
@@ -172,17 +172,13 @@ class FlatAdam(Optimizer):
             tensor.copy_(state[name])
 
     def _views_of(self, flat: Tensor) -> list[Tensor]:
-        """The part of a flat tensor that belongs to each parameter, in its shape."""
+        """Return the slice of a flat tensor that belongs to each parameter, in its shape."""
         chunks = flat.split([_padded(p) for p in self.params])
         return [chunk[: p.numel()].view_as(p) for chunk, p in zip(chunks, self.params, strict=True)]
 
 
-GradientStep = FlatAdam
-"""Deprecated name of `FlatAdam`."""
-
-
 def per_parameter_state(step: FlatAdam) -> dict[str, Any]:
-    """The state that torch.optim.Adam over the single parameters would have; for checkpoints of other libraries."""
+    """Return the state of torch.optim.Adam over the single parameters, for checkpoints of other libraries."""
     state = step.state_dict()
     entries = {
         index: {"step": state["step"].clone()} | {name: values[index] for name, values in state["moments"].items()}
@@ -193,7 +189,7 @@ def per_parameter_state(step: FlatAdam) -> dict[str, Any]:
 
 
 def load_per_parameter_state(step: FlatAdam, state: Mapping[str, Any]) -> None:
-    """Inverse of `per_parameter_state`; the learning rate is taken from the first group."""
+    """Restore the output of `per_parameter_state`; the learning rate is taken from the first group."""
     entries: Sequence[Mapping[str, Tensor]] = [state["state"][index] for index in sorted(state["state"])]
     if not entries:  # saved before its first step
         step.lr.fill_(float(state["param_groups"][0]["lr"]))

@@ -1,4 +1,4 @@
-"""Which parameters an optimizer moves, and how: settings by patterns over their names."""
+"""Parameter groups: optimizer settings by patterns over parameter names."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ Kind = Literal["adam", "adamw", "sgd", "muon"]
 
 @configclass
 class ParamGroupCfg(Cfg):
-    """Settings of the parameters that a pattern names; what is None is as in the optimizer's configuration."""
+    """Settings of the parameters whose names match a pattern; None takes over the optimizer's value."""
 
     pattern: str = MISSING
-    """Over whole names: a glob (`backbone.*`), or after `re:` a regular expression (`re:blocks[.][01][.].*`)."""
+    """Glob over whole names (`backbone.*`), or after `re:` a regular expression (`re:blocks[.][01][.].*`)."""
     learning_rate: Annotated[float, Range(ge=0)] | None = None
     """Learning rate of the group; the schedule multiplies it too."""
     multiplier: Annotated[float, Range(ge=0)] | None = None
-    """Instead of `learning_rate`: factor on the optimizer's."""
+    """Factor on the optimizer's learning rate, instead of `learning_rate`."""
     weight_decay: Annotated[float, Range(ge=0)] | None = None
     """Weight decay, also of norms and biases."""
     kind: Kind | None = None
     """Another optimizer for these parameters, such as AdamW for embeddings and heads beside Muon."""
     frozen: bool | None = None
-    """True: they are not trained."""
+    """True to exclude the parameters from training."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on two learning rates and on a regular expression that is none."""
+        """Check for two learning rates, and for an invalid regular expression."""
         if self.learning_rate is not None and self.multiplier is not None:
             yield "multiplier: is given beside learning_rate; keep one of them"
         if self.pattern.startswith("re:"):
@@ -46,14 +46,14 @@ class ParamGroupCfg(Cfg):
                 yield f"pattern: {self.pattern!r} is no regular expression ({error}); correct it, or use a glob"
 
     def names(self, name: str) -> bool:
-        """Whether the pattern names this parameter."""
+        """Return True if the pattern matches the parameter name."""
         if self.pattern.startswith("re:"):
             return re.fullmatch(self.pattern.removeprefix("re:"), name) is not None
         return fnmatchcase(name, self.pattern)
 
 
 class Setting(NamedTuple):
-    """How a parameter is moved."""
+    """Optimizer settings of one parameter."""
 
     kind: str
     scale: float
@@ -62,10 +62,10 @@ class Setting(NamedTuple):
 
 
 def settings_of(params: Mapping[str, nn.Parameter], cfg: OptimizerCfg) -> dict[str, Setting]:
-    """How each parameter that is trained is moved.
+    """Return the optimizer settings of each trained parameter.
 
     Raises:
-        ConfigError: a pattern names no parameter or only frozen ones, or patterns contradict each other.
+        ConfigError: A pattern matches no parameter or only frozen ones, or patterns contradict each other.
     """
     found = {}
     for name, given in matches(params, cfg).items():
@@ -80,10 +80,10 @@ def settings_of(params: Mapping[str, nn.Parameter], cfg: OptimizerCfg) -> dict[s
 
 
 def matches(params: Mapping[str, nn.Parameter], cfg: OptimizerCfg) -> dict[str, dict[str, Any]]:
-    """Per parameter what the groups that name it say; `learning_rate` is a factor on the optimizer's.
+    """Return the merged settings of the matching groups for each parameter; `learning_rate` is a factor.
 
     Raises:
-        ConfigError: as `settings_of`.
+        ConfigError: As `settings_of`.
     """
     given: dict[str, dict[str, Any]] = {name: {} for name in params}
     problems = []
@@ -113,7 +113,7 @@ def _says(group: ParamGroupCfg, cfg: OptimizerCfg) -> dict[str, Any]:
 def _contradiction(
     group: ParamGroupCfg, says: Mapping[str, Any], given: Mapping[str, Mapping[str, Any]]
 ) -> tuple[str, str] | None:
-    """Where a group says something else of a parameter than the groups before it, and what to do."""
+    """Describe where a group contradicts earlier groups about a parameter, and the fix."""
     for name, before in given.items():
         for setting, value in says.items():
             if before.get(setting, value) != value:

@@ -1,6 +1,6 @@
-"""The state that a policy carries from one environment step to the next while it collects experience.
+"""Recurrent state and previous action of a policy while it collects experience.
 
-At step t the policy reads o_t and a_{t-1} with the state that step t - 1 left, and chooses a_t. `end_step(a_t, done)`
+At step t the policy reads o_t and a_{t-1} with the state left by step t - 1, and chooses a_t. `end_step(a_t, done)`
 makes a_t the previous action of step t + 1, or zeros if the episode is over.
 """
 
@@ -19,7 +19,7 @@ from .observation import Observations
 
 
 class ActingPolicy(Stateful, Protocol):
-    """Chooses actions: an `Actor`, or a planner, whose state is the plan that it continues."""
+    """Policy that chooses actions: an `Actor`, or a planner, whose state is the plan that it continues."""
 
     @property
     def action_shape(self) -> tuple[int, ...]:
@@ -27,13 +27,13 @@ class ActingPolicy(Stateful, Protocol):
         ...
 
     def initial_state(self, num_envs: int) -> Tensor | None:
-        """The empty state `(L, num_envs, S)`; None if there is none."""
+        """Return the zero state `(L, num_envs, S)`; None if there is none."""
         ...
 
     def __call__(
         self, obs: Observations, state: Tensor | None, starts: Tensor | None
     ) -> tuple[Distribution, Tensor | None]:
-        """The distribution to draw actions from, and the next state; where `starts`, the state begins empty."""
+        """Return the distribution to draw actions from and the next state; the state is reset where `starts`."""
         ...
 
 
@@ -41,17 +41,17 @@ class PolicyState:
     """Recurrent state and previous action of `num_envs` environments, written in place for captured steps.
 
     Args:
-        policy: whose state is kept; feed-forward actors have none.
-        num_envs: rows.
-        device: where.
-        previous_action: whether the previous action is an observation.
+        policy: Policy whose state is kept; feed-forward actors have none.
+        num_envs: Number of environments.
+        device: Device of the state.
+        previous_action: True if the previous action is an observation.
     """
 
     def __init__(self, policy: ActingPolicy, num_envs: int, device: torch.device, *, previous_action: bool) -> None:
         state = policy.initial_state(num_envs)
         self.state = None if state is None else state.to(device)
         self.start = torch.ones(num_envs, dtype=torch.bool, device=device)
-        """Whether the next observation is the first of an episode."""
+        """bool `(N,)`, True if the next observation is the first of an episode."""
         self.previous_action = torch.zeros(num_envs, *policy.action_shape, device=device) if previous_action else None
 
     def distribution(self, policy: ActingPolicy, obs: Observations) -> Distribution:
@@ -63,13 +63,13 @@ class PolicyState:
         return distribution
 
     def end_step(self, action: Tensor, done: Tensor) -> None:
-        """Remember the executed `action` `(N, A)`; where `done`, bool `(N,)`, begin a new episode instead."""
+        """Store the executed `action` `(N, A)`; start a new episode where `done`, bool `(N,)`."""
         self.start.copy_(done)
         if self.previous_action is not None:
             self.previous_action.copy_(action.masked_fill(done.unsqueeze(-1), 0.0))
 
     def restart_episodes(self) -> None:
-        """Begin new episodes in all environments."""
+        """Start new episodes in all environments."""
         self.start.fill_(True)
         if self.previous_action is not None:
             self.previous_action.zero_()
@@ -80,11 +80,11 @@ class PolicyState:
             self.state.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Copies of everything that is kept."""
+        """Return copies of all state."""
         return {name: value.clone() for name, value in self._kept().items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict` in place; with another number of environments all of them start anew."""
+        """Restore `state_dict` in place; with another number of environments, all of them are reset."""
         kept = self._kept()
         if kept.keys() != state.keys():
             raise ValueError(f"the checkpoint remembers {sorted(state)} between steps, and here it is {sorted(kept)}")

@@ -1,4 +1,4 @@
-"""The optimizer of off-policy learners: a scheduled learning rate, Adam, and the constraints of the networks."""
+"""Optimizer of off-policy learners: a scheduled learning rate, Adam, and the constraints of the networks."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .optimizer import FlatAdam
 
 
 class ScheduledAdam:
-    """Takes one step per loss; what follows the gradients is compiled as one.
+    """Take one step per loss; everything after the gradients is compiled as one.
 
     Args:
-        parts: what it moves, by the names that their gradients have in the metrics.
+        parts: Modules to train, by the names of their gradients in the metrics.
         compiled: `torch.compile`, or the identity.
-        schedule: `schedule(lr)` sets the learning rate in place before every step; None: it stays.
-        options: of `FlatAdam`.
+        schedule: `schedule(lr)` sets the learning rate in place before every step; None: constant.
+        options: Options of `FlatAdam`.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class ScheduledAdam:
         return {f"Policy/grad_norm_{part}": norm for part, norm in self._apply().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Moments, step count and learning rate."""
+        """Return moments, step count and learning rate."""
         return self.adam.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

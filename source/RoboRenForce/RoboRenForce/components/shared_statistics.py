@@ -1,4 +1,4 @@
-"""What networks remember of their batches, averaged over the processes of a run."""
+"""Batch statistics of networks, averaged over the processes of a run."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from .return_heads import ReturnHead
 
 @torch.no_grad()
 def share_statistics(modules: Iterable[nn.Module], distributed: DistributedContext) -> None:
-    """Average the statistics of batch normalization and return heads, so that all processes act and weigh alike.
+    """Average the statistics of batch normalization and return heads over processes.
 
-    They are exponential means, so that the average of them is that of the union of the batches.
+    They are exponential means, so their average is that of the union of the batches.
     """
     if not distributed.is_distributed:
         return
@@ -27,7 +27,7 @@ def share_statistics(modules: Iterable[nn.Module], distributed: DistributedConte
 
 
 def batch_buffers(modules: Iterable[nn.Module]) -> Iterable[Tensor]:
-    """What `modules` remember of the batches that they saw in training."""
+    """Return the buffers in which `modules` keep statistics of their training batches."""
     for module in modules:
         for part in module.modules():
             if isinstance(part, (BatchNorm, ReturnHead)):

@@ -1,4 +1,4 @@
-"""Exported policies that know their simulator: what the adapter does as metadata or inside the graph."""
+"""Exported policies with the adapter's conversions, as metadata or inside the graph."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from ..utils.export import Exportable
 
 
 def for_simulator(policy: Exportable, interface: SimulatorInterface, actions: Units = "policy") -> Exportable:
-    """`policy` with all that a receiver needs who has the simulator and nothing of ours.
+    """Complete an exported policy with all that a receiver without this framework needs.
 
     Args:
         policy: From `Policy.exportable()`.
-        interface: From `VecEnv.simulator_interface()` of the environment that it plays in.
-        actions: `policy`: the file gives the policy's own actions and its metadata the clipping, scale and offset that
-            lead to the simulator's. `simulator`: these are in the graph, and the file gives the simulator's.
+        interface: From `VecEnv.simulator_interface()` of its environment.
+        actions: `policy`: the file outputs the policy's own actions, and its metadata holds the clipping, scale and
+            offset that lead to the simulator's. `simulator`: the file outputs the simulator's actions.
     """
     known = policy.metadata or {}
     observations = [
@@ -35,7 +35,7 @@ def for_simulator(policy: Exportable, interface: SimulatorInterface, actions: Un
 
 
 class _SimulatorActions(nn.Module):
-    """A policy whose actions are the simulator's; its memory stays as it is."""
+    """Policy that outputs the simulator's actions; its recurrent state is unchanged."""
 
     clip_low: Tensor
     clip_high: Tensor

@@ -1,4 +1,4 @@
-"""Target networks: slow copies of networks, which the targets of a value are computed with."""
+"""Target networks: slow copies of networks, for the targets of values."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def make_target(online: Module) -> Module:
 
 @torch.no_grad()
 def soft_update(target: nn.Module, online: nn.Module, tau: float) -> None:
-    """`target <- (1 - tau) target + tau online` for all parameters (Lillicrap et al. 2016, arXiv 1509.02971).
+    """Move all parameters by `target <- (1 - tau) target + tau online` (Lillicrap et al. 2016, arXiv 1509.02971).
 
-    Running statistics of batch normalization go along: a target that is never trained on a batch has no others.
+    Running statistics of batch normalization are included: a target is never trained on batches of its own.
     """
     lerp = torch._foreach_lerp_  # pyright: ignore[reportPrivateImportUsage] - one kernel for all of them
     lerp(_averaged(target), _averaged(online), tau)

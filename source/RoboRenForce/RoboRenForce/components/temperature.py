@@ -1,4 +1,4 @@
-"""The temperature of maximum-entropy learning: fixed, or learned so that the entropy stays near a target.
+"""Temperature of maximum-entropy RL: fixed, or learned so that the entropy stays near a target.
 
 Haarnoja et al. 2018, "Soft actor-critic algorithms and applications", section 5 (arXiv 1812.05905).
 """
@@ -15,7 +15,7 @@ from ..configclass import Cfg, Range, configclass
 
 
 class Temperature(nn.Module):
-    """alpha > 0, kept as its logarithm; built by `TemperatureCfg.build(action_dim)`."""
+    """alpha > 0, stored as its logarithm; built by `TemperatureCfg.build(action_dim)`."""
 
     def __init__(self, cfg: TemperatureCfg, action_dim: int) -> None:
         super().__init__()
@@ -25,11 +25,11 @@ class Temperature(nn.Module):
         self.log_alpha = nn.Parameter(torch.tensor(math.log(cfg.initial)), requires_grad=cfg.learned)
 
     def forward(self) -> Tensor:
-        """alpha, 0-dim, without gradient: losses of actor and critic take it as a constant."""
+        """Return alpha, 0-dim, without gradient: losses of actor and critic take it as a constant."""
         return self.log_alpha.detach().exp()
 
     def loss(self, log_prob: Tensor) -> Tensor:
-        """`-g(alpha) (log pi + H*)` of each sample, the shape of `log_prob`, whose gradient is not followed."""
+        """Return `-g(alpha) (log pi + H*)` of each sample, in the shape of `log_prob`, which is detached."""
         weight = self.log_alpha.exp() if self.cfg.objective == "alpha" else self.log_alpha
         return -weight * (log_prob.detach() + self.target_entropy)
 
@@ -40,12 +40,12 @@ class TemperatureCfg(Cfg):
 
     class_type: type = Temperature
     initial: Annotated[float, Range(gt=0)] = 1.0
-    """alpha at the start, or throughout."""
+    """Initial alpha, or its constant value."""
     learned: bool = True
-    """Whether alpha follows the entropy target."""
+    """True to learn alpha from the entropy target."""
     entropy_per_dim: float = -1.0
     """Entropy target per action dimension, in nats of the unit-box action; H* is this times the dimensions."""
     objective: Literal["log_alpha", "alpha"] = "log_alpha"
     """g in the loss: both have the same minimum, but steps of different size."""
     learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
-    """Of log alpha."""
+    """Learning rate of log alpha."""

@@ -1,4 +1,4 @@
-"""Optimizers of torch.optim behind the `Optimizer` interface, for modules that DDP or FSDP2 may have spread."""
+"""Optimizers of torch.optim behind the `Optimizer` interface, also for modules under DDP or FSDP2."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class TorchOptimizer(Optimizer):
     @override
     @torch.no_grad()
     def step(self) -> dict[str, Tensor]:
-        """Clip, move the parameters and forget the gradients."""
+        """Clip, update the parameters and zero the gradients."""
         if self._backwards != self.cfg.accumulation_steps:
             raise RuntimeError(
                 f"step() came after {self._backwards} calls of backward(), expected accumulation_steps = "
@@ -113,7 +113,7 @@ class TorchOptimizer(Optimizer):
 
     @override
     def state_dict(self) -> dict[str, Any]:
-        """Counters, learning rate, averages and state by the names of parameters: the tensors themselves, no copies."""
+        """Return counters, learning rate, averages and state by parameter name: the tensors themselves, no copies."""
         state: dict[str, Any] = {"steps": self.steps, "lr": self.lr, "skipped": self.skipped, "params": self._state()}
         return state if self.ema is None else state | {"ema": self.ema.state_dict()}
 
@@ -133,7 +133,7 @@ class TorchOptimizer(Optimizer):
             )
 
     def _torch_optimizer(self, kind: str, settings: Mapping[str, Setting]) -> torch.optim.Optimizer:
-        """torch's optimizer for the parameters of one kind, in groups that share their settings."""
+        """Build torch's optimizer for the parameters of one kind, grouped by their settings."""
         cfg = self.cfg
         members: dict[Setting, list[nn.Parameter]] = defaultdict(list)
         for name, setting in settings.items():
@@ -153,7 +153,7 @@ class TorchOptimizer(Optimizer):
         return torch.optim.Muon(groups, momentum=cfg.momentum, adjust_lr_fn="match_rms_adamw")
 
     def _apply(self, rate: Tensor, bad: Tensor) -> None:
-        """One step of torch's optimizers, or none."""
+        """Take one step of torch's optimizers, or none."""
         on_host = None
         for optimizer in self._optimizers:
             if isinstance(optimizer, torch.optim.Adam):  # and AdamW
@@ -170,7 +170,7 @@ class TorchOptimizer(Optimizer):
                 optimizer.step()
 
     def _create_state(self) -> None:
-        """Allocate what torch's optimizers make in their first step, so that a checkpoint can be loaded into it."""
+        """Allocate the state that torch's optimizers create in their first step, so that a checkpoint can be loaded."""
         for param in self.params.values():
             param.grad = torch.zeros_like(param)
         self._apply(torch.zeros_like(self.lr), torch.zeros_like(self.skipped))  # at rate 0 no parameter moves
@@ -188,45 +188,45 @@ class TorchOptimizer(Optimizer):
         }
 
     def _announce_sync(self) -> None:
-        """Let DDP or FSDP average in the last backward pass before a step only; DDP asks in the forward pass."""
+        """Average over ranks only in the last backward pass before a step; DDP asks in the forward pass."""
         set_gradient_sync(self._module, self._backwards == self.cfg.accumulation_steps - 1)
 
 
 @configclass
 class OptimizerCfg(Cfg):
-    """Which optimizer, how fast, for which parameters; `build(module)` makes it."""
+    """Optimizer, learning rate and parameter groups; `build(module)` creates it."""
 
     kind: Literal["flat_adam", "adam", "adamw", "sgd", "muon"] = "adamw"
     """`flat_adam` is `FlatAdam`, for small networks. `adam` and `sgd` add the weight decay to the gradient, `adamw`
     decouples it (Loshchilov and Hutter 2019, arXiv 1711.05101). `muon` (Jordan et al. 2024) moves matrices, at rates
     that suit AdamW (Liu et al. 2025, arXiv 2502.16982), and leaves the other parameters to AdamW."""
     learning_rate: Annotated[float, Range(gt=0)] = 1e-4
-    """Before schedule and groups."""
+    """Base learning rate, before schedule and groups."""
     betas: tuple[Annotated[float, Range(ge=0, lt=1)], Annotated[float, Range(ge=0, lt=1)]] = (0.9, 0.95)
     """Decay of the first and second moment of Adam and AdamW."""
     eps: Annotated[float, Range(gt=0)] = 1e-8
-    """Added to the root of the second moment."""
+    """Constant added to the root of the second moment."""
     momentum: Annotated[float, Range(ge=0, lt=1)] = 0.95
-    """Of SGD and Muon."""
+    """Momentum of SGD and Muon."""
     weight_decay: Annotated[float, Range(ge=0)] = 0.0
-    """Of all parameters, or of matrices only."""
+    """Weight decay of all parameters, or of matrices only."""
     decay_only_matrices: bool = True
-    """No weight decay for parameters of fewer than two dimensions, which are norms and biases."""
+    """True to apply no weight decay to parameters of fewer than two dimensions (norms, biases)."""
     groups: list[ParamGroupCfg] = []
-    """Settings by patterns over the names of parameters; a parameter may match several that do not contradict."""
+    """Settings by patterns over parameter names; a parameter may match several that do not contradict."""
     schedule: ScheduleCfg = ScheduleCfg()
-    """Course of the learning rate."""
+    """Schedule of the learning rate."""
     accumulation_steps: Annotated[int, Range(ge=1)] = 1
-    """Micro-batches per step."""
+    """Number of micro-batches per step."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = 1.0
-    """Clip the gradient of all parameters to this norm; None: do not clip."""
+    """Maximum norm of the gradient of all parameters; None: no clipping."""
     ema: EMACfg | None = None
-    """Average of the weights, `optimizer.ema`."""
+    """Exponential moving average of the weights, `optimizer.ema`."""
     require_fp32: bool = True
-    """Refuse to train parameters in half precision."""
+    """True to refuse training parameters in half precision."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on what the flat Adam does not do."""
+        """Check for options that the flat Adam does not support."""
         if self.kind == "flat_adam":
             unable = {"groups": [], "schedule": ScheduleCfg(), "accumulation_steps": 1, "ema": None}
             for name, default in unable.items():
@@ -239,7 +239,7 @@ class OptimizerCfg(Cfg):
         """Freeze the parameters of groups with `frozen=True`; call it before `parallelize`.
 
         Raises:
-            ConfigError: a pattern names nothing, or the module is parallel already.
+            ConfigError: A pattern matches nothing, or the module is parallel already.
         """
         named = named_parameters(module)
         frozen = [
@@ -259,7 +259,7 @@ class OptimizerCfg(Cfg):
 
     @override
     def build(self, module: nn.Module, *, distributed: DistributedContext | None = None) -> Optimizer:
-        """The optimizer of a module's trained parameters; call it after `parallelize`."""
+        """Build the optimizer of a module's trained parameters; call it after `parallelize`."""
         self.validate()
         if self.schedule.total_steps == "run":
             raise ConfigError("schedule.total_steps is 'run': build the optimizer of cfg.for_run(steps).")

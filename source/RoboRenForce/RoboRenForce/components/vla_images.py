@@ -10,10 +10,10 @@ from torch import Tensor
 
 
 def resize(images: Tensor, size: tuple[int, int], mode: Literal["stretch", "pad"]) -> Tensor:
-    """Bilinear with antialiasing, `(B, H, W, 3)` uint8 -> `(B, *size, 3)` uint8; nothing happens at the right size.
+    """Scale `(B, H, W, 3)` uint8 to `(B, *size, 3)` uint8, bicubic with antialiasing as PIL does it.
 
     Args:
-        images: On any device.
+        images: On any device; those of the right size are returned as they are.
         size: Height and width.
         mode: `stretch` to the size, or keep the proportions and `pad` with black on both sides.
     """
@@ -25,7 +25,7 @@ def resize(images: Tensor, size: tuple[int, int], mode: Literal["stretch", "pad"
         ratio = min(size[0] / height, size[1] / width)
         inner = max(1, round(height * ratio)), max(1, round(width * ratio))
     planes = images.movedim(-1, 1).float()
-    planes = F.interpolate(planes, inner, mode="bilinear", antialias=True).round_().clamp_(0, 255)
+    planes = F.interpolate(planes, inner, mode="bicubic", antialias=True).round_().clamp_(0, 255)
     top, left = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
     planes = F.pad(planes, (left, size[1] - inner[1] - left, top, size[0] - inner[0] - top))
     return planes.to(torch.uint8).movedim(1, -1)

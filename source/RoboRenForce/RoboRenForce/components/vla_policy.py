@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..configclass import MISSING, Cfg, configclass
 from ..envs.spec import EnvSpec
-from ..networks.vlm import Backbone, BackboneCfg, MLPBaselineCfg, Prefix
+from ..networks.vlm import Backbone, BackboneCfg, MLPBaselineCfg, Prefix, Qwen2VLCfg, Qwen3VLCfg
 from ..utils.errors import SpecMismatch
-from .action_heads import ActionHead, ActionHeadCfg, Evaluation, LossSum
+from .action_heads import ActionHead, ActionHeadCfg, Evaluation, LossSum, RegressionHeadCfg
 from .vla_preprocessing import VLAPreprocessing, VLAPreprocessingCfg
 from .vla_spec import VLASpec
 
@@ -37,6 +37,8 @@ class VLAPolicy(nn.Module):
         cameras = tuple(cfg.cameras) or spec.cameras
         if not set(cameras) <= set(spec.cameras):
             raise SpecMismatch(f"The policy reads the cameras {list(cameras)}, and the data has {list(spec.cameras)}.")
+        if not cameras:
+            raise SpecMismatch("The data has no camera, and a vision-language-action policy reads at least one.")
         self._spec = replace(spec, cameras=cameras)
         self.backbone: Backbone = cfg.backbone.build(
             num_cameras=len(cameras), state_dim=spec.state.dim, taps=cfg.head.taps(spec.action.dim)
@@ -147,6 +149,23 @@ class MLPBaselinePolicyCfg(VLAPolicyCfg):
     """A policy that learns from scratch on one CPU core."""
 
     backbone: BackboneCfg = MLPBaselineCfg()
+    head: ActionHeadCfg = RegressionHeadCfg()
+
+
+@configclass
+class Qwen2VLPolicyCfg(VLAPolicyCfg):
+    """A policy on Qwen2-VL."""
+
+    backbone: BackboneCfg = Qwen2VLCfg()
+    head: ActionHeadCfg = RegressionHeadCfg()
+
+
+@configclass
+class Qwen3VLPolicyCfg(VLAPolicyCfg):
+    """A policy on Qwen3-VL."""
+
+    backbone: BackboneCfg = Qwen3VLCfg()
+    head: ActionHeadCfg = RegressionHeadCfg()
 
 
 def _require_same(table: list[str], what: str) -> None:

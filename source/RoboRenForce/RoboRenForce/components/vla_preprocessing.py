@@ -60,6 +60,12 @@ class VLAPreprocessing(nn.Module):
             )
             for action, state in cfg.relative_actions
         ]
+        if sorted(action for action, _ in self.relative) != list(spec.action.relative):
+            raise ConfigError(
+                f"The policy learns the action dimensions {sorted(action for action, _ in self.relative)} relative to "
+                f"the state, and the statistics are relative in {list(spec.action.relative)}: describe the data by "
+                "relative_spec(spec, datasets, preprocessing.relative_actions)."
+            )
 
     sign: Tensor
 
@@ -76,13 +82,11 @@ class VLAPreprocessing(nn.Module):
         state = self._state(batch, keys, recorded)
         ids = self._instruction_ids(batch, keys, state.device)
         text_ids, text_mask = self.instructions(ids)
-        present = [batch.get(f"{IMAGES}{camera}_is_present") if recorded else None for camera in self.spec.cameras]
         there = torch.ones(len(ids), len(images), dtype=torch.bool, device=ids.device)
-        for column, flag in enumerate(present):
-            if flag is not None:
-                there[:, column] = flag
-        stacked = torch.stack(images, 1) if images else ids.new_zeros(len(ids), 0, *self.image_size, 3).byte()
-        return VLMInputs(stacked, there, text_ids, text_mask, state)
+        for column, camera in enumerate(self.spec.cameras):
+            if (flag := f"{IMAGES}{camera}_is_present") in keys:
+                there[:, column] = batch[flag]
+        return VLMInputs(torch.stack(images, 1), there, text_ids, text_mask, state)
 
     def normalize_actions(self, actions: Tensor, raw_state: Tensor) -> Tensor:
         """Actions of the data `(B, H, A)`, in its units -> those that heads learn."""
@@ -126,8 +130,8 @@ class VLAPreprocessing(nn.Module):
             got = f"is {list(batch[key].shape)}" if key in keys else "is absent"
             raise SpecMismatch(f"'{key}' {got}, expected {self.spec.state.dim} numbers per sample, (B, S).")
         state = self.state(batch[key])
-        mask = batch.get(f"{STATE}_dim_mask") if recorded else None
-        return state if mask is None else state * mask
+        mask = f"{STATE}_dim_mask"
+        return state * batch[mask] if mask in keys else state
 
     def _instruction_ids(self, batch: Mapping[str, Any], keys: set[str], device: torch.device) -> Tensor:
         if "instruction_id" in keys:
@@ -151,7 +155,7 @@ class VLAPreprocessingCfg(Cfg):
     """Normalization of the actions."""
     relative_actions: list[tuple[int | str, int | str]] = []
     """Pairs (action dimension, state dimension): learned as the difference to the state when the chunk begins. The
-    statistics of these actions have to be those of the differences, see `relative_statistics`."""
+    statistics of these actions have to be those of the differences: `algorithms.vla_training.relative_spec`."""
     camera_groups: dict[str, str] = {}
     """Camera -> image group of the environment, where it has another name."""
     flipped_cameras: list[str] = []

@@ -28,6 +28,8 @@ class VectorSpec:
     """Of the dimensions; empty if the data gives none."""
     statistics: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """`STATISTICS` over the data, `dim` numbers each."""
+    relative: tuple[int, ...] = ()
+    """Dimensions whose statistics are those of differences to the state, in rising order."""
 
     def name_of(self, dimension: int) -> str:
         """A dimension as messages call it."""
@@ -49,7 +51,7 @@ class VLASpec:
         data = asdict(self)
         for name in ("state", "action"):
             vector = data[name]
-            vector["names"] = list(vector["names"])
+            vector["names"], vector["relative"] = list(vector["names"]), list(vector["relative"])
             vector["statistics"] = {key: list(values) for key, values in vector["statistics"].items()}
         return data | {"cameras": list(self.cameras), "instructions": list(self.instructions)}
 
@@ -74,7 +76,9 @@ class VLASpec:
 
     def differences(self, data: VLASpec) -> list[str]:
         """Lines of a table of both, with what keeps this policy from reading `data`; empty if nothing does."""
-        rows = [] if set(self.cameras) <= set(data.cameras) else [("cameras", self.cameras, data.cameras)]
+        rows: list[tuple[str, Any, Any]] = []
+        if not set(self.cameras) <= set(data.cameras):
+            rows.append(("cameras", self.cameras, data.cameras))
         for name in ("state", "action"):
             mine, other = getattr(self, name), getattr(data, name)
             if mine.dim != other.dim:
@@ -128,4 +132,7 @@ def _vector(data: Mapping[str, Any]) -> VectorSpec:
     for key, values in statistics.items():
         if key not in STATISTICS or len(values) != dim or not all(map(math.isfinite, values)):
             raise ValueError(f"statistics '{str(key)[:20]}' of {len(values)} dimensions")
-    return VectorSpec(dim, names, statistics)
+    relative = tuple(data["relative"])
+    if not all(isinstance(number, int) and 0 <= number < dim for number in relative):
+        raise ValueError("relative names dimensions that do not exist")
+    return VectorSpec(dim, names, statistics, relative)

@@ -1,4 +1,4 @@
-"""What every configuration can do: build what it describes, check itself, copy itself and become plain data."""
+"""The base class of configurations: build, validate, copy, and convert to plain data."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from .validators import check_cfg
 
 @dataclasses.dataclass(kw_only=True, init=False)
 class Cfg:
-    """Base of every configuration; subclasses are decorated with `@configclass`.
+    """Base class of configurations; subclasses are decorated with `@configclass`.
 
-    A configuration describes, the class it names in `class_type` acts.
+    A configuration only describes; the class it names in `class_type` acts.
     """
 
     __cfg_declared__: ClassVar[dict[str, Any]] = {}
-    """Annotations that this very class declares, as written."""
+    """Annotations that this class itself declares, as written."""
     __cfg_defaults__: ClassVar[dict[str, Any]] = {}
     """Default of every field; instances get copies."""
 
@@ -50,7 +50,7 @@ class Cfg:
         self.__post_init__()
 
     def __post_init__(self) -> None:
-        """Called once every field is set."""
+        """Run after all fields are set; the default does nothing."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         cls = type(self)
@@ -60,17 +60,17 @@ class Cfg:
         object.__setattr__(self, name, value)
 
     def check(self) -> Iterable[str]:
-        """Sentences about fields that contradict each other; called by `validate` once every field is right by itself.
+        """Yield sentences about fields that contradict each other; `validate` calls it once every field is valid.
 
         A sentence that starts with `field:` is reported under that field's path. It says what to write instead.
         """
         return ()
 
     def validate(self) -> None:
-        """Check everything below this configuration.
+        """Validate this configuration and everything below it.
 
         Raises:
-            ConfigError: lists every missing field, wrong type, value out of range and contradiction, with dotted paths.
+            ConfigError: Lists every missing field, wrong type, value out of range and contradiction, with dotted paths.
         """
         try:
             check_cfg(self)
@@ -80,7 +80,7 @@ class Cfg:
     def build(self, *args: Any, **runtime: Any) -> Any:
         """Validate, then construct `class_type(copy of this configuration, *args, **runtime)`.
 
-        The parts of it that the constructor builds are not validated again.
+        Nested configurations that the constructor builds are not validated again.
         """
         if not is_validated(self):
             self.validate()
@@ -95,37 +95,37 @@ class Cfg:
             return target(cfg, *args, **runtime)
 
     def copy(self) -> Self:
-        """A deep copy."""
+        """Return a deep copy."""
         return copy.deepcopy(self)
 
     def replace(self, **changes: Any) -> Self:
-        """A deep copy with other values for some fields."""
+        """Return a deep copy with other values for some fields."""
         changed = self.copy()
         for name, value in changes.items():
             setattr(changed, name, value)
         return changed
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data (dict, list, str, numbers, None) from which `from_dict` makes an equal configuration."""
+        """Return plain data (dict, list, str, numbers, None) from which `from_dict` makes an equal configuration."""
         return plain_data.write(self)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, trust: bool = True) -> Self:
-        """Build a configuration from plain data; fields that are absent keep their defaults.
+        """Build a configuration from plain data; absent fields keep their defaults.
 
         Args:
-            data: what `to_dict` makes, or a part of it.
-            trust: whether it may name any class or function, as your program does; say False for data of others.
+            data: Output of `to_dict`, or a part of it.
+            trust: True if the data may name any class or function; pass False for data of others.
 
         Raises:
-            ConfigError: lists every unknown key, with the nearest name, and every value of a wrong type.
+            ConfigError: Lists every unknown key, with the nearest name, and every value of a wrong type.
         """
         yaml_text.require_bounded(data, "The data")
         with contextlib.nullcontext() if trust else limits.only(limits.AllowList.of(cls())):
             return plain_data.read(data, cls, subject=cls.__qualname__)
 
     def to_yaml(self, path: str | Path | None = None) -> str:
-        """The configuration as YAML text, also written to `path` if one is given."""
+        """Return the configuration as YAML text; also write it to `path` if given."""
         text = yaml_text.dump(self.to_dict())
         if path is not None:
             Path(path).write_text(text, encoding="utf-8")
@@ -136,15 +136,15 @@ class Cfg:
         """Build a configuration from a YAML file (a `Path`, or a string without line break) or from YAML text.
 
         Args:
-            source: the file or the text.
-            trust: whether it may name any class or function; None: text of your program may, a file may not.
+            source: File or text.
+            trust: True if it may name any class or function; None: text may, a file may not.
         """
         trust = not yaml_text.is_file(source) if trust is None else trust
         return cls.from_dict(yaml_text.load_mapping(source), trust=trust)
 
 
 def _require_constructor(target: Any, cfg: Cfg, args: tuple[Any, ...], runtime: Mapping[str, Any]) -> None:
-    """Refuse an abstract class, and one other than the default that can't be constructed like it."""
+    """Refuse an abstract class, and one that can't be constructed like the default."""
     usual = type(cfg).__cfg_defaults__.get(CLASS_FIELD)
     what = f"{show(target)} is abstract" if inspect.isabstract(target) else ""
     if not what and target is not usual:

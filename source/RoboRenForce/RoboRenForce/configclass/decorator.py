@@ -30,7 +30,7 @@ _NOT_A_VALUE = (types.FunctionType, property, classmethod, staticmethod, functoo
 
 @typing.dataclass_transform(kw_only_default=True, field_specifiers=(dataclasses.field,))
 def configclass(cls: type[C]) -> type[C]:
-    """Make a configuration out of a class; see `Cfg` for what its instances can do.
+    """Turn a class into a configuration; see `Cfg` for the methods of its instances.
 
     A class that does not derive from `Cfg` gets it as an additional base; like `@dataclass(slots=True)`, the decorator
     then builds the class anew.
@@ -65,7 +65,7 @@ def configclass(cls: type[C]) -> type[C]:
 
 
 def _own_defaults(cls: type, declared: dict[str, Any], inherited: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """`(name, default)` of the fields that this class declares or overrides."""
+    """Return `(name, default)` of the fields that this class declares or overrides."""
     body, annotations = dict(cls.__dict__), inspect.get_annotations(cls)
     for name in declared:  # a new annotation alone narrows the type and keeps the inherited default
         yield name, _default_of(body.get(name, inherited.get(name, MISSING)))
@@ -77,7 +77,7 @@ def _own_defaults(cls: type, declared: dict[str, Any], inherited: dict[str, Any]
 
 
 def _default_of(written: Any) -> Any:
-    """The default that the body of a class says; a factory is called once, and what it made is copied."""
+    """Return the default in the class body; a factory is called once, and its result is copied."""
     if isinstance(written, dataclasses.Field):
         factory = written.default_factory
         written = written.default if factory is dataclasses.MISSING else factory()
@@ -85,7 +85,7 @@ def _default_of(written: Any) -> Any:
 
 
 def _type_of(default: Any) -> Any:
-    """The type a new field without annotation gets from its default."""
+    """Infer the type of a new field without annotation from its default."""
     if default is None or default is MISSING:
         return Any
     if isinstance(default, type):
@@ -94,7 +94,7 @@ def _type_of(default: Any) -> Any:
 
 
 def _with_base(cls: type[C]) -> type[C]:
-    """The class built again with `Cfg` among its bases."""
+    """Rebuild the class with `Cfg` among its bases."""
     bases = (*(base for base in cls.__bases__ if base is not object), Cfg)
     body = {name: value for name, value in cls.__dict__.items() if name not in ("__dict__", "__weakref__")}
     made: Any = type(cls)(cls.__name__, bases, body)

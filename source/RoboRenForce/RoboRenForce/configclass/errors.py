@@ -1,4 +1,4 @@
-"""The errors that a user can cause and repair; this module imports nothing."""
+"""Errors that a user can cause and repair; this module imports nothing."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 
 class UserError(Exception):
-    """Something the user can repair: scripts print the message, without a traceback, and exit with 1."""
+    """Error that the user can repair: scripts print the message without a traceback and exit with 1."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with a configuration, in words."""
+    """One error in a configuration, in words."""
 
     path: str
     """Dotted path of the field, `""` for the configuration itself."""
     what: str
-    """What is wrong: got and expected."""
+    """Description of the error: got and expected."""
     fix: str = ""
     """What to write instead."""
 
     def below(self, prefix: str) -> Problem:
-        """The same problem seen from the configuration that holds this one at `prefix`."""
+        """Return the same problem with the path from the configuration that holds this one at `prefix`."""
         return Problem(join_path(prefix, self.path), self.what, self.fix)
 
     def __str__(self) -> str:
@@ -32,10 +32,10 @@ class Problem:
 
 
 class ConfigError(UserError, ValueError):
-    """Everything that is wrong with a configuration, at once.
+    """All errors in a configuration at once.
 
     Attributes:
-        problems: what was found, each with its dotted path.
+        problems: The errors, each with its dotted path.
     """
 
     def __init__(self, problems: str | Sequence[Problem], subject: str = "The configuration") -> None:
@@ -52,7 +52,7 @@ class ConfigError(UserError, ValueError):
 
 
 def contradiction(sentence: str, names: Iterable[str], path: str = "") -> Problem:
-    """A sentence of `Cfg.check` as a problem: `field: ...` is reported under that field, anything else under `path`."""
+    """Turn a sentence of `Cfg.check` into a problem: `field: ...` goes under that field, others under `path`."""
     head, colon, rest = sentence.partition(":")
     if colon and head.split(".")[0] in names:
         return Problem(join_path(path, head), rest.strip())
@@ -60,12 +60,12 @@ def contradiction(sentence: str, names: Iterable[str], path: str = "") -> Proble
 
 
 def join_path(prefix: str, name: str) -> str:
-    """`prefix.name`, where either may be empty."""
+    """Return `prefix.name`, where either may be empty."""
     return f"{prefix}.{name}" if prefix and name else prefix or name
 
 
 def nearest(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
-    """The names most like `name`, best first; empty if none is similar."""
+    """Return the names most similar to `name`, best first; empty if none is similar."""
     by_lower: dict[str, str] = {}
     for candidate in names:
         by_lower.setdefault(candidate.lower(), candidate)
@@ -74,7 +74,7 @@ def nearest(name: str, names: Iterable[str], limit: int = 3) -> list[str]:
 
 
 def did_you_mean(name: str, names: Iterable[str], limit: int = 1) -> str:
-    """`did you mean 'x'?`, or the list of what there is if nothing is similar."""
+    """Return `did you mean 'x'?`, or the list of all names if none is similar."""
     names = list(names)
     found = nearest(name, names, limit)
     if found:

@@ -1,4 +1,4 @@
-"""What a field may hold: the MISSING mark, numeric ranges and the types behind the annotations."""
+"""Field types: the MISSING mark, numeric ranges, and the evaluation of annotations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Missing:
 
 
 CLASS_FIELD = "class_type"
-"""The field that names the class which a configuration builds; text may name subclasses of its default."""
+"""Name of the field with the class that a configuration builds; text may name subclasses of its default."""
 
 MISSING: Any = _Missing()
 """Default of a field that must be given before the configuration is used."""
@@ -51,26 +51,26 @@ class Range(Interval):
 
 @dataclass(frozen=True)
 class SubclassOf:
-    """Role of what text may name: `Annotated[Callable[..., Any], SubclassOf(Wrapper)]`. Python may assign anything."""
+    """Role of a reference: `Annotated[Callable[..., Any], SubclassOf(Wrapper)]`. Python code may assign anything."""
 
     base: Any
     """The class, or a reference to it."""
     packages: tuple[str, ...] = ()
-    """Packages whose classes a file may name here besides what `trust` covers everywhere."""
+    """Packages whose classes a file may name here, besides those that `trust` covers everywhere."""
 
 
 @dataclass(frozen=True)
 class ImportsModule:
-    """The text may begin with `module:`, which is imported: `Annotated[str, ImportsModule()]`."""
+    """Role of text that may start with `module:`, which is imported: `Annotated[str, ImportsModule()]`."""
 
     packages: tuple[str, ...] = ()
-    """Packages whose modules a file may name here besides what `trust` covers everywhere."""
+    """Packages whose modules a file may name here, besides those that `trust` covers everywhere."""
     refused: tuple[str, ...] = ()
-    """Parts of texts that a file may not give here, with a module or without: names that import what others say."""
+    """Texts that a file may not contain here: names that import whatever other settings say."""
 
 
 class _Unknown:
-    """Stands for a name that exists only for type checkers; it and everything in it is not checked."""
+    """Placeholder for a name that exists only for type checkers; it and everything in it is not checked."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -86,14 +86,14 @@ class _LenientNames(dict[str, Any]):
 
 
 def is_class_var(annotation: Any) -> bool:
-    """Whether an annotation (possibly a string) declares a class variable rather than a field."""
+    """Return True if an annotation (possibly a string) declares a class variable rather than a field."""
     if isinstance(annotation, str):
         return annotation.replace("typing.", "").startswith("ClassVar")
     return annotation is typing.ClassVar or typing.get_origin(annotation) is typing.ClassVar
 
 
 def _evaluate(annotation: Any, names: dict[str, Any]) -> Any:
-    """The type that an annotation stands for."""
+    """Evaluate an annotation to a type."""
     holder: Any = types.SimpleNamespace(__annotations__={"field": annotation})
     try:
         return typing.get_type_hints(holder, {}, names, include_extras=True)["field"]
@@ -103,12 +103,12 @@ def _evaluate(annotation: Any, names: dict[str, Any]) -> Any:
 
 
 def field_names(cls: type) -> list[str]:
-    """Names of the fields of a config class, base classes first."""
+    """Return the names of the fields of a config class, base classes first."""
     return [field.name for field in dataclasses.fields(cls)]
 
 
 def field_types(cls: type) -> dict[str, Any]:
-    """Field name -> type with its `Annotated` metadata, for every field of a config class.
+    """Return field name -> type with its `Annotated` metadata, for every field of a config class.
 
     Annotations are evaluated on first use, in the module of the class that declares them, so they may name classes
     that are defined later.

@@ -1,4 +1,4 @@
-"""Annotations: what kind of value does one ask for, and the words for it and for values."""
+"""Analysis of annotations, and their description in messages."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ SEQUENCES = (collections.abc.Sequence, collections.abc.Iterable, collections.abc
 MAPPINGS = (dict, collections.abc.Mapping, collections.abc.MutableMapping)
 SETS = (set, frozenset, collections.abc.Set)
 LONGEST = 60
-"""Characters of a value that are repeated in a message."""
+"""Maximum number of characters of a value in a message."""
 MOST_BITS = 4096
-"""Longer integers are not written out; Python refuses to at a few times that."""
+"""Maximum size of integers that are written out; Python refuses to at a few times that."""
 
 
 def is_cfg_class(value: Any) -> TypeGuard[type[Any]]:
-    """Whether `value` is a configuration class."""
+    """Return True if `value` is a configuration class."""
     return isinstance(value, type) and "__cfg_declared__" in value.__dict__
 
 
 def is_cfg(value: Any) -> bool:
-    """Whether `value` is an instance of a configuration class."""
+    """Return True if `value` is an instance of a configuration class."""
     return is_cfg_class(type(value))
 
 
 def is_anything(hint: Any) -> bool:
-    """Whether an annotation says nothing about the value."""
+    """Return True if an annotation does not restrict the value."""
     return hint is Any or hint is object or isinstance(hint, typing.TypeVar | typing.ForwardRef | str)
 
 
 def is_callable_hint(hint: Any) -> bool:
-    """Whether an annotation asks for a class or a function, which may also be given as `module:name`."""
+    """Return True if an annotation asks for a class or a function, which may also be given as `module:name`."""
     return (
         hint is type or collections.abc.Callable in (hint, typing.get_origin(hint)) or typing.get_origin(hint) is type
     )
 
 
 def simplify(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """The annotation without aliases and `Annotated`, and the metadata that was attached to it."""
+    """Return the annotation without aliases and `Annotated`, and the metadata that was attached to it."""
     metadata: tuple[Any, ...] = ()
     while True:
         if typing.get_origin(hint) is Annotated:
@@ -58,13 +58,13 @@ def simplify(hint: Any) -> tuple[Any, tuple[Any, ...]]:
 
 
 def parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
-    """Origin and arguments of a simplified annotation: `(list, (int,))` for `list[int]`, `(int, ())` for `int`."""
+    """Return origin and arguments of a simplified annotation: `(list, (int,))` for `list[int]`, `(int, ())` for int."""
     plain, _ = simplify(hint)
     return typing.get_origin(plain) or plain, typing.get_args(plain)
 
 
 def arms(hint: Any) -> tuple[Any, ...]:
-    """The members of a union; the annotation itself, as its only member, if it is none."""
+    """Return the members of a union; the annotation itself, as its only member, if it is none."""
     plain, metadata = simplify(hint)
     if typing.get_origin(plain) in (Union, types.UnionType):
         return tuple(arm for member in typing.get_args(plain) for arm in arms(member))
@@ -72,7 +72,7 @@ def arms(hint: Any) -> tuple[Any, ...]:
 
 
 def item_hint(hint: Any, value: Any, index: int = 0) -> Any:
-    """The annotation of entry `index` of the container `value`, by that member of `hint` which describes it."""
+    """Return the annotation of entry `index` of the container `value`, from the member of `hint` that fits it."""
     for origin, args in map(parts, arms(hint)):
         if args and isinstance(origin, type) and isinstance(value, origin):
             if isinstance(value, dict):
@@ -83,13 +83,13 @@ def item_hint(hint: Any, value: Any, index: int = 0) -> Any:
 
 
 def expected_class(hint: Any, known: Any) -> type | None:
-    """The class of the configuration that a dict without `_cfg` stands for; None if there is no single one."""
+    """Return the class of the configuration for a dict without `_cfg`; None if it is not unique."""
     classes = [type(known)] if is_cfg(known) else [arm for arm in arms(hint) if is_cfg_class(arm)]
     return classes[0] if len(classes) == 1 else None
 
 
 def show(value: Any) -> str:
-    """A value in the words of an error message: shortened, with its type."""
+    """Format a value for an error message: shortened, with its type."""
     if value is None or value is MISSING:
         return str(value)
     if is_cfg(value):
@@ -103,7 +103,7 @@ def show(value: Any) -> str:
 
 
 def describe(hint: Any) -> str:
-    """An annotation in the words of an error message."""
+    """Format an annotation for an error message."""
     plain, metadata = simplify(hint)
     text = _describe_plain(plain)
     if ranges := " and ".join(str(item) for item in metadata if isinstance(item, Range)):

@@ -1,4 +1,4 @@
-"""Validation messages: what is wrong with a value, what was expected, what to write instead."""
+"""Validation messages: the wrong value, what was expected, what to write instead."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .hints import LONGEST, MOST_BITS, arms, describe, is_cfg, is_cfg_class, sho
 from .validators import fits
 
 _MOST_PROBLEMS = 100
-"""Nobody reads more, and each is looked up among the names that there are."""
+"""Maximum number of reported problems; each is looked up among all names."""
 
 
 def problems_of(error: ValidationError) -> list[Problem]:
-    """Everything that a validator found, with dotted paths."""
+    """Return all errors of a validator as problems with dotted paths."""
     details = error.errors(include_url=False)[:_MOST_PROBLEMS]
     return list(dict.fromkeys(map(_explain, details)))
 
@@ -42,7 +42,7 @@ def _explain(error: ErrorDetails) -> Problem:
 
 
 def _how_to_fix(value: Any, hint: Any, known: Any) -> str:
-    """The repair to propose for a value that does not fit; every proposal is checked to fit."""
+    """Return a fix for a value that does not fit; every proposal is checked to fit."""
     for text, proposal in (*_for_text(value, hint), *_for_shape(value)):
         if len(text) <= 2 * LONGEST and fits(proposal, hint):
             return text
@@ -52,7 +52,7 @@ def _how_to_fix(value: Any, hint: Any, known: Any) -> str:
 
 
 def _for_shape(value: Any) -> Iterator[tuple[str, Any]]:
-    """Repairs of the kind of a value: another bracket, a missing bracket, a number of another kind, a missing call."""
+    """Yield fixes of the kind of a value: brackets, another number type, a missing call."""
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         return
     if isinstance(value, list):
@@ -68,14 +68,14 @@ def _for_shape(value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _written(value: Any) -> str:
-    """A value as one would write it in a configuration."""
+    """Format a value as it is written in a configuration."""
     if isinstance(value, enum.Enum):
         return value.name
     return getattr(value, "__name__", None) or repr(value) if callable(value) else repr(value)
 
 
 def _for_text(value: Any, hint: Any) -> Iterator[tuple[str, Any]]:
-    """Repairs of a text: a choice that is spelled alike, a number or null in quotes."""
+    """Yield fixes for a text: a choice with similar spelling, a number or null in quotes."""
     if not isinstance(value, str):
         return
     for kind in (simplify(arm)[0] for arm in arms(hint)):

@@ -1,4 +1,4 @@
-"""Change configurations from the command line and from YAML files, all or nothing.
+"""Changes of configurations from the command line and from YAML files, all or nothing.
 
     algorithm.clip_param=0.1            a field, typed by its annotation
     policy.actor_cfg.backbone_cfg.hidden_features=[64,64]
@@ -6,7 +6,7 @@
     policy.actor_cfg=my_package:MyActorCfg      another class, with its defaults
     policy.actor_cfg.normalizer_cfg=null        None
 
-Values are written in the grammar of OmegaConf and Hydra. Where the annotation asks for text, it is taken as it stands.
+Values are written in the grammar of OmegaConf and Hydra. Where the annotation asks for text, it is taken literally.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .trust import AllowList, only
 from .validators import CLASS_KEY, MISSING_TEXT, fits
 
 Configs = Cfg | Mapping[str, Cfg]
-"""One configuration, or several by the first word of a path; the one named `""` takes the paths that name none."""
+"""One configuration, or several by the first word of a path; the one named `""` takes all other paths."""
 
 
 def apply_overrides(configs: Configs, overrides: Sequence[str]) -> None:
     """Assign `path.to.field=value` texts in place, in their order.
 
     Raises:
-        ConfigError: lists every override that names no field or does not fit its type; nothing is changed then.
+        ConfigError: Lists every override that names no field or does not fit its type; nothing is changed then.
     """
     with _all_or_nothing(configs, "The command line") as (copies, problems):
         for text in overrides:
@@ -55,13 +55,13 @@ def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = Non
     """Merge a YAML file, or YAML text, into configurations in place; it may name a few fields only.
 
     Args:
-        configs: what is changed.
-        source: the file or the text.
-        trust: whether it may name any class or function, or those of the allow-list (see `trust`); None: text of your
-            program may, a file may not.
+        configs: Configurations to change.
+        source: File or text.
+        trust: True if it may name any class or function, False for those of the allow-list (see `trust`); None: text
+            may, a file may not.
 
     Raises:
-        ConfigError: lists every unknown field and wrong value; nothing is changed then.
+        ConfigError: Lists every unknown field and wrong value; nothing is changed then.
     """
     data = yaml_text.load_mapping(source)
     is_file = yaml_text.is_file(source)
@@ -86,7 +86,7 @@ def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = Non
 
 
 def to_yaml(configs: Configs) -> str:
-    """Configurations as YAML that `apply_yaml` reads; several are written below their names."""
+    """Return configurations as YAML that `apply_yaml` reads; several are written below their names."""
     if isinstance(configs, Cfg):
         return configs.to_yaml()
     return yaml_text.dump({name: cfg.to_dict() for name, cfg in configs.items() if name})
@@ -94,7 +94,7 @@ def to_yaml(configs: Configs) -> str:
 
 @contextmanager
 def _all_or_nothing(configs: Configs, subject: str) -> Iterator[tuple[dict[str, Cfg], list[Problem]]]:
-    """Copies to work on and a list for problems; the originals get the changes if there are none."""
+    """Yield copies to change and a list for problems; apply the changes to the originals if there are none."""
     originals: Mapping[str, Cfg] = configs if isinstance(configs, Mapping) else {"": configs}
     copies = {id(cfg): cfg.copy() for cfg in originals.values()}
     problems: list[Problem] = []
@@ -107,7 +107,7 @@ def _all_or_nothing(configs: Configs, subject: str) -> Iterator[tuple[dict[str, 
 
 
 def _find(configs: dict[str, Cfg], keys: list[str]) -> tuple[Cfg, list[str], list[str]]:
-    """The configuration a path leads into, the rest of the path, and what its first key could also have meant."""
+    """Return the configuration that a path leads into, the rest of the path, and other meanings of its first key."""
     if keys[0] and keys[0] in configs:
         return configs[keys[0]], keys[1:], []
     return configs.get("", next(iter(configs.values()))), keys, [name for name in configs if name]
@@ -119,7 +119,7 @@ def _no_field(cfg: Any, path: str, name: str, others: Sequence[str] = ()) -> Pro
 
 
 def _override(configs: dict[str, Cfg], path: str, text: str) -> None:
-    """Assign the value written in `text`; a ConfigError says why it can't be."""
+    """Assign the value written in `text`; a ConfigError explains a failure."""
     words = path.split(".")
     cfg, keys, others = _find(configs, words)
     if not keys:
@@ -130,7 +130,7 @@ def _override(configs: dict[str, Cfg], path: str, text: str) -> None:
 
 
 def _assign(value: Any, hint: Any, keys: list[str], text: str, path: str) -> Any:
-    """The value at `path` after `text` was assigned at `keys` below it: the same configuration, or a new container."""
+    """Return the value at `path` after assigning `text` below it: the same configuration, or a new container."""
     if not keys:
         try:
             return read(_read_value(text, hint), hint, value)
@@ -166,7 +166,7 @@ def _assign(value: Any, hint: Any, keys: list[str], text: str, path: str) -> Any
 
 
 def _read_value(text: str, hint: Any) -> Any:
-    """The plain value that `text` stands for, given that the field is annotated `hint`."""
+    """Parse `text` to a plain value, given that the field is annotated `hint`."""
     takes_text = not is_anything(hint) and any(simplify(arm)[0] is str for arm in arms(hint))
     try:
         data = _parse(text)
@@ -183,7 +183,7 @@ def _read_value(text: str, hint: Any) -> Any:
 
 
 def _parse(text: str) -> Any:
-    """Read one value in OmegaConf's grammar, which Hydra shares."""
+    """Parse one value in OmegaConf's grammar, which Hydra shares."""
     from omegaconf import OmegaConf  # slow to import, and only needed if something is overridden
 
     if text in ("", MISSING_TEXT):

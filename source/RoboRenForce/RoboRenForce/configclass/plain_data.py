@@ -32,12 +32,12 @@ _PLAIN = (str, int, float, bool, type(None))
 
 
 def read(data: Any, hint: Any, known: Any = MISSING, subject: str = "The data") -> Any:
-    """Plain data as a value of the annotation `hint`; a configuration is merged into `known`, if that is one.
+    """Convert plain data to a value of the annotation `hint`; a configuration is merged into `known`, if that is one.
 
-    Errors say that `subject` has the problems.
+    `subject` names the configuration in errors.
 
     Raises:
-        ConfigError: lists every unknown key and every value of a wrong type.
+        ConfigError: Lists every unknown key and every value of a wrong type.
     """
     try:
         return run(validator(hint), data, Place(data, known, reading=True))
@@ -46,7 +46,7 @@ def read(data: Any, hint: Any, known: Any = MISSING, subject: str = "The data") 
 
 
 def merge(cfg: Any, data: Mapping[Any, Any]) -> list[Problem]:
-    """Set the fields of a configuration that `data` names, and return what is wrong with them."""
+    """Set the fields of a configuration that `data` names, and return the problems."""
     cls, fields, problems = type(cfg), dict(data), []
     if CLASS_KEY in fields:
         named = fields.pop(CLASS_KEY)
@@ -64,7 +64,7 @@ def merge(cfg: Any, data: Mapping[Any, Any]) -> list[Problem]:
 
 
 def write(cfg: Any) -> dict[str, Any]:
-    """A configuration as plain data from which `read` makes an equal one."""
+    """Convert a configuration to plain data from which `read` makes an equal one."""
     with only(AllowList.of(cfg)):  # what is written is read on trial, which imports nothing that a file may not
         return _write_cfg(cfg, "", type(cfg))
 
@@ -96,7 +96,7 @@ def _write(value: Any, hint: Any, known: Any, path: str) -> Any:
 
 
 def _plainly(value: Any, hint: Any, path: str) -> Any:
-    """A value without marks of its own, as its annotation may restore it."""
+    """Convert a value without marks of its own, if its annotation can restore it."""
     if type(value) is dict:
         return {
             key: _write(item, item_hint(hint, value), MISSING, join_path(path, str(key))) for key, item in value.items()
@@ -118,7 +118,7 @@ def _plainly(value: Any, hint: Any, path: str) -> Any:
 
 
 def _marked(value: Any, path: str) -> Any:
-    """A value with the mark that says what it is, whatever its annotation."""
+    """Convert a value with a mark of its type, independent of its annotation."""
     data = _plainly(value, Any, path)
     if isinstance(value, dict):
         return {DICT_KEY: [[_write(key, Any, MISSING, path), item] for key, item in data.items()]}
@@ -131,7 +131,7 @@ def _marked(value: Any, path: str) -> Any:
 
 
 def _is_same(left: Any, right: Any) -> bool:
-    """Whether two values are equal in value and type at every depth; a float may stand for an integer."""
+    """Return True if two values are equal in value and type at every depth; a float may stand for an integer."""
     if type(left) in (int, float) and type(right) in (int, float):
         return left == right or left != left
     if type(left) is not type(right):

@@ -1,7 +1,7 @@
-"""Classes and functions as text, and back: `module:name`, or `/path/script.py:name` for what a script defines.
+"""Classes and functions as text, and back: `module:name`, or `/path/script.py:name` for definitions of a script.
 
-Text that a program holds, or that its user types, is as trusted as the program: `resolve` imports what it names. While
-a file is read, `trust.only` puts an allow-list between the text and the imports.
+Text of a program, or typed by its user, is as trusted as the program: `resolve` imports what it names. While a file is
+read, `trust.only` puts an allow-list between the text and the imports.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ limit: ContextVar[Any] = ContextVar("limit", default=None)
 
 
 def is_reference(text: Any) -> TypeGuard[str]:
-    """Whether `text` has the form `module:name` or `script.py:name`."""
+    """Return True if `text` has the form `module:name` or `script.py:name`."""
     return isinstance(text, str) and _REFERENCE.fullmatch(text) is not None
 
 
 def resolve(reference: str, packages: tuple[str, ...] | None = ()) -> Any:
-    """What a reference names; the name may be dotted. A ConfigError says why it names nothing, or may not be named.
+    """Return the object that a reference names (the name may be dotted); a ConfigError explains a failure.
 
-    Where an allow-list is in force, `packages` are covered besides its own; None: the place that the value is for
-    expects no class or function, so only what the trusted configuration holds is found.
+    With an allow-list in force, `packages` are covered besides its own; None: the field expects no class or function,
+    so only objects of the trusted configuration are found.
     """
     if not is_reference(reference):
         raise ConfigError(f"{reference!r} is no reference: write 'module:name', for example 'torch.nn:ELU'.")
@@ -43,7 +43,7 @@ def resolve(reference: str, packages: tuple[str, ...] | None = ()) -> Any:
 
 
 def load(reference: str) -> Any:
-    """`resolve` without an allow-list."""
+    """Return the object that a reference names, without an allow-list."""
     place, _, name = reference.rpartition(":")
     found: Any = find_module(reference)
     for part in name.split("."):
@@ -56,7 +56,7 @@ def load(reference: str) -> Any:
 
 
 def find_module(reference: str) -> ModuleType:
-    """The module, imported if need be, or the running script that a reference begins with."""
+    """Return the module (imported if necessary) or the running script that a reference starts with."""
     place = reference.rpartition(":")[0]
     main = sys.modules["__main__"]
     if place.endswith(".py"):
@@ -77,13 +77,13 @@ def find_module(reference: str) -> ModuleType:
 
 
 def main_module() -> str | None:
-    """The name of the module that runs as `python -m name`; None for a script, which can't be imported by name."""
+    """Return the name of the module that runs as `python -m name`; None for a script, which can't be imported."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return None if spec is None else spec.name
 
 
 def main_script() -> Path | None:
-    """The script that is running; None for `python -m`, installed commands and interactive sessions."""
+    """Return the running script; None for `python -m`, installed commands and interactive sessions."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     if file is None or main_module() is not None or not file.endswith(".py"):
         return None
@@ -91,7 +91,7 @@ def main_script() -> Path | None:
 
 
 def reference_to(value: Any) -> str:
-    """The text from which `resolve` makes this class or function; a ConfigError if there is none, as for lambdas."""
+    """Return the text that `resolve` turns into this class or function; raise a ConfigError if none does."""
     module = getattr(value, "__module__", None)
     if module == "__main__":  # says nothing in another process
         module = main_module() or main_script() or module

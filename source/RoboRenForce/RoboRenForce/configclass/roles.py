@@ -1,4 +1,4 @@
-"""Roles: what text may name in a field, by its annotation."""
+"""Roles of fields: the classes and functions that text may name, by annotation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FIX = "give it on the command line, or read the file with --trust"
 
 
 def packages_for(hint: Any) -> tuple[str, ...] | None:
-    """Where text may find what an annotation asks for, as `resolve` takes it: None if it asks for no class."""
+    """Return the packages in which text may name an object for this annotation; None if it asks for no class."""
     options = arms(hint)
     if not any(is_callable_hint(simplify(arm)[0]) for arm in options):
         return None
@@ -23,9 +23,9 @@ def packages_for(hint: Any) -> tuple[str, ...] | None:
 
 
 def role_problem(value: Any, hint: Any, known: Any) -> tuple[str, str] | None:
-    """What keeps a value that came as text from the role that its annotation gives it, and what to write instead.
+    """Return why a value that came as text violates the role of its annotation, and the fix; None if it does not.
 
-    `known` is what the field holds already, which needs no second look.
+    `known` is the current value of the field, which is accepted.
     """
     is_text = isinstance(value, str)
     if value is MISSING or value is None or value is known or (is_text and value == known):

@@ -1,4 +1,4 @@
-"""Validators of single values, and what all validators share: the place of a value and what is wrong with it."""
+"""Validators of single values, and the context and errors that all validators share."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _LARGEST = "write the largest one that you mean"
 
 
 class Place(NamedTuple):
-    """What a validator knows besides the value; pydantic's context.
+    """Context of a validated value; pydantic's context.
 
     Attributes:
-        data: what the field was given; `known` is about this value, not about those in it.
-        known: what the field holds, or has by default.
-        reading: whether values are plain data.
-        finished: whether nothing may be MISSING, and configurations are looked into.
+        data: Value that the field was given; `known` is about this value, not about its entries.
+        known: Current or default value of the field.
+        reading: True if values are plain data.
+        finished: True if nothing may be MISSING, and configurations are validated too.
     """
 
     data: Any = None
@@ -49,13 +49,13 @@ class Place(NamedTuple):
     finished: bool = False
 
     def known_for(self, value: Any) -> Any:
-        """What is known of a value at this place or in it."""
+        """Return the known value for a value at this place or inside it."""
         return self.known if value is self.data else MISSING
 
 
 @dataclass(repr=False)  # pydantic asks for the text of what an error carries, which may be long
 class Fault:
-    """What `messages` explains: a value that does not fit its annotation, a field that a class lacks, or a sentence."""
+    """Error that `messages` explains: a value that does not fit its annotation, an unknown field, or a sentence."""
 
     value: Any = None
     hint: Any = None
@@ -64,32 +64,32 @@ class Fault:
     fix: str = ""
 
     def error(self, kind: Literal["mismatch", "sentence", "unknown"]) -> PydanticCustomError:
-        """The error by which pydantic carries it."""
+        """Return the error by which pydantic carries it."""
         return PydanticCustomError(kind, "see its fault", {"fault": self})
 
 
 def sentence(what: str, fix: str = "") -> PydanticCustomError:
-    """An error that says everything."""
+    """Build an error from a complete sentence."""
     return Fault(what=what, fix=fix).error("sentence")
 
 
 def mismatch() -> PydanticCustomError:
-    """An error about which the node around the value knows more."""
+    """Build an error that the surrounding node completes."""
     return PydanticCustomError("other", "another type")
 
 
 def run(accepts: SchemaValidator, value: Any, place: Place) -> Any:
-    """The value itself, or what plain data stands for; a ValidationError lists what is wrong."""
+    """Validate a value, or convert plain data; a ValidationError lists all errors."""
     return accepts.validate_python(value, strict=None if place.reading else True, context=place)
 
 
 def calls(function: Callable[..., Any], *args: Any) -> CoreSchema:
-    """Accept what a function of ours does; it gets `args`, the value and pydantic's information."""
+    """Build a validator from our `function(value, info, *args)`."""
     return cs.with_info_plain_validator_function(functools.partial(function, *args))
 
 
 def scalar(hint: Any, bounds: Sequence[Range]) -> CoreSchema:
-    """What an annotation that is no union, no container and no configuration accepts."""
+    """Return the validator of an annotation that is no union, no container and no configuration."""
     plain, _ = simplify(hint)
     if is_callable_hint(plain):
         return calls(_callable, hint)
@@ -109,7 +109,7 @@ def scalar(hint: Any, bounds: Sequence[Range]) -> CoreSchema:
 
 
 def resolve_or_refuse(reference: Any, packages: tuple[str, ...] | None) -> Any:
-    """What a reference names, as `resolve` finds it."""
+    """Resolve a reference with `resolve`, turning its error into a validation error."""
     try:
         return resolve(reference, packages)
     except ConfigError as error:
@@ -117,7 +117,7 @@ def resolve_or_refuse(reference: Any, packages: tuple[str, ...] | None) -> Any:
 
 
 def of_length(length: int, value: Any) -> Any:
-    """Refuse a list or tuple of another length, before its items are looked at."""
+    """Refuse a list or tuple of another length before its items are validated."""
     if isinstance(value, list | tuple) and len(value) != length:
         raise PydanticCustomError("length", f"got length {len(value)}, expected {length}")  # pyright: ignore
     return value

@@ -1,9 +1,9 @@
-"""The allow-list for names in files: a file is data and gets no import that its reader did not expect.
+"""Allow-list for names in files: a file is data and causes no import that its reader did not expect.
 
 A file may name classes and functions that are defined, under public names, in RoboRenForce, in installed task packages
-or in the running script; modules and activation functions of torch; and whatever the configuration that it is read into
-holds already. What is merely reachable through a module, such as what that imports, is not covered. SECURITY.md states
-the boundary.
+or in the running script; modules and activation functions of torch; and everything that the configuration it is read
+into already holds. Names that are merely reachable through a module, such as its imports, are not covered. SECURITY.md
+states the boundary.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .hints import is_callable_hint, is_cfg, simplify
 from .references import find_module, limit, load, main_module, main_script, reference_to
 
 TASK_PACKAGES = "roborenforce.tasks"
-"""Group of the entry points by which task packages announce themselves."""
+"""Entry-point group by which task packages announce themselves."""
 
 _ACTIVATION_MODULES = ("torch", "torch.nn.functional", "torch._C._nn")
 _ACTIVATIONS = frozenset(
@@ -62,37 +62,37 @@ _source_packages: set[str] = set()
 
 
 def allow_package(module: str) -> None:
-    """Cover a task package that is used from its source tree, where it has no entry point."""
+    """Allow a task package that is used from its source tree, where it has no entry point."""
     _source_packages.add(module)
 
 
 def allowed_packages() -> set[str]:
-    """RoboRenForce and the modules of installed task packages; each covers what lies below it."""
+    """Return RoboRenForce and the modules of installed task packages; each covers its submodules."""
     installed = {point.value.partition(":")[0] for point in entry_points(group=TASK_PACKAGES)}
     return {__name__.partition(".")[0], *installed, *_source_packages}
 
 
 def is_covered(module: str, packages: Iterable[str]) -> bool:
-    """Whether a module is one of `packages` or lies below one, under public names."""
+    """Return True if a module is one of `packages` or below one, under public names."""
     below = any(module == package or module.startswith(f"{package}.") for package in packages)
     return below and not _is_private(module)
 
 
 class AllowList(NamedTuple):
-    """What a file may name besides what is installed: that which a trusted configuration holds."""
+    """Names that a file may use besides installed ones: those that a trusted configuration holds."""
 
     objects: Mapping[str, Any]
     """Reference -> class or function."""
     texts: frozenset[str]
-    """References that it holds as text."""
+    """References that the trusted configuration holds as text."""
     in_role: frozenset[tuple[Any, Any]]
-    """Role of a field and what it holds: that needs no second look, even if Python gave it against its role."""
+    """Role of a field and its value: accepted, even if Python code assigned it against its role."""
     everything: bool = False
-    """The file is trusted: it may name anything, and only roles are checked."""
+    """True if the file is trusted: it may name anything, and only roles are checked."""
 
     @classmethod
     def of(cls, *configs: Any, everything: bool = False) -> AllowList:
-        """Whatever these configurations hold, at every depth."""
+        """Build the list of everything in these configurations, at every depth."""
         objects: dict[str, Any] = {}
         texts: set[str] = set()
         in_role: set[tuple[Any, Any]] = set()
@@ -106,10 +106,10 @@ class AllowList(NamedTuple):
         return cls(objects, frozenset(texts), frozenset(in_role), everything)
 
     def find(self, reference: str, packages: tuple[str, ...] | None = ()) -> Any:
-        """What `reference` names, if that is allowed; the arguments are those of `resolve`.
+        """Return the object that `reference` names, if allowed; the arguments are those of `resolve`.
 
         Raises:
-            ConfigError: it is not, or there is no such name.
+            ConfigError: It is not allowed, or there is no such name.
         """
         key = _key(reference)
         token = limit.set(None)  # modules that are imported now are trusted to resolve what they like
@@ -146,30 +146,30 @@ def only(allowed: AllowList) -> Iterator[None]:
 
 
 def is_limited() -> bool:
-    """Whether text comes from a file that is not trusted."""
+    """Return True if text comes from a file that is not trusted."""
     allowed = limit.get()
     return isinstance(allowed, AllowList) and not allowed.everything
 
 
 def is_held(value: Any, role: Any) -> bool:
-    """Whether a file is being read into a configuration that holds this value in this role already."""
+    """Return True if a file is being read into a configuration that already holds this value in this role."""
     allowed = limit.get()
     return isinstance(allowed, AllowList) and isinstance(value, Hashable) and (role, value) in allowed.in_role
 
 
 def refuses_module(text: str, packages: Iterable[str]) -> bool:
-    """Whether an allow-list is in force that keeps `module:rest` from importing its module.
+    """Return True if an allow-list is in force that keeps `module:rest` from importing its module.
 
     Args:
-        text: what imports the module before its colon, if there is one.
-        packages: what may be imported besides what is allowed everywhere.
+        text: Text with the module before its colon, if there is one.
+        packages: Packages that may be imported besides those allowed everywhere.
     """
     module, colon, _ = text.rpartition(":")
     return is_limited() and bool(colon) and not is_covered(module, {*allowed_packages(), *packages})
 
 
 def _find_defined(reference: str, packages: tuple[str, ...]) -> Any:
-    """The class or function, if it is defined where files may look; None if not."""
+    """Return the class or function if it is defined where files may look; None otherwise."""
     place, _, name = reference.rpartition(":")
     if place in _ACTIVATION_MODULES and name in _ACTIVATIONS:
         return getattr(sys.modules.get(place), name, None)
@@ -203,7 +203,7 @@ def _is_running(place: str) -> bool:
 
 
 def _walk(found: Any, name: str) -> Any:
-    """A name of a module, or of a class in it: nothing is looked up in modules and instances on the way."""
+    """Look up a name of a module, or of a class in it, without lookups in modules and instances on the way."""
     first, *rest = name.split(".")
     found = getattr(found, first, None)
     for part in rest:
@@ -216,7 +216,7 @@ def _is_private(name: str) -> bool:
 
 
 def _key(reference: str) -> str:
-    """A reference as it is compared: a script is known by its file name, wherever it lies by now."""
+    """Return the form in which references are compared: a script counts by its file name, wherever it is now."""
     place, colon, name = reference.rpartition(":")
     if place == "__main__":
         place = main_module() or str(main_script() or place)
@@ -224,7 +224,7 @@ def _key(reference: str) -> str:
 
 
 def _everything_in(configs: Iterable[Any]) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Classes, functions and references at every depth, with the roles that the field which holds them gives."""
+    """Yield classes, functions and references at every depth, with the roles that their fields give them."""
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(config, ()) for config in configs]
     seen: set[int] = set()
     while waiting:
@@ -249,7 +249,7 @@ def _everything_in(configs: Iterable[Any]) -> Iterator[tuple[Any, tuple[Any, ...
 
 
 def _roles_in(hint: Any) -> Iterator[Any]:
-    """What an annotation says, at any depth, about classes and functions; a bare one is a role of its own."""
+    """Yield the roles in an annotation, at any depth; a bare class or callable is a role of its own."""
     plain, metadata = simplify(hint)
     yield from (item for item in metadata if isinstance(item, SubclassOf | ImportsModule))
     if is_callable_hint(plain):

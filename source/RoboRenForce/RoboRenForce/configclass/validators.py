@@ -1,8 +1,8 @@
-"""What annotations accept, as validators of pydantic: they check values, and read plain data into values.
+"""Validators of annotations, built on pydantic: they check values, and convert plain data.
 
-Pydantic walks containers, compares scalars with types and bounds, and collects what is wrong with its place. Ours is
-what it has no notion of (configurations, references, MISSING, marks of plain data) or takes more leniently: to it True
-is the choice 1, a NumPy scalar a float, and a value that fits no member of a union has one error for each of them.
+Pydantic walks containers, compares scalars with types and bounds, and collects errors with their places. Our own code
+covers what it does not know (configurations, references, MISSING, marks of plain data) or accepts too leniently: to it
+True is the choice 1, a NumPy scalar a float, and a value that fits no member of a union has one error for each of them.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ _MARKS = {REFERENCE_KEY, DICT_KEY, "_path", "_str", *CONTAINERS}
 
 
 def validator(hint: Any) -> SchemaValidator:
-    """What an annotation accepts; the context is a `Place`."""
+    """Return the validator of an annotation; its context is a `Place`."""
     return SchemaValidator(_schema(hint))
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether nothing is wrong with a value under an annotation."""
+    """Return True if a value is valid under an annotation."""
     with contextlib.suppress(ValidationError):
         run(validator(hint), value, Place(finished=True))
         return True
@@ -55,7 +55,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def check_cfg(cfg: Any) -> None:
-    """Raise a ValidationError that lists everything wrong with a configuration and with what it holds."""
+    """Raise a ValidationError that lists all errors in a configuration and below it."""
     cls, hints = type(cfg), field_types(type(cfg))
     values = {name: getattr(cfg, name) for name in hints}
     _fields(cls).validate_python(values, strict=True, context=(Place(finished=True), cls.__cfg_defaults__))
@@ -77,7 +77,7 @@ def assign(cfg: Any, fields: Mapping[Any, Any], place: Place) -> None:
 
 
 def _fields(cls: type) -> SchemaValidator:
-    """The fields of a configuration class, made once; the context is a place and what the fields hold."""
+    """Return the validator of a configuration's fields, built once; the context is a place and the current values."""
     if "__cfg_validator__" not in cls.__dict__:
         hints = field_types(cls)
         fields = {
@@ -102,7 +102,7 @@ def _schema(hint: Any) -> CoreSchema:
 
 
 def _accepts(hint: Any) -> CoreSchema:
-    """What pydantic, or a function of this module, accepts under an annotation; `_node` goes around it."""
+    """Return the pydantic schema of an annotation, or a function of this module; `_node` wraps it."""
     (plain, metadata), (origin, args) = simplify(hint), parts(hint)
     bounds = tuple(item for item in metadata if isinstance(item, Range))
     if len(options := arms(hint)) > 1:
@@ -119,7 +119,7 @@ def _accepts(hint: Any) -> CoreSchema:
 
 
 def _within(part: Any, bounds: tuple[Range, ...]) -> Any:
-    """The annotation of a part of something that has bounds: they are those of its numbers."""
+    """Add the bounds of an annotation to a part of it: they are those of its numbers."""
     return Annotated[(part, *bounds)] if bounds else part
 
 
@@ -140,7 +140,7 @@ def _container(origin: Any, args: tuple[Any, ...], hints: list[Any]) -> CoreSche
 
 
 def _node(hint: Any, value: Any, handler: Any, info: Any) -> Any:
-    """Around every value at every depth: MISSING, marks and roles; what pydantic finds wrong gets its annotation."""
+    """Validate any value at any depth: MISSING, marks and roles; pydantic's errors get the annotation."""
     place: Place = info.context
     if value is MISSING and place.finished:
         raise Fault(value, hint).error("mismatch")
@@ -180,7 +180,7 @@ def _union(options: list[SchemaValidator], value: Any, info: Any) -> Any:
 
 
 def _names_fields(value: Any, place: Place) -> bool:
-    """Whether plain data names fields of the configuration that it changes, and so is no other dictionary."""
+    """Return True if plain data names fields of the configuration that it changes, unlike any other dictionary."""
     known = place.known_for(value) if place.reading and isinstance(value, Mapping) and value else None
     return is_cfg(known) and value.keys() <= field_types(type(known)).keys()
 
@@ -205,12 +205,12 @@ def _of_anything(hint: Any) -> SchemaValidator:
 
 
 def _key(accepts: SchemaValidator, value: Any, info: Any) -> Any:
-    """Keys are as they are in plain data too."""
+    """Validate a key, which is plain data too."""
     return run(accepts, value, Place(finished=info.context.finished))
 
 
 def _cfg(hint: Any, value: Any, info: Any) -> Any:
-    """A configuration; from plain data by its fields or the name of its class, merged into one of the same class."""
+    """Validate a configuration; plain data gives its fields or the name of its class, and is merged if possible."""
     place: Place = info.context
     roles = tuple(arm for arm in arms(hint) if is_cfg_class(arm)) or (object,)
     if not place.reading:
@@ -234,7 +234,7 @@ def _cfg(hint: Any, value: Any, info: Any) -> Any:
 
 
 def _read(hint: Any, value: Any, handler: Any, place: Place) -> Any:
-    """What plain data stands for under an annotation."""
+    """Convert plain data to a value of an annotation."""
     is_marked = isinstance(value, dict) and len(value) == 1 and next(iter(value)) in _MARKS
     if not is_marked and (value is None or isinstance(value, Mapping | list | str | int | float)):
         return handler(value)

@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: Any) -> None:
-        """Merge keys are of YAML 1.1, and multiply what they repeat: they are no keys of ours."""
+        """Do not expand merge keys, which are of YAML 1.1 and multiply what they repeat."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -63,16 +63,16 @@ def _represent_list(dumper: yaml.SafeDumper, data: list[Any]) -> yaml.Node:
 _Dumper.add_representer(list, _represent_list)
 
 _LONGEST = 250_000
-"""Characters of a text that is read; a configuration with every field written out has ten thousand."""
+"""Maximum number of characters that are read; a configuration with every field written out has ten thousand."""
 
 
 def dump(data: Any) -> str:
-    """Plain data as YAML text, keys in their order."""
+    """Format plain data as YAML text, keys in their order."""
     return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
 
 
 def load(text: str, name: str = "The YAML text") -> Any:
-    """Plain data from YAML text; `name` says in errors where the text comes from."""
+    """Parse plain data from YAML text; `name` is the origin of the text in errors."""
     if len(text) > _LONGEST:
         raise ConfigError(
             f"{name} has {len(text):,} characters, expected a configuration of at most {_LONGEST:,}: "
@@ -91,12 +91,12 @@ def load(text: str, name: str = "The YAML text") -> Any:
 
 
 def is_file(source: str | Path) -> bool:
-    """Whether `source` is the path of a YAML file: a `Path`, or text without a line break and a colon."""
+    """Return True if `source` is the path of a YAML file: a `Path`, or text without a line break and a colon."""
     return isinstance(source, Path) or ("\n" not in source and ": " not in source and source.strip() not in ("", "{}"))
 
 
 def load_mapping(source: str | Path) -> dict[str, Any]:
-    """The mapping in a YAML file or in YAML text; a ConfigError says why there is none."""
+    """Parse the mapping in a YAML file or in YAML text; a ConfigError explains a failure."""
     data = load(_read(Path(source)), str(source)) if is_file(source) else load(str(source))
     if data is not None and not isinstance(data, dict):
         name = str(source) if is_file(source) else "The YAML text"
@@ -105,7 +105,7 @@ def load_mapping(source: str | Path) -> dict[str, Any]:
 
 
 def load_file(path: Path) -> Any:
-    """Plain data from a YAML file, not more than a configuration can hold once its anchors are written out."""
+    """Parse plain data from a YAML file, bounded by what a configuration can hold once its anchors are expanded."""
     data = load(_read(path), str(path))
     require_bounded(data, str(path))
     return data
@@ -132,11 +132,11 @@ _DEEPEST = 64
 
 
 def require_bounded(data: Any, name: str) -> None:
-    """Refuse data that is nested in itself, very deep, or very large once its repeated parts are written out."""
+    """Refuse data that contains itself, is very deep, or is very large once repeated parts are expanded."""
     known: dict[int, tuple[int, int]] = {}
 
     def extent(value: Any, depth: int) -> tuple[int, int]:
-        """Values in `value`, and levels below it."""
+        """Count the values in `value`, and the levels below it."""
         if depth > _DEEPEST:
             raise ConfigError(f"{name} is nested in itself, or deeper than {_DEEPEST} levels: flatten it.")
         if not isinstance(value, Mapping | list | tuple):

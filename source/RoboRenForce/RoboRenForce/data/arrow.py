@@ -1,4 +1,4 @@
-"""Parquet to numpy: every column is what the metadata declares, or the error says in which frame it is not."""
+"""Parquet to numpy: every column is as the metadata declares, or the error names the frame."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ REREAD = "download or convert the dataset again"
 
 
 def arrow() -> ModuleType:
-    """`pyarrow`."""
+    """Import `pyarrow`."""
     return require_package("pyarrow", extra="vla", purpose="Recorded datasets")
 
 
 def parquet() -> ModuleType:
-    """`pyarrow.parquet`."""
+    """Import `pyarrow.parquet`."""
     return require_package("pyarrow.parquet", extra="vla", purpose="Recorded datasets")
 
 
 def open_parquet(path: Path) -> Any:
-    """Open a parquet file: only its footer is read.
+    """Open a parquet file; reads its footer only.
 
     Raises:
-        DatasetFileError: it is damaged.
+        DatasetFileError: It is damaged.
     """
     try:
         return parquet().ParquetFile(path, memory_map=True)
@@ -56,7 +56,7 @@ def read_columns(path: Path, file: Any, groups: Sequence[int], columns: Sequence
     """Read some columns of some row groups as an arrow table.
 
     Raises:
-        DatasetFileError: a column is missing, or pages are damaged.
+        DatasetFileError: A column is missing, or pages are damaged.
     """
     present = set(file.schema_arrow.names)
     for name in columns:
@@ -79,12 +79,12 @@ def to_numpy(column: Any, key: str, feature: Feature) -> np.ndarray:
     """Return the values `(rows, *shape)` of a column with the declared dtype, or `(rows,)` objects for text.
 
     Args:
-        column: of arrow: numbers, or (fixed-size) lists of them, nested as deep as the shape.
-        key: its name, for errors.
-        feature: what it has to be.
+        column: Arrow column: numbers, or (fixed-size) lists of them, nested as deep as the shape.
+        key: Name of the column, for errors.
+        feature: Declared feature.
 
     Raises:
-        BadColumn: with the first bad row if it is about one.
+        BadColumn: With the first bad row if there is one.
     """
     pa = arrow()
     array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -118,7 +118,7 @@ def to_numpy(column: Any, key: str, feature: Feature) -> np.ndarray:
 
 
 class BadColumn(DatasetFileError):  # noqa: N818 - reads better where it is raised
-    """A column is not what the metadata declares; the caller adds file and episode."""
+    """A column that differs from the metadata; the caller adds file and episode."""
 
     def __init__(self, what: str, row: int | None = None) -> None:
         super().__init__(what)
@@ -131,7 +131,7 @@ def _is_list(kind: Any) -> bool:
 
 
 def _flatten(array: Any, key: str, size: int, per_row: int) -> Any:
-    """One level of lists, all of which have `size` entries; `per_row` lists belong to one row."""
+    """Flatten one level of lists, each with `size` entries; `per_row` lists belong to one row."""
     types = arrow().types
     if not _is_list(array.type):
         raise BadColumn(f"'{key}' holds {array.type}, expected lists of {size}")

@@ -1,4 +1,4 @@
-"""What the frames of an episode must satisfy: pure functions that return what is wrong, for readers and inspections."""
+"""Checks of the frames of an episode: pure functions that return the problems, for readers and inspections."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 
 
 class FrameProblem(NamedTuple):
-    """One thing that is wrong with an episode."""
+    """One problem of an episode."""
 
     key: str
     frame: int
-    """The first frame where it is."""
+    """First frame with the problem."""
     what: str
-    """Got and expected."""
+    """Description: got and expected."""
     fix: str
 
 
@@ -28,15 +28,15 @@ def frame_problems(
     tolerance_s: float,
     tasks: Mapping[int, str],
 ) -> Iterator[FrameProblem]:
-    """Find what contradicts the metadata, or is no number.
+    """Return contradictions to the metadata, and values that are not finite.
 
     Args:
-        columns: key -> `(L, *shape)`, of one episode; the standard ones among them.
-        episode: its index.
+        columns: Key -> `(L, *shape)` of one episode, including the standard columns.
+        episode: Index of the episode.
         first: `index` of its first frame.
-        fps: frames per second.
-        tolerance_s: how far a frame may be from its time, in seconds.
-        tasks: the known task indices.
+        fps: Frames per second.
+        tolerance_s: Maximum deviation of a frame from its time, in seconds.
+        tasks: Known task indices.
     """
     length = len(columns["frame_index"])
     counter = np.arange(length)

@@ -33,11 +33,11 @@ _NOW = np.zeros(1, np.int64)
 
 
 class _Rows(NamedTuple):
-    """Where the samples of a batch are."""
+    """Location of the samples of a batch."""
 
     episodes: np.ndarray
     frames: np.ndarray
-    """Within the episode."""
+    """Indices within the episode."""
     lengths: np.ndarray
 
 
@@ -55,8 +55,8 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
     It can be given to `torch.utils.data.DataLoader`, which gets whole batches at once (`__getitems__`).
 
     Args:
-        cfg: which frames.
-        check: raise where numbers contradict the metadata or are NaN.
+        cfg: Selection of frames.
+        check: True to raise an error if numbers contradict the metadata or are NaN.
     """
 
     spec = None
@@ -90,7 +90,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
 
     @property
     def lengths(self) -> list[int]:
-        """Its frames, as a mixture of one."""
+        """Number of frames, as a mixture of one dataset."""
         return [len(self)]
 
     @property
@@ -100,11 +100,11 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
 
     @property
     def weights(self) -> None:
-        """None: see `MixtureDataset`."""
+        """None; see `MixtureDataset`."""
         return
 
     def picture_size(self, camera: str) -> tuple[int, int]:
-        """Height and width of a camera's images in items."""
+        """Return height and width of a camera's images in items."""
         return self.image_size or self.metadata.features[camera].picture_size
 
     def __getitem__(self, index: int) -> Batch:
@@ -121,7 +121,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
             indices: int64 `(B,)`, counted over the chosen episodes.
 
         Raises:
-            DatasetFileError: names file, episode and frame.
+            DatasetFileError: Names file, episode and frame.
         """
         rows = self._locate(indices)
         columns = [self._reader.episode(int(episode)) for episode in rows.episodes]
@@ -146,7 +146,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         return _Rows(episodes, indices - (self._ends[place] - lengths), lengths)
 
     def _see(self, camera: str, rows: _Rows, columns: Sequence[Columns]) -> dict[str, Tensor]:
-        """The images of one camera."""
+        """Decode the images of one camera."""
         offsets = self.offsets.get(camera)
         windows = [window(int(f), _NOW if offsets is None else offsets, int(n)) for f, n in zip(*rows[1:], strict=True)]
         frames = np.stack([inside for inside, _ in windows])
@@ -157,7 +157,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         return {camera: images, f"{camera}_is_pad": torch.from_numpy(np.stack([outside for _, outside in windows]))}
 
     def _see_videos(self, camera: str, rows: _Rows, columns: Sequence[Columns], frames: np.ndarray) -> np.ndarray:
-        """Decode file by file in the order of time, so that neighbours share the way from their keyframe."""
+        """Decode file by file in the order of time, so that neighbors share the way from their keyframe."""
         table = self.metadata.episodes.videos[camera]
         files = table.file[rows.episodes]
         times = np.stack([column["timestamp"].reshape(-1)[row] for column, row in zip(columns, frames, strict=True)])
@@ -195,7 +195,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         return video
 
     def _see_pictures(self, camera: str, rows: _Rows, columns: Sequence[Columns], frames: np.ndarray) -> np.ndarray:
-        """Decode the pictures that parquet holds."""
+        """Decode the pictures stored in parquet."""
         size = self.metadata.features[camera].picture_size
         images = []
         for episode, wanted in zip(rows.episodes.tolist(), frames.tolist(), strict=True):
@@ -211,7 +211,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
 def _gather(
     key: str, feature: Feature, offsets: np.ndarray | None, rows: _Rows, columns: Sequence[Columns]
 ) -> dict[str, Any]:
-    """The values of one feature that is not a camera."""
+    """Return the values of one feature that is not a camera."""
     if offsets is None:
         values = [column[key][frame] for column, frame in zip(columns, rows.frames, strict=True)]
         padding = None
@@ -247,10 +247,10 @@ def _chosen_cameras(metadata: DatasetMetadata, wanted: Sequence[str] | None) -> 
 
 @configclass
 class DemonstrationsCfg(Cfg):
-    """Base of what a VLA policy learns from: a `LeRobotDatasetCfg` or a `MixtureDatasetCfg`."""
+    """Base of the data that a VLA policy learns from: a `LeRobotDatasetCfg` or a `MixtureDatasetCfg`."""
 
     def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
-        """The same data as a policy reads it; what the configuration says itself of actions, cameras and split stays.
+        """Return the same data as a policy reads it; settings of actions, cameras and split that are given stay.
 
         Args:
             chunk_size: Actions per sample.
@@ -262,7 +262,7 @@ class DemonstrationsCfg(Cfg):
 
 @configclass
 class LeRobotDatasetCfg(DemonstrationsCfg):
-    """Which frames of a dataset are read, and how."""
+    """Selection of a dataset's frames, and options for reading them."""
 
     class_type: type = LeRobotDataset
     data_root: str = MISSING
@@ -270,25 +270,25 @@ class LeRobotDatasetCfg(DemonstrationsCfg):
     split: Split = "all"
     """`train` or `validation`, by episode, or `all`."""
     validation_fraction: Annotated[float, Range(gt=0, lt=1)] = 0.1
-    """Of the episodes."""
+    """Share of the episodes used for validation."""
     split_seed: int = 0
-    """Other seeds choose other episodes for validation."""
+    """Seed of the choice of validation episodes."""
     episodes: list[int] | None = None
     """Indices of the episodes to choose from; None: all."""
     instructions: list[str] | None = None
-    """Keep the episodes that have one of these; None: all."""
+    """Instructions of the episodes to keep; None: all."""
     cameras: list[str] | None = None
-    """Which are decoded; None: all. What is not read costs nothing."""
+    """Cameras to decode; None: all. The others cost nothing."""
     image_size: list[Annotated[int, Range(ge=1)]] | None = None
-    """Height and width that images are scaled to while they are decoded; None: as recorded."""
+    """Height and width to which images are scaled while decoding; None: as recorded."""
     delta_timestamps: dict[str, list[float]] = {}
     """Key -> seconds relative to the frame: history (negative) and chunks (0, 1 / fps, ...)."""
     tolerance_s: Annotated[float, Range(ge=0)] = 1e-4
-    """How far a frame may be from its time, in seconds."""
+    """Maximum deviation of a frame from its time, in seconds."""
     cache_mb: Annotated[int, Range(ge=1)] = 256
-    """Memory for numbers, and as much for encoded pictures, in every worker."""
+    """Memory for numbers, and the same amount for encoded pictures, in every worker."""
     open_videos: Annotated[int, Range(ge=1)] = 64
-    """Videos that every worker keeps open."""
+    """Number of videos that every worker keeps open."""
 
     @override
     def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:

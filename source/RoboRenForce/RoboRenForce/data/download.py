@@ -1,4 +1,4 @@
-"""Fetch a dataset from the Hugging Face hub."""
+"""Download of datasets from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ _REPO = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 
 
 def download_dataset(repo: str, output: str | Path, *, revision: str | None = None) -> DatasetMetadata:
-    """Download a dataset into a folder; files that are there already are not fetched again.
+    """Download a dataset into a folder; existing files are not fetched again.
 
     Args:
         repo: `owner/name`.
-        output: the folder.
-        revision: a branch, tag or commit; LeRobot tags the versions of its format, such as `v2.1`.
+        output: Folder.
+        revision: Branch, tag or commit; LeRobot tags the versions of its format, such as `v2.1`.
 
     Raises:
-        UserError: there is no network, no such dataset, or it needs a login.
+        UserError: There is no network, no such dataset, or it needs a login.
     """
     if not _REPO.fullmatch(repo):
         raise UserError(f"'{repo}' is no dataset of the hub; write owner/name, for example lerobot/pusht.")

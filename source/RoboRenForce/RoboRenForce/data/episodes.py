@@ -1,4 +1,4 @@
-"""Which frames belong to which episode, and in which files they are."""
+"""Location of episodes: their frames, and the files that hold them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .errors import fault
 from .features import Feature
 
 STAGING = ".recording"
-"""Folder of complete episodes that were not merged into a dataset yet."""
+"""Folder of complete episodes that are not yet merged into a dataset."""
 _MAX_FILE_INDEX = 10**6
 
 
 @dataclass(frozen=True)
 class VideoTable:
-    """Where the frames of one video feature are, by episode."""
+    """Location of the frames of one video feature, by episode."""
 
     files: list[str]
-    """Relative to the dataset."""
+    """Paths relative to the dataset."""
     file: np.ndarray
     """int `(E,)`: index into `files`."""
     start: np.ndarray
-    """float64 `(E,)`: seconds in the file at which the episode begins."""
+    """float64 `(E,)`: time in the file at which the episode starts, in seconds."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class EpisodeTable:
     row: np.ndarray
     """int64 `(E,)`: row of the first frame in its file."""
     rows_of_file: np.ndarray
-    """int64 `(F,)`: how many rows each file has."""
+    """int64 `(F,)`: number of rows of each file."""
     tasks: list[tuple[str, ...]]
     """Instructions of each episode."""
     videos: dict[str, VideoTable]
-    """By video feature."""
+    """Location of videos, by video feature."""
     sources: list[Path]
-    """The metadata files that were read."""
+    """Metadata files that were read."""
 
     def __len__(self) -> int:
         return len(self.length)
@@ -67,19 +67,19 @@ def build_table(
     total_frames: int,
     sources: list[Path],
 ) -> EpisodeTable:
-    """Check the lengths and derive where every episode begins.
+    """Check the lengths and compute where every episode starts.
 
     Args:
-        source: the metadata file, for errors.
-        length: frames of each episode.
-        files: the parquet file of each.
-        tasks: instructions of each.
-        videos: video feature -> the file of each episode, and at how many seconds it begins there.
-        total_frames: what `info.json` says.
-        sources: the metadata files that were read.
+        source: Metadata file, for errors.
+        length: Number of frames of each episode.
+        files: Parquet file of each episode.
+        tasks: Instructions of each episode.
+        videos: Video feature -> file of each episode, and the seconds at which it starts there.
+        total_frames: Number of frames in `info.json`.
+        sources: Metadata files that were read.
 
     Raises:
-        DatasetFileError: names the episode.
+        DatasetFileError: Names the episode.
     """
     for episode, frames in enumerate(length):
         if not isinstance(frames, int) or not 0 < frames <= total_frames:
@@ -105,7 +105,7 @@ def build_table(
 
 
 def _number(paths: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """Distinct paths in the order of their first appearance, and the number of each."""
+    """Return distinct paths in the order of their first appearance, and the number of each."""
     numbers: dict[str, int] = {}
     indices = [numbers.setdefault(path, len(numbers)) for path in paths]
     return list(numbers), np.asarray(indices, np.int64)
@@ -150,7 +150,7 @@ def read_episodes_v30(
 
 
 def _read_rows(root: Path, total: int, videos: Sequence[str]) -> tuple[list[Path], dict[str, list[Any]]]:
-    """The files, and their columns one after another; those of statistics are left out."""
+    """Return the files, and their columns one after another, without those of statistics."""
     folder = root / "meta" / "episodes"
     paths = sorted(folder.glob("*/*.parquet"))
     if not paths:
@@ -187,7 +187,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _require_order(source: Path, rows: dict[str, list[Any]]) -> None:
-    """Episodes and their frames are numbered without gaps."""
+    """Check that episodes and their frames are numbered without gaps."""
     expected = 0
     for episode, (index, start, end, length) in enumerate(
         zip(

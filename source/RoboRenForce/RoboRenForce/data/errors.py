@@ -1,4 +1,4 @@
-"""The error for recorded data: file, episode, frame; what, got, expected, fix."""
+"""Errors about recorded data: file, episode, frame; what, got, expected, fix."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ class DatasetFileError(UserError, ValueError):
 def fault(
     path: str | Path, what: str, *, episode: int | None = None, frame: int | None = None, fix: str = ""
 ) -> DatasetFileError:
-    """Return the error for one place of a dataset, as one sentence.
+    """Build the error for one place of a dataset, as one sentence.
 
     Args:
-        path: the file.
-        what: what is wrong there: got and expected.
-        episode: its index, if it is about one.
-        frame: its index within the episode.
-        fix: what repairs it, in the imperative.
+        path: File.
+        what: Description of the problem: got and expected.
+        episode: Index of the episode, if it is about one.
+        frame: Index within the episode.
+        fix: Repair, in the imperative.
     """
     place = f"'{path}'"
     if episode is not None:

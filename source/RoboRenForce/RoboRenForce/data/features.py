@@ -1,4 +1,4 @@
-"""Features of a dataset: what every frame holds, with dtype and shape, as `meta/info.json` declares them."""
+"""Features of a dataset: keys of every frame with dtype and shape, as `meta/info.json` declares them."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ DTYPES = NUMBERS | CAMERAS | {"string"}
 
 _KEY = re.compile(r"[\w-][\w.\- ]*", re.ASCII)
 _MAX_ELEMENTS = 2**28
-"""Of one value. More than that is a damaged shape, and is refused before anything is allocated for it."""
+"""Maximum number of elements of a value; a larger shape is damaged and refused before any allocation."""
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One key of every frame."""
+    """Declaration of one key of every frame."""
 
     dtype: str
-    """A number type of numpy, `string`, or a camera: `image` (encoded pictures) or `video` (mp4)."""
+    """Number type of numpy, `string`, or a camera: `image` (encoded pictures) or `video` (mp4)."""
     shape: tuple[int, ...]
-    """Of one value; cameras are `(height, width, channels)` or `(channels, height, width)`, see `picture_size`."""
+    """Shape of one value; cameras: `(height, width, channels)` or `(channels, height, width)`, see `picture_size`."""
     names: Any = None
     """Names of the elements, as the recorder gave them."""
     info: Mapping[str, Any] = field(default_factory=dict)
-    """Of a video: codec, pixel format, ..."""
+    """Properties of a video: codec, pixel format, ..."""
 
     @property
     def is_camera(self) -> bool:
-        """Whether it is seen, not measured."""
+        """True for images and videos."""
         return self.dtype in CAMERAS
 
     @property
     def is_number(self) -> bool:
-        """Whether its values are arrays of numbers."""
+        """True if its values are arrays of numbers."""
         return self.dtype in NUMBERS
 
     @property
     def numpy_dtype(self) -> np.dtype[Any]:
-        """The type of its numbers."""
+        """Type of its numbers."""
         return np.dtype(self.dtype)
 
     @property
     def picture_size(self) -> tuple[int, int]:
-        """Height and width of a camera, whichever way the recorder wrote its shape."""
+        """Height and width of a camera, in either layout of its shape."""
         first = self.names[0] if isinstance(self.names, list) and self.names else None
         channels_first = first in ("channel", "channels") or (first is None and self.shape[0] in (1, 3, 4))
         return (self.shape[1], self.shape[2]) if channels_first else (self.shape[0], self.shape[1])
 
     def to_json(self) -> dict[str, Any]:
-        """The entry in `info.json`."""
+        """Return the entry in `info.json`."""
         data: dict[str, Any] = {"dtype": self.dtype, "shape": list(self.shape), "names": self.names}
         return data | ({"info": dict(self.info)} if self.info else {})
 
@@ -72,18 +72,18 @@ STANDARD = {
     "index": Feature("int64", (1,)),
     "task_index": Feature("int64", (1,)),
 }
-"""What every dataset has: seconds since the start of the episode, counters, and which task the frame belongs to."""
+"""Features of every dataset: seconds since the start of the episode, counters, and the task of the frame."""
 
 
 def parse_features(path: Path, raw: Any) -> dict[str, Feature]:
-    """Check the `features` of an `info.json`.
+    """Parse and check the `features` of an `info.json`.
 
     Args:
-        path: the file, for errors.
-        raw: what it holds under that name.
+        path: File, for errors.
+        raw: Content under that name.
 
     Raises:
-        DatasetFileError: names the feature.
+        DatasetFileError: Names the feature.
     """
     if not isinstance(raw, Mapping) or not raw:
         raise fault(path, f"'features' is {type(raw).__name__}, expected an object with one entry per key")

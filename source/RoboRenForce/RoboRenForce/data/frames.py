@@ -1,4 +1,4 @@
-"""The columns of episodes, read by row groups into a cache with a budget: files may be larger than memory."""
+"""Columns of episodes, read by row groups into a cache with a budget: files may be larger than memory."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Columns = dict[str, np.ndarray]
 """Key -> `(L, *shape)` of one episode."""
 
 _MAX_ROW_GROUP = 2**33
-"""Bytes. A larger row group can't be read at random, or its footer is damaged: it is refused before it is allocated."""
+"""Maximum size of a row group in bytes; a larger one has no random access, or a damaged footer, and is refused."""
 _OPEN_FILES = 64
 
 
@@ -35,14 +35,14 @@ def _size_of_pictures(column: Any) -> int:
 
 
 class FrameReader:
-    """Reads what parquet holds of a dataset: numbers, text and encoded pictures.
+    """Reader of a dataset's parquet files: numbers, text and encoded pictures.
 
     Args:
-        metadata: of the dataset.
-        keys: which numbers and text to read besides the standard columns.
-        budget: bytes of numbers that stay in memory, and as many bytes of encoded pictures.
-        tolerance_s: how far a frame may be from its time, in seconds.
-        check: raise if the frames contradict the metadata or hold NaN.
+        metadata: Metadata of the dataset.
+        keys: Numbers and text to read besides the standard columns.
+        budget: Bytes of numbers that stay in memory, and as many bytes of encoded pictures.
+        tolerance_s: Maximum deviation of a frame from its time, in seconds.
+        check: True to raise an error if the frames contradict the metadata or contain NaN.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class FrameReader:
         """Return the columns of an episode.
 
         Raises:
-            DatasetFileError: names file, episode and frame.
+            DatasetFileError: Names file, episode and frame.
         """
         columns = self._episodes.get(episode)
         if columns is not None:
@@ -89,7 +89,7 @@ class FrameReader:
         return self._keep(path, arrow_table, episode, read_from)
 
     def _keep(self, path: Path, table: Any, episode: int, read_from: int) -> Columns:
-        """Decode one episode out of the rows that were read."""
+        """Decode one episode out of the rows that were read, and cache it."""
         episodes = self.metadata.episodes
         length = int(episodes.length[episode])
         rows = table.slice(int(episodes.row[episode]) - read_from, length)
@@ -117,12 +117,12 @@ class FrameReader:
         """Return the encoded pictures of an `image` feature.
 
         Args:
-            key: the feature.
-            episode: its index.
-            frames: indices within the episode.
+            key: Feature.
+            episode: Index of the episode.
+            frames: Indices within the episode.
 
         Raises:
-            DatasetFileError: names file, episode and frame.
+            DatasetFileError: Names file, episode and frame.
         """
         table = self.metadata.episodes
         number, start = int(table.file[episode]), int(table.row[episode])
@@ -141,7 +141,7 @@ class FrameReader:
         return pictures
 
     def _picture_column(self, path: Path, file: Any, group: int, key: str) -> Any:
-        """The bytes of one camera in one row group, as an arrow array."""
+        """Return the bytes of one camera in one row group, as an arrow array."""
         metadata = file.metadata.row_group(group)
         for index in range(metadata.num_columns):
             column = metadata.column(index)
@@ -156,7 +156,7 @@ class FrameReader:
         return array.field("bytes")
 
     def _open(self, number: int) -> tuple[Path, Any, np.ndarray]:
-        """Path, open file, and the first row of each row group (and the end of the last)."""
+        """Return path, open file, and the first row of each row group (and the end of the last)."""
         entry = self._files.get(number)
         if entry is None:
             table = self.metadata.episodes
@@ -184,7 +184,7 @@ class FrameReader:
 
 
 def _groups_of(bounds: np.ndarray, start: int, stop: int) -> range:
-    """The row groups that hold the rows from `start` up to `stop`."""
+    """Return the row groups that hold the rows from `start` up to `stop`."""
     first = int(np.searchsorted(bounds, start, side="right")) - 1
     last = int(np.searchsorted(bounds, stop, side="left"))
     return range(first, last)

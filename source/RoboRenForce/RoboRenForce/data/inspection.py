@@ -1,4 +1,4 @@
-"""Look through a dataset and collect what is wrong with it, where a reader would stop at the first error."""
+"""Inspection of a dataset: collects all problems, where a reader stops at the first error."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from .statistics import QUANTILES, FeatureStatistics, RunningStatistics
 _MOST_FINDINGS = 100
 _BINS = 40
 _EXPLODING = 20.0
-"""How many times the range of the middle 98 % a value may be away from it."""
+"""Distance of an outlier, in ranges of the middle 98 % of the values."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing to know."""
+    """One problem or remark."""
 
     severity: Literal["error", "warning"]
     text: str
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Sample:
-    """A frame to look at."""
+    """A frame to show."""
 
     camera: str
     episode: int
@@ -46,23 +46,23 @@ class Sample:
 
 @dataclass
 class Inspection:
-    """What was found."""
+    """Result of an inspection."""
 
     metadata: DatasetMetadata
     findings: list[Finding] = field(default_factory=list)
     statistics: dict[str, FeatureStatistics] = field(default_factory=dict)
-    """Computed from the frames that could be read; by number feature."""
+    """Statistics of the readable frames, by number feature."""
     histograms: dict[str, np.ndarray] = field(default_factory=dict)
     """Number feature -> int64 `(D, 40)` over [minimum, maximum] of each dimension."""
     samples: list[Sample] = field(default_factory=list)
 
     @property
     def errors(self) -> list[Finding]:
-        """What a reader would refuse."""
+        """Problems at which a reader would stop."""
         return [finding for finding in self.findings if finding.severity == "error"]
 
     def add(self, severity: Literal["error", "warning"], text: str) -> None:
-        """Add a finding once; what comes after the hundredth is only counted by the last one."""
+        """Add a finding once; after the hundredth they are only counted by the last one."""
         finding = Finding(severity, text)
         if finding not in self.findings and len(self.findings) < _MOST_FINDINGS:
             self.findings.append(finding)
@@ -72,11 +72,11 @@ def inspect_dataset(root: str, *, frames: int = 12) -> Inspection:
     """Read all numbers and some frames of a dataset.
 
     Args:
-        root: folder of the dataset.
-        frames: how many frames of every camera are decoded to be looked at.
+        root: Folder of the dataset.
+        frames: Number of frames of every camera to decode and show.
 
     Raises:
-        DatasetFileError: its metadata can't be read, so there is nothing to look through.
+        DatasetFileError: Its metadata can't be read, so there is nothing to inspect.
     """
     dataset = LeRobotDataset(LeRobotDatasetCfg(data_root=root))
     inspection = Inspection(dataset.metadata)
@@ -88,7 +88,7 @@ def inspect_dataset(root: str, *, frames: int = 12) -> Inspection:
 
 
 def _look_at_numbers(inspection: Inspection) -> None:
-    """Two passes: contradictions, NaN and statistics, then histograms and where values explode."""
+    """Check numbers in two passes: contradictions, NaN and statistics, then histograms and exploding values."""
     running: dict[str, RunningStatistics] = {}
     for episode, columns in _readable(inspection, report=True):
         for problem in frame_problems(
@@ -148,7 +148,7 @@ def _usual_range(entry: FeatureStatistics) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Histogram of values in [low, high], int64 `(40,)`."""
+    """Return the histogram of values in [low, high], int64 `(40,)`."""
     if not high > low:
         counts = np.zeros(_BINS, np.int64)
         counts[_BINS // 2] = len(values)
@@ -157,7 +157,7 @@ def _counts(values: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _readable(inspection: Inspection, *, report: bool) -> Iterator[tuple[int, Columns]]:
-    """The columns of every episode that can be read at all."""
+    """Yield the columns of every readable episode."""
     metadata = inspection.metadata
     keys = [key for key, feature in metadata.features.items() if feature.is_number]
     reader = FrameReader(metadata, keys, check=False)
@@ -170,7 +170,7 @@ def _readable(inspection: Inspection, *, report: bool) -> Iterator[tuple[int, Co
 
 
 def _vectors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Recorded numbers as `(L, D)`, booleans and counters left out."""
+    """Return recorded numbers as `(L, D)`, without booleans and counters."""
     return {
         key: values.reshape(len(values), -1)
         for key, values in columns.items()
@@ -179,7 +179,7 @@ def _vectors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _look_at_statistics(inspection: Inspection) -> None:
-    """Stored statistics are there and are those of the frames."""
+    """Compare the stored statistics with those of the frames."""
     metadata, fix = inspection.metadata, "run scripts/data/dataset_stats.py"
     for key, feature in metadata.features.items():
         if key in STANDARD or feature.dtype == "string":
@@ -220,7 +220,7 @@ def _look_at_episodes(inspection: Inspection) -> None:
 
 
 def _look_at_cameras(inspection: Inspection, dataset: LeRobotDataset, frames: int) -> None:
-    """Some random frames, and the last frame of every video file, which is what an interrupted copy lacks."""
+    """Decode some random frames, and the last frame of every video file, which an interrupted copy lacks."""
     metadata = inspection.metadata
     count = min(frames, len(dataset))
     chosen = np.sort(permute(np.arange(count), len(dataset), 0, 0)).tolist()
@@ -245,7 +245,7 @@ def _look_at_cameras(inspection: Inspection, dataset: LeRobotDataset, frames: in
 
 
 def _last_frames(metadata: DatasetMetadata, camera: str) -> list[int]:
-    """The last frame of each video file of a camera, counted over the dataset."""
+    """Return the last frame of each video file of a camera, counted over the dataset."""
     table = metadata.episodes.videos.get(camera)
     if table is None:
         return []

@@ -28,10 +28,10 @@ _MOST_DIMENSIONS = 64
 
 
 def write_page(inspection: Inspection, path: Path) -> None:
-    """Write the page; nothing of the dataset reaches it unescaped.
+    """Write the page; no text of the dataset reaches it unescaped.
 
     Raises:
-        UserError: it can't be written.
+        UserError: It can't be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

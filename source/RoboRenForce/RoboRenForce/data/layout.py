@@ -1,4 +1,4 @@
-"""Where the files of a dataset are: its metadata says so, and is not trusted to lead out of the dataset's folder."""
+"""Paths of a dataset's files: its metadata names them, but may not lead out of the dataset's folder."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MAX_JSON = 2**28
 
 
 def fill(template: str, source: Path, **values: int | str) -> str:
-    """Put values into a path template of `info.json`; unlike `str.format` it knows names and digit counts only.
+    """Fill values into a path template of `info.json`; unlike `str.format` it knows names and digit counts only.
 
     Raises:
-        DatasetFileError: it holds anything else.
+        DatasetFileError: It contains anything else.
     """
 
     def value(match: re.Match[str]) -> str:
@@ -42,15 +42,15 @@ def fill(template: str, source: Path, **values: int | str) -> str:
 def resolve(root: Path, relative: str, source: Path | None = None) -> Path:
     """Return the existing file `relative` of a dataset.
 
-    Links may lead to the store of a Hugging Face cache that `root` belongs to, and not elsewhere outside of `root`.
+    Links may lead to the store of a Hugging Face cache that `root` belongs to, and nowhere else outside of `root`.
 
     Args:
-        root: folder of the dataset.
-        relative: path below it, from its metadata.
-        source: the file that names it, for errors.
+        root: Folder of the dataset.
+        relative: Path below it, from its metadata.
+        source: File that names it, for errors.
 
     Raises:
-        DatasetFileError: it leads elsewhere, or does not exist.
+        DatasetFileError: It leads elsewhere, or does not exist.
     """
     path = PurePosixPath(relative)
     if path.is_absolute() or ".." in path.parts or "\\" in relative or "\0" in relative:
@@ -72,7 +72,7 @@ def read_json(path: Path) -> Any:
     """Read a metadata file.
 
     Raises:
-        DatasetFileError: it is no JSON.
+        DatasetFileError: It is no JSON.
     """
     try:
         if path.stat().st_size > _MAX_JSON:
@@ -85,10 +85,10 @@ def read_json(path: Path) -> Any:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read a metadata file of v2.1: one JSON object a line.
+    """Read a metadata file of v2.1: one JSON object per line.
 
     Raises:
-        DatasetFileError: names the line.
+        DatasetFileError: Names the line.
     """
     rows = []
     try:

@@ -1,4 +1,4 @@
-"""A cache with a budget that forgets what was used longest ago, and is empty in every forked process."""
+"""A cache with a budget that evicts the least recently used values, and is empty in every forked process."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ Value = TypeVar("Value")
 
 
 def one(_: object) -> int:
-    """The cost of a value where the budget counts values."""
+    """Return cost 1, for a budget that counts values."""
     return 1
 
 
 class LRUCache(Generic[Value]):
     """Key -> value, within a budget.
 
-    Open files must not be shared between a process and its forks (they share the position), so a fork starts empty; so
-    does what is pickled.
+    Open files must not be shared between a process and its forks (they share the position), so a fork starts with an
+    empty cache, and so does an unpickled copy.
 
     Args:
-        budget: the largest sum of costs; the newest value stays even if it alone costs more.
-        cost: of a value, in the unit of the budget.
-        close: called for what is forgotten.
+        budget: Maximum sum of costs; the newest value stays even if it alone costs more.
+        cost: Function that returns the cost of a value, in the unit of the budget.
+        close: Function called for evicted values.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class LRUCache(Generic[Value]):
         return self._values[key][0]
 
     def put(self, key: Hashable, value: Value) -> Value:
-        """Remember a value and forget the oldest ones beyond the budget; returns it."""
+        """Store a value and evict the oldest ones beyond the budget; returns it."""
         self._own()
         if key in self._values:
             self._used -= self._values.pop(key)[1]
@@ -59,7 +59,7 @@ class LRUCache(Generic[Value]):
         return value
 
     def pop(self, key: Hashable) -> None:
-        """Forget one value, for example a file that failed."""
+        """Evict one value, for example a file that failed."""
         self._own()
         if key in self._values:
             value, cost = self._values.pop(key)

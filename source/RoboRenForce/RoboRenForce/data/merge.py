@@ -1,7 +1,7 @@
-"""Merge episodes, a parquet file and a video per camera each, into the large files of a v3.0 dataset.
+"""Merging of episodes, a parquet file and a video per camera each, into the large files of a v3.0 dataset.
 
 Nothing that exists is changed before `meta/info.json`, the last file, is replaced: until then an interrupted merge can
-simply be done again.
+simply be repeated.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .statistics import FeatureStatistics
 from .video_writer import VideoJoiner
 
 CHUNK_SIZE = 1000
-"""Files in a folder."""
+"""Maximum number of files in a folder."""
 DATA_MB, VIDEO_MB = 100, 200
 """Sizes of files after which the next one begins."""
 
@@ -32,9 +32,9 @@ class EpisodePart:
     """A complete episode on disk."""
 
     table: Path
-    """Parquet with every column but the videos; `index`, `episode_index` and `task_index` are those of the dataset."""
+    """Parquet file of all columns but videos; `index`, `episode_index` and `task_index` are those of the dataset."""
     videos: dict[str, Path]
-    """By video feature."""
+    """Video files, by video feature."""
     length: int
     tasks: list[str]
     statistics: dict[str, FeatureStatistics]
@@ -42,7 +42,7 @@ class EpisodePart:
 
 @dataclass
 class _FileIndex:
-    """Where the next file of a kind goes."""
+    """Location of the next file of a kind."""
 
     chunk: int = 0
     file: int = -1
@@ -58,14 +58,14 @@ class _FileIndex:
 
 
 class EpisodeMerger:
-    """Appends episodes to a dataset; `close` makes its files complete and returns the rows of the episodes.
+    """Append episodes to a dataset; `close` completes its files and returns the rows of the episodes.
 
     Args:
-        root: folder of the dataset.
-        features: of the dataset.
-        fps: frames per second.
-        first_episode: index of the first episode that is appended.
-        first_frame: index of its first frame.
+        root: Folder of the dataset.
+        features: Features of the dataset.
+        fps: Frames per second.
+        first_episode: Index of the first appended episode.
+        first_frame: Index of its first frame.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class EpisodeMerger:
         self._writer: Any = None
         self._written = 0
         self.rows: list[dict[str, Any]] = []
-        """What `meta/episodes` holds of each episode."""
+        """Rows of `meta/episodes`, one per episode."""
 
     def append(self, part: EpisodePart) -> None:
         """Append one episode.
 
         Raises:
-            DatasetFileError: its video has another number of frames than its table.
+            DatasetFileError: Its video has another number of frames than its table.
         """
         row: dict[str, Any] = {"episode_index": self._episode, "tasks": part.tasks, "length": part.length}
         row |= self._append_table(part)
@@ -161,7 +161,7 @@ def _folder(name: str) -> str:
 
 
 def _last_file(root: Path, folder: str) -> _FileIndex:
-    """The last file of a kind that exists; an interrupted merge's are overwritten, see `remove_unfinished`."""
+    """Return the last existing file of a kind; an interrupted merge's are overwritten, see `remove_unfinished`."""
     found = sorted((root / folder).glob("chunk-*/file-*.*"))
     if not found:
         return _FileIndex()
@@ -169,13 +169,13 @@ def _last_file(root: Path, folder: str) -> _FileIndex:
 
 
 def write_parquet(path: Path, table: Any) -> None:
-    """Write a small table so that it is there as a whole or not at all."""
+    """Write a small table atomically."""
     with replacing(path) as file:
         parquet().write_table(table, file, compression="snappy")
 
 
 def write_tasks(root: Path, tasks: Mapping[int, str]) -> None:
-    """Write `meta/tasks.parquet`; pandas, and so LeRobot, finds the texts as the index of the table."""
+    """Write `meta/tasks.parquet`; pandas, and so LeRobot, expects the texts as the index of the table."""
     pa = arrow()
     table = pa.table({"task_index": pa.array(list(tasks), pa.int64()), "__index_level_0__": list(tasks.values())})
     columns = [
@@ -207,7 +207,7 @@ def write_info(
     frames: int,
     tasks: int,
 ) -> None:
-    """Replace `meta/info.json`: from here on the dataset has these episodes."""
+    """Replace `meta/info.json`, which adds the episodes to the dataset."""
     has_video = any(feature.dtype == "video" for feature in features.values())
     info = {
         "codebase_version": "v3.0",
@@ -228,7 +228,7 @@ def write_info(
 
 
 def remove_unfinished(root: Path, kept: Iterable[Path]) -> None:
-    """Remove the files of a merge that did not come to its end; `kept` are those that the dataset has."""
+    """Remove the files of an interrupted merge; `kept` are those of the dataset."""
     keep = {os.path.abspath(path) for path in kept}
     for pattern in (
         "data/chunk-*/file-*.parquet",

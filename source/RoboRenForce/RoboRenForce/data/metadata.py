@@ -1,6 +1,6 @@
-"""The metadata of a LeRobot dataset, v3.0 or v2.1: features, tasks, episodes, statistics.
+"""Metadata of a LeRobot dataset, v3.0 or v2.1: features, tasks, episodes, statistics.
 
-`read_metadata` checks everything that the files claim before anything is allocated for it.
+`read_metadata` checks all claims of the files before anything is allocated for them.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from .statistics import FeatureStatistics, aggregate, parse_statistics
 
 V30, V21 = "v3.0", "v2.1"
 _VERSIONS = {"v3.0": V30, "v2.1": V21, "v2.0": V21}
-"""What is read, and by the rules of which version; v2.0 lacks the statistics of episodes only."""
+"""Readable versions, and the version whose rules apply; v2.0 only lacks the statistics of episodes."""
 _MAX_FRAMES = 2**40
 
 
 @dataclass(frozen=True)
 class DatasetMetadata:
-    """What a dataset says about itself."""
+    """Validated metadata of a dataset."""
 
     root: Path
     version: str
@@ -37,17 +37,17 @@ class DatasetMetadata:
     """`task_index` -> instruction."""
     episodes: EpisodeTable
     statistics: dict[str, FeatureStatistics]
-    """By feature; what the recorder did not store is absent."""
+    """Statistics by feature; those that the recorder did not store are absent."""
     total_frames: int
 
     @property
     def cameras(self) -> list[str]:
-        """Features that are seen."""
+        """Names of image and video features."""
         return [key for key, feature in self.features.items() if feature.is_camera]
 
     @property
     def files(self) -> list[Path]:
-        """Everything that holds episodes."""
+        """Return all files that hold episodes."""
         videos = [name for table in self.episodes.videos.values() for name in table.files]
         return [*self.episodes.sources, *(self.root / name for name in [*self.episodes.files, *videos])]
 
@@ -63,7 +63,7 @@ def read_metadata(root: str | Path) -> DatasetMetadata:
     """Read and check the metadata of the dataset in a folder.
 
     Raises:
-        DatasetFileError: it is no dataset, damaged, or of a version that is not read.
+        DatasetFileError: It is no dataset, damaged, or of a version that is not supported.
     """
     root = Path(root)
     info_path = root / layout.INFO
@@ -139,7 +139,7 @@ def _checked_info(path: Path) -> dict[str, Any]:
 
 
 def _tasks_v30(path: Path) -> dict[int, str]:
-    """pandas stores the text as an unnamed index; other writers name it `task`."""
+    """Read the tasks; pandas stores the text as an unnamed index, other writers name it `task`."""
     names = open_parquet(path).schema_arrow.names
     text = next((name for name in ("__index_level_0__", "task") if name in names), "__index_level_0__")
     columns = read_table(path, ["task_index", text])
@@ -161,7 +161,7 @@ def _checked_tasks(path: Path, pairs: Any) -> dict[int, str]:
 
 
 def _statistics(root: Path, features: dict[str, Feature]) -> dict[str, FeatureStatistics]:
-    """`stats.json`, or the joined statistics of the episodes of v2.1, or nothing."""
+    """Return `stats.json`, or the merged statistics of the episodes of v2.1, or nothing."""
     path = root / layout.STATS
     if path.is_file():
         return parse_statistics(path, layout.read_json(layout.resolve(root, layout.STATS)), features)

@@ -1,9 +1,9 @@
-"""Several datasets as one: other cameras, other dimensions, and how often each is drawn.
+"""Several datasets as one: with other cameras, other dimensions, and sampling weights.
 
 Every key of a batch has one shape. Vectors are padded with zeros at their end, cameras that a dataset lacks are black,
-and masks say what is real:
+and masks mark real data:
 
-- `<key>_dim_mask` bool `(B, D)`: which dimensions of a vector the dataset has;
+- `<key>_dim_mask` bool `(B, D)`: dimensions of a vector that the dataset has;
 - `<camera>_is_present` bool `(B,)`;
 - `dataset_index` int64 `(B,)`.
 """
@@ -42,7 +42,7 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
         if 0 < len(weights) < len(cfg.parts):
             raise UserError("Some parts of the mixture have a weight and some have none: give one to all, or to none.")
         self.weights: list[float] | None = weights or None
-        """How often each is drawn; None: in proportion to its frames."""
+        """Sampling weight of each dataset; None: in proportion to its frames."""
         self._names = [_renaming(part, dataset) for part, dataset in zip(cfg.parts, self.datasets, strict=True)]
         self.shapes, self._dtypes = self._common_shapes()
         """Key -> shape of one sample, over all datasets."""
@@ -65,7 +65,7 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
             indices: int64 `(B,)`, counted over all datasets.
 
         Raises:
-            DatasetFileError: names file, episode and frame.
+            DatasetFileError: Names file, episode and frame.
         """
         count = len(indices)
         number = np.searchsorted(self._starts, indices, side="right") - 1
@@ -86,7 +86,7 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
         return batch
 
     def _insert(self, batch: Batch, rows: torch.Tensor, part: Batch, names: dict[str, str]) -> None:
-        """Put the batch of one dataset into the rows that it belongs to."""
+        """Insert the batch of one dataset into its rows."""
         for key, common in names.items():
             values = part[key]
             if values.dim() == batch[common].dim() and values.shape[1:] != batch[common].shape[1:]:
@@ -106,7 +106,7 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
         )
 
     def _common_shapes(self) -> tuple[dict[str, tuple[int, ...]], dict[str, torch.dtype]]:
-        """The largest shape of every key, after checking that only the last size of vectors differs."""
+        """Return the largest shape of every key, after checking that only the last size of vectors differs."""
         shapes: dict[str, tuple[int, ...]] = {}
         dtypes: dict[str, torch.dtype] = {}
         for dataset, names in zip(self.datasets, self._names, strict=True):
@@ -131,7 +131,7 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
 
 
 def _sample_shapes(dataset: LeRobotDataset) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
-    """Shape and dtype of every tensor of an item, from the metadata alone."""
+    """Return shape and dtype of every tensor of an item, from the metadata alone."""
     result: dict[str, tuple[tuple[int, ...], torch.dtype]] = {"instruction_id": ((), torch.int64)}
     for key, feature in dataset.metadata.features.items():
         offsets = dataset.offsets.get(key)
@@ -149,7 +149,7 @@ def _sample_shapes(dataset: LeRobotDataset) -> dict[str, tuple[tuple[int, ...], 
 
 
 def _renaming(part: MixturePartCfg, dataset: LeRobotDataset) -> dict[str, str]:
-    """Own key -> common key, for every tensor of an item."""
+    """Return own key -> common key, for every tensor of an item."""
     own = list(_sample_shapes(dataset))
     for key in part.rename:
         if key not in own:
@@ -169,14 +169,14 @@ class MixturePartCfg(Cfg):
 
     dataset: LeRobotDatasetCfg = LeRobotDatasetCfg()
     weight: Annotated[float, Range(ge=0)] | None = None
-    """How often it is drawn, relative to the others; None (for all): in proportion to its frames."""
+    """Sampling weight relative to the others; None (for all): in proportion to its frames."""
     rename: dict[str, str] = {}
-    """Its key -> the key in batches, for example `observation.images.top` -> `observation.images.front`."""
+    """Own key -> key in batches, for example `observation.images.top` -> `observation.images.front`."""
 
 
 @configclass
 class MixtureDatasetCfg(DemonstrationsCfg):
-    """Datasets that are learned from together."""
+    """Datasets to learn from together."""
 
     class_type: type = MixtureDataset
     parts: list[MixturePartCfg] = []

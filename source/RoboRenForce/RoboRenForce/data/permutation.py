@@ -1,8 +1,8 @@
-"""Random permutations of any size in no memory: the element at a position is a function of (seed, epoch, position).
+"""Random permutations of any size without memory: the element at a position is a function of (seed, epoch, position).
 
 A Feistel network (Luby and Rackoff 1988) over a power of four is a bijection whatever its round function is; positions
-that it sends beyond the end are sent on until they fall inside (cycle walking, Black and Rogaway 2002). The numbers are
-our own: they depend on no library's version, so that a run can be resumed anywhere.
+that it maps beyond the end are mapped again until they fall inside (cycle walking, Black and Rogaway 2002). The numbers
+do not depend on any library's version, so a run can be resumed anywhere.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import numpy as np
 
 _ROUNDS = 6
 _MIN_HALF_BITS = 3
-"""Over smaller domains, six rounds do not reach all permutations equally often."""
+"""Minimum half width: over smaller domains, six rounds do not reach all permutations equally often."""
 
 
 def mix(values: np.ndarray) -> np.ndarray:
@@ -26,9 +26,9 @@ def permute(positions: np.ndarray, size: int, seed: int, epoch: int) -> np.ndarr
 
     Args:
         positions: int64, each in [0, size).
-        size: of the permutation.
-        seed: chooses the permutation, together with `epoch`.
-        epoch: which permutation of the seed.
+        size: Size of the permutation.
+        seed: Selects the permutation, together with `epoch`.
+        epoch: Number of the permutation for this seed.
     """
     half = np.uint64(max(_MIN_HALF_BITS, ((size - 1).bit_length() + 1) // 2))
     mask = (np.uint64(1) << half) - np.uint64(1)

@@ -1,4 +1,4 @@
-"""Encoded pictures (PNG, JPEG) to arrays and back."""
+"""Encoded pictures (PNG, JPEG): decoding to arrays, and encoding."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def decode_picture(data: bytes, expected: tuple[int, int], size: tuple[int, int]
     """Decode to RGB `(height, width, 3)` uint8.
 
     Args:
-        data: a PNG or JPEG file.
-        expected: height and width that the metadata declares; another size is refused before it is decoded.
-        size: height and width to scale to (bilinear, with antialiasing).
+        data: PNG or JPEG file.
+        expected: Height and width that the metadata declares; another size is refused before decoding.
+        size: Height and width to scale to (bilinear, with antialiasing).
 
     Raises:
-        BadPicture: it can't be decoded, or has another size.
+        BadPicture: It can't be decoded, or has another size.
     """
     image_module = require_package("PIL.Image", extra="vla", purpose=_PURPOSE, distribution="pillow")
     try:

@@ -1,4 +1,4 @@
-"""What a frame holds, as it goes to disk: checked values, and columns in the layout that `datasets` expects."""
+"""Values of a frame as they are stored: validation, and columns in the layout that `datasets` expects."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def checked_value(place: str, key: str, feature: Feature, value: Any) -> Any:
     """Return a value as it is stored: an array of the declared shape and dtype, an RGB picture, or text.
 
     Args:
-        place: which frame it is, for errors.
-        key: of the feature.
-        feature: what it has to be.
-        value: an array, a tensor or text.
+        place: Name of the frame, for errors.
+        key: Key of the feature.
+        feature: Declared feature.
+        value: Array, tensor or text.
 
     Raises:
-        UserError: it is something else, or not finite.
+        UserError: It is something else, or not finite.
     """
     if feature.dtype == "string":
         if not isinstance(value, str):
@@ -57,7 +57,7 @@ def arrow_column(feature: Feature, values: np.ndarray) -> Any:
     """Return a column of arrow: one number as a number, vectors as lists of fixed size, arrays as nested lists.
 
     Args:
-        feature: what the column holds.
+        feature: Feature of the column.
         values: `(L, *shape)` numbers, or `(L,)` objects: text, or encoded pictures.
     """
     pa = arrow()

@@ -1,4 +1,4 @@
-"""What a loader reads: whole batches by the numbers of their samples, or one sample after the other."""
+"""Interface of the samples that a loader reads: whole batches by number, or one sample after the other."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Samples(ABC):
     """A source that reads sample by sample, with random numbers of their own for augmentation."""
 
     spec: EnvSpec | None = None
-    """What the data says about the environment that it was recorded in; None where it says nothing."""
+    """Spec of the environment that the data was recorded in; None if it contains none."""
     weights: Sequence[float] | None = None
 
     @property
@@ -63,7 +63,7 @@ class Samples(ABC):
         """
 
     def collate(self, samples: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
-        """Join samples to a batch: their tensors are stacked, `(B, ...)`."""
+        """Combine samples into a batch: their tensors are stacked, `(B, ...)`."""
         return default_collate(list(samples))
 
 

@@ -1,4 +1,4 @@
-"""Which episodes are used: by index, by instruction, and split into training and validation."""
+"""Selection of episodes: by index, by instruction, and by the split into training and validation."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def select_episodes(
     validation_fraction: float = 0.1,
     split_seed: int = 0,
 ) -> np.ndarray:
-    """Choose episodes; whole ones, because frames of one episode on both sides would make validation meaningless.
+    """Select whole episodes: frames of one episode on both sides would make validation meaningless.
 
     Args:
-        metadata: of the dataset.
-        episodes: indices to choose from; None: all.
-        instructions: keep the episodes that have one of these; None: all.
-        split: which part. The split is made over all episodes of the dataset, so that choosing others never moves an
-            episode to the other side.
-        validation_fraction: of the episodes; at least one episode and never all.
-        split_seed: other seeds give other splits.
+        metadata: Metadata of the dataset.
+        episodes: Indices to choose from; None: all.
+        instructions: Instructions of the episodes to keep; None: all.
+        split: Part to return. The split is made over all episodes of the dataset, so that choosing others never moves
+            an episode to the other side.
+        validation_fraction: Share of the episodes; at least one episode and never all.
+        split_seed: Seed of the split.
 
     Returns:
         int64, ascending.
 
     Raises:
-        UserError: an index or an instruction that does not exist, or nothing is left.
+        UserError: An index or an instruction does not exist, or nothing is left.
     """
     total = len(metadata.episodes)
     keep = np.ones(total, bool)
@@ -66,10 +66,10 @@ def select_episodes(
 
 
 def validation_mask(total: int, fraction: float, seed: int) -> np.ndarray:
-    """Return which of `total` episodes are for validation, bool `(E,)`: a pure function of its arguments.
+    """Return the mask of validation episodes among `total`, bool `(E,)`: a pure function of its arguments.
 
     Raises:
-        UserError: there are too few episodes to split.
+        UserError: There are too few episodes to split.
     """
     if total < 2:
         raise UserError("A dataset of one episode can't be split into training and validation; use split=all.")

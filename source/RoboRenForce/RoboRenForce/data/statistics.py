@@ -23,28 +23,28 @@ _MAX_PIXELS = 2**14
 
 @dataclass(frozen=True)
 class FeatureStatistics:
-    """What is known about one feature."""
+    """Statistics of one feature."""
 
     min: np.ndarray
     max: np.ndarray
     mean: np.ndarray
     std: np.ndarray
     count: int
-    """Frames."""
+    """Number of frames."""
     quantiles: dict[str, np.ndarray] = field(default_factory=dict)
-    """`q01 q10 q50 q90 q99`; empty where the recorder did not store them."""
+    """`q01 q10 q50 q90 q99`; empty if the recorder did not store them."""
 
     def to_json(self) -> dict[str, Any]:
-        """The entry in `stats.json`, and of one episode."""
+        """Return the entry in `stats.json`, and of one episode."""
         arrays = {"min": self.min, "max": self.max, "mean": self.mean, "std": self.std} | self.quantiles
         return {name: array.tolist() for name, array in arrays.items()} | {"count": [int(self.count)]}
 
 
 class RunningStatistics:
-    """Statistics of a feature over batches, in memory that does not grow.
+    """Statistics of a feature over batches, in bounded memory.
 
     Minimum, maximum, mean and variance are exact (parallel algorithm of Chan et al. 1979, in float64). Quantiles are
-    exact up to 131,072 rows; beyond that every second, fourth, ... row counts for them.
+    exact up to 131,072 rows; beyond that they use every second, fourth, ... row.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:
@@ -118,10 +118,10 @@ class PictureStatistics:
 
 
 def aggregate(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
-    """Join the statistics of episodes: all exact but the quantiles, which are means weighted by frames.
+    """Merge the statistics of episodes: all exact but the quantiles, which are means weighted by frames.
 
     Args:
-        parts: at least one, all of one shape.
+        parts: At least one, all of one shape.
     """
     parts = list(parts)
     weights = np.asarray([part.count for part in parts], np.float64)
@@ -145,10 +145,10 @@ def aggregate(parts: Iterable[FeatureStatistics]) -> FeatureStatistics:
 
 
 def parse_statistics(path: Path, raw: Any, features: Mapping[str, Feature]) -> dict[str, FeatureStatistics]:
-    """Check the statistics of a file; features without any are left out.
+    """Parse and check the statistics of a file; features without any are left out.
 
     Raises:
-        DatasetFileError: names the feature.
+        DatasetFileError: Names the feature.
     """
     if not isinstance(raw, Mapping):
         raise fault(path, f"it holds {type(raw).__name__}, expected an object with one entry per feature")

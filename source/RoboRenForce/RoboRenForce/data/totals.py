@@ -1,4 +1,4 @@
-"""Statistics of whole datasets, in one pass over the numbers that leaves videos alone."""
+"""Statistics of whole datasets, in one pass over the numbers, without videos."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .statistics import FeatureStatistics, PictureStatistics, RunningStatistics,
 
 
 def number_statistics(features: Mapping[str, Feature], columns: Iterable[Columns]) -> dict[str, FeatureStatistics]:
-    """Statistics of all number features over the columns of episodes."""
+    """Return the statistics of all number features over the columns of episodes."""
     running = {key: RunningStatistics(feature.shape) for key, feature in features.items() if feature.is_number}
     for episode in columns:
         for key, entry in running.items():
@@ -27,7 +27,7 @@ def number_statistics(features: Mapping[str, Feature], columns: Iterable[Columns
 
 
 def columns_of(metadata: DatasetMetadata, *, check: bool = True) -> Iterator[Columns]:
-    """Read the numbers of every episode, one after another."""
+    """Yield the numbers of every episode, one after another."""
     keys = [key for key, feature in metadata.features.items() if feature.is_number]
     reader = FrameReader(metadata, keys, check=check)
     for episode in range(len(metadata.episodes)):
@@ -39,7 +39,7 @@ def merged_statistics(
 ) -> dict[str, FeatureStatistics]:
     """Return the statistics of a dataset and the episodes that are appended to it.
 
-    Those of numbers are computed over all frames; those of cameras are joined from what was counted while recording.
+    Those of numbers are computed over all frames; those of cameras are merged from the recorder's counts.
     """
     before = [] if dataset is None else columns_of(dataset)
     result = number_statistics(features, chain(before, _columns_of_parts(features, parts)))
@@ -61,14 +61,14 @@ def _columns_of_parts(features: Mapping[str, Feature], parts: Sequence[EpisodePa
 
 
 def dataset_statistics(root: str, *, camera_frames: int = 1000) -> dict[str, FeatureStatistics]:
-    """Compute the statistics of a dataset anew: numbers over all frames, cameras over some random ones.
+    """Recompute the statistics of a dataset: numbers over all frames, cameras over some random ones.
 
     Args:
-        root: folder of the dataset.
-        camera_frames: how many frames of every camera are decoded.
+        root: Folder of the dataset.
+        camera_frames: Number of frames of every camera to decode.
 
     Raises:
-        DatasetFileError: names file, episode and frame of what can't be read.
+        DatasetFileError: Names file, episode and frame of unreadable data.
     """
     dataset = LeRobotDataset(LeRobotDatasetCfg(data_root=root))
     result = number_statistics(dataset.metadata.features, columns_of(dataset.metadata))

@@ -1,4 +1,4 @@
-"""Random access to the frames of mp4 files: open containers are kept, and seeking knows where the keyframes are."""
+"""Random access to the frames of mp4 files: containers stay open, and seeking uses the known keyframes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ class BadVideo(ValueError):  # noqa: N818 - reads better where it is raised
     def __init__(self, what: str, index: int | None = None) -> None:
         super().__init__(what)
         self.index = index
-        """Which of the requested times it is about."""
+        """Index of the requested time that failed."""
 
 
 class VideoFile:
     """An open mp4 file.
 
-    Decoding goes on from where it is when the next keyframe does not lie before the wanted frame, and seeks otherwise.
+    Decoding continues from its position if the next keyframe is not before the wanted frame, and seeks otherwise.
 
     Args:
-        path: the file.
-        expected: height and width that the metadata declares.
-        size: height and width to scale to while the colours are converted; None: as recorded.
+        path: File.
+        expected: Height and width that the metadata declares.
+        size: Height and width to scale to during color conversion; None: as recorded.
 
     Raises:
-        BadVideo: it can't be opened, has no video, or has another size.
+        BadVideo: It can't be opened, has no video, or has another size.
     """
 
     def __init__(self, path: Path, expected: tuple[int, int], size: tuple[int, int] | None = None) -> None:
@@ -63,18 +63,18 @@ class VideoFile:
         self._frames: Iterator[Any] = iter(())
         self._frame: Any = None
         self._time = -np.inf
-        """Seconds of `_frame`; decoding has arrived there."""
+        """Time of `_frame`, the position of decoding, in seconds."""
 
     def read(self, times: np.ndarray, out: list[np.ndarray], tolerance: float) -> None:
         """Decode the frames at some times.
 
         Args:
-            times: seconds, ascending; equal ones are decoded once.
-            out: arrays `(height, width, 3)` uint8 to write to.
-            tolerance: how far a frame may be from its time, in seconds.
+            times: Seconds, ascending; equal ones are decoded once.
+            out: Arrays `(height, width, 3)` uint8 to write to.
+            tolerance: Maximum deviation of a frame from its time, in seconds.
 
         Raises:
-            BadVideo: there is no such frame, or the file is damaged.
+            BadVideo: There is no such frame, or the file is damaged.
         """
         last = -np.inf
         for index, (seconds, target) in enumerate(zip(times.tolist(), out, strict=True)):
@@ -91,7 +91,7 @@ class VideoFile:
             last = seconds
 
     def _go_to(self, seconds: float, tolerance: float) -> None:
-        """Make `_frame` the one at `seconds`."""
+        """Decode until `_frame` is the one at `seconds`."""
         if not self._is_ahead(seconds, tolerance):
             self._seek(seconds - tolerance)
         for attempt in ("from the keyframe", "from the start"):
@@ -110,7 +110,7 @@ class VideoFile:
         raise BadVideo(f"it has no frame at {seconds:.6g} s, the nearest later one is at {self._time:.6g} s")
 
     def _is_ahead(self, seconds: float, tolerance: float) -> bool:
-        """Whether decoding on gets there as soon as seeking would."""
+        """Return True if decoding on gets there as soon as seeking would."""
         if not self._time <= seconds + tolerance:
             return False
         before = int(np.searchsorted(self._keyframes, seconds + tolerance, side="right"))
@@ -136,5 +136,5 @@ class VideoFile:
 
 
 def close_video(video: VideoFile) -> None:
-    """What a cache does with a file that it forgets."""
+    """Close a file that a cache evicts."""
     video.close()

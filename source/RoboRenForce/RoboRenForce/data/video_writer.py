@@ -1,4 +1,4 @@
-"""Encode the frames of an episode as mp4, and join mp4 files without encoding them again."""
+"""Encoding of an episode's frames as mp4, and joining of mp4 files without re-encoding."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _CODEC_NAMES = {"libsvtav1": "av1", "libx264": "h264"}
 
 
 class VideoEncoder:
-    """Encodes one mp4 file frame by frame.
+    """Encode one mp4 file frame by frame.
 
     Args:
-        path: the file.
-        fps: frames per second.
-        size: height and width, both even.
+        path: File.
+        fps: Frames per second.
+        size: Height and width, both even.
         codec: `libsvtav1` is smaller and faster to read, `libx264` plays everywhere.
     """
 
@@ -58,7 +58,7 @@ class VideoEncoder:
         self._container.mux(self._stream.encode(frame))
 
     def close(self) -> None:
-        """Write what is left and the index."""
+        """Write the remaining frames and the index."""
         try:
             if self._count:
                 self._container.mux(self._stream.encode())
@@ -67,7 +67,7 @@ class VideoEncoder:
 
 
 def video_info(codec: VideoCodec, size: tuple[int, int], fps: float) -> dict[str, Any]:
-    """The `info` of a video feature, as LeRobot writes it."""
+    """Return the `info` of a video feature, as LeRobot writes it."""
     return {
         "video.height": size[0],
         "video.width": size[1],
@@ -81,11 +81,11 @@ def video_info(codec: VideoCodec, size: tuple[int, int], fps: float) -> dict[str
 
 
 class VideoJoiner:
-    """Appends mp4 files to one, packet by packet.
+    """Append mp4 files to one, packet by packet.
 
     Args:
-        path: the file to write.
-        fps: frames per second of all of them.
+        path: File to write.
+        fps: Frames per second of all of them.
     """
 
     def __init__(self, path: Path, fps: float) -> None:
@@ -98,12 +98,12 @@ class VideoJoiner:
         self._stream: Any = None
         self._like: Any = None
         self.frames = 0
-        """Frames so far."""
+        """Number of frames so far."""
         self.size = 0
-        """Bytes so far, without the index."""
+        """Number of bytes so far, without the index."""
 
     def fits(self, path: Path) -> bool:
-        """Whether the file was encoded like those before: one stream has one header."""
+        """Return True if the file was encoded like the previous ones: one stream has one header."""
         with self._av.open(str(path), format="mp4") as source:
             return self._like is None or self._like == _header(source.streams.video[0])
 
@@ -111,7 +111,7 @@ class VideoJoiner:
         """Append one file.
 
         Returns:
-            When it begins and ends in the joined file, in seconds, and its frames.
+            Its start and end in the joined file, in seconds, and its number of frames.
         """
         with self._av.open(str(path), format="mp4") as source:
             stream: Any = source.streams.video[0]

@@ -1,4 +1,4 @@
-"""History and action chunks: which frames an item holds, as pure functions.
+"""History and action chunks: frames of an item, as pure functions.
 
 With `delta_timestamps = [-0.1, 0.0, 0.1]` at 10 Hz, an episode of four frames gives
 
@@ -6,7 +6,7 @@ With `delta_timestamps = [-0.1, 0.0, 0.1]` at 10 Hz, an episode of four frames g
     frames         0  0  1    0  1  2    1  2  3    2  3  3
     is_pad         1  0  0    0  0  0    0  0  0    0  0  1
 
-A window never leaves its episode: what lies outside repeats the first or last frame and is marked as padding.
+A window never leaves its episode: positions outside repeat the first or last frame and are marked as padding.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _MAX_WINDOW = 2**16
 def window_offsets(
     delta_timestamps: Mapping[str, Sequence[float]], fps: float, keys: Sequence[str]
 ) -> dict[str, np.ndarray]:
-    """Turn seconds into frames relative to the current one.
+    """Convert seconds to frames relative to the current one.
 
     Args:
-        delta_timestamps: key -> seconds, each a multiple of a frame.
-        fps: frames per second of the dataset.
-        keys: the features that exist.
+        delta_timestamps: Key -> seconds, each a multiple of a frame.
+        fps: Frames per second of the dataset.
+        keys: Existing features.
 
     Returns:
         Key -> int64 `(T,)`.
 
     Raises:
-        UserError: an unknown key, an empty list, or a time between two frames.
+        UserError: An unknown key, an empty list, or a time between two frames.
     """
     offsets = {}
     for key, seconds in delta_timestamps.items():
@@ -58,6 +58,6 @@ def window_offsets(
 
 
 def window(frame: int, offsets: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the frames of a window, int64 `(T,)` within the episode, and which are padding, bool `(T,)`."""
+    """Return the frames of a window, int64 `(T,)` within the episode, and its padding, bool `(T,)`."""
     wanted = frame + offsets
     return wanted.clip(0, length - 1), (wanted < 0) | (wanted >= length)

@@ -52,18 +52,18 @@ _HEADER = "dataset.json"
 _EPISODE = "episode.json"
 _TABLE = "frames.parquet"
 _PICTURE_ROWS = 16
-"""Rows of a row group that holds pictures: what is read for a random one."""
+"""Number of rows of a row group with pictures, all of which are read for a random one."""
 
 
 class LeRobotWriter:
-    """Appends episodes to a dataset; use `create` or `resume`.
+    """Append episodes to a dataset; use `create` or `resume`.
 
     Args:
-        root: folder of the dataset.
-        fps: frames per second.
-        features: key -> feature, without the standard ones.
-        robot_type: for whoever reads the data.
-        codec: of videos.
+        root: Folder of the dataset.
+        fps: Frames per second.
+        features: Key -> feature, without the standard ones.
+        robot_type: Type of robot, for readers of the data.
+        codec: Codec of videos.
     """
 
     def __init__(
@@ -76,9 +76,9 @@ class LeRobotWriter:
         self._dataset: DatasetMetadata | None = read_metadata(root) if (root / layout.INFO).is_file() else None
         self._tasks: dict[str, int] = {}
         self.saved_frames = 0
-        """Frames of all saved episodes, those of earlier recordings included."""
+        """Number of frames of all saved episodes, earlier recordings included."""
         self.saved_episodes = 0
-        """Saved episodes, those of earlier recordings included."""
+        """Number of saved episodes, earlier recordings included."""
         if self._dataset is not None:
             self._tasks = {text: number for number, text in self._dataset.tasks.items()}
             self.saved_episodes, self.saved_frames = len(self._dataset.episodes), self._dataset.total_frames
@@ -100,17 +100,17 @@ class LeRobotWriter:
         robot_type: str | None = None,
         codec: VideoCodec = "libsvtav1",
     ) -> Self:
-        """Begin a dataset in a folder that does not exist or is empty.
+        """Create a dataset in a folder that does not exist or is empty.
 
         Args:
-            root: the folder.
-            fps: frames per second, the same for all episodes.
-            features: key -> `{"dtype", "shape", "names"}`; dtype is a number type, `string`, `image` or `video`.
-            robot_type: for whoever reads the data.
-            codec: of videos.
+            root: Folder.
+            fps: Frames per second, the same for all episodes.
+            features: Key -> `{"dtype", "shape", "names"}`; dtype is a number type, `string`, `image` or `video`.
+            robot_type: Type of robot, for readers of the data.
+            codec: Codec of videos.
 
         Raises:
-            UserError: the folder is not empty, or a feature can't be recorded.
+            UserError: The folder is not empty, or a feature can't be recorded.
         """
         root = Path(root)
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
@@ -141,10 +141,10 @@ class LeRobotWriter:
 
     @classmethod
     def resume(cls, root: str | Path) -> Self:
-        """Go on recording, after a crash too: every saved episode is still there.
+        """Continue recording, also after a crash: every saved episode is still there.
 
         Raises:
-            DatasetFileError: there is neither a recording nor a dataset of v3.0.
+            DatasetFileError: There is neither a recording nor a dataset of v3.0.
         """
         root = Path(root)
         path = root / STAGING / _HEADER
@@ -166,12 +166,12 @@ class LeRobotWriter:
         """Append a frame to the current episode; a refused frame leaves it as it was.
 
         Args:
-            frame: every feature but the standard ones: numbers of the declared shape, pictures RGB uint8
+            frame: Every feature but the standard ones: numbers of the declared shape, pictures RGB uint8
                 `(height, width, 3)`, text.
-            task: the instruction that is followed.
+            task: Instruction of the frame.
 
         Raises:
-            UserError: names the key, what it got and what it expected.
+            UserError: Names the key, what it got and what it expected.
         """
         place = f"Episode {self.saved_episodes}, frame {self._length}"
         for key in frame.keys() - self.features.keys():
@@ -199,10 +199,10 @@ class LeRobotWriter:
             self._columns[key].append(encode_png(value) if feature.dtype == "image" else value)
 
     def save_episode(self) -> None:
-        """Put the current episode on disk; from here on a crash does not lose it.
+        """Write the current episode to disk; a crash does not lose it afterwards.
 
         Raises:
-            UserError: it has no frames.
+            UserError: It has no frames.
         """
         if not self._length:
             raise UserError(f"Episode {self.saved_episodes} has no frames: call add_frame first.")
@@ -232,7 +232,7 @@ class LeRobotWriter:
         self._begin()
 
     def clear_episode(self) -> None:
-        """Forget the current episode, for example a failed one."""
+        """Discard the current episode, for example a failed one."""
         for encoder in self._encoders.values():
             encoder.close()
         self._begin()
@@ -252,7 +252,7 @@ class LeRobotWriter:
         return len(self._frame_tasks)
 
     def _all_columns(self) -> dict[str, np.ndarray]:
-        """Recorded and standard columns of the current episode."""
+        """Return recorded and standard columns of the current episode."""
         columns: dict[str, np.ndarray] = {}
         for key, values in self._columns.items():
             if self.features[key].is_number:
@@ -271,7 +271,7 @@ class LeRobotWriter:
     # ------------------------------------------------------------------------------------------- the dataset
 
     def _staged(self) -> list[Path]:
-        """Folders of saved episodes that the dataset does not have yet; removes those that it has."""
+        """Return folders of saved episodes that the dataset does not have yet; removes those that it has."""
         done = 0 if self._dataset is None else len(self._dataset.episodes)
         folders = []
         for folder in sorted(self._staging.glob("episode-*")):
@@ -284,10 +284,10 @@ class LeRobotWriter:
     def finalize(self) -> DatasetMetadata:
         """Merge the saved episodes into the dataset and return its metadata; an unfinished episode is dropped.
 
-        Recording may go on: the next `finalize` appends.
+        Recording may continue: the next `finalize` appends.
 
         Raises:
-            UserError: there is no episode at all.
+            UserError: There is no episode at all.
         """
         self.clear_episode()
         staged = self._staged()

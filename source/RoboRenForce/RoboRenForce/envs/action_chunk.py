@@ -1,4 +1,4 @@
-"""Execute a chunk of actions one by one, with the exact end of an episode inside it."""
+"""Execution of action chunks, with the exact end of an episode inside a chunk."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _OF_THE_STATE = ("command", "dynamics", "instruction", "group_id")
 def step_chunk(env: VecEnv, actions: torch.Tensor, active: torch.Tensor | None, *, has_images: bool) -> StepReturn:
     """Execute `actions`, `(num_envs, H, *single)`, one after the other; a row that is done is held for the rest.
 
-    Images inside the chunk are not drawn: nobody sees them.
+    Images inside the chunk are not rendered, because no policy sees them.
 
     Args:
-        env: has the capability `step_rows`, unless H is 1.
-        actions: H per environment.
-        active: rows to step, bool `(num_envs,)`; None: all.
-        has_images: whether `env` has image groups that are read.
+        env: Environment with the capability `step_rows`, unless H is 1.
+        actions: H actions per environment.
+        active: Rows to step, bool `(num_envs,)`; None: all.
+        has_images: True if `env` has image groups that are read.
     """
     horizon = actions.shape[1]
     chunk = _Chunk(env.num_envs, horizon, env.device)
@@ -42,13 +42,13 @@ def step_chunk(env: VecEnv, actions: torch.Tensor, active: torch.Tensor | None, 
 
 
 class _Chunk:
-    """What up to `horizon` steps of `num_envs` rows add up to."""
+    """Accumulated result of up to `horizon` steps of `num_envs` rows."""
 
     def __init__(self, num_envs: int, horizon: int, device: torch.device) -> None:
         self.runs = torch.ones(num_envs, dtype=torch.bool, device=device)
-        """Rows that go on, `(num_envs,)`."""
+        """Rows that continue, bool `(num_envs,)`."""
         self.is_over = False
-        """Whether no row goes on."""
+        """True if no row continues."""
         self._rewards = torch.zeros(num_envs, horizon, device=device)
         self._dones = torch.zeros(num_envs, dtype=torch.int64, device=device)
         self._executed = torch.zeros(num_envs, dtype=torch.int64, device=device)
@@ -57,7 +57,7 @@ class _Chunk:
         self._logs: dict[str, list[torch.Tensor]] = {}
 
     def add(self, index: int, step: StepReturn) -> None:
-        """Take in the step of action `index`, executed in the rows where `runs`."""
+        """Add the step of action `index`, executed in the rows where `runs`."""
         self._last, rewards, dones, extras = step
         ended = dones.bool()
         self._rewards[:, index] = rewards
@@ -76,7 +76,7 @@ class _Chunk:
             self._extras[name] = self._combined(name, extras[name], ended)
 
     def _combined(self, name: str, value: Any, ended: torch.Tensor) -> Any:
-        """What the extra `name` is after one more action."""
+        """Return the extra `name` combined over one more action."""
         if name in _OF_THE_STATE:
             return value
         if name not in _ANY_ACTION and name not in _SUMS:
@@ -88,7 +88,7 @@ class _Chunk:
         return self._extras[name] + value if name in _SUMS else self._extras[name] | value
 
     def result(self) -> StepReturn:
-        """Last observations, summed rewards, dones and extras."""
+        """Return last observations, summed rewards, dones and extras."""
         log = {name: torch.stack(values).mean() for name, values in self._logs.items()}
         extras = {**self._extras, "log": log, "executed_steps": self._executed, "chunk_rewards": self._rewards}
         if self._final is not None:

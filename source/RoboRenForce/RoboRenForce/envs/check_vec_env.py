@@ -1,8 +1,8 @@
-"""Test an environment against every sentence of the contract in `vec_env.py`.
+"""Test of an environment against every sentence of the contract in `vec_env.py`.
 
     check_vec_env(MyEnvCfg(num_envs=4).build())
 
-raises an `EnvContractError` that lists what is wrong, each finding once. Every adapter's tests call it.
+raises an `EnvContractError` that lists each violation once. Every adapter's tests call it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _KNOWN_EXTRAS = (
 )
 _STATE_EXTRAS = ("command", "dynamics", "group_id", "instruction")
 _ROW_LABELS = ("block", "instruction_id")
-"""Groups that tell rows apart by design, whatever state they are in."""
+"""Groups that differ between rows by design, whatever their state."""
 _CAPABILITIES = ("reset_rows", "step_rows")
 _REPEATED_STEPS = 15
 
@@ -39,32 +39,32 @@ def check_vec_env(
     exact_final_observations: bool = True,
     raise_error: bool = True,
 ) -> list[str]:
-    """Run `env` through the contract; it is reset several times and left at the start of new episodes.
+    """Test `env` against the contract; it is reset several times and left at the start of new episodes.
 
     Args:
-        env: the environment; a `GroupVec` with eval rows needs its eval policy before.
-        num_steps: random steps to watch.
-        seed: for the resets and the random actions.
-        exact_final_observations: compare the final observation of an episode that is cut with the one the same seeded
-            episode has when it goes on. Turn it off only where observation noise is drawn from a generator that all
-            rows share.
-        raise_error: raise if there are findings; otherwise return them.
+        env: Environment; a `GroupVec` with eval rows needs its eval policy before.
+        num_steps: Number of random steps to watch.
+        seed: Seed of the resets and the random actions.
+        exact_final_observations: Compare the final observation of a truncated episode with the one that the same seeded
+            episode has when it continues. Turn it off only if observation noise is drawn from a generator that all rows
+            share.
+        raise_error: Raise an error if there are violations; otherwise return them.
 
     Raises:
-        EnvContractError: lists the findings.
+        EnvContractError: Lists the violations.
     """
     check = _Check(env, seed)
     try:
         check.run(num_steps, exact_final_observations)
     except EnvContractError as error:
-        check.findings.append(str(error))  # what an adapter found below it, while it was stepped
-    if check.findings and raise_error:
-        raise contract_error(env, check.findings)
-    return check.findings
+        check.violations.append(str(error))  # what an adapter found below it, while it was stepped
+    if check.violations and raise_error:
+        raise contract_error(env, check.violations)
+    return check.violations
 
 
 class _Check(StructureCheck):
-    """The checks, in the order in which they are called, and what they found."""
+    """The checks, in the order of their calls, and the violations found."""
 
     def __init__(self, env: VecEnv, seed: int) -> None:
         super().__init__(env)
@@ -72,12 +72,12 @@ class _Check(StructureCheck):
         self._generator = torch.Generator().manual_seed(seed)
 
     def run(self, num_steps: int, exact_final_observations: bool) -> None:
-        """All checks; the later ones only if what they compare has the right shapes."""
+        """Run all checks; later ones only if the shapes that they compare are right."""
         self.spec()
-        if not self.findings:
+        if not self.violations:
             self.rollout(num_steps)
         # What follows compares runs with one another; with wrong shapes it would only repeat them in other words.
-        if not self.findings:
+        if not self.violations:
             self.time_limit(exact_final_observations)
             self.given_and_returned_tensors()
             self.seeding()
@@ -89,7 +89,7 @@ class _Check(StructureCheck):
     # --- what the environment says about itself ---------------------------------------------------------------------
 
     def spec(self) -> None:
-        """The spec is complete and agrees with the attributes."""
+        """Check that the spec is complete and agrees with the attributes."""
         spec = getattr(self.env, "spec", None)
         if not self.expect(isinstance(spec, EnvSpec), f"spec is {type(spec).__name__}, expected an EnvSpec"):
             return
@@ -127,39 +127,39 @@ class _Check(StructureCheck):
     # --- one random rollout -----------------------------------------------------------------------------------------
 
     def rollout(self, num_steps: int) -> None:
-        """Watch random steps: shapes, dtypes, keys, flags, counters and what final observations say."""
+        """Check random steps: shapes, dtypes, keys, flags, counters and final observations."""
         env = self.env
         self.observations(env.get_observations(), "get_observations() before the first reset")
         obs = self._reset()
         self.observations(obs, "reset")
         self._same_as_current(obs, "reset")
         self.lengths()
-        if self.findings:
+        if self.violations:
             return
         self.expect(not env.episode_length_buf.any(), "episode_length_buf isn't 0 after reset")
         for _ in range(num_steps):
             before = env.episode_length_buf.clone()
             step = env.step(self._actions())
             self.step(step)
-            if self.findings:
+            if self.violations:
                 return
             self.counters(before, step)
             self._same_as_current(step[0], "step")
 
     def tensor(self, value: Any, what: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
-        """As for any step, and all values are finite."""
+        """Check a tensor as in any step, and that all values are finite."""
         super().tensor(value, what, dtype, shape)
         if isinstance(value, torch.Tensor):
             self.expect(bool(value.isfinite().all()), f"{what} has values that aren't finite")
 
     def lengths(self) -> None:
-        """`episode_length_buf` is int64 `(num_envs,)`."""
+        """Check that `episode_length_buf` is int64 `(num_envs,)`."""
         self.tensor(self.env.episode_length_buf, "episode_length_buf", torch.int64)
 
     def step(self, step: Any) -> None:
-        """Everything about one returned step that doesn't need its predecessor."""
+        """Check a returned step by itself."""
         super().step(step)
-        if self.findings:
+        if self.violations:
             return
         obs, _, dones, extras = step
         self._flags(dones, extras)
@@ -180,7 +180,7 @@ class _Check(StructureCheck):
         )
 
     def counters(self, before: torch.Tensor, step: StepReturn) -> None:
-        """`episode_length_buf` counts executed steps, starts at 0 again and never passes the horizon."""
+        """Check that `episode_length_buf` counts executed steps, restarts at 0 and never exceeds the horizon."""
         _, _, dones, extras = step
         executed = torch.ones_like(before)
         if "executed_steps" in extras:
@@ -201,7 +201,7 @@ class _Check(StructureCheck):
     # --- comparisons of runs ----------------------------------------------------------------------------------------
 
     def time_limit(self, exact: bool) -> None:
-        """Setting `episode_length_buf` to the step before the horizon cuts every episode at the next step, exactly."""
+        """Check that an `episode_length_buf` one step before the horizon truncates every episode next."""
         env, horizon = self.env, self.env.max_episode_length
         if not horizon:
             return
@@ -236,7 +236,7 @@ class _Check(StructureCheck):
                 )
 
     def given_and_returned_tensors(self) -> None:
-        """Actions aren't changed; observations outlive the next step; flags don't share memory with one another."""
+        """Check that actions aren't changed, observations outlive the next step, and flags share no memory."""
         self._reset()
         for _ in range(5):
             actions = self._actions()
@@ -256,7 +256,7 @@ class _Check(StructureCheck):
             )
 
     def seeding(self) -> None:
-        """The same seed and the same actions give the same run."""
+        """Check that equal seeds and equal actions give equal runs."""
         actions = [self._actions() for _ in range(_REPEATED_STEPS)]
         runs = []
         for _ in range(2):
@@ -268,7 +268,7 @@ class _Check(StructureCheck):
         self.expect(equal_runs(*runs), f"two runs after reset(seed={self.seed}) with the same actions differ")
 
     def action_range(self) -> None:
-        """Every action of the space is accepted, and what is outside of bounds is clipped."""
+        """Check that every action of the space is accepted, and that actions outside the bounds are clipped."""
         spec = self.env.spec.action
         if spec.kind == "discrete":
             for value in (0, spec.dim - 1):
@@ -286,7 +286,7 @@ class _Check(StructureCheck):
                 )
 
     def state(self) -> None:
-        """A restored environment goes on identically, resets included, and its state is plain data."""
+        """Check that a restored environment continues identically, and that its state is plain data."""
         env = self.env
         self._reset()
         for _ in range(3):
@@ -313,7 +313,7 @@ class _Check(StructureCheck):
         )
 
     def rows(self) -> None:
-        """The capabilities that the spec names work."""
+        """Check that the capabilities named by the spec work."""
         if "step_rows" in self.env.spec.capabilities:
             self._held_rows()
         if "reset_rows" in self.env.spec.capabilities:
@@ -372,7 +372,7 @@ class _Check(StructureCheck):
         for attempt in ("first", "second"):
             current = self.env.get_observations()
             self.observations(current, f"the {attempt} get_observations() after {where}")
-            if self.findings:
+            if self.violations:
                 return
             for name in self.env.spec.obs_groups:
                 self.expect(
@@ -381,7 +381,7 @@ class _Check(StructureCheck):
                 )
 
     def _near_the_horizon(self) -> None:
-        """Let episodes end soon, so that what follows has resets in it."""
+        """Let episodes end soon, so that the next steps contain resets."""
         horizon = self.env.max_episode_length
         if horizon:
             self.env.episode_length_buf = torch.full_like(self.env.episode_length_buf, max(0, horizon - 4))

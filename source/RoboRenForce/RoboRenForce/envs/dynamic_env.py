@@ -1,9 +1,9 @@
-"""The second link of the chain: reward terms, commands and dynamics state as guaranteed extras, and flat sizes.
+"""The second link of the chain: reward terms, commands and dynamics state as extras, and the flat sizes.
 
 Multi-objective critics, belief models and world models need more than one reward number and one observation vector.
-`DynamicEnv` collects what the inner environment knows about itself into the extras `reward_terms`, `command` and
-`dynamics`, at `reset` as well as at every `step`, and says how wide everything is (`dim_params`). With `observe` a
-channel is an observation group too, for networks that are conditioned on it:
+`DynamicEnv` collects what the inner environment provides into the extras `reward_terms`, `command` and `dynamics`, at
+`reset` as well as at every `step`, and lists all widths (`dim_params`). With `observe` a channel is an observation
+group too, for networks that are conditioned on it:
 
     env.dynamic={observe: [command]}  obs_groups={critic: [critic, command]}
 """
@@ -29,13 +29,13 @@ CHANNELS = ("reward_terms", "command", "dynamics")
 
 @runtime_checkable
 class DynamicSource(Protocol):
-    """An environment that knows channels which it doesn't put into its extras by itself."""
+    """Environment that provides channels which are not in its extras."""
 
     reward_term_names: tuple[str, ...]
     """Names of the columns of `reward_terms`; empty if there are none."""
 
     def dynamic_channels(self) -> Mapping[str, torch.Tensor]:
-        """The current value of every channel that exists, each float `(num_envs, width)`.
+        """Return the current value of every channel that exists, each float `(num_envs, width)`.
 
         The keys, a subset of `reward_terms`, `command` and `dynamics`, are the same at every call, also before the
         first step. `reward_terms` belongs to the last step, `command` and `dynamics` to the current observations.
@@ -44,7 +44,7 @@ class DynamicSource(Protocol):
 
 
 class DynamicEnv(VecEnvWrapper):
-    """Provide the channels that the inner environment declares or, as a `DynamicSource`, offers."""
+    """Wrapper that provides the channels which the inner environment declares or, as a `DynamicSource`, offers."""
 
     def __init__(self, cfg: DynamicEnvCfg, env: VecEnv) -> None:
         super().__init__(env)
@@ -96,7 +96,7 @@ class DynamicEnv(VecEnvWrapper):
         return self._finish(self.env.step_rows(actions, active, draw=draw))
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the environment and the observed channels; empty if the environment can't be restored."""
+        """Return the state of the environment and the observed channels; empty if it can't be restored."""
         inner = self.env.state_dict()
         return {"env": inner, "observed": dict(self._observed)} if inner else {}
 
@@ -134,15 +134,15 @@ class DynamicEnv(VecEnvWrapper):
 
 @configclass
 class DynamicEnvCfg(Cfg):
-    """Options of `DynamicEnv`; build it with `DynamicEnvCfg().build(env)`."""
+    """Configuration of `DynamicEnv`; build it with `DynamicEnvCfg().build(env)`."""
 
     class_type: type = DynamicEnv
     require: list[Literal["reward_terms", "command", "dynamics"]] = []
-    """Channels without which training makes no sense; building fails if the environment lacks one."""
+    """Channels that training needs; building fails if the environment lacks one."""
     observe: list[Literal["command", "dynamics"]] = []
     """Channels that are observation groups of the same name too.
 
-    Their values at the end of an episode are gone when it has been reset, so the extra `final_observations` is not
+    Their values at the end of an episode are lost once it has been reset, so the extra `final_observations` is not
     available then (PPO: `time_out_bootstrap=current`).
     """
 
@@ -158,7 +158,7 @@ def _require_channels(cfg: DynamicEnvCfg, spec: EnvSpec) -> None:
 
 
 def _spec_with_groups(spec: EnvSpec, channels: Sequence[str]) -> EnvSpec:
-    """`spec` with the channels as observation groups."""
+    """Return `spec` with the channels as observation groups."""
     if taken := [name for name in channels if name in spec.obs_groups]:
         raise ConfigError(f"DynamicEnvCfg.observe: {spec.task} has the observation groups {taken} already, drop them.")
     groups = {**spec.obs_groups, **{name: (spec.extra_dims[name],) for name in channels}}

@@ -1,4 +1,4 @@
-"""The configuration of any environment: the adapter's own options, and the links of the wrapper chain around it."""
+"""Base configuration of environments: the adapter's options, and the links of the wrapper chain."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class VecEnvCfg(Cfg):
     """
 
     class_type: type | str = VecEnv
-    """The adapter."""
+    """Adapter class."""
     num_envs: Annotated[int, Range(ge=1)] = 1
     seed: int = 0
     device: str = "cpu"
     dynamic: DynamicEnvCfg | None = None
     """Reward terms, commands and dynamics state as extras or observations."""
     groups: GroupVecCfg | None = None
-    """Rows with different jobs: eval rows, blocks, groups that start together; `num_envs` counts all of them."""
+    """Rows with different roles: eval rows, blocks, groups that start together; `num_envs` counts all of them."""
     multi_modal: MultiModalCfg | None = None
     """Images, proprioception, instructions and action chunks."""
     expert: Cfg | None = None
@@ -35,7 +35,7 @@ class VecEnvCfg(Cfg):
     environment is wrapped. It may look at the simulator's state instead of the observations."""
 
     def build(self, *args: Any, **runtime: Any) -> VecEnv:
-        """Validate, build the adapter's environment and put the links around it."""
+        """Validate, build the adapter's environment and wrap it in the links."""
         env: VecEnv = super().build(*args, **runtime)
         try:
             for link in (self.dynamic, self.groups, self.multi_modal):
@@ -46,7 +46,7 @@ class VecEnvCfg(Cfg):
         return env
 
     def for_evaluation(self, num_envs: int, seed: int) -> Self:
-        """The same environment for playing: every row plays episodes of its own, as the leader of blocks does."""
+        """Return the configuration for playing: every row plays its own episodes, as the leader of blocks does."""
         cfg = self.copy()
         cfg.num_envs, cfg.seed = num_envs, seed
         cfg.groups = None if cfg.groups is None else cfg.groups.for_evaluation()
@@ -54,7 +54,7 @@ class VecEnvCfg(Cfg):
         return cfg
 
     def check(self) -> Iterable[str]:
-        """Eval rows are driven by a policy that has to see what the learner sees."""
+        """Check that the policy of eval rows sees the learner's observations."""
         if self.multi_modal is not None and self.groups is not None and self.groups.num_eval_envs:
             yield (
                 "groups: num_eval_envs can't be combined with multi_modal, whose observations eval rows don't get; "
@@ -63,13 +63,13 @@ class VecEnvCfg(Cfg):
 
 
 def evaluation_cfg(env_cfg: Any, num_envs: int, seed: int) -> Any:
-    """`VecEnvCfg.for_evaluation`, also of a configuration of a user's own that knows no links."""
+    """Return `VecEnvCfg.for_evaluation`, also for a user's configuration without links."""
     if isinstance(env_cfg, VecEnvCfg):
         return env_cfg.for_evaluation(num_envs, seed)
     return env_cfg.replace(num_envs=num_envs, seed=seed)
 
 
 def num_learning_envs(env_cfg: Any) -> int:
-    """Rows that the learner sees; eval rows are not among them."""
+    """Return the number of rows that the learner sees, without eval rows."""
     groups = env_cfg.groups if isinstance(env_cfg, VecEnvCfg) else None
     return env_cfg.num_envs - (0 if groups is None else groups.num_eval_envs)

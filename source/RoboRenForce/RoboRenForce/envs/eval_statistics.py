@@ -1,4 +1,4 @@
-"""Returns, lengths and successes of episodes that finish while others go on, without reading the device back."""
+"""Statistics of finished evaluation episodes, kept on the device."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ import torch
 
 
 class EvalStatistics:
-    """The last `window` finished episodes of each of `num_envs` rows, kept on the device.
+    """Statistics of the last `window` finished episodes of each of `num_envs` rows.
 
-    `history` is float `(3, num_envs, window)` over return, length and success; entries that no episode has filled yet
-    are NaN.
+    `history` is float `(3, num_envs, window)` over return, length and success; entries without an episode are NaN.
     """
 
     def __init__(self, num_envs: int, window: int, device: torch.device) -> None:
@@ -37,16 +36,16 @@ class EvalStatistics:
         self._valid = self._valid | done
 
     def restart(self) -> None:
-        """All rows begin a new episode now."""
+        """Start a new episode in all rows."""
         self._running = torch.zeros_like(self._running)
         self._valid = torch.ones_like(self._valid)
 
     def discard_running(self) -> None:
-        """Don't count the episodes that are running now, except where they haven't taken a step yet."""
+        """Don't count the current episodes, except those that haven't taken a step yet."""
         self._valid = self._valid & (self._running[1] == 0)
 
     def log(self) -> dict[str, torch.Tensor]:
-        """Means over the window, 0-dim on the device; NaN until the first episode has finished."""
+        """Return means over the window, 0-dim on the device; NaN until the first episode has finished."""
         means = self._history.flatten(1).nanmean(dim=1)
         found = {"Eval/mean_return": means[0], "Eval/mean_episode_length": means[1]}
         if self._knows_success:
@@ -54,14 +53,14 @@ class EvalStatistics:
         return found
 
     def report(self) -> dict[str, float]:
-        """The same on the host, with the number of episodes in the window; empties the window."""
+        """Return the means on the host, with the number of episodes in the window; empties the window."""
         found = {name: float(value) for name, value in self.log().items()}
         found["Eval/num_episodes"] = float(self._history[0].isfinite().sum())
         self._history = torch.full_like(self._history, torch.nan)
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """All tensors."""
+        """Return all tensors."""
         return {"history": self._history, "count": self._count, "running": self._running, "valid": self._valid}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

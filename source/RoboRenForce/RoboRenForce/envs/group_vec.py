@@ -1,4 +1,4 @@
-"""The third link of the chain: rows with different jobs.
+"""The third link of the chain: rows with different roles.
 
 The rows of the inner environment are, in this order,
 
@@ -7,8 +7,8 @@ The rows of the inner environment are, in this order,
     |<------- training: spec.num_envs ---->|
 
 A learner sees the training rows only. The eval rows are driven by a policy of their own (`set_eval_policy`) or by
-actions given to `step`, and their episodes come back as `Eval/mean_return`, `Eval/mean_episode_length` and, where the
-environment knows it, `Eval/success_rate` in `extras["log"]`: evaluation that costs no second simulator.
+actions given to `step`. Their episodes are logged as `Eval/mean_return`, `Eval/mean_episode_length` and, if the
+environment defines success, `Eval/success_rate` in `extras["log"]`: evaluation without a second simulator.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from .wrapper import VecEnvWrapper
 
 
 class GroupVec(VecEnvWrapper):
-    """Split the batch into training rows (in blocks or groups, if asked for) and eval rows."""
+    """Split the batch into training rows (in blocks or groups, if configured) and eval rows."""
 
     def __init__(self, cfg: GroupVecCfg, env: VecEnv) -> None:
         super().__init__(env)
@@ -62,9 +62,9 @@ class GroupVec(VecEnvWrapper):
         self.env.episode_length_buf = lengths
 
     def set_eval_policy(self, policy: EvalPolicy | None) -> None:
-        """Let `policy` drive the eval rows from now on.
+        """Drive the eval rows by `policy` from now on.
 
-        The episodes that run at that moment don't count, since another policy began them.
+        The current episodes don't count, since another policy started them.
         """
         self._eval_policy = policy
         if policy is not None:
@@ -73,7 +73,7 @@ class GroupVec(VecEnvWrapper):
 
     @property
     def eval_observations(self) -> TensorDict:
-        """Current observations of the eval rows, batch size `[num_eval_envs]`."""
+        """Return the current observations of the eval rows, batch size `[num_eval_envs]`."""
         return self._eval_current
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
@@ -87,7 +87,7 @@ class GroupVec(VecEnvWrapper):
         return self._keep(obs), self._train_extras(extras)
 
     def get_observations(self) -> TensorDict:
-        """Current observations of the training rows."""
+        """Return the current observations of the training rows."""
         return self._current
 
     def step(self, actions: torch.Tensor, eval_actions: torch.Tensor | None = None) -> StepReturn:
@@ -95,10 +95,10 @@ class GroupVec(VecEnvWrapper):
 
         Args:
             actions: `(num_envs, *action.shape)`, for the training rows.
-            eval_actions: `(num_eval_envs, *action.shape)`; without them the eval policy chooses.
+            eval_actions: `(num_eval_envs, *action.shape)`; None: the eval policy chooses.
 
         Raises:
-            RuntimeError: there are eval rows, but neither actions nor a policy for them.
+            RuntimeError: There are eval rows, but neither actions nor a policy for them.
         """
         actions = self._all_actions(actions, eval_actions)
         if self._groups is None:
@@ -122,7 +122,7 @@ class GroupVec(VecEnvWrapper):
         return self._keep(obs), self._train_extras(extras)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the environment, the groups and the statistics; empty if the environment can't be restored."""
+        """Return the state of environment, groups and statistics; empty if the environment can't be restored."""
         inner = self.env.state_dict()
         if not inner:
             return {}
@@ -143,7 +143,7 @@ class GroupVec(VecEnvWrapper):
         return torch.ones(self.env.num_envs, dtype=torch.bool, device=self.device)
 
     def _finish(self, step: StepReturn) -> StepReturn:
-        """What the learner sees of a step of all rows."""
+        """Return the learner's part of a step of all rows."""
         obs, rewards, dones, extras = step
         train_extras = self._train_extras(extras)
         if self.num_eval_envs:
@@ -171,7 +171,7 @@ class GroupVec(VecEnvWrapper):
         return torch.cat([actions, eval_actions.to(actions)])
 
     def _keep(self, obs: TensorDict) -> TensorDict:
-        """Remember the observations of all rows and return those of the training rows."""
+        """Store the observations of all rows and return those of the training rows."""
         self._current = self._rows_of(obs)
         if self.num_eval_envs:
             self._eval_current = self._rows_of(obs, evaluation=True)
@@ -189,7 +189,7 @@ class GroupVec(VecEnvWrapper):
         return cut
 
     def _rows_of(self, obs: TensorDict, evaluation: bool = False) -> TensorDict:
-        """Training (or eval) rows of `obs`, batch `[env.num_envs]`, with the block coefficients where asked for."""
+        """Return training (or eval) rows of `obs`, batch `[env.num_envs]`, with block coefficients if configured."""
         rows = slice(self._num_train, None) if evaluation else slice(0, self._num_train)
         groups = {name: tensor[rows] for name, tensor in obs.items()}
         size = self.num_eval_envs if evaluation else self._num_train
@@ -221,33 +221,33 @@ class GroupVec(VecEnvWrapper):
 
 @configclass
 class GroupVecCfg(Cfg):
-    """Options of `GroupVec`; build it with `GroupVecCfg(...).build(env)`."""
+    """Configuration of `GroupVec`; build it with `GroupVecCfg(...).build(env)`."""
 
     class_type: type = GroupVec
     num_eval_envs: Annotated[int, Range(ge=0)] = 0
-    """Rows taken from the end of the batch for evaluation."""
+    """Number of rows at the end of the batch for evaluation."""
     eval_window: Annotated[int, Range(ge=1)] = 10
-    """Newest finished episodes of each eval row over which the logged means run."""
+    """Number of newest finished episodes of each eval row in the logged means."""
     num_blocks: Annotated[int, Range(ge=1)] | None = None
-    """Equal blocks of the training rows (SAPG); `extras["group_id"]` is the block."""
+    """Number of equal blocks of the training rows (SAPG); `extras["group_id"]` is the block."""
     block_coefficients: list[float] | None = None
     """One number per block, observed by its rows as the group `block` of width 1."""
     group_size: Annotated[int, Range(ge=2)] | None = None
-    """Rows per group that start together from the same state (GRPO); `extras["group_id"]` is the group."""
+    """Number of rows per group that start together from the same state (GRPO); `extras["group_id"]` is the group."""
     seed: int | None = None
-    """First of the seeds that the groups start from; None: the environment's."""
+    """First of the groups' start seeds; None: the environment's."""
     check_same_start: bool = True
-    """Compare the first observations of a group's members and refuse to go on if they differ."""
+    """True to compare the first observations of a group's members and raise an error if they differ."""
 
     def for_evaluation(self) -> GroupVecCfg | None:
-        """The same observations with every row alone: of blocks, the leader's; None where there is nothing to show."""
+        """Return the options with every row alone (of blocks, the leader's), None if nothing is observed."""
         if self.block_coefficients is None:
             return None
         leader = self.block_coefficients[-1:]
         return self.replace(num_eval_envs=0, num_blocks=1, block_coefficients=leader, group_size=None)
 
     def check(self) -> Iterable[str]:
-        """Blocks and groups exclude each other; coefficients belong to blocks."""
+        """Check that blocks and groups exclude each other, and that coefficients belong to blocks."""
         if self.num_blocks is not None and self.group_size is not None:
             yield "num_blocks and group_size both say what group_id means: set one of them"
         if self.block_coefficients is not None and len(self.block_coefficients) != (self.num_blocks or 0):
@@ -274,7 +274,7 @@ def _num_train_rows(cfg: GroupVecCfg, env: VecEnv) -> int:
 
 
 def _blocks(cfg: GroupVecCfg, num_train: int, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Block of each training row, int64 `(num_train,)`, and its coefficient, float `(num_train, 1)`."""
+    """Return the block of each training row, int64 `(num_train,)`, and its coefficient, float `(num_train, 1)`."""
     if cfg.num_blocks is None:
         return None, None
     size = num_train // cfg.num_blocks

@@ -1,6 +1,6 @@
-"""Rows in groups that start every episode together, from the same initial state (GRPO).
+"""Groups of rows that start every episode together, from the same initial state (GRPO).
 
-Group-relative advantages compare episodes that began alike, so a member that is done waits until the whole group is.
+Group-relative advantages compare episodes with equal starts, so a member that is done waits for its whole group.
 One group of three, whose episodes take 2, 4 and 3 steps (digits: step within the episode; `.`: waiting, at the first
 state of the next episode):
 
@@ -28,7 +28,7 @@ from .wrapper import choose_rows
 
 
 class GroupedReset:
-    """Reset the first `num_rows` rows of `env` group by group; used by `GroupVec`."""
+    """Reset of the first `num_rows` rows of `env` group by group; used by `GroupVec`."""
 
     def __init__(self, env: VecEnv, num_rows: int, group_size: int, seed: int, check_same_start: bool) -> None:
         for capability, purpose in (("reset_rows", "start rows at a chosen state"), ("step_rows", "hold rows")):
@@ -42,7 +42,7 @@ class GroupedReset:
         self._size = group_size
         self._num_groups = num_rows // group_size
         self.seed = seed
-        """Of the first group in round 0."""
+        """Seed of the first group in round 0."""
         self._check = check_same_start
         device = env.device
         self.group_id = torch.arange(self._num_groups, device=device).repeat_interleave(group_size)  # (num_rows,)
@@ -65,7 +65,7 @@ class GroupedReset:
         return obs, extras
 
     def step(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
-        """Step all rows of the environment where `active`, bool `(num_envs,)`, and nobody waits; see `step_rows`."""
+        """Step the rows where `active`, bool `(num_envs,)`, except those that wait; see `step_rows`."""
         runs = active.clone()
         runs[: self._num_rows] &= ~self._waiting
         obs, rewards, dones, extras = self._env.step_rows(actions, runs, draw=draw)
@@ -79,7 +79,7 @@ class GroupedReset:
         return obs, rewards, dones, extras
 
     def state_dict(self) -> dict[str, Any]:
-        """Seed, rounds and who waits."""
+        """Return seed, rounds and waiting rows."""
         return {"seed": self.seed, "round": self._round.clone(), "waiting": self._waiting.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -89,7 +89,7 @@ class GroupedReset:
         self._waiting = state["waiting"].to(self._env.device).clone()
 
     def _regroup(self, finished: torch.Tensor) -> tuple[TensorDict, dict[str, Any]]:
-        """Send `finished` rows, `(num_rows,)`, to the start of their group's next round, and let complete groups go."""
+        """Move `finished` rows, `(num_rows,)`, to their group's next round, and start complete groups."""
         obs, present = self._start(finished.nonzero().squeeze(1), self._round + 1)
         waiting = self._waiting | finished
         complete = waiting.view(self._num_groups, self._size).all(dim=1)  # (num_groups,)
@@ -104,7 +104,7 @@ class GroupedReset:
         return self._env.reset_rows(rows, seeds.tolist())
 
     def _require_same_start(self, obs: TensorDict, groups: torch.Tensor) -> None:
-        """Members of the groups that start now must observe the same; `groups` is bool `(num_groups,)`."""
+        """Check that members of the starting groups, bool `(num_groups,)`, have equal observations."""
         if not self._check:
             return
         for name, tensor in obs.items():

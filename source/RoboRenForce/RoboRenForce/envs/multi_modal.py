@@ -38,7 +38,7 @@ from .wrapper import VecEnvWrapper
 
 
 class MultiModal(VecEnvWrapper):
-    """See the module for what observations, actions and extras look like."""
+    """Wrapper with camera, proprioception and instruction groups and action chunks; see the module."""
 
     def __init__(self, cfg: MultiModalCfg, env: VecEnv) -> None:
         super().__init__(env)
@@ -54,12 +54,12 @@ class MultiModal(VecEnvWrapper):
 
     @property
     def instructions(self) -> list[str]:
-        """The text that each row is following now."""
+        """Current instruction of each row."""
         return list(self._instructions)
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """All texts that were ever in use, or that the inner environment says it may give, by their ids."""
+        """Return all instructions used so far, or announced by the inner environment, by their ids."""
         return self._table
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
@@ -89,14 +89,14 @@ class MultiModal(VecEnvWrapper):
         return self._step(actions, None)
 
     def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
-        """See `VecEnv.step_rows`; images are always drawn."""
+        """See `VecEnv.step_rows`; images are always rendered."""
         return self._step(actions, active)
 
     def set_eval_policy(self, policy: EvalPolicy | None) -> None:
-        """Eval rows below this link observe and act otherwise than `policy`: give `GroupVec` theirs yourself."""
+        """Refuse: eval rows below this link have other observations; give `GroupVec` their policy directly."""
 
     def simulator_interface(self) -> SimulatorInterface:
-        """See `VecEnv.simulator_interface`; what `proprio` is made of is not in it."""
+        """See `VecEnv.simulator_interface`; the parts of `proprio` are not included."""
         inner, cfg = self.env.simulator_interface(), self.multi_modal_cfg
         sources = {**cfg.images, **{name: name for name in cfg.keep}}
         observations = {
@@ -105,7 +105,7 @@ class MultiModal(VecEnvWrapper):
         return replace(inner, action=_chunk_interface(inner.action, cfg), observations=observations)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of the inner environment and the texts; empty if the inner one can't be restored."""
+        """Return the state of the inner environment and the texts; empty if the inner one can't be restored."""
         inner = self.env.state_dict()
         texts = {"instructions": self.instructions, "table": list(self._table.values())}
         return {"env": inner, **texts} if inner else {}
@@ -140,14 +140,14 @@ class MultiModal(VecEnvWrapper):
         return obs, rewards, dones, extras
 
     def _begin(self, obs: TensorDict, extras: dict[str, Any]) -> tuple[TensorDict, dict[str, Any]]:
-        """Observations after a reset or step of the inner environment, and its extras with the texts in force."""
+        """Return observations and extras of the inner environment with the current texts."""
         if self._given:
             self._follow(list(extras["instruction"]))
         self._current = self._observe(obs, self._ids)
         return self._current, {**extras, "instruction": self.instructions}
 
     def _follow(self, texts: list[str]) -> None:
-        """Let the rows follow `texts`, one each."""
+        """Assign one text to each row."""
         if texts == self._instructions:
             return  # nearly every step: nothing to hash, and nothing to copy to the device
         self._instructions = texts
@@ -166,31 +166,33 @@ class MultiModal(VecEnvWrapper):
 
 @configclass
 class MultiModalCfg(Cfg):
-    """Options of `MultiModal`; build it with `MultiModalCfg(...).build(env)`."""
+    """Configuration of `MultiModal`; build it with `MultiModalCfg(...).build(env)`."""
 
     class_type: type = MultiModal
     images: dict[str, str] = {}
     """Name of the camera -> uint8 group `(H, W, 3)` of the inner environment."""
     proprio: list[str] = []
-    """Groups that are concatenated to the group `proprio`."""
+    """Groups that are concatenated into the group `proprio`."""
     keep: list[str] = []
-    """Groups that are passed on as they are."""
+    """Groups that are passed on unchanged."""
     instruction: str | list[str] | None = None
-    """The text for every environment, or one per environment; None if the inner environment gives its own."""
+    """Text for all environments, or one per environment; None if the inner environment gives its own."""
     chunk_size: Annotated[int, Range(ge=1)] | None = None
-    """Actions executed per step; None for actions without the chunk axis."""
+    """Number of actions executed per step; None for actions without the chunk axis."""
     flat_actions: bool = False
-    """Take a chunk of continuous actions as one vector `(H * dim,)`, which is what policies without a chunk axis give:
-    those of PPO and SAC, for example."""
+    """True if a chunk of continuous actions is one vector `(H * dim,)`.
+
+    Policies without a chunk axis give such vectors: those of PPO and SAC, for example.
+    """
 
     def for_evaluation(self, num_envs: int) -> MultiModalCfg:
-        """The same for another number of environments, which take turns with the texts."""
+        """Return the options for another number of environments, which share the texts in turn."""
         if self.instruction is None or isinstance(self.instruction, str):
             return self.copy()
         return self.replace(instruction=[self.instruction[i % len(self.instruction)] for i in range(num_envs)])
 
     def check(self) -> Iterable[str]:
-        """Something must be observed, and names must not collide."""
+        """Check that something is observed and that names do not collide."""
         if not (self.images or self.proprio or self.keep):
             yield "images, proprio and keep are all empty: name at least one group to observe"
         names = [*self.images, *self.keep, *(["proprio"] if self.proprio else []), "instruction_id"]
@@ -239,7 +241,7 @@ def _spec(cfg: MultiModalCfg, env: VecEnv) -> EnvSpec:
 
 
 def _chunk_spec(inner: EnvSpec, cfg: MultiModalCfg) -> ActionSpec:
-    """The action space with the chunk as an axis or, flat, as more dimensions."""
+    """Return the action space with the chunk as an axis or, flat, as more dimensions."""
     action, chunk = inner.action, cfg.chunk_size or 0
     if not cfg.flat_actions:
         return replace(action, chunk=chunk)
@@ -257,7 +259,7 @@ def _chunk_spec(inner: EnvSpec, cfg: MultiModalCfg) -> ActionSpec:
 
 
 def _chunk_interface(action: ActionInterface, cfg: MultiModalCfg) -> ActionInterface:
-    """From the policy's chunk to the simulator's actions, one for each step."""
+    """Return the conversion of the policy's chunk to the simulator's actions, one for each step."""
     chunk = cfg.chunk_size or 0
     shape = (*((chunk,) if chunk else ()), *action.shape)
     if not cfg.flat_actions:
@@ -285,7 +287,7 @@ def _image_shape(spec: EnvSpec, name: str, group: str) -> tuple[int, ...]:
 
 
 def _instructions(cfg: MultiModalCfg, env: VecEnv) -> list[str]:
-    """The texts that the configuration gives; empty where the environment has its own."""
+    """Return the configured texts; empty if the environment has its own."""
     if "instruction" in env.spec.extras:
         if cfg.instruction is not None:
             raise ConfigError(f"{env.spec.task} gives its own instructions: leave MultiModalCfg.instruction at None.")

@@ -1,4 +1,4 @@
-"""In the place of an `EnvSpec` where a run has no environment: whoever asks it is told so."""
+"""Placeholder for the `EnvSpec` of a run without environment: any access explains the error."""
 
 from __future__ import annotations
 
@@ -22,4 +22,4 @@ class _NoSpec:
 
 
 NO_SPEC = cast(EnvSpec, _NoSpec())
-"""Raises a ConfigError when it is asked for anything."""
+"""Placeholder that raises a ConfigError on any access."""

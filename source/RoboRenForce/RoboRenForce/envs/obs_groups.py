@@ -1,4 +1,4 @@
-"""Which observation groups feed which part of a learner.
+"""Mapping of observation groups to the parts of a learner.
 
 Simulators name their groups differently: Gymnasium has one group, `policy`; Isaac Lab has `policy` and `critic`, mjlab
 `actor` and `critic`. A learner asks for observation *sets* (`actor`, `critic`, ...), and the rule below maps each set
@@ -15,7 +15,7 @@ from ..configclass import ConfigError
 from .spec import EnvSpec
 
 PREVIOUS_ACTION = "previous_action"
-"""Group that learners with a memory add: the action that was executed before, zeros where an episode begins."""
+"""Group that recurrent learners add: the previously executed action, zeros at the start of an episode."""
 
 _SYNONYMS = {"actor": "policy", "policy": "actor"}
 
@@ -25,18 +25,18 @@ def resolve_obs_groups(
     sets: Sequence[str] = ("actor", "critic"),
     overrides: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, list[str]]:
-    """Map every observation set to the groups whose concatenation it is.
+    """Map every observation set to the groups that it concatenates.
 
     In this order: the explicit override; the group of the same name; `policy` for `actor` and the other way round; the
     actor's groups for `critic`.
 
     Args:
-        spec: the environment's spec.
-        sets: the sets a learner needs.
-        overrides: set -> groups, given by the user. Sets beyond `sets` are kept.
+        spec: Spec of the environment.
+        sets: Sets that a learner needs.
+        overrides: Set -> groups, given by the user. Sets beyond `sets` are kept.
 
     Raises:
-        ConfigError: a set can't be resolved, or an override is empty or names a group that doesn't exist.
+        ConfigError: A set can't be resolved, or an override is empty or names a group that doesn't exist.
     """
     overrides = dict(overrides or {})
     resolved = {name: _checked(spec, name, groups) for name, groups in overrides.items()}
@@ -48,10 +48,10 @@ def resolve_obs_groups(
 
 
 def with_previous_action(spec: EnvSpec) -> EnvSpec:
-    """`spec` with the group `previous_action`.
+    """Return `spec` with the group `previous_action`.
 
     Raises:
-        ConfigError: the environment has a group of that name.
+        ConfigError: The environment has a group of that name.
     """
     if PREVIOUS_ACTION in spec.obs_groups:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""What it takes to compare two runs of one environment: copies of steps, equality, and torch's generators."""
+"""Comparison of two runs of one environment: copies of steps, equality, and torch's generators."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from .vec_env import StepReturn
 
 
 def same_device(first: torch.device, second: torch.device) -> bool:
-    """Whether two devices are the same, where `cuda` stands for any index."""
+    """Return True if two devices are the same, where `cuda` stands for any index."""
     return first.type == second.type and (first.index is None or second.index is None or first.index == second.index)
 
 
 def copied(step: StepReturn) -> StepReturn:
-    """A step that later steps can't change."""
+    """Copy a step, so that later steps can't change it."""
     obs, rewards, dones, extras = step
     copies = {name: value if isinstance(value, list | dict) else value.clone() for name, value in extras.items()}
     return obs.clone(), rewards.clone(), dones.clone(), copies
 
 
 def equal_runs(first: list[Any], second: list[Any]) -> bool:
-    """Whether two lists of copied steps agree in observations, rewards, dones and final observations."""
+    """Return True if two lists of copied steps agree in observations, rewards, dones and final observations."""
     return all(_equal(one, other) for one, other in zip(first, second, strict=True))
 
 
@@ -40,12 +40,12 @@ def _equal(first: Any, second: Any) -> bool:
 
 
 def generators() -> list[torch.Tensor]:
-    """States of torch's default generators, which a runner restores together with the environment."""
+    """Return the states of torch's default generators, which a runner restores together with the environment."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 def restore_generators(states: list[torch.Tensor]) -> None:
-    """Put back what `generators` returned."""
+    """Restore the states from `generators`."""
     torch.set_rng_state(states[0])
     if len(states) > 1:
         torch.cuda.set_rng_state_all(states[1:])

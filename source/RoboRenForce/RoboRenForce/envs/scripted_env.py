@@ -1,4 +1,4 @@
-"""A tiny environment whose every number can be worked out by hand: for tests, examples and new adapters.
+"""A tiny environment whose every number can be computed by hand: for tests, examples and new adapters.
 
 Each environment follows a written script of episodes. With one environment, `script=[["terminated@2", "time_out@3"]]`
 and seed 7, the episodes 0, 1, 2, ... end after 2, 3, 2, ... steps, and with actions that sum to 0.5 the rows of the
@@ -9,8 +9,8 @@ group `policy` are
     after step 2         [701, 0, 0.0]      final observation [700, 2, 1.0], terminated
     ...
 
-and `critic` has the episode number as a fourth column. So a final observation, an action that leaked into the next
-episode, a wrong reset and a shifted reward all show. The reward of a step is the sum of two terms: `alive` 1 and
+and `critic` has the episode number as a fourth column. This reveals a wrong final observation, an action that leaked
+into the next episode, a wrong reset and a shifted reward. The reward of a step is the sum of two terms: `alive` 1 and
 `action`, the sum of the step's action (its index if actions are discrete).
 """
 
@@ -34,7 +34,7 @@ _STATE = ("_seeds", "_episodes", "_steps", "_action_sum", "_length", "_last_term
 
 
 class ScriptedEnv(VecEnv):
-    """`num_envs` counters; see the module for what they count."""
+    """`num_envs` counters; see the module for their meaning."""
 
     reward_term_names = ("alive", "action")
 
@@ -51,7 +51,7 @@ class ScriptedEnv(VecEnv):
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """int64 `(num_envs,)`, settable: decides when the script ends the episode; the observed count stays true."""
+        """int64 `(num_envs,)`, settable: the script ends episodes by it; the observed count is not affected."""
         return self._length
 
     @episode_length_buf.setter
@@ -59,7 +59,7 @@ class ScriptedEnv(VecEnv):
         self._length = value.to(self.device, torch.int64).clone()
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
-        """Start the script over; with a seed, environment `i` gets `seed + i`, without one the next episode begins."""
+        """Restart the script; with a seed, environment `i` gets `seed + i`, without one the next episode starts."""
         rows = torch.arange(self.num_envs, device=self.device)
         if seed is not None:
             self._seeds = rows + seed
@@ -69,7 +69,7 @@ class ScriptedEnv(VecEnv):
         return self._observe(), self._present()
 
     def get_observations(self) -> TensorDict:
-        """New tensors at every call."""
+        """Return new tensors at every call."""
         return self._observe()
 
     def step(self, actions: torch.Tensor) -> StepReturn:
@@ -100,7 +100,7 @@ class ScriptedEnv(VecEnv):
         return obs, self._last_terms.sum(dim=1), dones.long(), extras
 
     def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
-        """Rows of equal seed start with equal observations, in episode 0 of their script."""
+        """Start episode 0 of the script; rows of equal seed have equal observations."""
         rows = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         rows[env_ids] = True
         self._seeds = self._seeds.index_put((env_ids,), torch.as_tensor(list(seeds), device=self.device))
@@ -109,7 +109,7 @@ class ScriptedEnv(VecEnv):
         return self._observe(), self._present()
 
     def dynamic_channels(self) -> dict[str, torch.Tensor]:
-        """Reward terms (alive, action), command (start) and dynamics (steps, sum of actions)."""
+        """Return reward terms (alive, action), command (start) and dynamics (steps, sum of actions)."""
         return {
             "reward_terms": self._last_terms.clone(),
             "command": self._start().unsqueeze(1),
@@ -117,7 +117,7 @@ class ScriptedEnv(VecEnv):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters."""
+        """Return the counters."""
         return {name.lstrip("_"): getattr(self, name).clone() for name in _STATE}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -126,12 +126,12 @@ class ScriptedEnv(VecEnv):
             setattr(self, name, state[name.lstrip("_")].to(self.device).clone())
 
     def render(self) -> Any:
-        """A frame of environment 0 whose brightness is its step count."""
+        """Return a frame of environment 0 whose brightness is its step count."""
         height, width = (self.cfg.image_shape or [8, 8, 3])[:2]
         return torch.full((height, width, 3), int(self._steps[0]) % 256, dtype=torch.uint8).numpy()
 
     def _present(self) -> dict[str, torch.Tensor]:
-        """The declared extras that describe a state."""
+        """Return the declared extras that describe a state."""
         channels = self.dynamic_channels()
         return {name: channels[name] for name in ("command", "dynamics") if name in self.spec.extras}
 
@@ -175,7 +175,7 @@ class ScriptedEnv(VecEnv):
 
 @configclass
 class ScriptedEnvCfg(VecEnvCfg):
-    """Options of `ScriptedEnv`."""
+    """Configuration of `ScriptedEnv`."""
 
     class_type: type = ScriptedEnv
     num_envs: Annotated[int, Range(ge=1, le=1_000_000)] = 4
@@ -187,11 +187,11 @@ class ScriptedEnvCfg(VecEnvCfg):
     Environment `i` follows list `i`, modulo the number of lists.
     """
     max_episode_length: Annotated[int, Range(ge=0)] = 10
-    """Steps after which every episode is cut; 0 for never."""
+    """Steps after which every episode is truncated; 0: never."""
     action_kind: Literal["continuous", "discrete"] = "continuous"
     action_dim: Annotated[int, Range(ge=1)] = 2
     action_bound: Annotated[float, Range(gt=0)] | None = 1.0
-    """Continuous actions are clipped to plus and minus this; None for no bounds."""
+    """Bound to plus and minus which continuous actions are clipped; None: no bounds."""
     image_shape: list[int] | None = None
     """`[height, width, channels]` of a uint8 group `image` filled with the step count; None for no images."""
     extras: list[Literal["final_observations", "success", "reward_terms", "command", "dynamics"]] = [
@@ -200,7 +200,7 @@ class ScriptedEnvCfg(VecEnvCfg):
     """Optional extras that every step provides."""
 
     def check(self) -> Iterable[str]:
-        """Every ending must be readable."""
+        """Check that every ending of the script can be parsed."""
         yield from super().check()
         if not self.script or not all(self.script):
             yield "script: needs at least one list with at least one ending, such as [['terminated@3']]"
@@ -212,7 +212,7 @@ class ScriptedEnvCfg(VecEnvCfg):
 
 
 def _parse(cfg: ScriptedEnvCfg, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The script: limits int64 and terminates bool `(num_envs, K)`, number of episodes int64 `(num_envs,)`."""
+    """Parse the script: limits int64 and terminates bool `(num_envs, K)`, number of episodes int64 `(num_envs,)`."""
     width = max(len(endings) for endings in cfg.script)
     limits = torch.ones(cfg.num_envs, width, dtype=torch.int64)
     terminates = torch.zeros(cfg.num_envs, width, dtype=torch.bool)

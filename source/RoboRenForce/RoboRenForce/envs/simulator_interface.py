@@ -1,4 +1,4 @@
-"""What an adapter does between a policy and its simulator, as data: for receivers of exported policies."""
+"""The adapter's conversions between policy and simulator as data, for receivers of exported policies."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Units = Literal["policy", "simulator"]
 
 @dataclass(frozen=True)
 class ActionInterface:
-    """From a policy's action `a` to the one that the simulator's own `step` takes.
+    """Conversion of a policy's action `a` to the simulator's.
 
     Continuous, per dimension: `clip(clip(a, clip_low, clip_high) * scale + offset, low, high)`, with infinities where
     there is no bound. Discrete: `a + start`, of `dim` choices.
@@ -35,7 +35,7 @@ class ActionInterface:
 
     @classmethod
     def of(cls, spec: ActionSpec) -> ActionInterface:
-        """That of an environment whose `step` does no more than the contract says: clip to the bounds."""
+        """Return the interface of an environment whose `step` only clips to the bounds."""
         dtype = str(spec.dtype).removeprefix("torch.")
         made = cls(spec.kind, spec.dim, spec.shape, dtype)
         if spec.kind == "discrete":
@@ -44,7 +44,7 @@ class ActionInterface:
         return replace(free, low=spec.low or free.low, high=spec.high or free.high)
 
     def unscaled(self) -> ActionInterface:
-        """The same without clipping, scale and bounds of continuous actions."""
+        """Return the interface without clipping, scale and bounds of continuous actions."""
         endless, dim = (math.inf,) * self.dim, self.dim
         below = (-math.inf,) * dim
         return replace(
@@ -58,7 +58,7 @@ class ActionInterface:
         )
 
     def to_metadata(self, units: Units) -> dict[str, Any]:
-        """What is left to do with the output of a file that gives actions in `units`; None is no bound."""
+        """Return the conversion left to do for a file that outputs actions in `units`; None is no bound."""
         common = {"kind": self.kind, "units": units, "shape": list(self.shape), "dtype": self.dtype}
         if self.kind == "discrete":
             return {**common, "n": self.dim, "start": self.start, "offset": self.start if units == "policy" else 0}
@@ -69,14 +69,17 @@ class ActionInterface:
 
 @dataclass(frozen=True)
 class SimulatorInterface:
-    """How a receiver that has the simulator and not our adapter makes observations and takes actions."""
+    """Description for receivers that have the simulator, but not our adapter."""
 
     action: ActionInterface
     observations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Observation group -> `source`, how it is made of the simulator's observation, and `parts`, the names and sizes of
-    what is in it; each only where known."""
+    """Observation group -> `source` and `parts`, each only if known.
+
+    `source` describes how the group is made of the simulator's observation, `parts` lists names and sizes of its
+    entries.
+    """
     simulator: Mapping[str, Any] = field(default_factory=dict)
-    """Plain data: which simulator, which environment of it, with which options, how many of its steps per action."""
+    """Plain data: the simulator, its environment and options, and the number of its steps per action."""
 
 
 def _or_none(value: float) -> float | None:

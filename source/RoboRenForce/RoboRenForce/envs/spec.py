@@ -1,4 +1,4 @@
-"""What a learner may know about an environment: shapes, action space, horizon and which extras exist.
+"""Description of an environment for learners: shapes, action space, horizon and available extras.
 
 An `EnvSpec` is made once by the adapter, printed at start, stored in every checkpoint and compared on load. Algorithms
 are built from it and never see the environment itself.
@@ -17,7 +17,7 @@ from ..utils.errors import ConfigError
 
 MOST_ENVS = 1_000_000
 MOST_NUMBERS = 1_000_000_000
-"""In the observations of one environment, and in its actions."""
+"""Maximum size of the observations, and of the actions, of one environment."""
 
 _DTYPES = {
     str(dtype).removeprefix("torch."): dtype
@@ -42,7 +42,7 @@ class ActionSpec:
     low: tuple[float, ...] | None = None
     high: tuple[float, ...] | None = None
     chunk: int = 0
-    """Actions that one `step` executes in a row; they are then the first axis of the action. 0: no such axis."""
+    """Number of actions that one `step` executes, as the first axis of the action. 0: no such axis."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,7 +58,7 @@ class ActionSpec:
 
 @dataclass(frozen=True)
 class EnvSpec:
-    """Everything about an environment that learning depends on."""
+    """Properties of an environment that learning depends on."""
 
     task: str
     num_envs: int
@@ -76,19 +76,19 @@ class EnvSpec:
     extra_dims: Mapping[str, int] = field(default_factory=dict)
     """Width of the extras that have columns of their own: `command`, `dynamics` and `chunk_rewards`."""
     capabilities: tuple[str, ...] = ()
-    """Optional methods of the environment that work: `reset_rows`, `step_rows`."""
+    """Optional methods that the environment supports: `reset_rows`, `step_rows`."""
     step_dt: float | None = None
-    """Simulated seconds of one step, where the simulator defines them."""
+    """Simulated seconds of one step, if the simulator defines them."""
 
     def obs_dim(self, groups: list[str] | tuple[str, ...]) -> int:
-        """Flat size of the concatenation of `groups`."""
+        """Return the flat size of the concatenation of `groups`."""
         return sum(math.prod(self.obs_groups[group]) for group in groups)
 
     def dtype_of(self, group: str) -> torch.dtype:
-        """The dtype of an observation group.
+        """Return the dtype of an observation group.
 
         Raises:
-            ConfigError: it has the name of no dtype that observations can have.
+            ConfigError: The spec names a dtype that observations can't have.
         """
         name = self.obs_dtypes.get(group, "float32")
         if name not in _DTYPES:
@@ -96,7 +96,7 @@ class EnvSpec:
         return _DTYPES[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for checkpoints and YAML."""
+        """Return plain data for checkpoints and YAML."""
         data = asdict(self)
         data["obs_groups"] = {name: list(shape) for name, shape in self.obs_groups.items()}
         data["obs_dtypes"] = dict(self.obs_dtypes)
@@ -105,12 +105,12 @@ class EnvSpec:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> EnvSpec:
-        """Inverse of `to_dict`.
+        """Build a spec from the output of `to_dict`.
 
         Raises:
-            ConfigError: a value is of the wrong kind, or larger than any environment's: the data may be a stranger's.
-            KeyError: something is missing.
-            TypeError: there is something that is no part of a spec.
+            ConfigError: A value is of the wrong kind, or too large for any environment: the data may be untrusted.
+            KeyError: A key is missing.
+            TypeError: A key is unknown.
         """
         _require_valid(data)
         data = dict(data)
@@ -124,7 +124,7 @@ class EnvSpec:
         return cls(**data)
 
     def differences(self, other: EnvSpec) -> list[str]:
-        """Sentences on what keeps a policy trained for `other` from running here; empty if nothing does.
+        """Return sentences that explain why a policy trained for `other` can't run here; empty if it can.
 
         The number of environments, the extras and the task name may differ: a policy does not depend on them.
         """
@@ -180,7 +180,7 @@ def _is_name(value: Any) -> bool:
 
 
 def _require_valid(data: Mapping[str, Any]) -> None:
-    """Refuse what `EnvSpec.from_dict` can't turn into a spec, or what nothing can be allocated for."""
+    """Refuse data that is no spec, or too large to allocate anything for."""
     counting = f"a whole number from 1 to {MOST_NUMBERS:,}"
     _require(_is_name(data["task"]), "task", data["task"], "a printable name")
     _require(_is_int(data["num_envs"], 1, MOST_ENVS), "num_envs", data["num_envs"], f"1 to {MOST_ENVS:,}")

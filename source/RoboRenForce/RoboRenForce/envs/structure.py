@@ -1,6 +1,6 @@
-"""The part of the environment contract that shapes and types show: cheap, and without reading the device.
+"""Checks of shapes and dtypes that the environment contract defines: cheap, and without reading the device.
 
-Tensors that are copied into a buffer broadcast, and a wrong dtype is cast, without a word. So runners check the first
+Tensors that are copied into a buffer broadcast, and a wrong dtype is cast, silently. So runners check the first
 steps of every environment, and one of each iteration, before anything is learned from them.
 """
 
@@ -19,42 +19,42 @@ _BOOL_EXTRAS = ("terminated", "time_outs", "success", "active")
 
 
 def require_observations(env: VecEnv, obs: Any, where: str) -> None:
-    """Raise an `EnvContractError` unless `obs` is what the spec of `env` declares."""
+    """Raise an `EnvContractError` unless `obs` is as the spec of `env` declares."""
     check = StructureCheck(env)
     check.observations(obs, where)
-    if check.findings:
-        raise contract_error(env, check.findings)
+    if check.violations:
+        raise contract_error(env, check.violations)
 
 
 def require_step(env: VecEnv, returned: Any) -> None:
-    """Raise an `EnvContractError` unless `returned` is what a step of `env` has to return."""
+    """Raise an `EnvContractError` unless `returned` is a valid step of `env`."""
     check = StructureCheck(env)
     check.step(returned)
-    if check.findings:
-        raise contract_error(env, check.findings)
+    if check.violations:
+        raise contract_error(env, check.violations)
 
 
-def contract_error(env: VecEnv, findings: list[str]) -> EnvContractError:
-    """All findings in one error."""
-    listed = "\n".join(f"  {number}. {finding}" for number, finding in enumerate(findings, 1))
+def contract_error(env: VecEnv, violations: list[str]) -> EnvContractError:
+    """Build one error that lists all violations."""
+    listed = "\n".join(f"  {number}. {violation}" for number, violation in enumerate(violations, 1))
     return EnvContractError(f"{type(env).__name__} breaks the VecEnv contract:\n{listed}")
 
 
 class StructureCheck:
-    """Groups, keys, shapes, dtypes and devices of what an environment returns, against its spec."""
+    """Check of groups, keys, shapes, dtypes and devices returned by an environment, against its spec."""
 
     def __init__(self, env: VecEnv) -> None:
         self.env = env
-        self.findings: list[str] = []
+        self.violations: list[str] = []
 
     def expect(self, condition: bool, sentence: str) -> bool:
-        """Note `sentence` once if `condition` fails; returns the condition."""
-        if not condition and sentence not in self.findings:
-            self.findings.append(sentence)
+        """Record `sentence` once if `condition` fails; returns the condition."""
+        if not condition and sentence not in self.violations:
+            self.violations.append(sentence)
         return condition
 
     def observations(self, obs: Any, where: str) -> None:
-        """Groups, shapes, dtypes and device are those of the spec, and nothing is NaN."""
+        """Check that groups, shapes, dtypes and device match the spec."""
         spec = self.env.spec
         if not self.expect(isinstance(obs, TensorDict), f"{where} returns {type(obs).__name__}, expected a TensorDict"):
             return
@@ -72,7 +72,7 @@ class StructureCheck:
             self.tensor(obs[name], f"{where}: group '{name}'", spec.dtype_of(name), shape)
 
     def tensor(self, value: Any, what: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
-        """`value` is a tensor `(num_envs, *shape)` of `dtype` on the environment's device."""
+        """Check that `value` is a tensor `(num_envs, *shape)` of `dtype` on the environment's device."""
         if not self.expect(isinstance(value, torch.Tensor), f"{what} is {type(value).__name__}, expected a tensor"):
             return
         expected = (self.env.num_envs, *shape)
@@ -84,7 +84,7 @@ class StructureCheck:
         )
 
     def step(self, step: Any) -> None:
-        """One returned step."""
+        """Check one returned step."""
         if not self.expect(
             isinstance(step, tuple) and len(step) == 4, "step doesn't return (obs, rewards, dones, extras)"
         ):

@@ -1,4 +1,4 @@
-"""Arrays of a simulator on the host become tensors of the learner's device, all of one step in one transfer."""
+"""Transfer of a host simulator's arrays to the learner's device, all arrays of a step at once."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import torch
 
 
 class Upload:
-    """Call it with the arrays of a step; the tensors are new ones at every call, so that learners may keep them.
+    """Convert the arrays of a step to new tensors at every call, so that learners may keep them.
 
-    On the CPU they share the arrays' memory. On a GPU a transfer costs about the same whatever its size, as long as it
-    is small, and one from ordinary memory waits for the device besides: the arrays are put side by side into
-    page-locked memory and travel together, without waiting.
+    On the CPU they share the arrays' memory. On a GPU a small transfer costs about the same whatever its size, and one
+    from ordinary memory also waits for the device: the arrays are packed into page-locked memory and transferred
+    together, without waiting.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -22,7 +22,7 @@ class Upload:
         self._travelled: torch.cuda.Event | None = None
 
     def __call__(self, arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-        """Tensors of the same shapes and dtypes."""
+        """Return tensors of the same shapes and dtypes."""
         if self._device.type == "cpu":
             return {name: torch.from_numpy(array) for name, array in arrays.items()}
         size, cuda = sum(array.nbytes for array in arrays.values()), self._device.type == "cuda"
@@ -39,7 +39,7 @@ class Upload:
 
 
 def pack(arrays: Mapping[str, np.ndarray], into: torch.Tensor) -> None:
-    """Write the bytes of `arrays` one behind the other into `into`, uint8 `(bytes,)` on the CPU."""
+    """Write the bytes of `arrays` one after the other into `into`, uint8 `(bytes,)` on the CPU."""
     end, target = 0, into.numpy()
     for name in _order(arrays):
         array = arrays[name]
@@ -48,7 +48,7 @@ def pack(arrays: Mapping[str, np.ndarray], into: torch.Tensor) -> None:
 
 
 def unpack(arrays: Mapping[str, np.ndarray], block: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Views of `block`, wherever it is now, with the shapes and dtypes of the `arrays` that were packed."""
+    """Return views of `block`, wherever it is now, with the shapes and dtypes of the packed `arrays`."""
     order, found = _order(arrays), {}
     for name, part in zip(order, block.split([arrays[name].nbytes for name in order]), strict=True):
         dtype = torch.from_numpy(np.empty(0, arrays[name].dtype)).dtype
@@ -57,5 +57,5 @@ def unpack(arrays: Mapping[str, np.ndarray], block: torch.Tensor) -> dict[str, t
 
 
 def _order(arrays: Mapping[str, np.ndarray]) -> list[str]:
-    """Wide elements first: every array then begins at a multiple of its element's size."""
+    """Return the order of wide elements first, so that every array starts at a multiple of its element size."""
     return sorted(arrays, key=lambda name: -arrays[name].itemsize)

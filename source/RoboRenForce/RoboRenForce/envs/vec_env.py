@@ -25,14 +25,14 @@ ALWAYS_IN_EXTRAS = ("terminated", "time_outs", "log")
 
 
 class EvalPolicy(Protocol):
-    """What drives eval rows; every `Policy` of an algorithm fits."""
+    """Policy of eval rows; every `Policy` of an algorithm fits."""
 
     def __call__(self, obs: TensorDict) -> torch.Tensor:
-        """Actions `(N, *action.shape)` for observations of batch size `[N]`."""
+        """Return actions `(N, *action.shape)` for observations of batch size `[N]`."""
         ...
 
     def reset(self, dones: torch.Tensor | None = None) -> None:
-        """Forget the recurrent state of rows where `dones`, `(N,)`, is set; of all rows if it is None."""
+        """Reset the recurrent state of rows where `dones`, `(N,)`, is set; of all rows if it is None."""
         ...
 
 
@@ -81,7 +81,7 @@ class VecEnv(ABC):
 
     @property
     def num_actions(self) -> int:
-        """Action dimensions, or the number of choices if actions are discrete."""
+        """Number of action dimensions, or of choices if actions are discrete."""
         return self.spec.action.dim
 
     @property
@@ -91,7 +91,7 @@ class VecEnv(ABC):
 
     @property
     def step_dt(self) -> float | None:
-        """Simulated seconds of one step, where the simulator defines them."""
+        """Simulated seconds of one step, if the simulator defines them."""
         return self.spec.step_dt
 
     @property
@@ -109,7 +109,7 @@ class VecEnv(ABC):
 
     @property
     def unwrapped(self) -> Any:
-        """The innermost environment: the simulator's own object where there is one."""
+        """Innermost environment: the simulator's own object if there is one."""
         return self
 
     @abstractmethod
@@ -122,7 +122,7 @@ class VecEnv(ABC):
 
     @abstractmethod
     def get_observations(self) -> TensorDict:
-        """The current observations, without side effects: two calls in a row return the same values."""
+        """Return the current observations without side effects: two calls in a row return the same values."""
 
     @abstractmethod
     def step(self, actions: torch.Tensor) -> StepReturn:
@@ -154,15 +154,16 @@ class VecEnv(ABC):
         )
 
     def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
-        """`step`, but rows where `active`, bool `(num_envs,)`, is False are held; needs the capability `step_rows`.
+        """Step like `step`, but hold rows where `active`, bool `(num_envs,)`, is False.
 
-        A held row keeps its state, observation and episode length; its rewards, reward terms and flags are 0.
+        Needs the capability `step_rows`. A held row keeps its state, observation and episode length; its rewards,
+        reward terms and flags are 0.
 
         Args:
-            actions: as in `step`.
-            active: the rows to step.
-            draw: whether the image groups are drawn anew. Inside an action chunk nobody sees them: with False, images
-                may stay what they were in rows whose episode goes on; those that end still get exact ones.
+            actions: As in `step`.
+            active: Rows to step.
+            draw: True to render the image groups. Inside an action chunk no policy sees them: with False, images may
+                stay unchanged in rows whose episode continues; those that end still get exact ones.
 
         Raises:
             RuntimeError: `spec.capabilities` doesn't name `step_rows`.
@@ -172,11 +173,11 @@ class VecEnv(ABC):
         )
 
     def set_eval_policy(self, policy: EvalPolicy | None) -> None:  # noqa: B027 - most environments have no eval rows
-        """Let `policy` drive the eval rows, where there are any (see `GroupVec`); runners give the current policy."""
+        """Drive the eval rows, if there are any (see `GroupVec`), by `policy`; runners give the current policy."""
 
     @property
     def instruction_table(self) -> InstructionTable:
-        """Texts of all instruction ids that observations have had so far; stored beside recorded data.
+        """Return the texts of all instruction ids observed so far; stored beside recorded data.
 
         An environment that knows which texts are to come has them here from the start, so that policies tokenize them
         before they act.
@@ -184,9 +185,9 @@ class VecEnv(ABC):
         return {}
 
     def state_dict(self) -> dict[str, Any]:
-        """State that an exact resume needs (simulator state, counters, curricula) as tensors and plain data.
+        """Return the state for an exact resume (simulator, counters, curricula) as tensors and plain data.
 
-        An empty dict says that the simulator can't be restored; a resumed run then starts with fresh episodes.
+        An empty dict means that the simulator can't be restored; a resumed run then starts with fresh episodes.
         """
         return {}
 
@@ -196,36 +197,36 @@ class VecEnv(ABC):
             raise SpecMismatch(f"{type(self).__name__} holds no restorable state, got the keys {sorted(state)}.")
 
     def render(self) -> Any:
-        """One RGB frame `(H, W, 3)` uint8 of environment 0 as a NumPy array.
+        """Return an RGB frame `(H, W, 3)` uint8 of environment 0 as a NumPy array.
 
         Raises:
-            RuntimeError: the environment has no renderer or was built without one.
+            RuntimeError: The environment has no renderer or was built without one.
         """
         raise RuntimeError(
             f"{type(self).__name__} can't render. Build the environment with render=True if it supports it."
         )
 
     def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
-        """How well the task is done at this moment, in its own units: subject -> part -> float `(num_envs,)`.
+        """Return current performance in the task's own units: subject -> part -> float `(num_envs,)`.
 
         For example the velocity error of a walking robot. An evaluation averages this over steps and environments;
-        most environments have nothing to say beyond rewards and success.
+        most environments measure nothing beyond rewards and success.
         """
         return {}
 
     def simulator_interface(self) -> SimulatorInterface:
-        """What is done here between a policy and the simulator, so that an exported policy can do without.
+        """Return the conversions between policy and simulator, so that an exported policy works without us.
 
-        This one describes an environment that is its own simulator: `step` clips actions to their bounds.
+        This default describes an environment that is its own simulator: `step` clips actions to their bounds.
         """
         return SimulatorInterface(ActionInterface.of(self.spec.action))
 
     def export_metadata(self, run: str, *, actions: Units = "policy") -> dict[str, str]:
-        """What the simulator's own tools want to read in exported policies, such as joint names and gains.
+        """Return metadata for the simulator's own tools in exported policies, such as joint names and gains.
 
         Args:
-            run: The run's name.
-            actions: What the file gives, see `simulator_interface`: the policy's actions, or the simulator's.
+            run: Name of the run.
+            actions: Units of the file's actions, see `simulator_interface`: the policy's, or the simulator's.
         """
         return {}
 

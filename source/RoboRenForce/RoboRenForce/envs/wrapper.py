@@ -1,4 +1,4 @@
-"""The base of every wrapper: an environment around another one, by composition."""
+"""Base class of wrappers: an environment around another one, by composition."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .vec_env import EvalPolicy, StepReturn, VecEnv
 
 
 class VecEnvWrapper(VecEnv):
-    """Forward the whole contract to `env`; subclasses change what they are about and nothing else.
+    """Forward the whole contract to `env`; subclasses override only what they change.
 
     The wrapper's `spec` is its own: a subclass that changes what `step` returns replaces it with
     `dataclasses.replace(env.spec, ...)`.
@@ -37,7 +37,7 @@ class VecEnvWrapper(VecEnv):
 
     @property
     def unwrapped(self) -> Any:
-        """The innermost environment: the simulator's own object where there is one."""
+        """Innermost environment: the simulator's own object if there is one."""
         return self.env.unwrapped
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
@@ -99,7 +99,7 @@ class VecEnvWrapper(VecEnv):
 
 
 def choose_rows(rows: torch.Tensor, chosen: TensorDict, other: TensorDict) -> TensorDict:
-    """`chosen` in the rows where `rows`, bool `(num_envs,)`, is True, `other` elsewhere."""
+    """Return `chosen` in the rows where `rows`, bool `(num_envs,)`, is True, `other` elsewhere."""
     groups: dict[str, Any] = dict(chosen.items())
     for name, tensor in groups.items():
         groups[name] = torch.where(rows.view(-1, *[1] * (tensor.dim() - 1)), tensor, other[name])

@@ -1,9 +1,9 @@
-"""Our PPO inside rsl_rl's own runner, and checkpoints both ways.
+"""Our PPO inside rsl_rl's own runner, with checkpoints in both directions.
 
 Name `RoboRenForce.interop.rsl_rl:PPO` as `algorithm.class_name` of an rsl_rl configuration (mjlab's and Isaac Lab's
 `train` pass it through): rsl_rl still builds its models, collects, logs and saves; this class learns, with the
-numbers of the rsl_rl that is installed (5.4 or 5.5, by `parity`) and the speed of ours. Because the models stay
-rsl_rl's own, checkpoints, play and export don't change.
+numbers of the installed rsl_rl (5.4 or 5.5, by `parity`) and the speed of ours. Because the models stay rsl_rl's own,
+checkpoints, play and export don't change.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["PPO", "SAME_NAME", "ppo_cfg_from_rsl_rl"]
 
 
 class PPO:
-    """The algorithm surface that rsl_rl's `OnPolicyRunner` uses, over our learner."""
+    """Adapter of our PPO to the interface that rsl_rl's `OnPolicyRunner` uses."""
 
     def __init__(self, actor: nn.Module, critic: nn.Module, learner: Learner) -> None:
         self.actor: Any = actor
@@ -45,7 +45,7 @@ class PPO:
 
     @staticmethod
     def construct_algorithm(obs: TensorDict, env: Any, cfg: dict, device: str) -> PPO:
-        """Build rsl_rl's models as rsl_rl would and our learner around them."""
+        """Build rsl_rl's models as rsl_rl would, and our learner around them."""
         parity = installed_parity()
         for extension in ("rnd_cfg", "symmetry_cfg"):  # rsl_rl's logger looks them up even where they are not used
             cfg["algorithm"].setdefault(extension, None)
@@ -83,7 +83,7 @@ class PPO:
 
     @property
     def learning_rate(self) -> float:
-        """The current learning rate, for rsl_rl's log."""
+        """Current learning rate, for rsl_rl's log."""
         return float(self.learner.optimizer.lr)
 
     def act(self, obs: TensorDict) -> Tensor:
@@ -94,7 +94,7 @@ class PPO:
             return self._acted[1].action
 
     def process_env_step(self, obs: TensorDict, rewards: Tensor, dones: Tensor, extras: Mapping[str, Any]) -> None:
-        """Record one environment step."""
+        """Store one environment step."""
         time_outs = extras.get("time_outs", torch.zeros_like(dones)).bool()
         flags = {"terminated": dones.bool() & ~time_outs, "time_outs": time_outs}
         before, out = self._acted
@@ -103,7 +103,7 @@ class PPO:
             self.learner.process_env_step(Transition.of_step(before, out.action, out.record, step))
 
     def compute_returns(self, obs: TensorDict) -> None:
-        """Nothing to do: the learner computes returns at the start of `update` from the last recorded observation."""
+        """Do nothing: the learner computes returns at the start of `update` from the last stored observation."""
 
     def update(self) -> dict[str, float]:
         """Learn; returns rsl_rl's loss names as floats, fetched in one transfer."""
@@ -125,7 +125,7 @@ class PPO:
         self.learner.eval()
 
     def save(self) -> dict[str, Any]:
-        """rsl_rl's checkpoint keys; the learning rate travels in the optimizer's groups as in rsl_rl."""
+        """Return a checkpoint with rsl_rl's keys; the learning rate is in the optimizer's groups as in rsl_rl."""
         saved = {
             "actor_state_dict": self.actor.state_dict(),
             "critic_state_dict": self.critic.state_dict(),
@@ -147,7 +147,7 @@ class PPO:
         return wanted.get("iteration", False)
 
     def get_policy(self) -> nn.Module:
-        """rsl_rl's actor model, with the distribution of the last collected step as its output."""
+        """Return rsl_rl's actor model, with the distribution of the last collected step as its output."""
         mean = self.learner.buffer.rows.get("dist/mean")
         if mean is not None:
             # rsl_rl logs the std of the last forward pass, which here happens inside our learner. Without no_grad, the
@@ -157,20 +157,20 @@ class PPO:
         return self.actor
 
     def compile(self, mode: str | None = None) -> None:
-        """Nothing to do: the learner compiles its losses, not the models, and decided so when it was built."""
+        """Do nothing: the learner compiles its losses, not the models, when it is built."""
 
     def broadcast_parameters(self) -> None:
-        """Nothing to do: the learner broadcast rank 0's parameters when it was built."""
+        """Do nothing: the learner broadcast rank 0's parameters when it was built."""
 
     def _parameters(self) -> list[nn.Parameter]:
-        """What rsl_rl's optimizer would hold, in its order."""
+        """Return the parameters that rsl_rl's optimizer would hold, in its order."""
         return list(chain(self.actor.parameters(), self.critic.parameters()))
 
 
 def _build_models(
     obs: TensorDict, env: Any, cfg: Mapping[str, Any], device: str, *, share_cnn_encoders: bool
 ) -> tuple[nn.Module, nn.Module]:
-    """rsl_rl's actor and critic from their sections, which stay as they are."""
+    """Build rsl_rl's actor and critic from their sections, which are not changed."""
     resolve = require_rsl_rl("rsl_rl.utils").resolve_callable
 
     def build(name: str, outputs: int, **extra: Any) -> Any:
@@ -189,7 +189,7 @@ def _context_of(multi_gpu: Mapping[str, Any] | None) -> DistributedContext:
 
 
 class _RndView:
-    """The one attribute of RND that rsl_rl's runner logs."""
+    """RND's attribute that rsl_rl's runner logs."""
 
     def __init__(self, term: RND) -> None:
         self._term = term

@@ -1,8 +1,8 @@
-"""rsl_rl 5 checkpoints into our actor-critic and back.
+"""Conversion of rsl_rl 5 checkpoints to our actor-critic and back.
 
 rsl_rl's model state maps one to one: `mlp.{2k}` is our k-th linear layer, `rnn.rnn` our recurrent cell,
-`obs_normalizer` our running statistics, `distribution.std_param` (or `log_std_param`) our standard deviation. What a
-network of ours has beyond that is refused: it would act otherwise over there.
+`obs_normalizer` our running statistics, `distribution.std_param` (or `log_std_param`) our standard deviation. A network
+of ours with more than that is refused: it would compute something else in rsl_rl.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ..networks.rnn import RNN
 from ..utils.errors import CheckpointError
 
 RSL_RL_EPS = 1e-2
-"""What rsl_rl adds to the standard deviation that it divides by."""
+"""Constant that rsl_rl adds to the standard deviation in divisions."""
 
 
 def load_rsl_rl_checkpoint(path: str | Path, networks: ActorCriticPack) -> None:
@@ -53,12 +53,12 @@ def load_rsl_rl_model(state: Mapping[str, Tensor], network: ObservationNetwork, 
 
 
 def rsl_rl_model_state(network: ObservationNetwork) -> dict[str, Tensor]:
-    """The `state_dict` that rsl_rl's model of the same architecture would have."""
+    """Return the `state_dict` of rsl_rl's model of the same architecture."""
     return _as_rsl_rl(_tensors(network))
 
 
 def rsl_rl_optimizer_state(step: FlatAdam, parameters: Sequence[nn.Parameter]) -> dict[str, Any]:
-    """The state of torch's Adam over all `parameters` of a learner, of which `step` may train only some."""
+    """Return the state of torch's Adam over all `parameters` of a learner, of which `step` may train only some."""
     state = per_parameter_state(step)
     first: dict[nn.Parameter, int] = {}
     for index, parameter in enumerate(parameters):
@@ -71,7 +71,7 @@ def rsl_rl_optimizer_state(step: FlatAdam, parameters: Sequence[nn.Parameter]) -
 
 
 def rsl_rl_rnd_state(term: RND) -> dict[str, Any]:
-    """What rsl_rl's checkpoint holds of its RND, and beside it the progress that rsl_rl forgets."""
+    """Return the RND part of rsl_rl's checkpoint, and the progress that rsl_rl does not store."""
     progress = {name: term.state_dict()[name] for name in ("steps", "discounted")}
     return {
         "rnd_state_dict": _as_rsl_rl(_rnd_tensors(term)),
@@ -131,7 +131,7 @@ def _copy(state: Mapping[str, Tensor], targets: Mapping[str, Tensor], source: st
 
 
 def _as_rsl_rl(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies in rsl_rl's types and shapes, each `_var` followed by its `_std`."""
+    """Return copies in rsl_rl's types and shapes, each `_var` followed by its `_std`."""
     state: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         prefix, _, field = name.rpartition(".")
@@ -147,10 +147,10 @@ def _as_rsl_rl(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _tensors(network: ObservationNetwork) -> dict[str, Tensor]:
-    """Our tensors under rsl_rl's names.
+    """Return our tensors under rsl_rl's names.
 
     Raises:
-        CheckpointError: the network has what rsl_rl's models do not.
+        CheckpointError: The network has parts that rsl_rl's models do not have.
     """
     named: dict[str, Tensor] = {}
     linear = [module for module in network.backbone.modules() if isinstance(module, nn.Linear)]
@@ -166,7 +166,7 @@ def _tensors(network: ObservationNetwork) -> dict[str, Tensor]:
 
 
 def _require_same_function(network: ObservationNetwork, named: Mapping[str, Tensor]) -> None:
-    """Refuse a network that computes more than `named` says, and so something else in rsl_rl."""
+    """Refuse a network that computes more than `named` covers, and so something else in rsl_rl."""
     known = {id(tensor) for tensor in named.values()}
     extra = [name for name, parameter in network.named_parameters() if id(parameter) not in known]
     if isinstance(network, Actor) and not isinstance(network, StateIndStdActor):
@@ -193,10 +193,10 @@ def _rnd_tensors(term: RND) -> dict[str, Tensor]:
 
 
 def _statistics(prefix: str, normalizer: Normalizer | None) -> dict[str, Tensor]:
-    """The running statistics under rsl_rl's names.
+    """Return the running statistics under rsl_rl's names.
 
     Raises:
-        CheckpointError: another normalizer than rsl_rl's.
+        CheckpointError: The normalizer is not rsl_rl's.
     """
     if normalizer is None or type(normalizer) is Normalizer:
         return {}

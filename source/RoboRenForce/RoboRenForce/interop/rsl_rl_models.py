@@ -1,4 +1,4 @@
-"""rsl_rl's own models in the place of our actor and critic."""
+"""rsl_rl's own models in place of our actor and critic."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .rsl_rl_options import DROP_IN, Parity, require_rsl_rl
 
 
 class RslRlModels(nn.Module):
-    """Both models in the place of an `ActorCriticPack`; what our learner builds its policy from."""
+    """Both models in place of an `ActorCriticPack`; our learner builds its policy from it."""
 
     def __init__(self, actor: nn.Module, critic: nn.Module, parity: Parity) -> None:
         super().__init__()
@@ -27,12 +27,12 @@ class RslRlModels(nn.Module):
         self.critic = _ModelView(critic, stochastic=False, merge_ranks=merge_ranks)
 
     def build(self, *, spec: EnvSpec, obs_groups: Mapping[str, Any]) -> RslRlModels:
-        """The modules exist already."""
+        """Return the models, which exist already."""
         return self
 
 
 class _ModelView(nn.Module):
-    """An rsl_rl model through our interface: `(obs, state, starts) -> (distribution or value, state)`."""
+    """rsl_rl model with our interface: `(obs, state, starts) -> (distribution or value, state)`."""
 
     def __init__(self, model: nn.Module, *, stochastic: bool, merge_ranks: bool) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class _ModelView(nn.Module):
         _require_known(self.model, stochastic)
 
     def initial_state(self, num_envs: int) -> Tensor:
-        """Zeros `(layers, N, hidden)`; cell and hidden state side by side for an LSTM."""
+        """Return zeros `(layers, N, hidden)`; cell and hidden state are concatenated for an LSTM."""
         rnn = self.model.rnn.rnn
         width = rnn.hidden_size * (2 if isinstance(rnn, nn.LSTM) else 1)
         return torch.zeros(rnn.num_layers, num_envs, width, device=next(self.parameters()).device)
@@ -73,7 +73,7 @@ class _ModelView(nn.Module):
     ) -> None:
         """Merge a batch of any shape, where `mask` is True, into rsl_rl's statistics, by its formula.
 
-        In place, because captured graphs read these very tensors; rsl_rl puts a new `_std` in the place of the old.
+        In place, because captured graphs read these very tensors; rsl_rl replaces `_std` by a new one.
         """
         normalizer = self.model.obs_normalizer
         if not (self.model.obs_normalization and self.training):
@@ -92,7 +92,7 @@ class _ModelView(nn.Module):
 
 
 def _require_known(model: Any, stochastic: bool) -> None:
-    """Refuse a model whose computation is not the one of rsl_rl that is written down here."""
+    """Refuse a model whose computation differs from the rsl_rl code that is reproduced here."""
     models = require_rsl_rl("rsl_rl.models")
     kind = type(model)
     if kind.forward is not models.MLPModel.forward or (

@@ -1,6 +1,6 @@
-"""rsl_rl's training options as ours: every one is translated, or refused by its name.
+"""Translation of rsl_rl's training options to ours: each is translated, or refused by its name.
 
-What a release knows is read from the release that is installed: options of 5.5 are unknown to 5.4, here as there.
+The known options are those of the installed release: options of 5.5 are unknown to 5.4, here as there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ DROP_IN = "RoboRenForce.interop.rsl_rl:PPO"
 Parity = Literal["rsl_rl_5_4", "rsl_rl_5_5"]
 
 RELEASES: dict[str, Parity] = {"5.4": "rsl_rl_5_4", "5.5": "rsl_rl_5_5"}
-"""Releases of rsl_rl whose numbers our PPO reproduces, and the `parity` that does it."""
+"""rsl_rl releases whose numbers our PPO reproduces, and the `parity` for each."""
 
 SAME_NAME = (
     "num_learning_epochs",
@@ -41,7 +41,7 @@ SAME_NAME = (
     "desired_kl",
     "normalize_advantage_per_mini_batch",
 )
-"""Options that mean the same in rsl_rl's PPO and in ours."""
+"""Options with the same meaning in rsl_rl's PPO and in ours."""
 
 TRANSLATED = ("optimizer", "rnd_cfg", "symmetry_cfg")
 """Options of every supported release that mean something else here."""
@@ -52,7 +52,7 @@ OURS = ("cuda_graph", "compile", "precision")
 """Options of ours that an rsl_rl configuration may add."""
 
 ACTIVATIONS = {"crelu": "CELU", "lrelu": "LeakyReLU"}
-"""rsl_rl's activations that are not called as in `torch.nn`."""
+"""rsl_rl's activations whose names differ from `torch.nn`."""
 
 
 def require_rsl_rl(module: str) -> Any:
@@ -61,10 +61,10 @@ def require_rsl_rl(module: str) -> Any:
 
 
 def installed_parity() -> Parity:
-    """The `parity` of the installed rsl_rl.
+    """Return the `parity` of the installed rsl_rl.
 
     Raises:
-        UserError: a release whose numbers are not known here.
+        UserError: The release is not one whose numbers are reproduced.
     """
     require_rsl_rl("rsl_rl")
     try:
@@ -131,7 +131,7 @@ def ppo_cfg_from_rsl_rl(
 
 
 def activation_from_rsl_rl(name: str) -> str:
-    """Our name of one of rsl_rl's activations."""
+    """Return our name of one of rsl_rl's activations."""
     return ACTIVATIONS.get(name.lower(), name)
 
 
@@ -159,7 +159,7 @@ def _mlp_cfg(options: Mapping[str, Any], name: str, num_states: int) -> MLPCfg:
 
 
 def _weight_schedule(options: Mapping[str, Any] | None, step_dt: float) -> dict[str, Any]:
-    """rsl_rl's schedule ends at a weight per step, ours at one per second."""
+    """Convert rsl_rl's schedule, which ends at a weight per step, to ours, which ends at one per second."""
     if options is None:
         return {}
     needed = {"constant": (), "step": ("final_step", "final_value")}
@@ -193,7 +193,7 @@ def _symmetry_cfg(options: Mapping[str, Any], env: Any) -> SymmetryCfg:
 
 
 def _bind_environment(function: Callable, env: Any) -> Callable:
-    """rsl_rl's `f(env=, obs=, actions=)` as our `f(obs, actions)`."""
+    """Convert rsl_rl's `f(env=, obs=, actions=)` to our `f(obs, actions)`."""
 
     def mirror(obs: TensorDict | None, actions: Tensor | None) -> tuple[TensorDict | None, Tensor | None]:
         return function(env=env, obs=obs, actions=actions)

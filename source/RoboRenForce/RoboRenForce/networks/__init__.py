@@ -13,6 +13,7 @@ from .network import Network, NetworkCfg, RecurrentNetwork
 from .residual_mlp import ResidualMLP, ResidualMLPCfg
 from .rnn import RNN, RNNCfg
 from .stack import Stack, StackCfg
+from .token_decoder import TokenDecoder, TokenDecoderCfg
 from .transformer import Transformer, TransformerCfg
 
 __all__ = [
@@ -40,6 +41,8 @@ __all__ = [
     "ResidualMLPCfg",
     "Stack",
     "StackCfg",
+    "TokenDecoder",
+    "TokenDecoderCfg",
     "Transformer",
     "TransformerCfg",
     "batch_statistics",

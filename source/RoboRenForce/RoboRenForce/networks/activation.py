@@ -21,19 +21,19 @@ _MODULES: dict[str, type[nn.Module]] = {
 _MODULES["swish"] = nn.SiLU
 
 MOST_FEATURES = 65_536
-"""Width of a layer; above it two of them have more weights than a GPU can train."""
+"""Maximum width of a layer; above it two layers have more weights than a GPU can train."""
 
 ActivationSpec = Sequence[tuple[str, Mapping[str, Any]]]
-"""The activations applied one after another behind a layer: `[("ELU", {"alpha": 1.0})]`, or `[]` for none."""
+"""Activations applied one after another after a layer: `[("ELU", {"alpha": 1.0})]`, or `[]` for none."""
 
 
 def activation_problem(name: str, kwargs: Mapping[str, Any], width: int | None = None) -> str | None:
-    """A sentence on what is wrong with an activation's name or arguments, None if nothing is.
+    """Describe an error in an activation's name or arguments; None if there is none.
 
     Args:
-        name: as in `build_activation`.
-        kwargs: of its constructor.
-        width: features of the layer that it follows; None if they are not known yet.
+        name: As in `build_activation`.
+        kwargs: Arguments of its constructor.
+        width: Features of the layer before it; None if unknown.
     """
     if name.lower() not in _MODULES:
         known = {cls.__name__.lower(): cls.__name__ for cls in _MODULES.values()}
@@ -59,10 +59,10 @@ def activation_problem(name: str, kwargs: Mapping[str, Any], width: int | None =
 
 
 def build_activation(name: str, **kwargs: Any) -> nn.Module:
-    """The activation module called `name` (any case, a class of `torch.nn`), built with `kwargs`.
+    """Build the activation module `name` (any case, a class of `torch.nn`) with `kwargs`.
 
     Raises:
-        ConfigError: no such activation; the message names the nearest ones.
+        ConfigError: No such activation; the message names the nearest ones.
     """
     if (problem := activation_problem(name, kwargs)) is not None:
         raise ConfigError(f"{problem[0].upper()}{problem[1:]}")
@@ -70,9 +70,9 @@ def build_activation(name: str, **kwargs: Any) -> nn.Module:
 
 
 def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidden: int) -> Sequence[ActivationSpec]:
-    """One entry per linear layer, the output layer included: `num_hidden + 1` lists of (name, keyword arguments).
+    """Return one list of (name, keyword arguments) per linear layer, output included: `num_hidden + 1` lists.
 
-    The simple form, a name, applies to the hidden layers and leaves the output linear.
+    A plain name applies to the hidden layers and leaves the output linear.
     """
     if isinstance(activations, str):
         return [[(activations, {})]] * num_hidden + [[]]
@@ -80,7 +80,7 @@ def per_layer_activations(activations: str | Sequence[ActivationSpec], num_hidde
 
 
 def activations_problems(activations: str | Sequence[ActivationSpec], hidden: Sequence[int]) -> list[str]:
-    """Sentences on what is wrong with an `activations` field for hidden layers of these widths."""
+    """List errors in an `activations` field for hidden layers of these widths."""
     num_hidden = len(hidden)
     if isinstance(activations, str):
         problem = activation_problem(activations, {})

@@ -1,10 +1,10 @@
 """Batch normalization for learners whose networks act while they learn.
 
-Whether a pass uses the statistics of its batch is decided by the learner for that pass, not by `train()` and
-`eval()`: a network in training mode also acts, serves as a target and is evaluated, and none of that may use or move
-statistics. Without a word from the learner a pass uses the running statistics and leaves them alone.
+The learner chooses for each pass whether it uses the statistics of its batch, not `train()` and `eval()`: a
+network in training mode also acts, serves as a target and is evaluated, and none of these may use batch statistics or
+change running ones. By default a pass uses the running statistics and leaves them unchanged.
 
-    with batch_statistics(critic):   # normalize by this batch, and let the running statistics follow
+    with batch_statistics(critic):   # normalize by this batch, and update the running statistics
         output = critic(obs, action)
 """
 
@@ -22,7 +22,7 @@ from .constraints import Constrained, scale_to_norm_
 
 
 class BatchNorm(Constrained):
-    """`(..., B, d) -> (..., B, d)`, each feature normalized over B; of several members each by itself.
+    """Normalization of each feature over B, `(..., B, d) -> (..., B, d)`, for each member separately.
 
     Scale and bias of a member are constrained to a joint length of sqrt(d), so that features neither vanish nor
     explode however long training goes on.
@@ -30,8 +30,8 @@ class BatchNorm(Constrained):
     Args:
         features: d.
         members: `(E,)` for inputs `(E, B, d)` of E members, `()` for a single network.
-        momentum: weight of a new batch in the running statistics.
-        eps: added to the variance.
+        momentum: Weight of a new batch in the running statistics.
+        eps: Constant added to the variance.
     """
 
     running_mean: Tensor
@@ -70,9 +70,9 @@ class BatchNorm(Constrained):
 
 
 def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
-    """The batch normalization inside `module`, which has to be complete: it is searched once, not at every step.
+    """Return the batch normalization layers inside `module`, which has to be complete: it is searched once.
 
-    The answer is kept in the module, so that it is freed with it and a deep copy's is about the copy's own layers.
+    The result is kept in the module, so it is freed with it, and a deep copy has that of its own layers.
     """
     if "_batch_norms" not in module.__dict__:
         module.__dict__["_batch_norms"] = tuple(part for part in module.modules() if isinstance(part, BatchNorm))
@@ -80,13 +80,13 @@ def batch_norms(module: nn.Module) -> tuple[BatchNorm, ...]:
 
 
 def uses_batch_statistics(*modules: nn.Module) -> bool:
-    """Whether there is batch normalization inside `modules`."""
+    """Return True if there is batch normalization inside `modules`."""
     return any(batch_norms(module) for module in modules)
 
 
 @contextmanager
 def batch_statistics(*modules: nn.Module) -> Iterator[None]:
-    """Inside the block, `modules` normalize by their batch and their running statistics follow it."""
+    """Normalize `modules` by their batch, and update their running statistics, inside the block."""
     layers = [layer for module in modules for layer in batch_norms(module)]
     before = [layer.uses_batch for layer in layers]
     for layer in layers:

@@ -1,7 +1,7 @@
 """Convolutional network over images.
 
-`(H, W, C)` as cameras give them, `(C, H, W)`, grey `(H, W)`, or frames `(N, ...)` of the first two, whose channels lie
-side by side.
+Images are `(H, W, C)` as cameras give them, `(C, H, W)`, grey `(H, W)`, or frames `(N, ...)` of the first two, whose
+channels are concatenated.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .network import Network, NetworkCfg
 
 
 class SpatialSoftmax(nn.Module):
-    """Where each feature map is active: its expected position under a softmax over its pixels (Finn et al. 2016).
+    """Expected position of each feature map's activation, under a softmax over its pixels (Finn et al. 2016).
 
     `(B, C, H, W) -> (B, 2 C)`, row and column of each channel in turn; -1 is the upper or left edge, 1 the lower or
     right one. Rows first, as in mjlab's layer of this kind.
@@ -39,15 +39,15 @@ class SpatialSoftmax(nn.Module):
     @override
     def forward(self, features: Tensor) -> Tensor:
         weights = torch.softmax(features.flatten(2) / self.temperature, dim=-1)
-        # Sums of products and no matrix product: positions are wanted at full precision where TF32 is on.
+        # Sums of products, not a matrix product, which TF32 would round.
         return torch.stack([(weights * self.row).sum(-1), (weights * self.column).sum(-1)], dim=-1).flatten(1)
 
 
 class CNN(Network):
     """Convolutions, pooling and a linear output, `(..., *image) -> (..., out)`; uint8 images are scaled to [0, 1].
 
-    The image is one of the shapes above, `in_features`. With `out_features=None` the pooled feature map itself is the
-    output and `out_features` its size.
+    `in_features` is one of the image shapes above. With `out_features=None` the pooled feature map itself is the output
+    and `out_features` its size.
     """
 
     def __init__(self, cfg: CNNCfg, in_features: int | tuple[int, ...], out_features: int | None) -> None:
@@ -98,7 +98,7 @@ class CNN(Network):
 
 
 _MOST_PIXELS = 1024
-"""In a kernel's side, a stride or a padding."""
+"""Maximum size of a kernel's side, a stride or a padding."""
 
 
 @configclass
@@ -107,8 +107,10 @@ class CNNCfg(NetworkCfg):
 
     class_type: type = CNN
     layout: Literal["auto", "hwc", "chw"] = "auto"
-    """Whether channels are the last axis of an image or come before height and width. auto: they are the shorter one of
-    first and last axis; a shape that leaves it open is refused."""
+    """Position of the channels: the last axis of an image, or before height and width.
+
+    auto: they are the shorter one of first and last axis; an ambiguous shape is refused.
+    """
     channels: list[int] = [32, 64, 64]
     """Output channels of each convolution."""
     kernel_sizes: int | list[int] = [8, 4, 3]
@@ -118,19 +120,22 @@ class CNNCfg(NetworkCfg):
     paddings: int | list[int] = 0
     """Zero padding on every side, of all or of each convolution."""
     activation: str = "ReLU"
-    """Behind every convolution."""
+    """Activation after every convolution."""
     norm: Literal["none", "group"] = "none"
     """"group" normalizes groups of channels before the activation; it keeps no batch statistics."""
     pooling: Literal["flatten", "average", "max", "spatial_softmax"] = "flatten"
-    """What becomes of the last feature map: all of it, one value per channel, or with "spatial_softmax" the position
-    (row, column) at which each channel is active, which suits tasks about where things are."""
+    """Reduction of the last feature map.
+
+    Keep all of it, one value per channel, or with "spatial_softmax" the position (row, column) at which each channel is
+    active, which suits tasks in which positions matter.
+    """
     softmax_temperature: Annotated[float, Range(gt=0)] = 1.0
-    """Of the spatial softmax: the smaller, the more the position is that of the strongest pixel."""
+    """Temperature of the spatial softmax; lower values move the position to the strongest pixel."""
     features: Annotated[int, Range(gt=0, le=MOST_FEATURES)] | None = 256
-    """Size of the encoding when the network encodes an observation group; None for the pooled feature map itself."""
+    """Number of features of an encoded observation group; None for the pooled feature map itself."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on lists that do not fit one another."""
+        """Check that the lists fit one another."""
         if not self.channels:
             yield "channels: got no convolution, expected at least one; use MLPCfg for flat observations"
         for name in ("kernel_sizes", "strides", "paddings"):
@@ -156,10 +161,10 @@ class CNNCfg(NetworkCfg):
 def image_layout(
     in_features: int | tuple[int, ...], layout: Literal["auto", "hwc", "chw"]
 ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The shape of an image, and its axes in the order frames, channels, height, width.
+    """Return the shape of an image, and its axes in the order frames, channels, height, width.
 
     Raises:
-        ConfigError: it is no image shape, leaves the layout open, or contradicts it.
+        ConfigError: The shape is no image's, is ambiguous, or contradicts the layout.
     """
     shape = tuple([in_features] if isinstance(in_features, int) else in_features)
     if len(shape) not in (2, 3, 4):
@@ -188,7 +193,7 @@ def image_layout(
 
 
 def _channels_first(shape: tuple[int, ...], axes: tuple[int, ...]) -> tuple[int, int, int]:
-    """`(C, H, W)` of an image; grey ones have one channel, frames lie side by side."""
+    """Return `(C, H, W)` of an image; grey ones have one channel, frames are concatenated."""
     sizes = [shape[axis] for axis in axes]
     return math.prod(sizes[:-2]), sizes[-2], sizes[-1]
 

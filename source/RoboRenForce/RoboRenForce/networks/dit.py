@@ -1,4 +1,4 @@
-"""Diffusion transformer over the actions of a chunk (DiT, arXiv 2212.09748, with the cross-attention of GR00T and pi0).
+"""Diffusion transformer over the actions of a chunk (DiT, arXiv 2212.09748; cross-attention as in 2503.14734).
 
 Tokens are the actions of a chunk, at learned positions. Every block modulates its normalized input by time and state
 (adaLN-Zero: blocks begin as the identity), lets actions attend to one another, then to the features of the
@@ -20,6 +20,7 @@ from typing_extensions import override
 from ..configclass import Range, configclass
 from .activation import MOST_FEATURES
 from .denoiser import Context, Denoiser, DenoiserCfg, time_embedding
+from .prefix_attention import CrossAttention, PrefixTokens, join_heads, split_heads
 from .vlm.backbone import Taps
 from .vlm.prefix import Prefix
 
@@ -33,37 +34,23 @@ class DiTBlock(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = nn.Linear(dim, 9 * dim)
         self.qkv = nn.Linear(dim, 3 * dim)
-        self.self_output = nn.Linear(dim, dim)
-        self.query = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim)
-        self.cross_output = nn.Linear(dim, dim)
+        self.output = nn.Linear(dim, dim)
+        self.cross = CrossAttention(dim, num_heads)
         self.mlp = nn.Sequential(nn.Linear(dim, mlp_ratio * dim), nn.GELU(), nn.Linear(mlp_ratio * dim, dim))
         _zero(self.modulation)
-
-    def encode(self, tokens: Tensor) -> Tensor:
-        """Return keys and values `(B, 2, heads, L, D / heads)` of what is attended to, `(B, L, D)`."""
-        return self.key_value(tokens).unflatten(-1, (2, self.num_heads, -1)).permute(0, 2, 3, 1, 4)
 
     @override
     def forward(self, x: Tensor, condition: Tensor, key_value: Tensor, mask: Tensor) -> Tensor:
         """Map `(B, H, D)` to the same; the condition is `(B, 1 or H, D)`, the mask bool `(B, 1, 1, L)`."""
         parts = self.modulation(condition).chunk(9, -1)
         shift, scale, gate = parts[:3]
-        query, key, value = self.qkv(modulate(self.norm(x), shift, scale)).chunk(3, -1)
-        seen = F.scaled_dot_product_attention(self._split(query), self._split(key), self._split(value))
-        x = x + gate * self.self_output(seen.transpose(1, 2).flatten(2))
-
+        qkv = self.qkv(modulate(self.norm(x), shift, scale)).chunk(3, -1)
+        seen = F.scaled_dot_product_attention(*(split_heads(part, self.num_heads) for part in qkv))
+        x = x + gate * self.output(join_heads(seen))
         shift, scale, gate = parts[3:6]
-        query = self._split(self.query(modulate(self.norm(x), shift, scale)))
-        key, value = key_value.unbind(1)
-        seen = F.scaled_dot_product_attention(query, key.to(query.dtype), value.to(query.dtype), attn_mask=mask)
-        x = x + gate * self.cross_output(seen.transpose(1, 2).flatten(2))
-
+        x = x + gate * self.cross(modulate(self.norm(x), shift, scale), key_value, mask)
         shift, scale, gate = parts[6:]
         return x + gate * self.mlp(modulate(self.norm(x), shift, scale))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class DiT(Denoiser):
@@ -76,9 +63,7 @@ class DiT(Denoiser):
         self.action = nn.Linear(action_dim, dim)
         self.position = nn.Parameter(0.02 * torch.randn(chunk_size, dim))
         self.time = nn.Sequential(nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.state = nn.Linear(state_dim, dim) if state_dim else None
-        sources = cfg.num_layers if cfg.layerwise else 1
-        self.prefix = nn.ModuleList(nn.Sequential(nn.LayerNorm(width), nn.Linear(width, dim)) for _ in range(sources))
+        self.prefix = PrefixTokens(width, state_dim, dim, cfg.num_layers if cfg.layerwise else 0)
         self.blocks = nn.ModuleList(DiTBlock(dim, cfg.num_heads, cfg.mlp_ratio) for _ in range(cfg.num_layers))
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.modulation = nn.Linear(dim, 2 * dim)
@@ -88,31 +73,20 @@ class DiT(Denoiser):
 
     @override
     def encode(self, prefix: Prefix) -> Context:
-        dtype, mask = self.action.weight.dtype, prefix.mask
-        sources = prefix.layers if self.cfg.layerwise else (prefix.tokens,)
-        if len(sources) != len(self.prefix):
-            raise ValueError(
-                f"DiT got the hidden states of {len(sources)} layers, expected {len(self.prefix)}; build the backbone "
-                f"with the head's `taps`, or set layerwise=False."
-            )
-        tokens = [project(source.to(dtype)) for project, source in zip(self.prefix, sources, strict=True)]
-        context: Context = {}
-        if self.state is not None:
-            state = self.state(prefix.state.to(dtype))
-            context["condition"] = state
-            tokens = [torch.cat([state.unsqueeze(1).to(source.dtype), source], 1) for source in tokens]
-            mask = F.pad(mask, (1, 0), value=True)
-        context["mask"] = mask[:, None, None]
+        tokens, mask, state = self.prefix(prefix)
+        context: Context = {"mask": mask}
+        if state is not None:
+            context["state"] = state
         for number, block in enumerate(self.blocks):
-            context[f"key_value.{number}"] = block.encode(tokens[number if self.cfg.layerwise else 0])
+            context[f"key_value.{number}"] = block.cross.encode(tokens[number if self.cfg.layerwise else 0])
         return context
 
     @override
     def forward(self, x: Tensor, time: Tensor, context: Context) -> Tensor:
         dtype = self.action.weight.dtype
         condition = self.time(time_embedding(time, self.cfg.dim).to(dtype)).reshape(len(x), -1, self.cfg.dim)
-        if self.state is not None:
-            condition = condition + context["condition"].unsqueeze(1)
+        if "state" in context:
+            condition = condition + context["state"].unsqueeze(1)
         condition = F.silu(condition)
         y = self.action(x.to(dtype)) + self.position
         for number, block in enumerate(self.blocks):

@@ -1,10 +1,10 @@
-"""FlashSAC's network (arXiv 2604.04539): residual blocks whose weights, features and hence gradients are bounded.
+"""FlashSAC's network (arXiv 2604.04539): residual blocks with bounded weights, features and hence gradients.
 
     x = W_in BN(input);   x = x + ReLU(BN(W_2 ReLU(BN(W_1 x))))  for every block;   y = W_out RMSNorm(x) + b
 
 Rows of every W have length 1, scale and bias of every BN a joint length of sqrt(d), the scale of the RMSNorm sqrt(d).
-The optimizer knows nothing of that: after each of its steps the learner calls `constrain_`. Which batches the BN
-layers learn from is the learner's decision too, see `batch_norm`.
+The optimizer does not enforce these constraints: the learner calls `constrain_` after each of its steps. The learner
+also chooses the batches that update the BN layers, see `batch_norm`.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class FlashBlock(nn.Module):
 
 
 class FlashNet(Network):
-    """See the module; `(..., in) -> (..., out)`, or `(..., in) -> (E, ..., out)` for E members that see the same input.
+    """FlashSAC's network, `(..., in) -> (..., out)`, or `(E, ..., out)` for E members that see the same input.
 
     All leading dimensions of the input are one batch to the normalization.
     """
@@ -113,9 +113,9 @@ class FlashNetCfg(NetworkCfg):
 
     class_type: type = FlashNet
     width: Annotated[int, Range(ge=1, le=MOST_FEATURES)] = 256
-    """Features between the blocks."""
+    """Number of features between the blocks."""
     num_blocks: Annotated[int, Range(ge=0, le=1024)] = 2
-    """Residual blocks."""
+    """Number of residual blocks."""
     expansion: Annotated[int, Range(ge=1, le=1024)] = 4
     """Width inside a block as a multiple of `width`."""
     momentum: Annotated[float, Range(gt=0, le=1)] = 0.01

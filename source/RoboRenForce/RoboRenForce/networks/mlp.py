@@ -51,10 +51,13 @@ class MLPCfg(NetworkCfg):
     hidden_features: list[int] = [256, 256]
     """Width of each hidden layer; empty for a linear map."""
     activations: str | list[list[tuple[str, dict[str, Any]]]] = "ELU"
-    """A name for all hidden layers, or per layer a list of (name, keyword arguments) with one more entry for the
-    output: `[[("ELU", {})]] * 3 + [[]]`. Names are classes of `torch.nn`, in any case."""
+    """Name of the activation of all hidden layers, or one list of (name, keyword arguments) per layer.
+
+    The list has one more entry for the output: `[[("ELU", {})]] * 3 + [[]]`. Names are classes of `torch.nn`, in any
+    case.
+    """
     layer_norm: bool = False
-    """Normalize every hidden layer before its activation."""
+    """True to normalize every hidden layer before its activation."""
     init: Literal["default", "orthogonal"] = "default"
     """"default" is PyTorch's uniform initialization, "orthogonal" has zero biases."""
     hidden_gain: float = math.sqrt(2.0)
@@ -71,7 +74,7 @@ class MLPCfg(NetworkCfg):
         return EnsembleMLP(self.copy(), num_members, in_features, out_features)
 
     def check(self) -> Iterable[str]:
-        """Sentences on sizes and activations that do not fit."""
+        """Check sizes and activations."""
         yield from (
             f"hidden_features: entry {i} is {n}; expected a positive width"
             for i, n in enumerate(self.hidden_features)
@@ -86,7 +89,7 @@ class MLPCfg(NetworkCfg):
 
 
 def mlp_plan(cfg: MLPCfg, in_features: int, out_features: int) -> Iterator[tuple[int, int, Any, bool]]:
-    """Per linear layer: its input and output size, the activations behind it and whether it is the output layer."""
+    """Return for each linear layer its input and output size, its activations, and whether it is the output."""
     sizes = [in_features, *cfg.hidden_features, out_features]
     activations = per_layer_activations(cfg.activations, len(cfg.hidden_features))
     last = len(sizes) - 2
@@ -96,7 +99,7 @@ def mlp_plan(cfg: MLPCfg, in_features: int, out_features: int) -> Iterator[tuple
 
 @torch.no_grad()
 def initialize_linear(weight: Tensor, bias: Tensor, cfg: MLPCfg, is_output: bool) -> None:
-    """Overwrite a freshly built linear layer `(out, in)`, `(out,)` by what `cfg.init` asks for."""
+    """Initialize a new linear layer `(out, in)`, `(out,)` as `cfg.init` says."""
     gain = cfg.output_gain if is_output else cfg.hidden_gain
     if cfg.init == "orthogonal":
         nn.init.orthogonal_(weight, gain=gain)

@@ -1,4 +1,4 @@
-"""The base of all networks: tensor in, tensor out, no word of reinforcement learning."""
+"""Base classes of networks: tensor in, tensor out, independent of reinforcement learning."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..configclass import Cfg, configclass
 
 
 class Network(nn.Module):
-    """A module from `in_features` to `out_features`, built by `NetworkCfg.build(in_features, out_features)`.
+    """Module from `in_features` to `out_features`, built by `NetworkCfg.build(in_features, out_features)`.
 
     Feed-forward networks map `net(x: (..., in)) -> (..., out)`; any number of leading dimensions. Networks over
     images take their shape as `in_features` and map `(..., *image) -> (..., out)`.
@@ -24,24 +24,23 @@ class Network(nn.Module):
 
     @property
     def output_layer(self) -> nn.Linear | None:
-        """The linear layer whose result is the network's output as it is, None if something follows it."""
+        """Linear layer whose result is the network's output, None if something follows it."""
         return None
 
 
 class RecurrentNetwork(Network):
-    """A network with a memory that the caller carries.
+    """Network with a recurrent state that the caller carries.
 
     `net(x, state, starts) -> (y, state)` with `x` `(N, in)` for one step or `(T, N, in)` for a sequence. `starts` is
-    bool `(N,)` or `(T, N)`: True where `x[t]` is the first observation of an episode, whose row then starts from an
-    empty memory; None means nowhere. The state is one tensor with the batch in dimension 1, and zeros are the empty
-    memory, so that states can be stored, sliced by environment and reset from outside without knowing what is in
-    them.
+    bool `(N,)` or `(T, N)`: True where `x[t]` is the first observation of an episode, whose row then starts from the
+    zero state; None means nowhere. The state is one tensor with the batch in dimension 1, and zeros are the initial
+    state, so states can be stored, sliced by environment and reset from outside without knowing their contents.
     """
 
     is_recurrent = True
 
     def initial_state(self, num_envs: int) -> Tensor:
-        """The empty memory, zeros `(L, num_envs, S)` on the parameters' device."""
+        """Return the initial state, zeros `(L, num_envs, S)` on the parameters' device."""
         parameter = next(self.parameters())
         return torch.zeros(*self.state_shape(num_envs), device=parameter.device, dtype=parameter.dtype)
 
@@ -50,7 +49,7 @@ class RecurrentNetwork(Network):
         raise NotImplementedError
 
     def _check_step(self, x: Tensor, starts: Tensor | None) -> None:
-        """Raise if `x` is neither a step nor a sequence or if `starts` does not fit it."""
+        """Raise an error if `x` is neither a step nor a sequence, or if `starts` does not fit it."""
         if x.dim() not in (2, 3):
             raise ValueError(
                 f"{type(self).__name__} got an input of shape {tuple(x.shape)}; expected (N, {self.in_features}) "
@@ -70,10 +69,10 @@ class NetworkCfg(Cfg):
     class_type: type = Network
 
     def build_ensemble(self, num_members: int, in_features: int, out_features: int) -> Network:
-        """Several networks of this kind that see the same input, as one: `(..., in) -> (num_members, ..., out)`.
+        """Build several networks with the same input as one: `(..., in) -> (num_members, ..., out)`.
 
         Raises:
-            TypeError: there is no batched version of this network.
+            TypeError: There is no batched version of this network.
         """
         raise TypeError(
             f"{type(self).__name__} has no batched version for an ensemble of {num_members}; use MLPCfg or FlashNetCfg."

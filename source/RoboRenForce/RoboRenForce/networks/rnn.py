@@ -15,10 +15,10 @@ from .network import Network, NetworkCfg, RecurrentNetwork
 
 
 class RNN(RecurrentNetwork):
-    """A GRU or LSTM with a head behind it; see `RecurrentNetwork` for the calling convention.
+    """GRU or LSTM followed by a head; see `RecurrentNetwork` for the calling convention.
 
     The state is `(num_layers, N, hidden_size)` for a GRU and `(num_layers, N, 2 * hidden_size)` for an LSTM: hidden
-    and cell state side by side. Parameters have the names, shapes and initialization of `nn.GRU` and `nn.LSTM`.
+    and cell state concatenated. Parameters have the names, shapes and initialization of `nn.GRU` and `nn.LSTM`.
     """
 
     def __init__(self, cfg: RNNCfg, in_features: int, out_features: int) -> None:
@@ -42,7 +42,7 @@ class RNN(RecurrentNetwork):
         return self.cfg.num_layers, num_envs, width
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """For `x` `(N, in)` or `(T, N, in)` the output `(N, out)` or `(T, N, out)` and the last state."""
+        """Return the output `(N, out)` or `(T, N, out)` for `x` `(N, in)` or `(T, N, in)`, and the last state."""
         self._check_step(x, starts)
         if x.dim() == 2:
             y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
@@ -111,15 +111,15 @@ class RNNCfg(NetworkCfg):
     cell: Literal["gru", "lstm"] = "gru"
     """Kind of recurrent cell."""
     hidden_size: Annotated[int, Range(ge=1, le=MOST_FEATURES)] = 256
-    """Width of the memory."""
+    """Width of the recurrent state."""
     num_layers: Annotated[int, Range(ge=1, le=1024)] = 1
-    """Recurrent layers on top of one another."""
+    """Number of recurrent layers."""
     head_cfg: MLPCfg | None = None
-    """Network from the memory to the output; None for a linear layer."""
+    """Network from the recurrent state to the output; None for a linear layer."""
     shortcut: bool = False
-    """Let the head see the input beside the memory, which then need not carry the present."""
+    """True to concatenate the input to the RNN output, so that the recurrent state only has to carry the past."""
 
 
 def _reset(state: Tensor, starts: Tensor) -> Tensor:
-    """`state` `(L, N, S)` with zeros in the rows where `starts` `(N,)` is True."""
+    """Zero the rows of `state` `(L, N, S)` where `starts` `(N,)` is True."""
     return state.masked_fill(starts.view(1, -1, 1), 0.0)

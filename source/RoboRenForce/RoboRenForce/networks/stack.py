@@ -1,10 +1,10 @@
-"""The last few inputs side by side: the simplest memory, and often enough of one.
+"""Concatenation of the last few inputs: the simplest history encoder.
 
 With a window of 3 and an episode that starts at step 2, the MLP sees, oldest first:
 
-step         0        1        2        3        4
-input        a        b        c        d        e
-MLP sees     0 0 a    0 a b    0 0 c    0 c d    c d e
+    step         0        1        2        3        4
+    input        a        b        c        d        e
+    MLP sees     0 0 a    0 a b    0 0 c    0 c d    c d e
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .network import Network, NetworkCfg, RecurrentNetwork
 
 
 class Stack(RecurrentNetwork):
-    """An MLP over the last `window` inputs of the episode; see `RecurrentNetwork` for the calling convention.
+    """MLP over the last `window` inputs of the episode; see `RecurrentNetwork` for the calling convention.
 
     Inputs from before the episode are zeros. The state is `(1, N, (window - 1) * in)`: the inputs before this one,
     oldest first.
@@ -44,7 +44,7 @@ class Stack(RecurrentNetwork):
         return 1, num_envs, (self.cfg.window - 1) * self.num_features
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """For `x` `(N, in)` or `(T, N, in)` the output `(N, out)` or `(T, N, out)` and the last state."""
+        """Return the output `(N, out)` or `(T, N, out)` for `x` `(N, in)` or `(T, N, in)`, and the last state."""
         self._check_step(x, starts)
         if x.dim() == 3:
             return self._run(x, state, starts)
@@ -73,6 +73,6 @@ class StackCfg(NetworkCfg):
 
     class_type: type = Stack
     window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 4
-    """Inputs that the MLP sees, the current one included."""
+    """Number of inputs that the MLP sees, the current one included."""
     head_cfg: MLPCfg = MLPCfg()
-    """The MLP."""
+    """MLP over the inputs."""

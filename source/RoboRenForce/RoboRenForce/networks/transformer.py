@@ -1,9 +1,9 @@
-"""Causal transformer over a sliding window, with a memory like that of a recurrent network.
+"""Causal transformer over a sliding window, with the interface of a recurrent network.
 
-Every layer attends to its own last `window` inputs (banded causal attention), so that the keys and values of the past
-are all that a step needs: one step at a time and a whole sequence at once give the same numbers. Positions are
-relative (rotary embedding, Su et al. 2021, arXiv 2104.09864), therefore the window may slide without limit. Blocks
-are pre-norm. There is no dropout: old and new log-probabilities of a policy must come from the same function.
+Every layer attends to its own last `window` inputs (banded causal attention), so a step needs only the keys and values
+of the past: one step at a time and a whole sequence at once give the same numbers. Positions are relative (rotary
+embedding, Su et al. 2021, arXiv 2104.09864), therefore the window may slide without limit. Blocks are pre-norm. There
+is no dropout: old and new log-probabilities of a policy must come from the same function.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ class Block(nn.Module):
         )
 
     def forward(self, x: Tensor, cache: Tensor, mask: Tensor, rotation: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """One layer.
+        """Compute one layer.
 
         Args:
             x: `(N, T, D)`.
-            cache: keys and values of the last C steps, not rotated, `(N, C, 2 D)`.
-            mask: `(N, 1, T, C + T)`, True where a step may look.
-            rotation: cosine and sine of the positions, each `(C + T, D / H)`.
+            cache: Keys and values of the last C steps, not rotated, `(N, C, 2 D)`.
+            mask: `(N, 1, T, C + T)`, True where a step may attend.
+            rotation: Cosine and sine of the positions, each `(C + T, D / H)`.
 
         Returns:
             The layer's output `(N, T, D)`, and keys and values of all steps `(N, C + T, 2 D)`.
@@ -68,10 +68,10 @@ class Block(nn.Module):
 
 
 class Transformer(RecurrentNetwork):
-    """See the module and `RecurrentNetwork`.
+    """Causal transformer; see the module, and `RecurrentNetwork` for the calling convention.
 
     The state is `(num_layers, N, C * (2 D + 1))` with C = window - 1: per layer and cached step a mark (1 if the step
-    belongs to the running episode, 0 if the slot is empty), then its key and value. Zeros are the empty window.
+    belongs to the current episode, 0 if the slot is empty), then its key and value. Zeros are the empty window.
     """
 
     def __init__(self, cfg: TransformerCfg, in_features: int, out_features: int) -> None:
@@ -93,7 +93,7 @@ class Transformer(RecurrentNetwork):
         return self.cfg.num_layers, num_envs, (self.cfg.window - 1) * (2 * self.cfg.dim + 1)
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """For `x` `(N, in)` or `(T, N, in)` the output `(N, out)` or `(T, N, out)` and the last state."""
+        """Return the output `(N, out)` or `(T, N, out)` for `x` `(N, in)` or `(T, N, in)`, and the last state."""
         self._check_step(x, starts)
         if x.dim() == 2:
             y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
@@ -116,7 +116,7 @@ class Transformer(RecurrentNetwork):
         return self.head(self.norm(y)).transpose(0, 1), torch.stack(states)
 
     def _mask(self, episode: Tensor, steps: int) -> Tensor:
-        """`(N, 1, T, C + T)`: True for the last `window` steps of the same episode, the step itself included."""
+        """Return `(N, 1, T, C + T)`: True for the last `window` steps of the same episode, the step itself included."""
         position = torch.arange(episode.shape[1], device=episode.device)
         age = position[-steps:].unsqueeze(1) - position  # (T, C + T)
         in_window = (age >= 0) & (age < self.cfg.window)
@@ -132,18 +132,18 @@ class TransformerCfg(NetworkCfg):
     dim: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 64
     """Width of the tokens."""
     num_layers: Annotated[int, Range(ge=1, le=1024)] = 2
-    """Blocks on top of one another."""
+    """Number of blocks."""
     num_heads: Annotated[int, Range(ge=1, le=1024)] = 4
-    """Attention heads."""
+    """Number of attention heads."""
     mlp_ratio: Annotated[int, Range(ge=1, le=1024)] = 4
     """Width of a block's MLP as a multiple of `dim`."""
     window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 16
-    """Steps that a layer sees, the current one included; the whole network reaches `num_layers` times as far."""
+    """Number of steps that a layer sees, the current one included; the network reaches `num_layers` times as far."""
     head_cfg: MLPCfg | None = None
     """Network from the last block to the output; None for a linear layer."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on sizes that do not divide."""
+        """Check which sizes have to divide one another."""
         if self.dim % (2 * self.num_heads):
             yield (
                 f"dim: {self.dim} is not a multiple of 2 * num_heads = {2 * self.num_heads}; "
@@ -152,7 +152,7 @@ class TransformerCfg(NetworkCfg):
 
 
 def _episodes(marks: Tensor, steps: int, starts: Tensor | None) -> Tensor:
-    """Episode number of every cached and new step `(N, C + T)`: -1 for empty slots, 0 for the running episode."""
+    """Return the episode number of each cached and new step `(N, C + T)`: -1 empty, 0 the current episode."""
     cached = marks.to(torch.int64) - 1
     if starts is None:
         new = torch.zeros(marks.shape[0], steps, dtype=torch.int64, device=marks.device)
@@ -162,7 +162,7 @@ def _episodes(marks: Tensor, steps: int, starts: Tensor | None) -> Tensor:
 
 
 def _rotation(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosine and sine `(length, head_dim)` of the rotary embedding."""
+    """Return cosine and sine `(length, head_dim)` of the rotary embedding."""
     # In float64, because only differences of positions may count: in float32 they drift with the position.
     exponents = torch.arange(0, head_dim, 2, device=like.device, dtype=torch.float64) / head_dim
     positions = torch.arange(length, device=like.device, dtype=torch.float64)
@@ -171,6 +171,6 @@ def _rotation(length: int, head_dim: int, like: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary embedding of `x` `(N, H, steps, head_dim)`."""
+    """Apply the rotary embedding to `x` `(N, H, steps, head_dim)`."""
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([-second, first], dim=-1) * sin

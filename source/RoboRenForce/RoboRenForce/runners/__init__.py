@@ -1,8 +1,5 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
-import warnings
-from typing import Any
-
 from .callbacks import Callback, CallbackCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
@@ -37,13 +34,3 @@ __all__ = [
     "evaluate",
     "record_video",
 ]
-
-_RENAMED: dict[str, type] = {"Runner": EnvRunner, "RunnerCfg": EnvRunnerCfg}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _RENAMED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    new = _RENAMED[name]
-    warnings.warn(f"runners.{name} is called runners.{new.__name__} now", DeprecationWarning, stacklevel=2)
-    return new

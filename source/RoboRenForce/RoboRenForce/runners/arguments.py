@@ -1,10 +1,10 @@
-"""The command line that all training and playing scripts share.
+"""Command-line arguments that all training and playing scripts share.
 
-Only flags that were given change anything; everything else is the task's. What is left over are overrides:
+Only flags that were given change anything; all other settings are the task's. The remaining arguments are overrides:
 
-    algorithm.gamma=0.98   policy.actor_cfg.init_std=0.5   max_iterations=10     fields of the runner (also
-    agent.<field>) env.num_envs=64                                                              fields of the
-    environment
+    algorithm.gamma=0.98   policy.actor_cfg.init_std=0.5   max_iterations=10     fields of the runner
+                                                                                 (also agent.<field>)
+    env.num_envs=64                                                              fields of the environment
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ overrides:
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports mistakes as one sentence, accepts `--num-envs` for `--num_envs`, and collects overrides."""
+    """Argument parser that reports mistakes in one sentence, accepts `--num-envs` too, and collects overrides."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise instead of printing the usage and leaving."""
+        """Raise a UserError instead of printing the usage and exiting."""
         raise UserError(f"{message[0].upper()}{message[1:]}; --help shows all options.")
 
     def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -51,7 +51,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def train_parser(description: str | None, *, task: str | None = None) -> Parser:
-    """The options of training; `task` is trained if none is named."""
+    """Build the parser of training; `task` is trained if none is named."""
     parser = _parser(description)
     default = f" (default: {task})" if task else ""
     parser.set_defaults(default_task=task)
@@ -79,7 +79,7 @@ def train_parser(description: str | None, *, task: str | None = None) -> Parser:
 
 
 def play_parser(description: str | None) -> Parser:
-    """The options of playing, evaluating and exporting."""
+    """Build the parser of playing, evaluating and exporting."""
     parser = _parser(description)
     parser.add_argument("--target", metavar="PATH", help="run directory or checkpoint (default: the newest run)")
     parser.add_argument("--task", help="without --target: the newest run of this task")
@@ -113,7 +113,7 @@ def play_parser(description: str | None) -> Parser:
 
 
 def add_trust(parser: Parser, files: str) -> None:
-    """The flag that lets files name any class."""
+    """Add the flag that lets files name any class."""
     text = f"let {files} name any class and import any module: only for files whose author you trust (SECURITY.md)"
     parser.add_argument("--trust", action="store_true", help=text)
 

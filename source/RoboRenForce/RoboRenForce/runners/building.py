@@ -1,4 +1,4 @@
-"""What a process sets up for a run: threads, device, process group, seeds, and the learner itself."""
+"""Set-up of a process for a run: threads, device, process group, seeds, and the learner."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def set_up_process(cfg: TrainerCfg, device: torch.device) -> DistributedContext:
-    """Set threads and current device, and join the processes of the run."""
+    """Set threads and current device, and join the process group of the run."""
     if device.type == "cpu":
         torch.set_num_threads(cfg.cpu_threads)
     elif device.type == "cuda" and device.index is not None:
@@ -26,7 +26,7 @@ def set_up_process(cfg: TrainerCfg, device: torch.device) -> DistributedContext:
 
 
 def build_learner(trainer: Trainer) -> Algorithm:
-    """Build the learner of a trainer: with the same weights in every process, of which each then draws its own numbers.
+    """Build the learner of a trainer with equal weights in every process, and different random numbers afterwards.
 
     Raises:
         ConfigError: `obs_groups` names an observation set that the learner doesn't read, or it can't be built.
@@ -40,7 +40,7 @@ def build_learner(trainer: Trainer) -> Algorithm:
 
 
 def run_context(trainer: Trainer) -> RunContext:
-    """Return what a learner is told about the run."""
+    """Return the facts about the run that are passed to the learner."""
     return RunContext(
         spec=NO_SPEC if trainer.spec is None else trainer.spec,
         device=trainer.device,

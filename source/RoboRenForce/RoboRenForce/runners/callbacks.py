@@ -32,22 +32,22 @@ logger = logging.getLogger(__name__)
 
 
 class Callback:
-    """Base of all callbacks; every hook does nothing."""
+    """Base class of callbacks; every hook does nothing."""
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         self.cfg = cfg
 
     def on_start(self, runner: Trainer) -> None:
-        """Before the first iteration of a session."""
+        """Run before the first iteration of a session."""
 
     def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
-        """After every iteration; `metrics` may be added to, and later callbacks see it."""
+        """Run after every iteration; additions to `metrics` are visible to later callbacks."""
 
     def on_end(self, runner: Trainer) -> None:
-        """After the last iteration of a session that did not fail."""
+        """Run after the last iteration of a session that did not fail."""
 
     def close(self, runner: Trainer) -> None:
-        """After a session, also one that failed."""
+        """Run after a session, also one that failed."""
 
 
 @configclass
@@ -60,8 +60,8 @@ class CallbackCfg(Cfg):
 class EvaluateCallback(Callback):
     """Play `eval_episodes` episodes of the deterministic policy every `eval_interval` iterations.
 
-    Training goes on as if nothing had happened: another environment is played and the random numbers are put back. An
-    evaluation that fails, or that a signal ends, has no metrics.
+    Training is not affected: another environment is played and the random numbers are restored. An evaluation that
+    fails, or that a signal ends, has no metrics.
     """
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
@@ -69,7 +69,7 @@ class EvaluateCallback(Callback):
         self._failed = False
 
     def after_iteration(self, runner: Trainer, metrics: dict[str, float]) -> None:
-        """Evaluate if it is time, on the main process; all get the result."""
+        """Evaluate on the main process if it is time; all processes get the result."""
         cfg = runner.cfg
         if not runner.evaluates or runner.iteration % cfg.eval_interval:
             return
@@ -97,7 +97,7 @@ class EvaluateCallback(Callback):
 
 
 class VideoCallback(Callback):
-    """Film the policy every `video_interval` iterations; after the first failure no more."""
+    """Film the policy every `video_interval` iterations, until the first failure."""
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         super().__init__(cfg)
@@ -126,7 +126,7 @@ class VideoCallback(Callback):
 
 
 class LogCallback(Callback):
-    """Record what the run is, then its metrics: to the writers and to the display."""
+    """Record the parameters of the run, then its metrics: to the writers and to the display."""
 
     def __init__(self, cfg: CallbackCfg | None = None) -> None:
         super().__init__(cfg)
@@ -170,7 +170,7 @@ class LogCallback(Callback):
         self._display.update(runner.progress(known))
 
     def close(self, runner: Trainer) -> None:
-        """Give the terminal back and close the logs."""
+        """Release the terminal and close the logs."""
         if self._display is not None:
             self._display.stop()
             self._display = None

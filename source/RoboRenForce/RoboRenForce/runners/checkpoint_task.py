@@ -1,4 +1,4 @@
-"""From a checkpoint to the task that it was trained on."""
+"""The task that a checkpoint was trained on."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from ..utils.registry import Task, load_stored_task, names_package
 
 
 def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str | None = None) -> Task:
-    """The task of a loaded checkpoint, with the configuration that it was trained with.
+    """Return the task of a loaded checkpoint, with the configuration that it was trained with.
 
     Args:
-        data: the checkpoint.
-        trust: whether it may name any class and import any module, or what the allow-list covers (SECURITY.md).
-        task: the id that the user named, if any.
+        data: Checkpoint.
+        trust: True if it may name any class and import any module, False for the allow-list (SECURITY.md).
+        task: Id that the user named, if any.
 
     Raises:
-        UnknownTaskError: nobody here has registered the task; the message says which script does.
+        UnknownTaskError: No installed package has registered the task; the message names the script that does.
     """
     try:
         found = load_stored_task(data["task"], trust=trust or task == data["task"])

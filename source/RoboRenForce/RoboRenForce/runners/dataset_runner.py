@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 import torch
+from typing_extensions import override
 
 from ..algorithms.algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
 from ..configclass import MISSING, Cfg, Range, configclass
@@ -149,6 +150,11 @@ class DatasetRunnerCfg(TrainerCfg):
     """Updates between two looks at the metrics; each takes one batch."""
     epochs: Annotated[float, Range(gt=0)] | None = None
     """Length of the run in passes over the data, from which `max_iterations` follows; None: as that says."""
+
+    @override
+    def set_length(self, iterations: int) -> None:
+        super().set_length(iterations)
+        self.epochs = None
 
     def check(self) -> Iterable[str]:
         """Sentences on an interval of checkpoints that the learner can't keep."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def default_callbacks(cfg: TrainerCfg) -> list[Callback]:
     """Build all callbacks of a run.
 
-    Saving comes before what may fail. What an evaluation finds, and further callbacks add to it, is logged and decides
-    about the best.
+    Saving comes before callbacks that may fail. Metrics of an evaluation, and those that further callbacks add, are
+    logged and decide about the best checkpoint.
     """
     checkpoints = CheckpointCallback()
     return [

@@ -1,4 +1,4 @@
-"""Playing the policy between two iterations: training goes on as if nothing had happened."""
+"""Playing the policy between two iterations without affecting training."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _LONGEST_EPISODE = 10_000
-"""Steps that an episode may take in an evaluation during training if nothing else is said."""
+"""Default maximum number of steps of an episode in an evaluation during training."""
 
 
 @contextmanager
 def played_aside(runner: Trainer, what: str, consequence: str, *, quiet: bool) -> Iterator[None]:
-    """Play the policy as a side activity; random numbers and the learner's mode are put back however it ends.
+    """Play the policy as a side activity; restore random numbers and the learner's mode however it ends.
 
     Args:
-        runner: Whose policy is played.
-        what: What is done, for messages.
-        consequence: What follows from a failure besides that training goes on.
-        quiet: Report no failure, because one was reported before.
+        runner: Runner whose policy is played.
+        what: Name of the activity, for messages.
+        consequence: Consequence of a failure besides that training continues.
+        quiet: True to report no failure, because one was reported before.
     """
     runner.algorithm.eval()
     runner.watchdog.enter(what, is_stepping=True)
@@ -45,12 +45,12 @@ def played_aside(runner: Trainer, what: str, consequence: str, *, quiet: bool) -
 
 
 def has_to_stop(runner: Trainer) -> bool:
-    """Whether a signal came; asked between two steps of a side activity, which shows that it is alive."""
+    """Return True if a signal came; called between two steps of a side activity, it also proves progress."""
     runner.watchdog.beat()
     return runner.stop.signal is not None
 
 
 def most_steps(env: VecEnv, episodes: int) -> int:
-    """Steps of each environment after which an evaluation during training gives up on episodes that do not end."""
+    """Return the steps per environment after which an evaluation during training gives up on episodes."""
     rounds = -(-episodes // env.num_envs)
     return min(env.max_episode_length or _LONGEST_EPISODE, _LONGEST_EPISODE) * rounds + 1

@@ -1,4 +1,4 @@
-"""What runners that step an environment share: one step and its logging, first observations, the NaN guard."""
+"""Base of runners that step an environment: one step and its logging, first observations, the NaN guard."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class EnvRunner(Trainer):
     """A trainer whose iterations take `num_steps_per_env` steps of every environment.
 
     Args:
-        cfg: Everything about the run but the environment.
-        env: What is learned from; already built, so that nothing is built from a wrong configuration.
-        spec: What the learner is built for, if not for `env`: to be played, it is built for the number of environments
-            that it was trained with.
+        cfg: Configuration of the run, without the environment.
+        env: Environment to learn from; already built, so that nothing is built from a wrong configuration.
+        spec: Spec that the learner is built for, if not that of `env`: to be played, it is built for the number of
+            environments that it was trained with.
         task: Id of the task, for the records; None: the name that the environment has.
         runtime: See `Trainer`.
     """
@@ -48,7 +48,7 @@ class EnvRunner(Trainer):
     ) -> None:
         self.env = env
         self.continues_episodes = False
-        """Whether the environment goes on exactly where the checkpoint was written."""
+        """True if the environment continues exactly where the checkpoint was written."""
         device = torch.device(runtime.get("device", "cpu"))
         if torch.device(env.device).type != device.type:
             raise ConfigError(
@@ -76,10 +76,10 @@ class EnvRunner(Trainer):
 
     @torch.no_grad()
     def step(self, obs: TensorDict) -> TensorDict:
-        """Act, step every environment, let the algorithm record it; returns the observations after the step.
+        """Act, step every environment, let the algorithm store the step; returns the observations after it.
 
-        Logging of a step waits for the next one: by then an update that followed has been sent to the device, which
-        works on it meanwhile instead of waiting.
+        A step is logged during the next one: by then an update that followed has been sent to the device, which works
+        on it meanwhile instead of waiting.
         """
         self.log_step()
         out = self.algorithm.act(obs)
@@ -92,7 +92,7 @@ class EnvRunner(Trainer):
         return transition.reset_obs
 
     def _first_steps(self, action: Tensor) -> StepReturn:
-        """Step, and check what the environment returns against its spec; afterwards it is called directly."""
+        """Step, and check the returned values against the spec; later steps call the environment directly."""
         returned = self.env.step(action)
         require_step(self.env, returned)
         self._checked_steps += 1
@@ -102,7 +102,7 @@ class EnvRunner(Trainer):
 
     @torch.no_grad()
     def log_step(self) -> None:
-        """Update statistics, logs and the NaN guard by the last step, before its tensors are written again."""
+        """Update statistics, logs and the NaN guard by the last step, before its tensors are overwritten."""
         if self._pending_step is None:
             return
         transition, (_, reward, done, extras) = self._pending_step
@@ -114,12 +114,12 @@ class EnvRunner(Trainer):
             self.nan_guard.watch(transition)
 
     def place(self) -> str:
-        """Where the loop is in the running iteration, for the message after an error."""
+        """Return the position of the loop in the current iteration, for the message after an error."""
         step = self.statistics.steps + (self._pending_step is not None) + 1
         return f"{super().place()}, step {min(step, self.cfg.num_steps_per_env)} of {self.cfg.num_steps_per_env}"
 
     def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
-        """`end_iteration` with the statistics of this iteration's episodes."""
+        """Call `end_iteration` with the statistics of this iteration's episodes."""
         self.log_step()
         logged, numbers = self.env_log.collect()
         self.end_iteration(
@@ -131,7 +131,7 @@ class EnvRunner(Trainer):
         )
 
     def first_observations(self) -> TensorDict:
-        """Where the run begins or continues."""
+        """Return the observations with which the run starts or continues."""
         if not self.continues_episodes:
             ages = None
             if self.cfg.init_at_random_ep_len and self.env.max_episode_length:
@@ -148,15 +148,15 @@ class EnvRunner(Trainer):
 
     @property
     def played_spec(self) -> EnvSpec:
-        """What the policy acts in."""
+        """Spec of the environment in which the policy acts."""
         return self.env.spec
 
     def env_state(self) -> dict[str, Any]:
-        """State of the environments of this process; empty if they can't be restored."""
+        """Return the state of this process's environments; empty if they can't be restored."""
         return self.env.state_dict()
 
     def restore_env(self, state: Mapping[str, Any], data: Mapping[str, Any]) -> None:
-        """Continue the episodes of a checkpoint, or say why fresh ones begin."""
+        """Continue the episodes of a checkpoint, or log why fresh ones start."""
         there = data["spec"]["num_envs"]
         if there != self.env.num_envs:
             logger.info(
@@ -176,17 +176,17 @@ class EnvRunner(Trainer):
             )
 
     def raised_in_env(self, error: BaseException) -> bool:
-        """Whether `error` came out of the environment."""
+        """Return True if `error` was raised inside the environment."""
         return is_on_stack(error, self.env)
 
     def close(self) -> None:
-        """Close the environments and free what the learner holds; learning is over."""
+        """Close the environments and free the learner's resources."""
         with side_activity("Closing the environments"):
             self.env.close()
         super().close()
 
     def stop_at_nan(self) -> None:
-        """If the steps of this iteration are bad, save what is needed to understand them and stop."""
+        """Save a dump and stop if the steps of this iteration contain NaN, infinity or absurd numbers."""
         if self._pending_step is not None:
             require_step(self.env, self._pending_step[1])
         self.log_step()
@@ -219,13 +219,13 @@ class EnvRunner(Trainer):
 
 @configclass
 class EnvRunnerCfg(TrainerCfg):
-    """What the configurations of runners that step an environment share."""
+    """Settings that runners with an environment share."""
 
     class_type: type = EnvRunner
 
     num_steps_per_env: Annotated[int, Range(ge=1)] = 24
-    """Steps of each environment in an iteration."""
+    """Number of steps of each environment in an iteration."""
     init_at_random_ep_len: bool = True
-    """Begin the first episodes at random ages, so that time-outs are spread over time."""
+    """True to start the first episodes at random ages, so that time-outs are spread over time."""
     log_reward_terms: bool = False
-    """Log `Reward/<term>`, the sum of each reward term over an episode, averaged like `Train/mean_reward`."""
+    """True to log `Reward/<term>`, the sum of each reward term over an episode, like `Train/mean_reward`."""

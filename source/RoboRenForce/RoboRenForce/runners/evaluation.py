@@ -1,4 +1,4 @@
-"""How good a policy is: returns of a fixed number of episodes, and videos."""
+"""Evaluation of a policy: returns of a fixed number of episodes, and videos."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class EvalResult:
     n: int
     mean_length: float
     success_rate: float | None
-    """None where the environment does not define success."""
+    """Share of successful episodes; None if the environment does not define success."""
     returns: list[float]
     terms: dict[str, float] | None = None
-    """Mean return of each reward term; None where the environment does not split its reward."""
+    """Mean return of each reward term; None if the environment does not split its reward."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for `eval.json`."""
+        """Return plain data for `eval.json`."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -63,23 +63,23 @@ def evaluate(
 ) -> EvalResult:
     """Play exactly `episodes` whole episodes and count all of them.
 
-    How many episodes each environment contributes is fixed beforehand. Taking the first `episodes` that end would
-    prefer short ones, and bias the mean wherever length and return are related. Returns are those of the task,
-    also where wrappers of the user change the rewards that the learner gets.
+    The number of episodes of each environment is fixed beforehand. Taking the first `episodes` that end would prefer
+    short ones, and bias the mean if length and return are related. Returns are those of the task, also if wrappers of
+    the user change the rewards that the learner gets.
 
     Args:
-        env: Reset by this function; its running episodes are lost.
-        policy: Plays; its mode is restored afterwards.
+        env: Environment; it is reset, so its current episodes are lost.
+        policy: Policy to play; its mode is restored afterwards.
         episodes: Number of episodes over all environments, at least 1.
-        deterministic: Play the mode of the policy instead of samples.
-        seed: Makes the episodes reproducible.
-        max_steps: Steps of each environment in which they have to finish; None: what the horizon allows.
-        should_stop: Asked before every step.
+        deterministic: True to play the mode of the policy instead of samples.
+        seed: Seed that makes the episodes reproducible.
+        max_steps: Steps of each environment in which they have to finish; None: those that the horizon allows.
+        should_stop: Called before every step.
 
     Raises:
-        EnvContractError: the episodes are not finished after `max_steps`.
-        NonFiniteError: an action or a return is NaN or infinite.
-        Stopped: `should_stop` said so.
+        EnvContractError: The episodes are not finished after `max_steps`.
+        NonFiniteError: An action or a return is NaN or infinite.
+        Stopped: `should_stop` returned True.
     """
     if episodes < 1:
         raise ValueError(f"An evaluation needs at least 1 episode, got {episodes}.")
@@ -134,18 +134,18 @@ def evaluate(
 
 @torch.no_grad()
 def measure(env: VecEnv, policy: Policy, steps: int, *, seed: int | None = None) -> dict[str, dict[str, float]]:
-    """Means of `env.measurements()` over `steps` steps and all environments, with their number; {} if it has none.
+    """Return means of `env.measurements()` over `steps` steps and all environments, with their number; {} if none.
 
-    Unlike `evaluate` this weighs every moment alike, however often episodes end.
+    Unlike in `evaluate` every moment has the same weight, however often episodes end.
 
     Args:
-        env: Reset by this function; its running episodes are lost.
-        policy: Plays its mode.
-        steps: Length of the measurement.
-        seed: Makes the episodes reproducible.
+        env: Environment; it is reset, so its current episodes are lost.
+        policy: Policy whose mode is played.
+        steps: Number of steps.
+        seed: Seed that makes the episodes reproducible.
 
     Raises:
-        NonFiniteError: an action or what is measured is NaN or infinite.
+        NonFiniteError: An action or a measurement is NaN or infinite.
     """
     if not env.measurements():
         return {}
@@ -181,12 +181,12 @@ def record_video(
 ) -> int:
     """Film environment 0 for `steps` steps and return the number of frames.
 
-    Time is real where the environment defines the length of its step.
+    The video runs in real time if the environment defines the length of its step.
 
     Raises:
-        RuntimeError: the environment can't render.
-        NonFiniteError: an action is NaN or infinite.
-        Stopped: `should_stop`, asked before every step, said so; no file is left.
+        RuntimeError: The environment can't render.
+        NonFiniteError: An action is NaN or infinite.
+        Stopped: `should_stop`, called before every step, returned True; no file is left.
     """
     rate = 1.0 / env.spec.step_dt if env.spec.step_dt else 30.0
     stride = max(1, round(rate / _MAX_FPS))
@@ -222,7 +222,7 @@ def _act(
     finished: torch.Tensor,
     should_stop: Callable[[], bool] | None = None,
 ) -> torch.Tensor:
-    """The actions for `obs`, which have to be finite; `finished` `(num_envs,)` counts episodes, for the message."""
+    """Return the actions for `obs`, which must be finite; `finished` `(num_envs,)` counts episodes for the message."""
     if should_stop is not None and should_stop():
         raise Stopped
     action = policy(obs)
@@ -239,7 +239,7 @@ def _act(
 
 
 def _require_finite_returns(task: str, returns: torch.Tensor) -> None:
-    """Refuse to average what is no number; `returns` is `(num_envs, rounds)`."""
+    """Refuse to average NaN or infinity; `returns` is `(num_envs, rounds)`."""
     bad = (~torch.isfinite(returns)).nonzero()
     if len(bad):
         row, episode = bad[0].tolist()
@@ -251,7 +251,7 @@ def _require_finite_returns(task: str, returns: torch.Tensor) -> None:
 
 @contextmanager
 def _playing(policy: Policy, *, deterministic: bool) -> Iterator[None]:
-    """Let a policy start anew in one mode and put its mode back."""
+    """Temporarily set `deterministic`; reset the state on entry and exit."""
     before = policy.deterministic
     policy.deterministic = deterministic
     policy.reset()

@@ -1,4 +1,4 @@
-"""What a run that ends in the middle of an iteration saves: the last finished one, which is in memory."""
+"""Saving of a run that fails in the middle of an iteration: the last finished one, which is in memory."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def saved_on_failure(runner: Trainer) -> Iterator[None]:
 
 
 def _save_after(runner: Trainer, error: BaseException) -> None:
-    """Save what the learner is now as the last finished iteration.
+    """Save the current learner as the last finished iteration.
 
-    Parameters are what they are at the error: earlier ones would have to be copied in every iteration. Episodes are not
-    continued. Other processes may wait somewhere else, so nothing is gathered: theirs begin anew as well.
+    Parameters are those at the time of the error: earlier ones would have to be copied in every iteration. Episodes are
+    not continued. Other processes may wait elsewhere, so nothing is gathered: their episodes start anew as well.
     """
     place = _place(runner, error)
     reason = " ".join(f"{type(error).__name__}: {error}".split())[:120].rstrip(": ")
@@ -65,8 +65,8 @@ def save_last(runner: Trainer, interrupted: str | None) -> Path | None:
     """Save the last finished iteration without asking other processes; None if this session has finished none.
 
     Args:
-        runner: Only the main process saves.
-        interrupted: Where in the next iteration the run is; None: between two.
+        runner: Runner; only the main process saves.
+        interrupted: Position in the next iteration; None: between two.
     """
     if not runner.is_main or runner.run_dir is None or runner.iteration == runner.first_iteration:
         return None
@@ -82,7 +82,7 @@ def save_last(runner: Trainer, interrupted: str | None) -> Path | None:
 
 
 def _place(runner: Trainer, error: BaseException) -> str:
-    """Where the run was when `error` came."""
+    """Return the position of the run when `error` was raised."""
     if is_on_stack(error, runner, "finish_iteration"):
         return f"after iteration {runner.iteration}"
     if is_on_stack(error, runner.algorithm, "update"):
@@ -91,6 +91,6 @@ def _place(runner: Trainer, error: BaseException) -> str:
 
 
 def is_on_stack(error: BaseException, owner: object, method: str | None = None) -> bool:
-    """Whether `error` came from a method of `owner`; asked afterwards, it costs the loop nothing."""
+    """Return True if `error` came from a method of `owner`; asked afterwards, it costs the loop nothing."""
     frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(frame.f_locals.get("self") is owner and method in (None, frame.f_code.co_name) for frame in frames)

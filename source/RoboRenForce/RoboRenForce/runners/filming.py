@@ -1,4 +1,4 @@
-"""Environments to evaluate and to film in, and films of a trained policy."""
+"""Environments for evaluation and videos, and videos of a trained policy."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MOST_VIDEO_STEPS = 500
 
 
 def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool = False) -> Any:
-    """The environment of a task for evaluation or, with `render`, for videos."""
+    """Return the environment configuration of a task for evaluation or, with `render`, for videos."""
     cfg = evaluation_cfg(task.env_cfg, num_envs, seed)
     if render:
         if "render" not in {field.name for field in fields(cfg)}:
@@ -33,7 +33,7 @@ def eval_cfg(task: Task, num_envs: int, seed: int, *, render: bool = False) -> A
 def film(
     task: Task, runner: Trainer, path: Path, *, steps: int | None = None, deterministic: bool = True
 ) -> Path | None:
-    """Film the policy of a runner in an environment of its own; without a renderer, say why and go on."""
+    """Film a runner's policy in an environment of its own; without a renderer, log the reason and continue."""
     try:
         env = eval_cfg(task, 1, task.env_cfg.seed, render=True).build()
         try:

@@ -1,4 +1,4 @@
-"""The numbers of an iteration: from the device to the host in one transfer, named, and checked."""
+"""Metrics of an iteration: transferred to the host at once, named, and checked."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def to_host(
     Args:
         means: Tag -> 0-dim tensor; every process has the same tags.
         ratios: Tag -> (sum, count), summed over the processes before the division; every process has the same tags.
-        local: Tag -> (sum, count) that only this process has; not reduced, because tags may differ between processes.
-        distributed: The processes of the run.
-        device: Where the tensors are.
-        flag: Something that all processes have to agree on.
+        local: Tag -> (sum, count) of this process only; not reduced, because tags may differ between processes.
+        distributed: Processes of the run.
+        device: Device of the tensors.
+        flag: Condition that all processes have to agree on.
 
     Returns:
         Tag -> number, without ratios whose count is 0, and whether any process set `flag`.
@@ -53,7 +53,7 @@ def to_host(
 
 
 def _stack(values: list[Tensor], device: torch.device) -> Tensor:
-    """0-dim tensors as one float64 vector, so that counts stay exact."""
+    """Stack 0-dim tensors into one float64 vector, so that counts stay exact."""
     if not values:
         return torch.zeros(0, dtype=torch.float64, device=device)
     return torch.stack([value.detach().double() for value in values])
@@ -65,14 +65,14 @@ def _divide(ratios: Mapping[str, Ratio], numbers: list[float]) -> dict[str, floa
 
 
 def tag_of_loss(name: str) -> str:
-    """`Loss/<name>`, or the name itself where the algorithm chose the group."""
+    """Return `Loss/<name>`, or the name itself if the algorithm chose the group."""
     return name if "/" in name else f"Loss/{name}"
 
 
 def performance(
     phases: Mapping[str, float], *, total_steps: int, total_time: float, env_steps: int
 ) -> dict[str, float]:
-    """Metrics of how far and how fast a run is.
+    """Return metrics of progress and speed.
 
     Args:
         phases: Seconds of every phase of the iteration.
@@ -90,16 +90,16 @@ def performance(
 
 
 def require_finite(metrics: Mapping[str, float], tags: set[str], iteration: int, newest: Path | None) -> None:
-    """Refuse to go on from losses that are no numbers.
+    """Raise an error if a loss is not finite.
 
     Args:
         metrics: Tag -> value.
-        tags: Those that have to be finite.
+        tags: Tags that have to be finite.
         iteration: For the message.
-        newest: The newest checkpoint, for the message.
+        newest: Newest checkpoint, for the message.
 
     Raises:
-        NonFiniteError: one isn't finite.
+        NonFiniteError: A metric isn't finite.
     """
     bad = {tag: value for tag, value in metrics.items() if tag in tags and not math.isfinite(value)}
     if bad:

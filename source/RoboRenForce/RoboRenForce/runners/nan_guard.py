@@ -1,4 +1,4 @@
-"""Notice NaN, infinity and absurd numbers in the environment without a host sync per step."""
+"""Detection of NaN, infinity and absurd numbers from the environment, without a host sync per step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..envs.spec import EnvSpec
 
 
 class NanGuard:
-    """Keeps the smallest and the largest number of every tensor and step, and looks once, before anything is learned.
+    """Keep the smallest and the largest number of every tensor and step, and check once, before the update.
 
-    That is one reduction per tensor and step. The steps themselves, to see who was bad, are in the learner's storage.
-    Images are left out.
+    That is one reduction per tensor and step. The steps themselves, which show the environments at fault, are in the
+    learner's storage. Images are left out.
     """
 
     def __init__(self, spec: EnvSpec, steps: int, device: torch.device) -> None:
@@ -28,14 +28,14 @@ class NanGuard:
         self._acts_in_floats = spec.action.dtype.is_floating_point
         tensors = 2 + len(self._groups) * (2 if self._keeps_final else 1)
         self._range = torch.zeros(steps, tensors, 2, device=device)
-        """The first tensor is the action."""
+        """Smallest and largest numbers; the first tensor is the action."""
         # Views are made once: making them at every step would cost as much as the arithmetic.
         self._rows = [[tuple(cell.unbind(0)) for cell in row] for row in self._range]
         self._step = 0
         self._last: Transition
 
     def watch(self, step: Transition) -> None:
-        """Look at one step, on the device."""
+        """Record the range of one step, on the device."""
         values = [step.reward, *(step.reset_obs[name] for name in self._groups)]
         if self._keeps_final and step.next_obs is not None:
             values += [step.next_obs[name] for name in self._groups]
@@ -48,15 +48,15 @@ class NanGuard:
         self._step += 1
 
     def tripped(self) -> bool:
-        """Whether a step since the last call was bad; waits for the device."""
+        """Return True if a step since the last call was bad; waits for the device."""
         taken, self._step = self._range[: self._step], 0
         return not bool(plausible(taken).all())
 
     def report(self, stored: Mapping[str, Tensor]) -> dict[str, Any]:
-        """What `tripped` found: the data, its first bad step and who was bad in it.
+        """Return the data behind `tripped`: its first bad step and the environments at fault.
 
         Args:
-            stored: the steps as the learner stored them, `(steps, num_envs, ...)` by the names of its schema.
+            stored: Steps as the learner stored them, `(steps, num_envs, ...)` by the names of its schema.
         """
         bad = ~plausible(self._range).all(2)  # (steps, tensors)
         first = int(bad.any(1).int().argmax())
@@ -74,7 +74,7 @@ class NanGuard:
 
 
 def _bad_rows(stored: Mapping[str, Tensor], last: Mapping[str, Tensor], step: int) -> list[int]:
-    """Who has a bad number in what `step` led to; nobody, if that was not stored."""
+    """Return the environments with a bad number after `step`; none if the step was not stored."""
     values = []
     for name, rows in stored.items():
         index = step + name.startswith("obs/")  # the observation of the step after it

@@ -1,4 +1,4 @@
-"""Step, store, learn a little, step on."""
+"""Off-policy runner: updates between the environment steps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .env_runner import EnvRunner, EnvRunnerCfg
 class OffPolicyRunner(EnvRunner):
     """The loop of off-policy learning: an update after every `train_freq` steps of the environments.
 
-    An iteration is only the interval at which metrics are read, logged and checked; learning does not notice it.
+    An iteration is only the interval at which metrics are read, logged and checked; it does not affect learning.
     """
 
     cfg: OffPolicyRunnerCfg
@@ -25,7 +25,7 @@ class OffPolicyRunner(EnvRunner):
 
     @property
     def max_updates(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the whole run."""
         return self.cfg.max_iterations * (self.cfg.num_steps_per_env // self.cfg.train_freq)
 
     def learn(self, num_iterations: int | None = None) -> None:
@@ -58,7 +58,7 @@ class OffPolicyRunnerCfg(EnvRunnerCfg):
     init_at_random_ep_len = False
 
     def check(self) -> Iterable[str]:
-        """An iteration is a whole number of updates."""
+        """Check that an iteration is a whole number of updates."""
         if self.num_steps_per_env % self.train_freq:
             yield (
                 f"num_steps_per_env: {self.num_steps_per_env} is not a multiple of train_freq={self.train_freq}, "
@@ -66,6 +66,6 @@ class OffPolicyRunnerCfg(EnvRunnerCfg):
             )
 
     def check_env(self, env_cfg: Any) -> Iterable[str]:
-        """The algorithm's rules about the number of environments."""
+        """Check the number of environments by the algorithm's rules."""
         for sentence in self.algorithm.check_rollout(num_learning_envs(env_cfg), self.train_freq):
             yield f"algorithm.{sentence}"

@@ -1,4 +1,4 @@
-"""Learn from recorded transitions that lie on the device, without stepping an environment."""
+"""Offline runner: learning from recorded transitions on the device, without stepping an environment."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from .updates import take_updates
 class OfflineRunner(Trainer):
     """The loop of offline learning: updates, and an evaluation now and then.
 
-    The learner draws its batches itself, on the device (`DatasetBuffer`). What it is built for is what the data says;
-    the environment for evaluations, if there is one, has to be of that kind.
+    The learner draws its batches itself, on the device (`DatasetBuffer`), and is built for the spec of the data; the
+    environment for evaluations, if there is one, has to match it.
 
     Args:
-        cfg: Everything about the run.
-        spec: What the learner is built for; None: what the data says about its environment.
-        learns: False reads no data, because the policy is only played.
-        task: Id of the task, for the records; None: where the data comes from.
+        cfg: Configuration of the run.
+        spec: Spec that the learner is built for; None: the spec of the data.
+        learns: False to read no data, because the policy is only played.
+        task: Id of the task, for the records; None: the origin of the data.
         runtime: See `Trainer`.
     """
 
@@ -47,11 +47,11 @@ class OfflineRunner(Trainer):
 
     @property
     def max_updates(self) -> int:
-        """Updates of the whole run."""
+        """Number of updates of the whole run."""
         return self.cfg.max_iterations * self.cfg.updates_per_iteration
 
     def context(self) -> RunContext:
-        """What the learner is told about the run, with the data."""
+        """Return the facts about the run that are passed to the learner, with the data."""
         return replace(super().context(), data=self.data)
 
     def learn(self, num_iterations: int | None = None) -> None:
@@ -68,7 +68,7 @@ class OfflineRunnerCfg(TrainerCfg):
     class_type: type = OfflineRunner
 
     dataset: DatasetCfg = MISSING
-    """What is learned from."""
+    """Data to learn from."""
     updates_per_iteration: Annotated[int, Range(ge=1)] = 1000
-    """Updates between two looks at the metrics; each takes `algorithm.gradient_steps`."""
+    """Updates between two readings of the metrics; each takes `algorithm.gradient_steps`."""
     eval_interval = 5

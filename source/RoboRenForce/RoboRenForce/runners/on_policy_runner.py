@@ -1,4 +1,4 @@
-"""Collect a fixed number of steps, learn from them, forget them."""
+"""On-policy runner: collect a rollout, update on it, discard it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from .env_runner import EnvRunner, EnvRunnerCfg
 class OnPolicyRunner(EnvRunner):
     """The loop of on-policy learning.
 
-    Nothing in it waits for the device but two reads per iteration: one flag before learning (was there a NaN?) and the
-    metrics after it.
+    It waits for the device twice per iteration: for one flag before the update (was there a NaN?) and for the metrics
+    after it.
     """
 
     cfg: OnPolicyRunnerCfg
@@ -46,6 +46,6 @@ class OnPolicyRunnerCfg(EnvRunnerCfg):
     class_type: type = OnPolicyRunner
 
     def check_env(self, env_cfg: Any) -> Iterable[str]:
-        """The algorithm's rules about the size of a rollout."""
+        """Check the size of a rollout by the algorithm's rules."""
         for sentence in self.algorithm.check_rollout(num_learning_envs(env_cfg), self.num_steps_per_env):
             yield f"algorithm.{sentence}"

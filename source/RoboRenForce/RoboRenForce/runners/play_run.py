@@ -1,4 +1,4 @@
-"""Playing a trained policy as steps that a script calls one by one.
+"""Playing a trained policy, as steps that a script calls one by one.
 
 args = play_parser(__doc__).parse()
 run = prepare_play(args)
@@ -41,14 +41,14 @@ EXPORTED_ACTIONS = {
     "policy": "clip, scale and offset are in the metadata; --export_actions simulator puts them into the file",
     "simulator": "clip, scale and offset are in the file",
 }
-"""What the file gives -> what its receiver has to know."""
+"""Units of the file's actions -> what its receiver has to know."""
 MEASURED_STEPS = 500
-"""Steps over which what an environment measures is averaged: ten seconds at 50 Hz."""
+"""Number of steps over which measurements are averaged: ten seconds at 50 Hz."""
 
 
 @dataclass
 class PlayRun:
-    """A trained policy, its run and the configuration to play it with."""
+    """A trained policy, its run directory and the configuration to play it with."""
 
     task: Task
     device: torch.device
@@ -56,7 +56,7 @@ class PlayRun:
     run_dir: RunDir
     args: Namespace
     env: VecEnv = field(init=False)
-    """Where the policy is played."""
+    """Configuration of the environment to play in."""
 
     def build_env(self) -> VecEnv:
         """Build the environments to evaluate in."""
@@ -75,7 +75,7 @@ class PlayRun:
     def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
         """Evaluate the mode and samples of the policy, print both and write `eval.json`.
 
-        What the environment measures beside returns, such as tracking errors, is averaged and written too.
+        Further measurements of the environment, such as tracking errors, are averaged and written too.
         """
         results = {}
         modes = ("sampled",) if self.args.stochastic else ("deterministic", "sampled")
@@ -110,7 +110,7 @@ class PlayRun:
         return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
 
     def export(self, runner: Trainer) -> None:
-        """Write the policy to `exported/`, with all that a receiver who has only the file needs to know."""
+        """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
         env, actions = self.env, self.args.export_actions or "policy"
         options = {} if actions == "policy" else {"actions": actions}
         known = {"checkpoint": self.saved.path.name, "versions": versions()}
@@ -123,7 +123,7 @@ class PlayRun:
         say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
 
     def report(self) -> None:
-        """Write the report anew, with what playing has added."""
+        """Write the report again, with the results of playing."""
         say(f"report        {write_report(self.run_dir)}")
 
 
@@ -147,7 +147,7 @@ def prepare_play(args: Namespace) -> PlayRun:
 
 
 def _checkpoint_to_play(target: Path, which: str) -> SavedRun:
-    """The newest whole one of a run, as a resumed run takes it, or the one that was asked for."""
+    """Return the newest complete checkpoint of a run, as a resumed run takes it, or the one that was named."""
     if which == "latest" and target.is_dir():
         return read_newest(RunDir(target), "That one is played.")
     return read_run(resolve_checkpoint(target, which))

@@ -1,4 +1,4 @@
-"""A runner that plays what it has learned and learns nothing more."""
+"""Runners that only play a trained policy."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ def build_player(cfg: TrainerCfg, spec: EnvSpec | None, env: VecEnv, device: tor
     """Build the runner of a trained policy, without the data that it learned from.
 
     Args:
-        cfg: Its configuration, which is valid.
-        spec: What its learner was built for.
-        env: Where the policy is played.
-        device: Where it is.
+        cfg: Valid configuration.
+        spec: Spec that its learner was built for.
+        env: Environment to play in.
+        device: Device of the policy.
     """
     with validated(cfg):
         if cfg.class_type.steps_env:

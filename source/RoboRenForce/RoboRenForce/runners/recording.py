@@ -1,4 +1,4 @@
-"""Episodes of a behavior in an environment, recorded for offline learning."""
+"""Recording of a behavior's episodes in an environment, for offline learning."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ _STEPS_WITHOUT_HORIZON = 100_000
 
 
 class Behavior(ABC):
-    """Chooses the actions that are recorded."""
+    """Policy whose actions are recorded."""
 
     @abstractmethod
     def act(self, obs: TensorDict) -> Tensor:
-        """Actions `(N, *action.shape)` for observations `[N]`."""
+        """Return actions `(N, *action.shape)` for observations `[N]`."""
 
     def reset(self, done: Tensor | None = None) -> None:  # noqa: B027 - only policies with a memory need it
-        """Episodes ended where `done` `(N,)` is set; everywhere if it is None."""
+        """Reset state where `done` `(N,)` is set; everywhere if it is None."""
 
 
 class RandomBehavior(Behavior):
-    """Uniform within the bounds, [-1, 1] where there are none; all choices alike if actions are discrete."""
+    """Uniform actions within the bounds, [-1, 1] without bounds; uniform choices if actions are discrete."""
 
     def __init__(self, action: ActionSpec) -> None:
         self.action = action
@@ -44,14 +44,14 @@ class RandomBehavior(Behavior):
 
 
 class PolicyBehavior(Behavior):
-    """A policy, made noisier on request.
+    """A policy, with additional noise if configured.
 
     Args:
-        policy: plays; its mode becomes `deterministic`.
-        action: of the environment.
-        deterministic: the mode of the policy instead of samples.
-        noise: standard deviation of Gaussian noise, as a part of half the range of an action.
-        epsilon: probability of a uniformly random action instead.
+        policy: Policy to play; its mode becomes `deterministic`.
+        action: Action space of the environment.
+        deterministic: True for the mode of the policy instead of samples.
+        noise: Standard deviation of Gaussian noise, as a share of half the range of an action.
+        epsilon: Probability of a uniformly random action instead.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class PolicyBehavior(Behavior):
 
 
 def uniform_actions(action: ActionSpec, obs: TensorDict) -> Tensor:
-    """Uniformly random actions `(N, *action.shape)` for observations `[N]`."""
+    """Draw uniformly random actions `(N, *action.shape)` for observations `[N]`."""
     shape, device = (obs.batch_size[0], *action.shape), obs.device
     if action.kind == "discrete":
         return torch.randint(action.dim, shape, device=device)
@@ -96,10 +96,10 @@ def record_episodes(env: VecEnv, behavior: Behavior, steps: int, *, seed: int | 
     The last ones are played to their end, so that every recorded episode ends as the environment ended it.
 
     Args:
-        env: reset by this function; has to provide final observations.
-        behavior: chooses the actions; what lies beyond the bounds is recorded as the environment executes it.
-        steps: number of transitions, at least; all episodes together have a few more.
-        seed: makes the episodes reproducible.
+        env: Environment; it is reset, and has to provide final observations.
+        behavior: Chooses the actions; actions beyond the bounds are recorded as the environment executes them.
+        steps: Minimum number of transitions; all episodes together have a few more.
+        seed: Seed that makes the episodes reproducible.
 
     Returns:
         The episodes of environment 0, then those of environment 1, and so on.
@@ -134,7 +134,7 @@ def record_episodes(env: VecEnv, behavior: Behavior, steps: int, *, seed: int | 
 
 
 class _Tape:
-    """What one environment has done: finished episodes and the one that is running."""
+    """Recording of one environment: finished episodes and the current one."""
 
     def __init__(self, groups: list[str]) -> None:
         self.groups = groups
@@ -149,7 +149,7 @@ class _Tape:
         self._obs, self._steps = [obs], []
 
     def add(self, obs: dict[str, np.ndarray], final: dict[str, np.ndarray], *facts: np.generic | np.ndarray) -> None:
-        """One step: the observations after it, the final ones if it ended the episode, and action, reward, flags."""
+        """Add a step: observations after it, final ones if it ended the episode, and action, reward, flags."""
         self._steps.append(facts)
         self.length += 1
         ended = bool(facts[2]) or bool(facts[3])
@@ -162,7 +162,7 @@ class _Tape:
 
 
 def _rows(obs: TensorDict) -> list[dict[str, np.ndarray]]:
-    """The observations of each environment, copied."""
+    """Copy the observations of each environment."""
     groups: dict[str, Any] = {str(name): group.cpu().numpy().copy() for name, group in obs.items()}
     return [{name: group[i] for name, group in groups.items()} for i in range(obs.batch_size[0])]
 

@@ -1,4 +1,4 @@
-"""How long a run is, where it writes, and what happens beside its loop."""
+"""Settings of a run that do not depend on the algorithm: length, output, side activities."""
 
 from __future__ import annotations
 
@@ -9,45 +9,47 @@ from ..configclass import Cfg, Range, configclass
 
 @configclass
 class RunCfg(Cfg):
-    """The part of `TrainerCfg` that says nothing about what is learned; read by callbacks and by `building`."""
+    """The part of `TrainerCfg` that does not affect what is learned; read by callbacks and by `building`."""
 
     seed: Annotated[int, Range(ge=0, le=2**62)] = 42
-    """Seed of everything; processes of one run use seed + rank."""
+    """Random seed of everything; processes of one run use seed + rank."""
     cpu_threads: Annotated[int, Range(ge=1, le=1024)] = 1
-    """Threads of torch when learning on a CPU: networks of a few hundred units are fastest with one."""
+    """Number of torch's threads when learning on a CPU: networks of a few hundred units are fastest with one."""
     deterministic: bool = False
-    """Ask torch for deterministic kernels: slower, and exact on the GPU too."""
+    """True to use torch's deterministic kernels: slower, and exact on the GPU too."""
     experiment_name: str = ""
     """Folder of the run below `log_root`; empty: the task id."""
     run_name: str = ""
-    """Appended to the run directory's time stamp."""
+    """Suffix of the run directory's time stamp."""
     log_root: str = "logs/RFRL"
-    """Where runs are written."""
+    """Folder in which runs are written."""
     max_iterations: Annotated[int, Range(ge=1)] = 1000
     """Length of the run in iterations."""
     save_interval: Annotated[int, Range(ge=1)] = 100
     """Iterations between checkpoints; the last iteration always gets one."""
     keep_checkpoints: Annotated[int, Range(ge=1)] | None = 5
-    """Newest checkpoints to keep besides the best; None: all."""
+    """Number of newest checkpoints to keep besides the best; None: all."""
     check_for_nan: bool = True
-    """Stop with a dump when the environment or the learner produces NaN or infinity."""
+    """True to stop with a dump when the environment or the learner produces NaN or infinity."""
 
     logger: Literal["tensorboard", "wandb", "swanlab"] | list[Literal["tensorboard", "wandb", "swanlab"]] = (
         "tensorboard"
     )
-    """Where metrics go besides `metrics.jsonl`; an empty list: nowhere."""
+    """Writers of metrics besides `metrics.jsonl`; an empty list: none."""
     logger_project: str = "RoboRenForce"
     """Project name at W&B and SwanLab."""
     report: bool = True
-    """Write `curves.png` and `report.html` at the end."""
+    """True to write `curves.png` and `report.html` at the end."""
 
     eval_interval: Annotated[int, Range(ge=0)] = 0
     """Iterations between evaluations during training; 0: none."""
     eval_episodes: Annotated[int, Range(ge=1)] = 10
-    """Episodes of each evaluation."""
+    """Number of episodes of each evaluation."""
     eval_max_steps: Annotated[int, Range(ge=1)] | None = None
-    """Steps of each environment in an evaluation, for policies whose episodes do not end; None: as many as the horizon
-    allows, but 10,000 an episode at most."""
+    """Maximum number of steps of each environment in an evaluation, for policies whose episodes do not end.
+
+    None: as many as the horizon allows, but at most 10,000 per episode.
+    """
     video_interval: Annotated[int, Range(ge=0)] = 0
     """Iterations between videos during training; 0: none."""
     video_steps: Annotated[int, Range(ge=1)] = 300
@@ -55,3 +57,7 @@ class RunCfg(Cfg):
     step_timeout: Annotated[float, Range(gt=0, le=1e7)] | None = 1800.0
     """Seconds without a finished step, update or answer of another process after which the run ends with a dump of all
     stacks; longer than any compilation takes. None: never, as a debugger needs it."""
+
+    def set_length(self, iterations: int) -> None:
+        """Let the run end after so many iterations, as `--max_iterations` does."""
+        self.max_iterations = iterations

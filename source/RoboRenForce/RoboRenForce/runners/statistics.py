@@ -1,4 +1,4 @@
-"""What happened in the environments, gathered on their device and read once per iteration."""
+"""Episode statistics, gathered on the environments' device and read once per iteration."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ Ratio = tuple[Tensor, Tensor]
 class EpisodeStatistics:
     """Return, length and success of finished episodes, averaged over the last `window` of them.
 
-    `record` costs a few in-place operations per step and never looks at a value. Finished episodes are moved to the
-    window once per iteration:
+    `record` takes a few in-place operations per step and never reads a value. Finished episodes are moved to the window
+    once per iteration:
 
         step          t=0   t=1   t=2
         env 0 done     .     x     .       env 1 done     x     .     x
         window (oldest first)      [..., env1@0, env0@1, env1@2]
 
     Args:
-        num_envs: Environments.
-        steps: Steps of an iteration, at most.
-        device: Where steps come from.
-        success: Whether the environment says which episodes succeeded.
+        num_envs: Number of environments.
+        steps: Maximum number of steps of an iteration.
+        device: Device of the steps.
+        success: True if the environment defines success.
         terms: Names of reward terms whose sums over an episode are averaged too; their extra is `reward_terms`.
-        window: Episodes of the averages.
+        window: Number of episodes in the averages.
     """
 
     def __init__(
@@ -68,10 +68,10 @@ class EpisodeStatistics:
         """Add one step of all environments, `(num_envs,)` each.
 
         Args:
-            reward: of the step, 0 in rows that waited.
-            done: nonzero where the episode ended.
-            success: if environments were told to know it.
-            reward_terms: `(num_envs, K)`, if their means were asked for.
+            reward: Reward of the step, 0 in rows that waited.
+            done: Nonzero where the episode ended.
+            success: Success, if the environment defines it.
+            reward_terms: `(num_envs, K)`, if their means are wanted.
             mask: False in rows that waited; None: none did.
         """
         ended, totals, succeeded = self._rows[self._step]
@@ -105,15 +105,15 @@ class EpisodeStatistics:
 
     @property
     def steps(self) -> int:
-        """Steps since the last `collect`."""
+        """Return the number of steps since the last `collect`."""
         return self._step
 
     def state_dict(self) -> dict[str, Any]:
-        """Window and running episodes, between two iterations."""
+        """Return window and current episodes, between two iterations."""
         return {"running": self._running, "ring": self._ring, "count": self._count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; what has another shape, of other environments or reward terms, begins anew."""
+        """Restore `state_dict`; entries of another shape (other environments or terms) are reset."""
         if state["ring"].shape != self._ring.shape:
             return
         for name, here in self.state_dict().items():
@@ -121,11 +121,11 @@ class EpisodeStatistics:
                 here.copy_(state[name])
 
     def restart(self, ages: Tensor | None = None) -> None:
-        """All environments begin new episodes; the window stays.
+        """Start new episodes in all environments; the window stays.
 
         Args:
-            ages: Steps `(num_envs,)` at which the first episodes begin; those that do not begin at 0 are only parts of
-                episodes and will not be counted. None: all begin at 0.
+            ages: Steps `(num_envs,)` at which the first episodes start; those that do not start at 0 are only parts of
+                episodes and are not counted. None: all start at 0.
         """
         self._running.zero_()
         if ages is not None:
@@ -133,9 +133,9 @@ class EpisodeStatistics:
 
 
 class EnvLog:
-    """Means of what environments put into `extras["log"]` over an iteration.
+    """Means over an iteration of the values that environments put into `extras["log"]`.
 
-    A value counts at the steps where it is there and not NaN: an environment that can't know without a host sync
+    A value counts at the steps where it is present and not NaN: an environment that can't know without a host sync
     whether any episode ended writes NaN at steps where none did.
     """
 
@@ -156,7 +156,7 @@ class EnvLog:
             self._numbers.setdefault(key, []).append(float(log[key]))
 
     def collect(self) -> tuple[dict[str, Ratio], dict[str, float]]:
-        """Means of device values as ratios, means of host values; forgets them."""
+        """Return means of device values as ratios, and means of host values; resets both."""
         ratios: dict[str, Ratio] = {}
         for keys, chunks in self._chunks.items():
             values = torch.stack(chunks)  # (steps, keys)
@@ -172,5 +172,5 @@ class EnvLog:
 
 
 def _tag(key: str) -> str:
-    """`Episode/<key>`, or the key itself where the environment chose the group."""
+    """Return `Episode/<key>`, or the key itself if the environment chose the group."""
     return key if "/" in key else f"Episode/{key}"

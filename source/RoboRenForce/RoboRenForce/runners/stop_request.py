@@ -1,4 +1,4 @@
-"""A signal ends a run after the running iteration instead of in the middle of it; a second one ends it at once."""
+"""Signal handling: the first signal ends a run after the current iteration, the second one at once."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _SIGNALS = [signal.Signals[name] for name in _NAMES if name in signal.Signals.__
 
 
 class StopRequest:
-    """While entered, remembers the first signal; the second one raises, and a third has its usual effect.
+    """Remember the first signal inside the block; the second one raises, and a third has its usual effect.
 
-    What the second one raises (KeyboardInterrupt, or SystemExit for other signals than Ctrl-C) passes through
+    The second one raises KeyboardInterrupt, or SystemExit for other signals than Ctrl-C. It passes through
     `Trainer.session`, which saves the last finished iteration.
     """
 
@@ -24,7 +24,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         """The first signal that came to this process."""
         self.agreed = False
-        """Whether all processes know about it: they have to stop after the same iteration."""
+        """True if all processes know about it: they have to stop after the same iteration."""
         self._previous: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> StopRequest:

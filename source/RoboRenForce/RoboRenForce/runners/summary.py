@@ -1,4 +1,4 @@
-"""What a training run says at its end."""
+"""Summary at the end of a training run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..utils.run_dir import RunDir
 
 
 def consent(task_id: str, config: dict[str, Any]) -> str:
-    """The flags without which a checkpoint of this run is refused, because it names what files may not name."""
+    """Return the flags without which a checkpoint of this run is refused, because of names that files may not use."""
     flags = f" --task {shlex.quote(task_id)}" if ":" in task_id else ""
     try:
         load_task(task_id).restore(config)
@@ -23,14 +23,14 @@ def consent(task_id: str, config: dict[str, Any]) -> str:
 
 
 def summary(run: RunDir, saved_elsewhere: Path | None, flags: str, folder: Path, *, interrupted: bool) -> str:
-    """Return what is said at the end: where everything is, and what to type next.
+    """Return the final message: the paths of all results, and the next commands.
 
     Args:
-        run: Where the run was written.
-        saved_elsewhere: The last checkpoint, if it could not be written there.
-        flags: What has to be added to commands, see `consent`.
-        folder: What paths are relative to.
-        interrupted: Whether a signal ended the run.
+        run: Directory of the run.
+        saved_elsewhere: Last checkpoint, if it could not be written there.
+        flags: Flags to add to commands, see `consent`.
+        folder: Folder that paths are relative to.
+        interrupted: True if a signal ended the run.
     """
 
     def shown(path: Path) -> Path:

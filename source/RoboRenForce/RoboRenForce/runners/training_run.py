@@ -16,7 +16,7 @@ import logging
 import os
 import re
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,29 +46,29 @@ _GOES_ON = "The run goes on from that one."
 
 @dataclass
 class TrainingRun:
-    """A training run whose configuration is final and whose directory exists."""
+    """A training run with its final configuration and existing directory."""
 
     task: Task
     device: torch.device
     distributed: DistributedContext
     run_dir: RunDir
     saved: SavedRun | None
-    """What to resume from; gone once it was loaded."""
+    """Checkpoint to resume from; freed once it was loaded."""
     video: bool
     lock: RunLock | None = None
-    """Held by the main process from the moment that the directory is chosen."""
+    """Lock held by the main process from the moment that the directory is chosen."""
     started_in: Path = field(default_factory=Path.cwd)
-    """What printed paths are relative to; the run's own are absolute, because a simulator may change the folder."""
+    """Folder that printed paths are relative to; the run's own are absolute, as a simulator may change the folder."""
 
     def build_env(self) -> VecEnv | None:
-        """Build the training environments of this process; None where nothing is learned by stepping one."""
+        """Build the training environments of this process; None if the learner steps no environment."""
         if not self.task.runner_cfg.class_type.steps_env:
             return None
         with self._starting(), validated(self.task.env_cfg):
             return self.task.env_cfg.build()
 
     def build_runner(self, env: VecEnv | None) -> Trainer:
-        """Build the runner, resumed if that was asked for."""
+        """Build the runner, and resume it if configured."""
         cfg = self.task.runner_cfg
         with self._starting(), validated(cfg):
             runner: Trainer = cfg.build(
@@ -86,7 +86,7 @@ class TrainingRun:
         return runner
 
     def finish(self, runner: Trainer) -> None:
-        """Film if asked to, say where everything is and what to do next; leaves with 128 + signal after a signal."""
+        """Film if configured, and print the results and next commands; exits with 128 + signal after a signal."""
         stopped = runner.stop.signal
         if self.distributed.is_main:
             if self.video and stopped is None:
@@ -123,7 +123,7 @@ class TrainingRun:
 
     @contextlib.contextmanager
     def _starting(self) -> Iterator[None]:
-        """Leave no empty run directory behind if the run is refused before it begins."""
+        """Remove the empty run directory if the run is refused before it starts."""
         try:
             yield
         except BaseException:
@@ -135,12 +135,17 @@ class TrainingRun:
             raise
 
 
-def prepare_training(args: Namespace) -> TrainingRun:
-    """Everything that can go wrong before an environment starts: configuration, device, checkpoint, run directory."""
+def prepare_training(args: Namespace, flags: Callable[[Task, Namespace], None] | None = None) -> TrainingRun:
+    """Check everything before an environment starts: configuration, device, checkpoint, run directory.
+
+    Args:
+        args: What `train_parser` has parsed.
+        flags: Applies further flags of a script, before the overrides.
+    """
     setup_logging(is_main=os.environ.get("RANK", "0") == "0")
     saved = _checkpoint_to_resume(args)
     task = _task_to_train(args, saved)
-    apply_flags(task, args)
+    apply_flags(task, args, flags)
     if not args.print_config:
         _derive(task, args.overrides)
     task.validate()
@@ -158,7 +163,7 @@ def prepare_training(args: Namespace) -> TrainingRun:
 
 
 def _derive(task: Task, overrides: list[str]) -> None:
-    """Fill in what follows from the rest of the configuration."""
+    """Fill in settings that follow from the rest of the configuration."""
     cfg = task.runner_cfg
     cfg.experiment_name = cfg.experiment_name or re.sub(r"[/:]", "-", task.id)
     if not any(override.startswith("env.seed=") for override in overrides):
@@ -168,16 +173,20 @@ def _derive(task: Task, overrides: list[str]) -> None:
         task.env_cfg.seed += rank * task.env_cfg.num_envs
 
 
-def apply_flags(task: Task, args: Namespace) -> None:
+def apply_flags(task: Task, args: Namespace, more: Callable[[Task, Namespace], None] | None = None) -> None:
     """Change the configuration of a task: first by --config, then by flags, last by overrides."""
     if args.config is not None:
         task.apply_yaml(args.config, trust=args.trust)
     if args.num_envs is not None:
         task.env_cfg.num_envs = args.num_envs
-    for name in ("seed", "max_iterations", "run_name", "experiment_name", "logger", "log_root"):
+    if args.max_iterations is not None:
+        task.runner_cfg.set_length(args.max_iterations)
+    for name in ("seed", "run_name", "experiment_name", "logger", "log_root"):
         value = vars(args)[name]
         if value is not None:
             setattr(task.runner_cfg, name, value)
+    if more is not None:
+        more(task, args)
     task.apply_overrides(args.overrides)
 
 
@@ -196,7 +205,7 @@ def _checkpoint_to_resume(args: Namespace) -> SavedRun | None:
 
 
 def _task_to_train(args: Namespace, saved: SavedRun | None) -> Task:
-    """The task by its id, or the task of a checkpoint with the configuration that it was trained with."""
+    """Return the task by its id, or the task of a checkpoint with the configuration that it was trained with."""
     if saved is None:
         name = args.task or args.default_task
         if name is None:
@@ -211,10 +220,10 @@ def _task_to_train(args: Namespace, saved: SavedRun | None) -> Task:
 
 
 def _locked_directory(cfg: Any, saved: SavedRun | None) -> RunLock:
-    """A new directory, or that of the checkpoint if there is no newer one in it: nothing written is overwritten.
+    """Return a new directory, or that of the checkpoint if it has no newer one: nothing written is overwritten.
 
     Raises:
-        RunLockedError: the run of the checkpoint is being trained.
+        RunLockedError: The run of the checkpoint is being trained.
     """
     if saved is not None and saved.is_newest:
         lock = RunLock(saved.path.parent.absolute())

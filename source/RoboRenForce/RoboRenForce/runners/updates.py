@@ -24,10 +24,10 @@ def take_updates(
     """Run one iteration of `count` updates.
 
     Args:
-        trainer: Whose iteration it is.
+        trainer: Trainer of the iteration.
         count: Number of updates.
-        update: Takes one and returns 0-dim metrics.
-        numbers: Further metrics, asked after the last update.
+        update: Takes one update and returns 0-dim metrics.
+        numbers: Further metrics, read after the last update.
         samples: Samples of all processes in an update; if given, metrics are means over the updates, not the last ones.
     """
     trainer.timer.start()

@@ -1,12 +1,12 @@
-"""Ends a run that hangs: nothing is waited for without end, and what was learned is saved before.
+"""Watchdog: ends a run that hangs, and saves what was learned before.
 
-A thread looks now and then whether the loop has moved since. Where it has not for `step_timeout` seconds (or, once a
+A thread checks now and then whether the loop has made progress. If it has not for `step_timeout` seconds (or, once a
 signal has asked the run to stop, for a few seconds in a step), it
 
 1. writes one line and the stacks of all threads to standard error;
 2. interrupts the main thread, so that the session ends as after any error and saves;
-3. where the main thread does not come back, because it waits in foreign code, saves the last finished iteration itself
-   and ends the process with `EXIT_CODE`. It may do so because the learner rests while the environment is stepped and
+3. if the main thread does not return, because it waits in foreign code, saves the last finished iteration itself
+   and ends the process with `EXIT_CODE`. This is safe because the learner is idle while the environment is stepped and
    while callbacks run; a learner that is interrupted in an update is in the middle of a change and is not saved.
 """
 
@@ -27,31 +27,31 @@ from ..utils.errors import HangError
 from .stop_request import StopRequest
 
 EXIT_CODE = 124
-"""Of a process whose main thread could not be interrupted; the command `timeout` uses the same."""
+"""Exit code of a process whose main thread could not be interrupted; the command `timeout` uses the same."""
 
 GRACE = 10.0
-"""Seconds that a step may still take when the run was asked to stop, and the main thread when it was interrupted."""
+"""Seconds that a step may still take after a stop request, and the main thread after an interruption."""
 
 STEP = "step"
 
 _STDERR = 2
 _INTERRUPT = signal.SIGURG if os.name == "posix" else None
-"""Breaks system calls, and is ignored by default, so that one that comes too late does nothing."""
+"""Signal that interrupts system calls, and is ignored by default, so that a late one does nothing."""
 
 
 class _Interrupted(BaseException):
-    """Raised in the main thread; no `except Exception` of an environment swallows it."""
+    """Exception in the main thread that no `except Exception` of an environment catches."""
 
 
 class Watchdog:
-    """While entered, watches over the thread that entered it.
+    """Watch the thread that enters the block.
 
-    The loop says what begins and what is finished, by writing attributes, which costs nothing that could be measured.
+    The loop reports what starts and ends by writing attributes, at no measurable cost.
 
     Args:
         name: Task, for the message.
-        limit: Seconds without a beat; None: no limit, but that after a signal.
-        stop: Whether the run was asked to stop.
+        limit: Seconds without a beat; None: no limit, except after a signal.
+        stop: Stop request of the run.
         distributed: Its collective calls have limits of their own; processes whose parent died are asked to stop.
         save: Writes a checkpoint without waiting for the environment or for other processes.
     """
@@ -68,36 +68,36 @@ class Watchdog:
         self.name, self.limit, self.grace = name, math.inf if limit is None else limit, GRACE
         self.beats = 0
         self.inside: str | None = None
-        """What runs while the learner rests: `STEP`, or the name of a callback; None while it learns."""
+        """Activity while the learner is idle: `STEP`, or the name of a callback; None while it learns."""
         self.is_stepping = False
-        """Whether that is an environment, whose steps are short; to write a checkpoint may take its time."""
+        """True if the activity is an environment, whose steps are short; writing a checkpoint may take longer."""
         self.iteration, self.steps = 1, 0
         """The iteration that runs, and the steps of the environment that began in it."""
         self._stop, self._distributed, self._save = stop, distributed, save
         self._sentence: str | None = None
 
     def beat(self) -> None:
-        """Something goes on."""
+        """Report progress."""
         self.beats += 1
 
     def enter_step(self) -> None:
-        """A step of the environment begins."""
+        """Report the start of an environment step."""
         self.beats += 1
         self.steps += 1
         self.inside, self.is_stepping = STEP, True
 
     def enter(self, name: str, *, is_stepping: bool = False) -> None:
-        """A callback begins, or in it the steps of an environment."""
+        """Report the start of a callback, or of environment steps in it."""
         self.beats += 1
         self.inside, self.is_stepping = name, is_stepping
 
     def leave(self) -> None:
-        """What was entered is finished."""
+        """Report the end of the activity."""
         self.beats += 1
         self.inside, self.is_stepping = None, False
 
     def begin_iteration(self, number: int) -> None:
-        """The callbacks of the iteration before are finished."""
+        """Report that the callbacks of the previous iteration are finished."""
         self.iteration, self.steps = number, 0
         self.leave()
 
@@ -154,7 +154,7 @@ class Watchdog:
             faulthandler.cancel_dump_traceback_later()
 
     def _patience(self) -> float:
-        """Seconds without a beat that are too many now."""
+        """Return the seconds without a beat that are too many now."""
         if self._distributed.waits:
             return math.inf  # until its own limit
         if self._stop.signal is not None and self.is_stepping:
@@ -162,7 +162,7 @@ class Watchdog:
         return self.limit
 
     def _end(self, silent: float) -> bool:
-        """Say it, interrupt, at last end the process; returns whether to go on watching."""
+        """Report, interrupt, finally end the process; returns True to go on watching."""
         self._sentence = self._describe(silent)
         _write(f"\n{self._sentence} The run ends; stacks of all threads:\n")
         with contextlib.suppress(OSError, ValueError):  # standard error may be closed
@@ -183,7 +183,7 @@ class Watchdog:
         return True
 
     def _save_and_leave(self) -> None:
-        """The end of a process whose main thread waits in foreign code."""
+        """Save and end a process whose main thread waits in foreign code."""
         kept = "the newest checkpoint is what is left"
         if self.inside is not None:
             try:
@@ -205,19 +205,19 @@ class Watchdog:
         return f"{self.name}: {where} has not finished for {silent:g} s{asked} (step_timeout {self.limit:g} s)."
 
     def _stop_if_orphaned(self, parent: int) -> None:
-        """Processes that torchrun has started don't outlive it: they stop, all after the same iteration, and save."""
+        """Stop processes that outlived torchrun: all after the same iteration, with a checkpoint."""
         if self._distributed.is_distributed and os.getppid() != parent and self._stop.signal is None:
             _write(f"\n{self.name}: the process that started this one (torchrun) is gone; stopping and saving.\n")
             self._stop.signal = signal.SIGTERM
 
     def _arm_last_resort(self) -> None:
-        """Show the stacks even where foreign code keeps the interpreter's lock, so that no other thread runs."""
+        """Print the stacks even if foreign code keeps the interpreter's lock, so that no other thread runs."""
         if math.isfinite(self.limit):
             with contextlib.suppress(OSError, ValueError, RuntimeError):  # standard error may be closed
                 faulthandler.dump_traceback_later(self.limit + 2 * self.grace, file=_STDERR)
 
 
 def _write(text: str) -> None:
-    """To standard error, past Python's files: the main thread may hang while it holds their lock."""
+    """Write to standard error without Python's files, whose lock the main thread may hold while it hangs."""
     with contextlib.suppress(OSError):  # the terminal may be gone
         os.write(_STDERR, text.encode(errors="replace"))

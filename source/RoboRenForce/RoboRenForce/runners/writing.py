@@ -1,4 +1,4 @@
-"""Where a checkpoint is written: into the run directory, or elsewhere if it can't be written later."""
+"""Writing of checkpoints: into the run directory, or elsewhere if it can't be written later."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 def write_to_run(runner: Trainer, run: RunDir, data: Mapping[str, Any]) -> Path:
-    """Write a checkpoint into the run directory, which is made again if somebody deleted it; `latest` then names it.
+    """Write a checkpoint into the run directory, recreated if somebody deleted it; `latest` then names it.
 
     Every process calls this where the learner is sharded, and only the main one otherwise.
 
     Raises:
-        NonFiniteError: the learner holds NaN: a good checkpoint must not be replaced by it.
-        CheckpointError: it can't be written.
+        NonFiniteError: The learner contains NaN: it must not replace a good checkpoint.
+        CheckpointError: It can't be written.
     """
     sharded = runner.algorithm.is_sharded
     bad = first_nan(data["algorithm"])
@@ -58,8 +58,8 @@ def store(runner: Trainer, run: RunDir, data: Mapping[str, Any]) -> Path:
     """Write a checkpoint that can't be written later: into the run directory, or else to another folder.
 
     Raises:
-        NonFiniteError: the learner holds NaN.
-        CheckpointError: it can't be written anywhere.
+        NonFiniteError: The learner contains NaN.
+        CheckpointError: It can't be written anywhere.
     """
     try:
         return write_to_run(runner, run, data)

@@ -1,6 +1,6 @@
-"""The manifest of a checkpoint directory: which tensors it holds, and in which files their parts lie.
+"""Manifest of a checkpoint directory: its tensors, and the files that hold their parts.
 
-It comes with the checkpoint and may be damaged or a lie, so that everything in it is compared with itself and with the
+It comes with the checkpoint and may be damaged or forged, so everything in it is compared with itself and with the
 files before it is used.
 """
 
@@ -32,17 +32,17 @@ _PART = {"file": str, "start": int, "crc32": int, "offsets": list, "sizes": list
 
 @dataclass(frozen=True)
 class Part:
-    """A rectangular part of a tensor, and where it is."""
+    """A rectangular part of a tensor, and its location."""
 
     offsets: torch.Size
     sizes: torch.Size
     read: Callable[[], Tensor]
-    """Reads and verifies it."""
+    """Function that reads and verifies the part."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor whose parts lie in files, or in memory."""
+    """A tensor whose parts are in files, or in memory."""
 
     dtype: torch.dtype
     shape: torch.Size
@@ -50,15 +50,15 @@ class Stored:
 
     @classmethod
     def whole(cls, tensor: Tensor) -> Stored:
-        """A tensor in memory."""
+        """Build the entry of a tensor in memory."""
         return cls(tensor.dtype, tensor.shape, [Part(torch.Size([0] * tensor.ndim), tensor.shape, lambda: tensor)])
 
 
 def read_manifest(path: Path) -> tuple[dict[str, Any], dict[str, Stored]]:
-    """What a checkpoint directory holds: its manifest, and its sharded tensors, which are not read yet.
+    """Return the manifest of a checkpoint directory, and its sharded tensors, which are not read yet.
 
     Raises:
-        CheckpointError: it is damaged, incomplete, of a newer format, or its manifest contradicts its files.
+        CheckpointError: It is damaged, incomplete, of a newer format, or its manifest contradicts its files.
     """
     manifest = _parse(path)
     files = {}
@@ -77,7 +77,7 @@ def verify(sources: Mapping[str, Stored]) -> None:
     """Read all parts and compare them with their checksums.
 
     Raises:
-        CheckpointError: one is damaged.
+        CheckpointError: A part is damaged.
     """
     for source in sources.values():
         for part in source.parts:
@@ -109,7 +109,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _stored(path: Path, name: str, entry: Mapping[str, Any], files: Mapping[str, Tensor]) -> Stored:
-    """A tensor of the manifest, whose parts have to lie in files of the directory and make up the tensor."""
+    """Build a tensor of the manifest; its parts have to be in files of the directory and tile the tensor."""
     lie = CheckpointError(f"'{path / MANIFEST}' is damaged: it contradicts itself or the files about '{name}'.")
     dtype, shape = DTYPES.get(entry["dtype"]), _size(entry["shape"])
     if dtype is None or shape is None:

@@ -1,4 +1,4 @@
-"""torch.compile for functions that many objects of one process compile, each for itself."""
+"""torch.compile for functions that many objects of one process share."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import torch
 
 
 def compile_own(function: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """`torch.compile(function)` for the shapes at hand, with graphs that no other object's count against.
+    """Compile a private copy of `function`, so that instances do not share torch's recompile limit.
 
     torch keeps the graphs of a function with its code, at most eight of them, and runs it eagerly from the ninth on.
     Methods and closures of all instances share their code: without a copy of it, the ninth learner of a process would
     not be compiled. For fixed shapes: torch remembers by file and line which sizes changed and would compile the second
-    learner for any size, which it can't where weights are views of one flat tensor.
+    learner for any size, which fails if weights are views of one flat tensor.
 
     Args:
-        function: a function, closure or bound method, undecorated: what a decorator wraps is not copied.
-        options: of `torch.compile`.
+        function: Function, closure or bound method, undecorated: the wrapped function of a decorator is not copied.
+        options: Options of `torch.compile`.
     """
     method = isinstance(function, types.MethodType)
     shared: Any = function.__func__ if method else function

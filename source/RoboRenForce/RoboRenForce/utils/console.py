@@ -1,7 +1,7 @@
-"""What a person sees while a run goes on: one console, log messages, and the progress display.
+"""Console output of a run: log messages, and the progress display.
 
-On a terminal the display is a panel that is redrawn in place; piped, it is one line now and then. Only the main process
-of a run has one.
+On a terminal the display is a panel that is redrawn in place; piped, it prints one line now and then. Only the main
+process of a run has one.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _LINE_LABELS = {**_HEADLINE, "Train/success_rate": "success"}
 
 @dataclass(frozen=True)
 class Progress:
-    """One iteration as the display shows it."""
+    """Data of the display for one iteration."""
 
     iteration: int
-    """Finished iterations."""
+    """Number of finished iterations."""
     total: int
-    """Planned iterations."""
+    """Number of planned iterations."""
     metrics: Mapping[str, float]
     """Tag -> value, as in the logs."""
     steps: int
@@ -51,7 +51,7 @@ class Progress:
 
 @dataclass
 class Display:
-    """Shows `Progress`; `update` is cheap when it is called too often."""
+    """Display of `Progress`; calling `update` often is cheap."""
 
     title: str
     stream: TextIO = field(default_factory=lambda: sys.stdout)
@@ -84,7 +84,7 @@ class Display:
             self._show(progress)
 
     def stop(self) -> None:
-        """Show the last iteration and give the terminal back; safe to call twice."""
+        """Show the last iteration and release the terminal; safe to call twice."""
         if self._last is not None and not self._last_is_shown:
             self._show(self._last)
         if self._live is not None:
@@ -104,7 +104,7 @@ class Display:
 
 
 def render_line(progress: Progress) -> str:
-    """One iteration on one line."""
+    """Format an iteration as one line."""
     metrics = progress.metrics
     parts = [f"Learning iteration {progress.iteration}/{progress.total}"]
     parts += [f"{label} {_number(metrics[tag])}" for tag, label in _LINE_LABELS.items() if tag in metrics]
@@ -121,19 +121,19 @@ def render_line(progress: Progress) -> str:
 
 
 def _is_offline(metrics: Mapping[str, float]) -> bool:
-    """Whether the run learns from recorded data: it makes updates and no steps of an environment."""
+    """Return True if the run learns from recorded data: it makes updates and no environment steps."""
     return "Perf/updates_per_second" in metrics
 
 
 def _speed(metrics: Mapping[str, float]) -> tuple[str, str]:
-    """Unit and number of what the run does a second."""
+    """Return unit and number of the run's work per second."""
     if _is_offline(metrics):
         return "updates/s", f"{metrics['Perf/updates_per_second']:,.0f}"
     return "steps/s", f"{metrics.get('Perf/total_fps', 0.0):,.0f}"
 
 
 def render_panel(title: str, progress: Progress) -> Panel:
-    """One iteration as a panel: headline, progress bar, and every metric by group."""
+    """Format an iteration as a panel: headline, progress bar, and every metric by group."""
     metrics = progress.metrics
     headline = Table.grid(expand=True, padding=(0, 2))
     shown = [(label, _number(metrics[tag]) if tag in metrics else "-") for tag, label in _HEADLINE.items()]
@@ -156,7 +156,7 @@ def render_panel(title: str, progress: Progress) -> Panel:
 
 
 def _details(metrics: Mapping[str, float]) -> Table:
-    """All metrics that the headline does not show, two per row, ordered by tag group."""
+    """Format the metrics that the headline does not show, two per row, ordered by tag group."""
     rest = [(tag, value) for tag, value in metrics.items() if tag not in _IN_HEADLINE]
     table = Table.grid(expand=True, padding=(0, 1))
     for _ in range(2):
@@ -170,7 +170,7 @@ def _details(metrics: Mapping[str, float]) -> Table:
 
 
 def _number(value: float) -> str:
-    """Four significant digits; small and huge numbers in exponent form."""
+    """Format with four significant digits; small and huge numbers in exponent form."""
     if value == 0 or 1e-3 <= abs(value) < 1e6:
         return f"{value:,.1f}" if abs(value) >= 100 else f"{value:.4g}"
     return f"{value:.2e}"
@@ -185,7 +185,7 @@ def say(text: str) -> None:
 
 
 def make_printable(stream: TextIO) -> TextIO:
-    """The stream itself; from now on it escapes characters that its encoding lacks instead of raising."""
+    """Let a stream escape characters that its encoding lacks instead of raising; returns it."""
     if getattr(stream, "errors", None) == "strict" and hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")  # pyright: ignore[reportAttributeAccessIssue]
     return stream
@@ -209,7 +209,7 @@ def setup_logging(*, is_main: bool = True) -> None:
 
 
 def _log_through(console: Console | None) -> None:
-    """While a panel is on the screen, messages have to be printed above it by the same console."""
+    """Print log messages above a panel on the screen, by the same console."""
     root = logging.getLogger("RoboRenForce")
     if not root.handlers:
         return

@@ -1,4 +1,4 @@
-"""What to type to call this program again."""
+"""The command that calls this program again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def console_command() -> str:
-    """How to call `rrf` from here: by its name, by its path in the virtual environment, or as a module."""
+    """Return how to call `rrf` from here: by its name, by its path in the virtual environment, or as a module."""
     if shutil.which("rrf"):
         return "rrf"
     beside = Path(sys.executable).with_name("rrf")

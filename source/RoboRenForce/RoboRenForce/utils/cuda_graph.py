@@ -1,4 +1,4 @@
-"""Capture a step of the training loop in a CUDA graph, or say why not."""
+"""Capture of training steps in CUDA graphs, with an eager fallback whose reason is logged."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ logger = logging.getLogger(__name__)
 GraphMode = Literal["auto", "on", "off"]
 
 _FIXED = "_roborenforce_fixed_address"
-"""Attribute of tensors that a graph returns."""
+"""Attribute that marks tensors returned by a graph."""
 
 
 class GraphedStep:
-    """A function of tensors that is captured after a few eager calls and replayed from then on.
+    """Function of tensors that is captured after a few eager calls and replayed from then on.
 
     Arguments and results are tensors, in any nesting of tuples, lists, mappings and data classes, always the same. A
-    graph reads its arguments at fixed addresses, into which every call copies them, with one launch per dtype; what
-    another graph returned lies at a fixed address already and is read there. Results are overwritten by the next call.
+    graph reads its arguments at fixed addresses, into which every call copies them, with one launch per dtype; results
+    of another graph are at a fixed address already and are read there. Results are overwritten by the next call.
 
-    Everything else that the function reads and writes stays where it is, and it does not talk to the host. The eager
-    calls are real ones: they do the work, create lazily made state (optimizer moments) and compile what is compiled.
+    All other tensors that the function reads and writes keep their addresses, and the function does not wait for the
+    host. The eager calls are real ones: they do the work, create lazily made state (optimizer moments) and trigger
+    compilation.
 
     With `auto` a failed capture falls back to eager calls with the reason in the log; with `on` it raises.
     """
@@ -54,11 +55,11 @@ class GraphedStep:
 
     @property
     def captured(self) -> bool:
-        """Whether calls replay a graph."""
+        """True if calls replay a graph."""
         return self.graph is not None
 
     def __call__(self, *arguments: Any) -> Any:
-        """Do the step once."""
+        """Execute the step once."""
         if self.graph is not None:
             self._copy_in(list(tensors_of(arguments)))
             self.graph.replay()
@@ -72,7 +73,7 @@ class GraphedStep:
         return self.function(*arguments)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, for instance in another process, captures a graph of its own."""
+        """Drop the graph: a copy, for instance in another process, captures its own."""
         own = {"graph": None, "_inputs": [], "_copied": [], "_shared": [], "_results": None}
         return self.__dict__ | own | {"_eager_calls_left": self._warmup}
 
@@ -87,7 +88,10 @@ class GraphedStep:
                 inputs[index].copy_(given[index])
 
     def release(self) -> None:
-        """Free the graph; later calls are eager. Graphs that hold collectives have to go before their process group."""
+        """Free the graph; later calls are eager.
+
+        Graphs that contain collectives have to be freed before their process group.
+        """
         if self.graph is not None:
             torch.cuda.synchronize(self.device)
             self.graph.reset()
@@ -95,7 +99,7 @@ class GraphedStep:
         self._inputs, self._results = [], None
 
     def _call_on_side_stream(self, arguments: tuple[Any, ...]) -> Any:
-        """Warm-up outside the default stream, as capture requires."""
+        """Execute a warm-up call outside the default stream, as capture requires."""
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
@@ -133,11 +137,11 @@ class GraphedStep:
 
 @contextmanager
 def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
-    """`torch.cuda.graph`, and afterwards the current stream waits for the one that captured.
+    """Capture with `torch.cuda.graph`, then let the current stream wait for the capturing one.
 
     Before torch captures, it sets the generator's offset on the device to 0, on the capturing stream. Unordered, that
-    can land behind the offset that the first replay sets on its own stream, for instance where another process uses
-    the GPU, and the replay draws random numbers that were drawn before.
+    can run after the first replay has set its offset on its own stream, for instance if another process uses the GPU,
+    and the replay then draws random numbers that were drawn before.
     """
     capture: Any = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
     with capture:
@@ -146,23 +150,23 @@ def capturing(graph: torch.cuda.CUDAGraph, pool: Any = None) -> Iterator[None]:
 
 
 def _free_generator(device: torch.device) -> None:
-    """End the capture mode in which a failed capture left the random generator, by a capture that succeeds.
+    """End the capture mode in which a failed capture left the random generator, by a successful capture.
 
-    Replacing the generator's state instead would cut it off from the graphs that were captured before.
+    Replacing the generator's state instead would detach it from the graphs that were captured before.
     """
     with capturing(torch.cuda.CUDAGraph()):
         torch.zeros((), device=device)
 
 
 def _cause(error: BaseException) -> str:
-    """First line of the error that came first: ending a failed capture raises one of its own."""
+    """Return the first line of the first error: ending a failed capture raises another one."""
     while error.__context__ is not None:
         error = error.__context__
     return str(error).splitlines()[0]
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """The tensors in a nesting of tuples, lists, mappings and data classes, in order."""
+    """Return the tensors in a nesting of tuples, lists, mappings and data classes, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -177,7 +181,7 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 
 def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
-    """The same nesting with `function` applied to each of `tensors_of`; mappings become dicts."""
+    """Return the same nesting with `function` applied to each of `tensors_of`; mappings become dicts."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -190,26 +194,26 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _is_fixed(tensor: Tensor) -> bool:
-    """Whether a graph writes this tensor, so that it stays where it is."""
+    """Return True if a graph writes this tensor, so that its address is fixed."""
     return hasattr(tensor, _FIXED)
 
 
 def graphed(function: Callable[..., Any], device: torch.device, mode: GraphMode, name: str) -> Callable[..., Any]:
-    """A `GraphedStep` where graphs are possible and wanted, otherwise the function itself."""
+    """Wrap a function in a `GraphedStep` if graphs are possible and wanted; otherwise return it unchanged."""
     if device.type != "cuda" and mode != "on":
         return function
     return function if mode == "off" else GraphedStep(function, device, mode, name)
 
 
 def release(*steps: Callable[..., Any]) -> None:
-    """Free the graphs of those that are captured, see `GraphedStep.release`."""
+    """Free the graphs of the captured functions among `functions`, see `GraphedStep.release`."""
     for step in steps:
         if isinstance(step, GraphedStep):
             step.release()
 
 
 class SideStream:
-    """Work that may run beside what follows it: `with side: ...`, then `side.join()` before its results are used.
+    """Work that may run in parallel: `with side: ...`, then `side.join()` before its results are used.
 
     On CUDA the block is issued to a second stream (captured, it becomes a parallel branch of the graph; its backward
     pass runs there too); elsewhere it simply runs.

@@ -1,4 +1,4 @@
-"""The device that a command line names."""
+"""Devices by the names of a command line."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .errors import UserError
 
 
 def find_device(name: str) -> torch.device:
-    """The device called `name`; under torchrun, `cuda` is the one of this process.
+    """Return the device called `name`; under torchrun, `cuda` is the one of this process.
 
     Raises:
-        UserError: there is no such device.
+        UserError: There is no such device.
     """
     try:
         device = torch.device(name)

@@ -1,7 +1,7 @@
-"""What torchrun tells a process, and the few collectives that learning needs.
+"""Processes of a run under torchrun, and the few collectives that learning needs.
 
-Every collective waits for the other processes for a limited time. Where they do not answer the error names them, and
-from then on this process is alone: it can save what it has, and do nothing else that needs the others.
+Every collective waits for the other processes for a limited time. If they do not answer, the error names them, and from
+then on this process is alone: it can save its state, but do nothing else that needs the others.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ import torch.distributed as dist
 from .errors import ProcessesLostError
 
 _NO_ANSWER = re.compile(r"tim(ed|e) ?out|connection|closed by peer|broken pipe|socket|reset by peer", re.IGNORECASE)
-"""What backends say of processes that stopped, died or left; other errors of a collective are mistakes in a program."""
+"""Messages of backends about processes that stopped, died or left; other errors of a collective are defects."""
 _ROLL_CALL_SECONDS = 3.0
 
 
 @dataclass
 class _Group:
-    """The process group of this process, of which torch has one too."""
+    """Process group of this process, beside torch's."""
 
     waits: bool = False
-    """Whether a collective runs."""
+    """True while a collective runs."""
     is_lost: bool = False
     timeout: float | None = None
 
@@ -53,7 +53,7 @@ class DistributedContext:
         """Join the process group that torchrun's variables describe; a single process if they are absent.
 
         Args:
-            device: Where the tensors of collectives are.
+            device: Device of the tensors of collectives.
             timeout: Seconds that a collective waits for the other processes; None: torch's default.
         """
         world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -73,17 +73,17 @@ class DistributedContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes logs and checkpoints."""
+        """True if this process writes logs and checkpoints."""
         return self.rank == 0
 
     @property
     def is_distributed(self) -> bool:
-        """Whether there is more than one process."""
+        """True if there is more than one process."""
         return self.world_size > 1
 
     @property
     def waits(self) -> bool:
-        """Whether this process is in a collective, which ends by itself."""
+        """True if this process is in a collective, which ends by itself."""
         return _GROUP.waits
 
     def mean_(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -109,9 +109,9 @@ class DistributedContext:
         return tensor
 
     def gather_objects(self, value: Any) -> list[Any] | None:
-        """The `value` of every rank in order, on rank 0; None on the others. Slow, because it pickles.
+        """Return the `value` of every rank in order, on rank 0; None on the others. Slow, because it pickles.
 
-        When the others are lost, rank 0's alone.
+        If the other processes are lost, only rank 0's is returned.
         """
         if not self.is_distributed:
             return [value]
@@ -123,7 +123,7 @@ class DistributedContext:
         return gathered
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's `value`, on every rank."""
+        """Return rank 0's `value`, on every rank."""
         if not self.is_distributed:
             return value
         holder = [value]
@@ -138,7 +138,7 @@ class DistributedContext:
                 dist.barrier()
 
     def give_up(self) -> None:
-        """Ask the other ranks for nothing any more, because this one leaves the common order of collectives."""
+        """Stop using collectives, because this rank leaves their common order."""
         if self.is_distributed:  # a run of one process has nobody to lose, and others may follow it in this process
             _GROUP.is_lost = True
 
@@ -149,7 +149,7 @@ class DistributedContext:
 
     @contextmanager
     def _collective(self) -> Iterator[None]:
-        """Around a collective: an error that says who did not answer, and in what."""
+        """Turn failures of a collective into an error that names the missing ranks and the operation."""
         if _GROUP.is_lost:
             raise ProcessesLostError(f"Rank {self.rank} of {self.world_size} has lost the other processes.")
         _GROUP.waits = True
@@ -178,7 +178,7 @@ class DistributedContext:
         )
 
     def _roll_call(self) -> list[int] | None:
-        """Ranks that are not in the same situation as this one; None where they can't be asked."""
+        """Return the ranks that are not in the same situation as this one; None if they can't be asked."""
         try:
             store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage] - documented
                 os.environ["MASTER_ADDR"],

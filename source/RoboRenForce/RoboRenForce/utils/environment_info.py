@@ -1,4 +1,4 @@
-"""What a run ran on: versions of what matters and the hardware."""
+"""Description of the machine: versions of relevant packages, and the hardware."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package -> version, of the packages that are installed, and of Python."""
+    """Return package -> version of the installed relevant packages, and of Python."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         version = package_version(package)
@@ -38,7 +38,7 @@ def versions() -> dict[str, str]:
 
 
 def package_version(package: str) -> str:
-    """The installed version of a distribution; empty if it is not installed."""
+    """Return the installed version of a distribution; empty if it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -46,7 +46,7 @@ def package_version(package: str) -> str:
 
 
 def hardware(device: torch.device | str) -> str:
-    """One line about the machine."""
+    """Describe the machine in one line."""
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count()
     line = f"{platform.system()} {platform.machine()}, {cores} CPU cores"
     if torch.device(device).type == "cuda":
@@ -56,7 +56,7 @@ def hardware(device: torch.device | str) -> str:
 
 
 def git_commit() -> str:
-    """Commit of the repository that RoboRenForce is imported from, with `+` if it has changes; empty outside of one."""
+    """Return the commit of RoboRenForce's repository, with `+` if it has changes; empty outside of one."""
     folder = Path(__file__).resolve().parent
     try:
         commit = _git(folder, "rev-parse", "--short=12", "HEAD")

@@ -28,11 +28,11 @@ __all__ = [
 
 
 class MissingPackageError(UserError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
 
 class NotEnoughMemory(UserError, ValueError):  # noqa: N818 - reads better where it is raised
-    """Something that was configured does not fit into the memory of a device."""
+    """A configured object does not fit into the memory of a device."""
 
 
 class UnknownTaskError(UserError, LookupError):
@@ -40,7 +40,7 @@ class UnknownTaskError(UserError, LookupError):
 
 
 class SpecMismatch(UserError, ValueError):  # noqa: N818 - reads better where it is raised
-    """A policy meets an environment it was not made for."""
+    """A policy was not trained for this environment."""
 
 
 class CheckpointError(UserError, RuntimeError):
@@ -52,7 +52,7 @@ class EnvContractError(UserError, RuntimeError):
 
 
 class HangError(UserError, RuntimeError):
-    """A step, an update or a callback does not come back."""
+    """A step, an update or a callback does not return."""
 
 
 class ProcessesLostError(UserError, RuntimeError):

@@ -1,8 +1,8 @@
-"""Policies as files that run without RoboRenForce, each compared with the original after writing.
+"""Export of policies as files that run without RoboRenForce, each compared with the original after writing.
 
 The normalizer is inside. A feed-forward policy maps `obs (batch, size)` to `actions (batch, ...)`; a recurrent one has
-the additional input `state_in (layers, batch, size)`, zeros at the start of an episode, and the output `state_out`.
-What else a receiver has to know is in the file's metadata; `docs/export.md` explains every key.
+the additional input `state_in (layers, batch, size)`, zeros at the start of an episode, and the output `state_out`. The
+file's metadata holds all other facts that a receiver needs; `docs/export.md` explains every key.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .export_parity import parity
 from .optional import require_package
 
 METADATA_VERSION = 1
-"""Changes when a key that a receiver may rely on changes its meaning."""
+"""Version that changes when a key that receivers rely on changes its meaning."""
 TOLERANCE = 1e-5
 
 
@@ -33,33 +33,33 @@ class Exportable:
     """A policy as a function of plain tensors, on the CPU and in evaluation mode."""
 
     module: nn.Module
-    """Called with the inputs in order; returns one tensor, or a tuple in the order of `outputs`."""
+    """Module called with the inputs in order; returns one tensor, or a tuple in the order of `outputs`."""
     inputs: dict[str, Tensor]
     """Name -> example of any batch size."""
     outputs: tuple[str, ...]
     state: tuple[str, str] | None = None
-    """Input and output of the memory of a recurrent policy, whose batch is axis 1; everywhere else it is axis 0."""
+    """Input and output names of the recurrent state, whose batch is axis 1; everywhere else it is axis 0."""
     metadata: dict[str, Any] | None = None
-    """What the receiver has to know: groups, sizes, task."""
+    """Facts for the receiver: groups, sizes, task."""
     typical: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    """Input -> mean and standard deviation of what the policy saw in training, where known; 0 and 1 elsewhere."""
+    """Input -> mean and standard deviation of the training observations, if known; 0 and 1 otherwise."""
 
     def batch_axis(self, name: str) -> int:
-        """Axis of the batch of an input or output."""
+        """Return the batch axis of an input or output."""
         return int(self.state is not None and name in self.state)
 
     def call(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The outputs by name."""
+        """Return the outputs by name."""
         with torch.no_grad():
             return self.named(self.module(*(inputs[name] for name in self.inputs)))
 
     def named(self, returned: Tensor | Sequence[Tensor]) -> dict[str, Tensor]:
-        """Output -> value, from what a module returned."""
+        """Return output -> value, from the result of a module."""
         values = (returned,) if isinstance(returned, Tensor) else returned
         return dict(zip(self.outputs, values, strict=True))
 
     def example(self, batch: int, generator: torch.Generator, spread: float = 1.0) -> dict[str, Tensor]:
-        """Random inputs of a batch size, `spread` standard deviations around the mean; the memory is empty."""
+        """Draw random inputs of a batch size, `spread` standard deviations around the mean; the state is zero."""
         found = {}
         for name, tensor in self.inputs.items():
             shape = list(tensor.shape)
@@ -75,7 +75,7 @@ class Exportable:
 
     @cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """The traced policy, for any batch size."""
+        """Trace the policy for any batch size."""
         with torch.no_grad():
             return torch.export.export(
                 self.module, tuple(self.inputs.values()), dynamic_shapes=(self.dynamic_shapes,), strict=False
@@ -83,12 +83,12 @@ class Exportable:
 
     @property
     def dynamic_shapes(self) -> tuple[dict[int, Any], ...]:
-        """For each input the axis that is the batch."""
+        """Return the batch axis of each input, for tracing."""
         batch = torch.export.Dim("batch")
         return tuple({self.batch_axis(name): batch} for name in self.inputs)
 
     def signature(self) -> dict[str, Any]:
-        """Metadata that every policy has: the version of the keys, inputs and outputs in order, the memory."""
+        """Return the metadata of every policy: version of the keys, inputs and outputs in order, the state."""
         inputs = [self._described(name, tensor) for name, tensor in self.inputs.items()]
         outputs = [self._described(name, tensor) for name, tensor in self.call(self.inputs).items()]
         memory = None
@@ -105,7 +105,7 @@ class Exportable:
 
 @dataclass(frozen=True)
 class Exported:
-    """What `export_policy` wrote."""
+    """Result of `export_policy`."""
 
     paths: list[Path]
     errors: dict[str, float]
@@ -122,15 +122,15 @@ def export_policy(
     """Write a policy to `folder` in several formats and compare each file with the original.
 
     Args:
-        policy: What to export.
-        folder: Made if it is absent.
-        metadata: Added to what the policy says about itself; texts are written as they are, everything else as JSON.
+        policy: Policy to export.
+        folder: Folder, created if absent.
+        metadata: Metadata to add to the policy's own; texts are written as they are, everything else as JSON.
         formats: `onnx` (`policy.onnx`), `pt2` (`policy.pt2`, `torch.export`), `torchscript` (`policy.pt`, deprecated
             in torch).
 
     Raises:
-        MissingPackageError: packages of a format are missing; formats that need none have been written then.
-        UserError: a format is unknown, the policy returns NaN, the folder can't be written, or a written file computes
+        MissingPackageError: Packages of a format are missing; formats that need none have been written then.
+        UserError: A format is unknown, the policy returns NaN, the folder can't be written, or a written file computes
             something else than the policy; that file is not kept.
     """
     check_formats(formats)
@@ -145,7 +145,7 @@ def export_policy(
 
 
 def _write(path: Path, policy: Exportable, texts: Mapping[str, str], written: Format) -> float:
-    """Write one file under its name only if it agrees with the original; returns the largest deviation."""
+    """Write a file under its name only if it agrees with the original; returns the largest deviation."""
     content = written.encode(policy, texts)
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -169,7 +169,7 @@ def _write(path: Path, policy: Exportable, texts: Mapping[str, str], written: Fo
 
 
 def _require_finite(policy: Exportable) -> None:
-    """Refuse a policy that is broken itself: no comparison would tell."""
+    """Refuse a policy that returns NaN, which a comparison would not detect."""
     for name, value in policy.call(policy.example(8, torch.Generator().manual_seed(0))).items():
         if not bool(value.isfinite().all()):
             raise UserError(

@@ -1,4 +1,4 @@
-"""The file formats of exported policies: each as bytes from a policy, and opened again."""
+"""File formats of exported policies: encoding a policy to bytes, and opening them again."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ METADATA_FILE = "metadata.json"
 
 @dataclass(frozen=True)
 class Format:
-    """How one kind of file is written and read."""
+    """Writer and reader of one kind of file."""
 
     file_name: str
     encode: Callable[[Exportable, Mapping[str, str]], bytes]
     open: Callable[[Path, Exportable], Session]
     packages: tuple[str, ...] = ()
-    """Modules that are needed beyond torch."""
+    """Modules needed beyond torch."""
 
 
 def _encode_pt2(policy: Exportable, texts: Mapping[str, str]) -> bytes:
@@ -125,7 +125,7 @@ def check_formats(formats: Sequence[str]) -> None:
 
 @contextmanager
 def _deprecated() -> Iterator[None]:
-    """TorchScript is, and still is what some C++ controllers load: who asks for it knows."""
+    """Silence torch's deprecation of TorchScript, which some C++ controllers still load."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

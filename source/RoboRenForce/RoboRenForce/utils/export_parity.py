@@ -1,4 +1,4 @@
-"""Whether a written policy computes what the original computes."""
+"""Comparison of an exported policy with the original."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Session = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 _BATCHES = (1, 2, 7)
 _SPREADS = (1.0, 3.0, 100.0, 1.0)
-"""Standard deviations around the mean of the observations, step by step: usual ones, and those that clipping is for."""
+"""Standard deviations around the mean of the observations, step by step; the large ones exercise clipping."""
 
 
 def parity(policy: Exportable, session: Session) -> float:
-    """Largest deviation of `session` from the policy, over random inputs, batch sizes and several steps.
+    """Return the largest deviation of `session` from the policy, over random inputs, batch sizes and several steps.
 
-    Each side goes on from the memory that it returned itself, and the memories are compared too. Deviations are
-    relative to values above 1 and, as rounding grows with the inputs, to their spread; they are infinite where
-    names, shapes, types, NaN or infinities differ.
+    Each side continues from the recurrent state that it returned itself, and the states are compared too. Deviations
+    are relative to values above 1 and, as rounding grows with the inputs, to their spread; they are infinite if names,
+    shapes, types, NaN or infinities differ.
     """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
@@ -47,7 +47,7 @@ def parity(policy: Exportable, session: Session) -> float:
 
 
 def _deviation(got: Tensor, expected: Tensor, spread: float) -> float:
-    """Never NaN, so that `max` cannot lose it."""
+    """Return a deviation that is never NaN, so that `max` cannot lose it."""
     if got.shape != expected.shape or got.dtype != expected.dtype:
         return math.inf
     same = (got == expected) | (got.isnan() & expected.isnan())

@@ -1,4 +1,4 @@
-"""Where metrics go: `metrics.jsonl` always, TensorBoard, Weights & Biases and SwanLab by choice.
+"""Writers of metrics: `metrics.jsonl` always, TensorBoard, Weights & Biases and SwanLab by choice.
 
 A writer gets plain numbers and paths, never a runner. Writers that talk to a service can fail at any time without
 ending the run: the first failure is logged and the writer is left out from then on.
@@ -27,15 +27,15 @@ logger = logging.getLogger(__name__)
 LoggerName = Literal["tensorboard", "wandb", "swanlab"]
 
 _SERVICE_FAILURES = (OSError, RuntimeError, ValueError, TypeError, AttributeError, KeyError, AssertionError)
-"""What third-party clients raise when a service, an account or a version lets them down."""
+"""Exceptions of third-party clients when a service, an account or a version fails."""
 
 
 class Writer(ABC):
-    """One destination of metrics."""
+    """Destination of metrics."""
 
     name: str
     failures: tuple[type[Exception], ...] = _SERVICE_FAILURES
-    """What `scalars` and the others may raise when the destination fails, as opposed to a mistake in RoboRenForce."""
+    """Exceptions that `scalars` and the others may raise when the destination fails, as opposed to a defect."""
 
     @abstractmethod
     def scalars(self, values: Mapping[str, float], iteration: int) -> None:
@@ -52,9 +52,9 @@ class Writer(ABC):
 
 
 class JsonlWriter(Writer):
-    """One JSON object per iteration, written at once, so that a killed run keeps its curve.
+    """Write one JSON object per iteration at once, so that a killed run keeps its curve.
 
-    While the file can't be written, lines wait for the next iteration: a disk that is full for a while costs none.
+    While the file can't be written, lines wait for the next iteration: a disk that is full for a while loses none.
     """
 
     name = "jsonl"
@@ -71,7 +71,7 @@ class JsonlWriter(Writer):
         self._write()
 
     def close(self) -> None:
-        """Try again to write what is waiting."""
+        """Try again to write waiting lines."""
         self._write()
 
     def _write(self) -> None:
@@ -102,14 +102,14 @@ def _append(path: Path, content: bytes) -> None:
 
 
 def cut_metrics(path: Path, iteration: int, last: Mapping[str, float]) -> None:
-    """Let the `metrics.jsonl` of a run that goes on from its checkpoint of `iteration` end with that iteration.
+    """Truncate the `metrics.jsonl` of a run that resumes from its checkpoint of `iteration` after that iteration.
 
-    Later lines go, since the run writes them again, and so do doubled ones and one that a crash has cut, which would
-    swallow the next.
+    Later lines are removed, since the run writes them again, and so are duplicates and a line that a crash has cut,
+    which would corrupt the next.
 
     Args:
-        path: The file; if it does not exist, the run begins here and nothing is done.
-        iteration: That of the checkpoint.
+        path: File; if it does not exist, the run begins here and nothing is done.
+        iteration: Iteration of the checkpoint.
         last: Metrics of `iteration`, added if the crash came between the checkpoint and its line.
     """
     if not path.is_file():
@@ -228,7 +228,7 @@ class SwanLabWriter(Writer):
 
 @dataclass
 class RunLogger:
-    """All writers of a run; without any it does nothing, which is what the other processes of a run use."""
+    """All writers of a run; without any (in all but the main process) it does nothing."""
 
     writers: list[Writer] = field(default_factory=list)
 
@@ -263,10 +263,10 @@ class RunLogger:
 def make_logger(
     run: RunDir, names: LoggerName | Iterable[LoggerName], *, project: str, first_iteration: int = 0
 ) -> RunLogger:
-    """The writers of a run: `metrics.jsonl` and those in `names`.
+    """Build the writers of a run: `metrics.jsonl` and those in `names`.
 
     Args:
-        run: The run directory.
+        run: Run directory.
         names: Destinations besides `metrics.jsonl`.
         project: Project name at services.
         first_iteration: Iterations that are already in the log, after a resume.
@@ -281,13 +281,13 @@ def make_logger(
 
 
 def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
-    """Tag -> (iterations, values) of a `metrics.jsonl`.
+    """Read tag -> (iterations, values) from a `metrics.jsonl`.
 
-    Where an iteration is there twice, the later line counts. Lines that are none, such as one that a crash has cut, are
-    left out with a warning, and so is what is no number.
+    If an iteration occurs twice, the later line counts. Invalid lines, such as one that a crash has cut, and values
+    that are no numbers are left out with a warning.
 
     Raises:
-        UserError: the file holds something else than metrics.
+        UserError: The file holds something else than metrics.
     """
     lines = path.read_bytes().splitlines()
     found = [_record(line) for line in lines]
@@ -313,7 +313,7 @@ def read_metrics(path: Path) -> dict[str, tuple[list[int], list[float]]]:
 
 
 def _record(line: bytes) -> tuple[int, dict[str, float]] | None:
-    """Iteration and numbers of a line of `metrics.jsonl`; None if it is none."""
+    """Parse iteration and numbers of a line of `metrics.jsonl`; None if it is invalid."""
     try:
         record = json.loads(line)
         iteration = record.pop("iteration")

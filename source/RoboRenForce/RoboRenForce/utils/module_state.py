@@ -1,4 +1,4 @@
-"""State of modules and optimizers as nested mappings of tensors: what is saved, and how it is restored.
+"""State of modules and optimizers as nested mappings of tensors, for checkpoints.
 
 Names are those without wrappers of DDP, and tensors are sharded where FSDP2 shards them.
 """
@@ -23,11 +23,11 @@ from .sharded_state import LEFT_OUT
 
 
 def module_state(module: nn.Module, *, trainable_only: bool = False) -> dict[str, Any]:
-    """Parameters and persistent buffers of a module, to be saved: `{"tensors": {...}, "left_out": [names]}`.
+    """Return parameters and persistent buffers of a module: `{"tensors": {...}, "left_out": [names]}`.
 
     Args:
-        module: Under FSDP every rank calls.
-        trainable_only: Leave out frozen parameters, which come from the base model's own weights.
+        module: Module; under FSDP every rank calls.
+        trainable_only: True to leave out frozen parameters, which come from the base model's own weights.
     """
     tensors = _tensors(module)
     frozen = [name for name, parameter in named_parameters(module).items() if not parameter.requires_grad]
@@ -36,11 +36,11 @@ def module_state(module: nn.Module, *, trainable_only: bool = False) -> dict[str
 
 
 def load_module_state(module: nn.Module, state: Mapping[str, Any]) -> None:
-    """Restore `module_state` in place; parameters that it leaves out have to be loaded from elsewhere before.
+    """Restore `module_state` in place; parameters that it leaves out have to be loaded before.
 
     Raises:
-        CheckpointError: names are missing or unexpected, shapes differ, or what is left out is trained here or was not
-            loaded.
+        CheckpointError: Names are missing or unexpected, shapes differ, or a parameter that is left out is trained here
+            or was not loaded.
     """
     tensors, parameters = _tensors(module), named_parameters(module)
     left_out = list(state[LEFT_OUT])
@@ -63,7 +63,7 @@ def copy_into(targets: Mapping[str, Any], values: Mapping[str, Any], path: str) 
     """Copy a nested mapping of tensors into another one of the same names and shapes.
 
     Raises:
-        CheckpointError: names or shapes differ; the message says where.
+        CheckpointError: Names or shapes differ; the message says where.
     """
     if targets.keys() != values.keys():
         missing, unexpected = targets.keys() - values.keys(), values.keys() - targets.keys()
@@ -88,12 +88,12 @@ def copy_into(targets: Mapping[str, Any], values: Mapping[str, Any], path: str) 
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, the same memory."""
+    """Return this rank's part of a tensor, sharing its memory."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The tensor that is sharded; every rank of its mesh calls."""
+    """Gather a sharded tensor; every rank of its mesh calls."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
@@ -109,11 +109,11 @@ def export_safetensors(
     """Write `model.safetensors` and `config.json`, which other libraries read.
 
     Args:
-        module: Under FSDP every rank calls; one tensor after the other is gathered.
-        folder: Made if it does not exist.
+        module: Module; under FSDP every rank calls, and one tensor after the other is gathered.
+        folder: Folder, created if it does not exist.
         config: Plain data that describes the model.
-        dtype: Of floating-point tensors; None: as they are.
-        write: Whether this rank writes; say `distributed.is_main`.
+        dtype: Type of floating-point tensors; None: unchanged.
+        write: True on the rank that writes: `distributed.is_main`.
     """
     folder, tensors = Path(folder), _tensors(module)
 
@@ -131,7 +131,7 @@ def export_safetensors(
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters, then persistent buffers; a tensor with two names is there under the first."""
+    """Yield parameters, then persistent buffers; a tensor with two names comes under the first."""
     parameters = named_parameters(module)
     plain = unwrapped(module)
     saved = plain.state_dict(keep_vars=True)

@@ -1,4 +1,4 @@
-"""Optional packages: imported where they are needed, with the install line in the error when they are absent."""
+"""Optional packages: imported when needed, with the install command in the error if absent."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ CORE = "RoboRenForce"
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be imported, without importing it."""
+    """Return True if a top-level module can be imported, without importing it."""
     return importlib.util.find_spec(module.partition(".")[0]) is not None
 
 
 def install_line(extra: str | None, distribution: str, package: str = CORE) -> str:
-    """The command that installs `distribution`, through an extra of one of our packages if there is one."""
+    """Return the command that installs `distribution`, through an extra of one of our packages if possible."""
     return f'pip install "{package}[{extra}]"' if extra else f"pip install {distribution}"
 
 
@@ -27,14 +27,14 @@ def require_package(
     """Import an optional module.
 
     Args:
-        module: dotted name to import.
-        extra: the extra of `package` that brings it; None if it is installed by its own name.
-        purpose: what it is needed for, as in "EnvPool tasks".
-        distribution: name on the package index where it differs from the module's.
-        package: the package of ours that has the extra.
+        module: Dotted name to import.
+        extra: Extra of `package` that installs it; None if it is installed by its own name.
+        purpose: Use of the module, as in "EnvPool tasks".
+        distribution: Name on the package index, if it differs from the module's.
+        package: Our package that has the extra.
 
     Raises:
-        MissingPackageError: it is not installed; the message is one sentence with the install line.
+        MissingPackageError: It is not installed; the message is one sentence with the install command.
     """
     try:
         return importlib.import_module(module)

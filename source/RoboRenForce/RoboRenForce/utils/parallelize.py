@@ -31,49 +31,61 @@ logger = logging.getLogger(__name__)
 
 @configclass
 class ParallelCfg(Cfg):
-    """How `parallelize` spreads a module over the ranks of a mesh."""
+    """Distribution of a module over the ranks of a mesh."""
 
     kind: Literal["none", "ddp", "fsdp"] = "none"
-    """`ddp`: a whole copy on every rank (DistributedDataParallel). `fsdp`: parameters, gradients and optimizer state
-    are sharded (FSDP2, `fully_shard`; Zhao et al. 2023, arXiv 2304.11277). In a run of one process both are `none`."""
+    """Parallelism over the ranks; `none` in a run of one process.
+
+    `ddp`: a whole copy on every rank (DistributedDataParallel). `fsdp`: parameters, gradients and optimizer state are
+    sharded (FSDP2, `fully_shard`; Zhao et al. 2023, arXiv 2304.11277).
+    """
     blocks: list[str] = []
-    """The repeated submodules, by the name of their class (`Block`) or a glob over their path (`encoder.layers.*`):
-    what FSDP gathers at a time, what is compiled, and what is recomputed."""
+    """Repeated submodules, by the name of their class (`Block`) or a glob over their path (`encoder.layers.*`).
+
+    They are the units that FSDP gathers, and that are compiled and recomputed.
+    """
     mixed_precision: Literal["fp32", "bf16"] = "fp32"
-    """`bf16`: the forward and backward pass in bfloat16, trained parameters (the masters) and gradient sums in float32.
-    By `MixedPrecisionPolicy` under FSDP, by autocast otherwise, which leaves norms and losses in float32."""
+    """Precision of the forward and backward pass.
+
+    `bf16`: bfloat16, with trained parameters (the masters) and gradient sums in float32. By `MixedPrecisionPolicy`
+    under FSDP, by autocast otherwise, which leaves norms and losses in float32.
+    """
     activation_checkpointing: bool | list[str] = False
-    """Recompute activations in the backward pass: of all `blocks`, or of those that the given patterns name."""
+    """Recompute activations in the backward pass: of all `blocks`, or of those that match the given patterns."""
     compile_blocks: bool = False
-    """torch.compile every block by itself, so that alike blocks are compiled once."""
+    """True to compile every block separately, so that alike blocks are compiled once."""
     reshard_after_forward: bool = True
-    """FSDP: free a block's gathered parameters after its forward pass and gather them again for the backward pass;
-    False keeps them (faster, more memory)."""
+    """FSDP: free a block's gathered parameters after its forward pass and gather them again for the backward pass.
+
+    False keeps them (faster, more memory).
+    """
     forward_methods: list[str] = []
-    """Methods beside `forward` that run the network, such as `encode` and `act`: they get the same precision, and under
-    FSDP gathered parameters. Under DDP only `forward` averages gradients."""
+    """Methods beside `forward` that run the network, such as `encode` and `act`.
+
+    They get the same precision, and under FSDP gathered parameters. Under DDP only `forward` averages gradients.
+    """
 
     def check(self) -> Iterable[str]:
-        """Sentences on options that need blocks."""
+        """Check that options that need blocks have them."""
         for name in ("compile_blocks", "activation_checkpointing"):
             if getattr(self, name) is True and not self.blocks:
                 yield f"{name}: is True, but blocks is empty; name the classes of the blocks"
 
 
 def make_mesh(distributed: DistributedContext, device: torch.device | str) -> DeviceMesh | None:
-    """The ranks of the run in one dimension; None for a single process."""
+    """Build a one-dimensional mesh of the run's ranks; None for a single process."""
     if not distributed.is_distributed:
         return None
     return init_device_mesh(torch.device(device).type, (distributed.world_size,), mesh_dim_names=("data",))
 
 
 def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) -> nn.Module:
-    """Prepare a module on its device for training on the ranks of `mesh`; in place, but for DDP, which wraps it.
+    """Prepare a module on its device for training on the ranks of `mesh`; in place, except DDP, which wraps it.
 
     Call it when weights are loaded and frozen, before the optimizer is built.
 
     Raises:
-        ConfigError: a pattern names no submodule, or several ranks would train copies that nothing keeps alike.
+        ConfigError: A pattern matches no submodule, or several ranks would train copies that nothing keeps equal.
     """
     cfg.validate()
     if mesh is not None and mesh.size() > 1 and cfg.kind == "none":
@@ -91,7 +103,7 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
     if recomputed:
         names = blocks if recomputed is True else matching_modules(module, recomputed, "activation_checkpointing")
         for block in names.values():
-            _recompute(block)
+            recompute(block)
     if cfg.compile_blocks:
         for block in blocks.values():
             block.compile()
@@ -108,10 +120,10 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
 
 
 def matching_modules(module: nn.Module, patterns: list[str], field: str) -> dict[str, nn.Module]:
-    """Submodules by path whose class name or path one of `patterns` names.
+    """Return submodules by path whose class name or path matches one of `patterns`.
 
     Raises:
-        ConfigError: a pattern names none.
+        ConfigError: A pattern matches none.
     """
     there = {path: part for path, part in module.named_modules() if path}
     found: dict[str, nn.Module] = {}
@@ -130,25 +142,25 @@ def matching_modules(module: nn.Module, patterns: list[str], field: str) -> dict
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
-    """The module inside DDP's wrapper, or `module` itself."""
+    """Return the module inside DDP's wrapper, or `module` itself."""
     return module.module if isinstance(module, DistributedDataParallel) else module
 
 
 def is_parallel(module: nn.Module) -> bool:
-    """Whether DDP or FSDP averages the gradients of `module` over ranks."""
+    """Return True if DDP or FSDP averages the gradients of `module` over ranks."""
     return isinstance(module, DistributedDataParallel | FSDPModule)
 
 
 def named_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters by their names without DDP's wrapper; under FSDP the shards, which the optimizer moves."""
+    """Return parameters by name without DDP's wrapper; under FSDP the shards, which the optimizer updates."""
     reshard(module)
     return dict(unwrapped(module).named_parameters())
 
 
 def reshard(module: nn.Module) -> None:
-    """Free what FSDP has gathered, so that the module's parameters are the shards again.
+    """Free the parameters that FSDP has gathered, so that the module's parameters are the shards again.
 
-    After a forward pass without a backward pass they may not be, and gathered ones do not follow when shards change.
+    They stay gathered after a forward pass without a backward pass, and do not follow when the shards change.
     """
     for part in module.modules() if isinstance(module, FSDPModule) else ():
         if isinstance(part, FSDPModule):
@@ -156,7 +168,7 @@ def reshard(module: nn.Module) -> None:
 
 
 def set_gradient_sync(module: nn.Module, on: bool) -> None:
-    """Whether the next forward and backward pass average gradients over ranks, or only add to this rank's."""
+    """Choose if the next forward and backward pass average gradients over ranks, or only add to this rank's."""
     if isinstance(module, DistributedDataParallel):
         module.require_backward_grad_sync = on  # what its no_sync() sets, for a forward pass that is not inside a block
     elif isinstance(module, FSDPModule):
@@ -164,13 +176,14 @@ def set_gradient_sync(module: nn.Module, on: bool) -> None:
 
 
 def _hold_masters(module: nn.Module) -> None:
-    """Hold trained parameters in float32: steps of 1e-5 are lost in bfloat16's 8 bits. Frozen ones stay as they are."""
+    """Convert trained parameters to float32 (steps of 1e-5 are lost in bfloat16's 8 bits), not frozen ones."""
     for parameter in module.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
 
 
-def _recompute(block: nn.Module) -> None:
+def recompute(block: nn.Module) -> None:
+    """Let a module keep no activations in its forward pass, and compute them again in the backward pass."""
     # Around `forward` and not around the module: names of parameters stay, and FSDP gathers before the recomputation.
     block.forward = types.MethodType(_recomputed_forward, block)
 

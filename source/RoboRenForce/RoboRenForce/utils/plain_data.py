@@ -1,4 +1,4 @@
-"""Nested tensors and plain data: what a checkpoint may hold, and whether it is what was expected."""
+"""Nested tensors and plain data: the contents of checkpoints, and their validation."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import torch
 from torch.distributed.tensor import DTensor
 
 Schema = Any
-"""What `misfit` compares with: types, lists and mappings of them."""
+"""Expected structure for `misfit`: types, lists and mappings of them."""
 _PLAIN = {str, int, float, bool, type(None), torch.dtype}
 
 
 def as_plain(value: Any, path: str = "checkpoint") -> Any:
-    """Copy the containers of `value` as dict, list and tuple, and refuse what is neither a tensor nor plain data.
+    """Copy the containers of `value` as dict, list and tuple; refuse anything but tensors and plain data.
 
     `weights_only` loading would refuse it later, when the run is over and the state is gone.
 
     Raises:
-        TypeError: something else is in there; the message names where.
+        TypeError: Another object is in there; the message says where.
     """
     if isinstance(value, Mapping):
         return {key: as_plain(item, f"{path}.{key}") for key, item in value.items()}
@@ -35,14 +35,14 @@ def as_plain(value: Any, path: str = "checkpoint") -> Any:
 
 
 def misfit(value: Any, schema: Schema, path: str = "") -> str | None:
-    """What in `value` is not as `schema` says, in words; None if all is.
+    """Describe the first deviation of `value` from `schema`; None if there is none.
 
     Args:
         value: Plain data and tensors.
         schema: A type or a tuple of types; `[schema]` for lists of at least one; `{name: schema}` for mappings that
             hold at least these names, of which `name?` may be absent, and `{"*": schema}` for any names. An int is a
             count: not negative, of at most 63 bits. NaN is no float.
-        path: Where `value` is.
+        path: Path of `value`, for the message.
     """
     if isinstance(schema, Mapping):
         if not isinstance(value, Mapping):
@@ -81,7 +81,7 @@ def _wrong(value: Any, expected: str, path: str) -> str:
 
 
 def first_nan(value: Any, path: str = "") -> str | None:
-    """Where the first tensor with a NaN is in nested data (of sharded ones: in this rank's part); None if nowhere."""
+    """Return the path of the first tensor with a NaN in nested data (in this rank's parts); None if there is none."""
     if isinstance(value, Mapping):
         items: Iterable[tuple[Any, Any]] = value.items()
     elif isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""`curves.png`: how a run went, on one picture."""
+"""`curves.png`: the metrics of a run in one picture."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _TITLES = {
 _LEARNER = ("Loss/", "Policy/")
 _MAX_PANELS = 9
 _LARGEST = 1e100
-"""Axes and sums have to stay finite; metrics of a run are nowhere near."""
+"""Largest value drawn, so that axes and sums stay finite; metrics of a run are nowhere near."""
 
 
 def drawable(series: Mapping[str, tuple[list[int], list[Any]]]) -> dict[str, tuple[list[int], list[float]]]:
-    """The points of metrics that can be drawn; `metrics.jsonl` may have been written by anyone."""
+    """Return the points of metrics that can be drawn; the file may be untrusted."""
     found = {}
     for tag, (iterations, values) in series.items():
         points = [
@@ -44,11 +44,11 @@ def _fits(value: Any) -> bool:
 
 
 def plot_curves(series: Series, path: Path, title: str) -> list[str]:
-    """Draw the metrics of a run and return the tags that were drawn.
+    """Draw the metrics of a run and return the drawn tags.
 
     Args:
         series: Tag -> (iterations, values), from `read_metrics`.
-        path: The PNG to write.
+        path: PNG to write.
         title: Title of the picture.
     """
     import matplotlib
@@ -85,7 +85,7 @@ def plot_comparison(runs: Mapping[str, Series], path: Path) -> None:
 
     Args:
         runs: Label -> series of a run.
-        path: The PNG to write.
+        path: PNG to write.
     """
     import matplotlib
 
@@ -114,7 +114,7 @@ def plot_comparison(runs: Mapping[str, Series], path: Path) -> None:
 
 
 def _against(x_tag: str, series: Series) -> tuple[list[float], list[float]]:
-    """The mean return against another metric, at the iterations that have both."""
+    """Return the mean return against another metric, at the iterations that have both."""
     if "Train/mean_reward" not in series or x_tag not in series:
         return [], []
     position = dict(zip(*series[x_tag], strict=True))
@@ -123,7 +123,7 @@ def _against(x_tag: str, series: Series) -> tuple[list[float], list[float]]:
 
 
 def choose_tags(series: Series) -> list[str]:
-    """The tags worth a panel: outcome first, then losses and policy statistics, speed last."""
+    """Return the tags to draw: outcome first, then losses and policy statistics, speed last."""
     learner = [tag for tag in series if tag.startswith(_LEARNER)]
     learner.sort(key=lambda tag: "norm" in tag or "skipped" in tag)  # of interest only where something went wrong
     chosen = [tag for tag in _PANELS if tag in series] + learner
@@ -132,7 +132,7 @@ def choose_tags(series: Series) -> list[str]:
 
 
 def limits(values: np.ndarray) -> tuple[float, float] | None:
-    """Limits of the y axis that leave out the few values that would flatten all others; None where there are none."""
+    """Return y-axis limits without the few values that would flatten all others; None if there are none."""
     low, high = np.quantile(values, [0.03, 0.97])
     margin = 0.5 * (high - low)
     if margin <= 0 or (values.min() >= low - 5 * margin and values.max() <= high + 5 * margin):
@@ -142,7 +142,7 @@ def limits(values: np.ndarray) -> tuple[float, float] | None:
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
-    """Centered moving average over 5% of the points; windows shrink at the ends, so there is no bias there."""
+    """Return the centered moving average over 5% of the points; windows shrink at the ends, to avoid a bias."""
     half = max(1, len(values) // 40) if len(values) > 4 else 0
     sums = np.concatenate([[0.0], np.cumsum(values)])
     index = np.arange(len(values))
@@ -151,7 +151,7 @@ def smooth(values: np.ndarray) -> np.ndarray:
 
 
 def _write(figure: Any, path: Path) -> None:
-    """Write a PNG that appears once it is complete, and forget the figure."""
+    """Write a PNG atomically and close the figure."""
     from matplotlib import pyplot
 
     try:
@@ -163,7 +163,7 @@ def _write(figure: Any, path: Path) -> None:
 
 
 def _style(axis: Any) -> None:
-    """Quiet axes: a light grid, no box."""
+    """Style axes: a light grid, no box."""
     axis.grid(color=_GRID, linewidth=0.8)
     axis.tick_params(labelsize=8, colors=_INK)
     axis.spines[["top", "right"]].set_visible(False)

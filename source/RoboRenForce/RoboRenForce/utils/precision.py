@@ -1,7 +1,7 @@
 """Numeric precision of networks, set in one place.
 
-torch has an older and a newer switch for TF32, and mixing them makes torch.compile raise; mjlab uses the older one,
-so do we.
+torch has an older and a newer switch for TF32, and mixing them makes torch.compile raise; mjlab uses the older one, so
+we do too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 def set_matmul_precision(precision: Precision, device: torch.device) -> None:
-    """Allow or forbid TF32 in matrix products and convolutions on `device`; nothing to do on a CPU."""
+    """Allow or forbid TF32 in matrix products and convolutions on `device`; no effect on a CPU."""
     if device.type == "cuda":
         allowed = precision != "fp32"
         torch.backends.cuda.matmul.allow_tf32 = allowed
@@ -24,5 +24,5 @@ def set_matmul_precision(precision: Precision, device: torch.device) -> None:
 
 
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
-    """bfloat16 autocast for `precision="bf16"`, nothing otherwise."""
+    """Return a bfloat16 autocast for `precision="bf16"`, else a context without effect."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

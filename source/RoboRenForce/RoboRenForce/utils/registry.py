@@ -51,21 +51,21 @@ class Task:
     runner_cfg: Any
 
     def apply_overrides(self, overrides: list[str]) -> None:
-        """Assign `path=value` texts: `env.path` in the environment's, any other path in the runner's configuration."""
+        """Assign `path=value` texts: `env.path` in the environment's, other paths in the runner's configuration."""
         apply_overrides(self._configs(), overrides)
 
     def apply_yaml(self, source: Any, *, trust: bool | None = None) -> None:
         """Merge a YAML file: the environment's fields below `env`, the runner's at the top level or below `agent`.
 
-        With `trust` it may name any class or function, without only those of the allow-list (SECURITY.md).
+        With `trust` it may name any class or function, otherwise only those of the allow-list (SECURITY.md).
         """
         apply_yaml(self._configs(), source, trust=trust)
 
     def restore(self, config: Mapping[str, Any], *, trust: bool = False) -> None:
-        """Take the configurations that a checkpoint holds; what it may name is that of `apply_yaml`.
+        """Take over the configurations in a checkpoint; `trust` is as in `apply_yaml`.
 
         Raises:
-            ConfigError: lists every value that does not fit and every name that a file may not give.
+            ConfigError: Lists every value that does not fit and every name that a file may not contain.
         """
         problems: list[Problem] = []
         with only(AllowList.of(self.env_cfg, self.runner_cfg, everything=trust)):
@@ -80,17 +80,17 @@ class Task:
             raise ConfigError(problems, f"The configuration in the checkpoint of {self.id}")
 
     def to_yaml(self) -> str:
-        """Both configurations as YAML that `apply_yaml` reads."""
+        """Return both configurations as YAML that `apply_yaml` reads."""
         return to_yaml(self._configs())
 
     def refuse(self, sentences: Iterable[str]) -> None:
-        """Raise what contradicts the runner's configuration: sentences like those of `Cfg.check`, if there are any."""
+        """Raise an error about the runner's configuration if there are sentences like those of `Cfg.check`."""
         problems = [contradiction(sentence, field_names(type(self.runner_cfg))) for sentence in sentences]
         if problems:
             raise ConfigError(problems, f"Task {self.id}")
 
     def validate(self) -> None:
-        """Check both configurations and report all their problems in one `ConfigError`."""
+        """Validate both configurations and report all problems in one `ConfigError`."""
         problems = []
         for name, cfg in (("env", self.env_cfg), ("", self.runner_cfg)):
             try:
@@ -105,22 +105,22 @@ class Task:
 
 
 Finder = Callable[[str], Task | None]
-"""Makes the task of an id that a simulator knows, or returns None if it does not know it."""
+"""Function that builds the task of an id that a simulator knows, or returns None if it does not know it."""
 
 _finders: list[Finder] = []
 
 
 def add_task_finder(finder: Finder) -> None:
-    """Let `load_task` ask `finder` for ids that nobody registered with configurations of ours."""
+    """Let `load_task` ask `finder` for ids that are not registered with our configurations."""
     if finder not in _finders:
         _finders.append(finder)
 
 
 def load_task(task_id: str) -> Task:
-    """The task registered as `task_id`, or one that a task package makes for this id of its simulator.
+    """Return the task registered as `task_id`, or one that a task package builds for this id of its simulator.
 
     Raises:
-        UnknownTaskError: there is none, or it is registered without the configurations of ours.
+        UnknownTaskError: There is none, or it is registered without our configurations.
     """
     spec = _find(task_id)
     if spec is None or RUNNER_KEY not in spec.kwargs:
@@ -145,10 +145,10 @@ def load_task(task_id: str) -> Task:
 
 
 def load_stored_task(task_id: str, *, trust: bool = False) -> Task:
-    """`load_task` for an id that a file gives: `module:Name-v0` imports nothing that files may not name.
+    """Load a task by an id from a file: `module:Name-v0` imports nothing that files may not name.
 
     Raises:
-        UnknownTaskError: there is none, or its module is refused.
+        UnknownTaskError: There is none, or its module is refused.
     """
     module, colon, _ = task_id.rpartition(":")
     if colon and not trust and not is_covered(module, {*allowed_packages(), "gymnasium"}):
@@ -160,7 +160,7 @@ def load_stored_task(task_id: str, *, trust: bool = False) -> Task:
 
 
 def list_tasks(part: str = "") -> list[str]:
-    """Ids of all tasks of installed packages that contain `part`, in any case, in alphabetical order."""
+    """Return the ids of all tasks of installed packages that contain `part`, in any case, sorted."""
     import_task_packages()
     return sorted(
         name for name, spec in gym.registry.items() if RUNNER_KEY in spec.kwargs and part.lower() in name.lower()
@@ -171,7 +171,7 @@ def import_task_packages(task_id: str = "") -> list[str]:
     """Import the installed task packages so that their ids are registered.
 
     Args:
-        task_id: restricts it to the package whose entry point is named like the second word of the id, if there is one.
+        task_id: Restricts it to the package whose entry point has the name of the id's second word, if there is one.
 
     Returns:
         A sentence for every package that could not be imported.
@@ -189,19 +189,19 @@ def import_task_packages(task_id: str = "") -> list[str]:
 
 
 def names_package(task_id: str) -> bool:
-    """Whether the id says which package registers it, installed or not."""
+    """Return True if the id names the package that registers it, installed or not."""
     name = _simulator(task_id)
     return name in task_packages.announced() or task_packages.project_of(name) is not None
 
 
 def _simulator(task_id: str) -> str:
-    """`gym` for `RoboRenForce-Gym-HalfCheetah-PPO`; empty for ids of another form."""
+    """Return `gym` for `RoboRenForce-Gym-HalfCheetah-PPO`; empty for ids of another form."""
     words = task_id.lower().split("-")
     return words[1] if len(words) > 2 and words[0] == "roborenforce" else ""
 
 
 def _find(task_id: str) -> Any:
-    """What Gymnasium knows about the id, after importing the package that it names, or all of them; None if nothing."""
+    """Return Gymnasium's spec of the id after importing the package that it names, or all of them; None if unknown."""
     for named in (task_id, ""):
         if task_id not in gym.registry:
             import_task_packages(named)
@@ -224,7 +224,7 @@ def _unknown(task_id: str) -> UnknownTaskError:
 
 
 def _configuration(task_id: str, key: str, entry: Any) -> Any:
-    """A fresh configuration from an entry point."""
+    """Build a fresh configuration from an entry point."""
     made = resolve(entry) if isinstance(entry, str) else entry
     if isinstance(made, type) or (callable(made) and not isinstance(made, Cfg)):
         made = made()

@@ -24,7 +24,7 @@ from .timing import format_duration
 logger = logging.getLogger(__name__)
 
 _EMBED_LIMIT = 12 * 2**20
-"""Larger videos are linked by their relative path."""
+"""Maximum size of embedded videos, in bytes; larger ones are linked by their relative path."""
 
 _MODES = ("deterministic", "sampled")
 _RESULT = ("mean", "std", "n", "mean_length")
@@ -58,13 +58,13 @@ summary { cursor: pointer; color: var(--accent); margin-top: 8px }
 
 
 def write_report(run: RunDir) -> Path:
-    """Draw `curves.png` and write `report.html` from what the run directory holds; returns the page.
+    """Draw `curves.png` and write `report.html` from the contents of the run directory; returns the page.
 
-    A run directory may come from anyone: what does not look as a run writes it is left out with a warning, and no text
-    of it reaches the page unescaped.
+    A run directory may be untrusted: files that do not look as a run writes them are left out with a warning, and no
+    text reaches the page unescaped.
 
     Raises:
-        UserError: the page can't be written, or the metrics or `run.yaml` can't be read.
+        UserError: The page can't be written, or the metrics or `run.yaml` can't be read.
     """
     info = run.run_info()
     title = f"{info.get('task', run.root.parent.name)}"
@@ -82,7 +82,7 @@ def write_report(run: RunDir) -> Path:
 
 
 def try_to_write_report(run: RunDir) -> None:
-    """`write_report` at the end of a training, which a report that can't be written must not turn into a failure."""
+    """Write the report at the end of a training; a failure is logged and does not fail the run."""
     try:
         write_report(run)
     except Exception as error:  # the run is finished and saved, whatever the drawing stumbles over
@@ -90,9 +90,9 @@ def try_to_write_report(run: RunDir) -> None:
 
 
 def read_evaluation(path: Path) -> dict[str, Any]:
-    """What `rrf eval` has written: results by mode and what the environment measured; {} if there is no such file.
+    """Read the output of `rrf eval`: results by mode, and measurements; {} if there is no such file.
 
-    Entries that are not of that form are left out with a warning.
+    Entries of another form are left out with a warning.
     """
     if not path.is_file():
         return {}
@@ -242,7 +242,7 @@ def _config(run: RunDir) -> str:
 
 
 def _is_own_file(run: RunDir, path: Path) -> bool:
-    """Whether a file lies in the run directory itself: what a link shows must not travel with the page."""
+    """Return True if a file is in the run directory itself: linked content must not be embedded in the page."""
     return path.is_file() and path.resolve().is_relative_to(run.root.resolve())
 
 

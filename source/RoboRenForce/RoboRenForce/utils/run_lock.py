@@ -1,6 +1,6 @@
-"""One training process per run directory.
+"""Lock of a run directory: one training process at a time.
 
-Two locks (`flock`) belong to open files: that of the file `.lock`, and that of the directory itself, which holds where
+Two locks (`flock`) belong to open files: that of the file `.lock`, and that of the directory itself, which remains if
 somebody deletes the file by hand. (Network file systems lock files only.) They end with their process, however that
 ends, so a lock file that a killed run left behind locks nothing. Host, process and time inside the file are only for
 the message to the second process.
@@ -37,7 +37,7 @@ class RunLock:
     It keeps other processes out. Within a process, a new lock takes over from that of an earlier run that failed.
 
     Args:
-        root: The run directory, which exists.
+        root: Run directory, which exists.
     """
 
     def __init__(self, root: str | Path) -> None:
@@ -45,7 +45,7 @@ class RunLock:
         self.path = self.root.resolve() / ".lock"
         self._file: FileIO | None = None
         self._folder: int | None = None
-        """Descriptor of the locked directory, where directories can be locked."""
+        """Descriptor of the locked directory, if directories can be locked."""
         self._depth = 0
 
     def acquire(self) -> None:
@@ -60,7 +60,7 @@ class RunLock:
         self._depth += 1
 
     def release(self) -> None:
-        """Give it back; more often than it was acquired does nothing."""
+        """Release the lock; does nothing if it is not held."""
         self._depth = max(0, self._depth - 1)
         if not self._depth and self._file is not None:
             self._remove(self._file)
@@ -139,13 +139,13 @@ class RunLock:
 
 
 def _forget_all() -> None:
-    """In a forked child: a worker that outlives its parent must not keep the lock."""
+    """Close the locks in a forked child: a worker that outlives its parent must not keep them."""
     for lock in list(_held):
         lock._forget()
 
 
 def _release_all() -> None:
-    """At the end of the process, also of one that failed."""
+    """Release the locks at the end of the process, also of one that failed."""
     for lock in list(_held):
         lock._depth = 1
         lock.release()

@@ -1,6 +1,6 @@
 """The safetensors format: 8 bytes of header length, a JSON header, raw tensors. It holds numbers only, no code.
 
-Written here because that is less than a dependency; the `safetensors` library reads the files
+Implemented here because that is less than a dependency; the `safetensors` library reads the files
 (https://github.com/huggingface/safetensors#format).
 """
 
@@ -33,7 +33,7 @@ Shapes = Mapping[str, tuple[torch.dtype, Sequence[int]]]
 
 
 def write_tensors(file: BinaryIO, shapes: Shapes, tensor_of: Callable[[str], Tensor]) -> dict[str, int]:
-    """Write tensors one after the other, asking for each only when it is its turn; returns the byte each begins at."""
+    """Write tensors one after the other, requesting each only at its turn; returns their first bytes."""
     order = sorted(shapes, key=lambda name: -shapes[name][0].itemsize)  # so that each is aligned
     header, end = {}, 0
     for name in order:
@@ -49,16 +49,16 @@ def write_tensors(file: BinaryIO, shapes: Shapes, tensor_of: Callable[[str], Ten
 
 
 def map_file(path: Path) -> Tensor:
-    """The bytes of a file, read when they are used; writing into them does not change the file."""
+    """Map the bytes of a file, read when they are used; writing into them does not change the file."""
     with open(path, "rb") as file:
         return torch.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), dtype=torch.uint8)
 
 
 def tensor_at(data: Tensor, start: int, dtype: torch.dtype, shape: Sequence[int]) -> Tensor:
-    """The tensor of a shape that begins at byte `start` of `data`."""
+    """Return the tensor of a shape that starts at byte `start` of `data`."""
     return data[start : start + dtype.itemsize * torch.Size(shape).numel()].view(dtype).view(torch.Size(shape))
 
 
 def as_bytes(tensor: Tensor) -> memoryview:
-    """The elements of a tensor, row after row."""
+    """Return the elements of a tensor as bytes, row after row."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data

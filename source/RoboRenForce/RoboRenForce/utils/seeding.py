@@ -1,4 +1,4 @@
-"""One place for randomness: seed every generator, take its state for a checkpoint and put it back.
+"""Random generators: seeding, and saving and restoring their states.
 
 Generators that an environment owns are seeded through the environment and saved in its `state_dict`.
 """
@@ -20,7 +20,7 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
 
     Args:
         seed: Any non-negative integer; processes of one run pass `seed + rank`.
-        deterministic: Also ask torch for deterministic kernels. Slower, and an operation without one raises.
+        deterministic: True to use torch's deterministic kernels. Slower, and an operation without one raises.
     """
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -33,7 +33,7 @@ def seed_everything(seed: int, *, deterministic: bool = False) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of every global generator as tensors and plain data."""
+    """Return the states of all global generators as tensors and plain data."""
     name, keys, position, has_gauss, cached = np.random.get_state()
     return {
         "python": random.getstate(),
@@ -63,7 +63,7 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
 
 @contextmanager
 def preserved_rng() -> Iterator[None]:
-    """Run a block, such as an evaluation, without moving the generators that training draws from."""
+    """Run a block, such as an evaluation, without advancing the generators that training draws from."""
     state = rng_state()
     try:
         yield

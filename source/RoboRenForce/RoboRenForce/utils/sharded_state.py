@@ -1,4 +1,4 @@
-"""A nested state that holds sharded tensors: taking them out to be written, putting them back when they are read."""
+"""Sharded tensors in a nested state: extracted for writing, filled in when reading."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from .checkpoint_manifest import Stored
 from .errors import CheckpointError, did_you_mean
 
 LEFT_OUT = "left_out"
-"""Key of the names of frozen parameters that a state does not hold, see `module_state`."""
+"""Key of the names of frozen parameters that a state does not contain, see `module_state`."""
 _SHARDED = "__sharded__"
-"""Key of what stands for a sharded tensor among plain data: its name in the manifest."""
+"""Key of the placeholder of a sharded tensor in plain data: its name in the manifest."""
 
 
 def take_sharded(value: Any, path: str, sharded: dict[str, DTensor]) -> Any:
@@ -39,7 +39,7 @@ def plan_reads(
     device: torch.device,
     reads: dict[str, tuple[Stored, Tensor]],
 ) -> Any:
-    """`value` with its sharded tensors in place, which are empty until `reads` are read: source and target by path."""
+    """Return `value` with sharded tensors, which are empty until `reads` (source and target by path) are read."""
     if isinstance(value, dict) and value.keys() == {_SHARDED}:
         if value[_SHARDED] not in stored:
             raise CheckpointError(f"The manifest of the checkpoint lacks '{path}': it is damaged.")
@@ -70,7 +70,7 @@ def plan_reads(
 
 
 def names_left_out(value: Any) -> Iterator[str]:
-    """Names of frozen parameters that a state inside `value` stands on (`module_state`)."""
+    """Return the names of frozen parameters that a state inside `value` does not contain (`module_state`)."""
     if isinstance(value, Mapping):
         yield from value.get(LEFT_OUT, ())
         for item in value.values():

@@ -1,4 +1,4 @@
-"""What happens beside training must not end it."""
+"""Activities beside training, whose failure must not end it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def side_activity(what: str, consequence: str = "the run goes on", *, quiet: bool = False) -> Iterator[None]:
-    """Let `what` fail with a warning: what was trained is worth more than a picture of it.
+    """Turn a failure inside the block into a warning: the trained policy is worth more than a picture of it.
 
     Args:
-        what: How the warning begins.
-        consequence: How it ends.
-        quiet: Say nothing, because it has failed before.
+        what: Start of the warning.
+        consequence: End of the warning.
+        quiet: True to log nothing, because it has failed before.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What belongs into a checkpoint."""
+"""The protocol of objects that are part of a checkpoint."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 
 class Stateful(Protocol):
-    """Something that a checkpoint holds and a resumed run restores."""
+    """Object that a checkpoint contains and a resumed run restores."""
 
     def state_dict(self) -> Mapping[str, Any]:
         """Return the state as tensors and plain data."""

@@ -1,14 +1,14 @@
-"""Task packages as they announce themselves, so that the core has to know none.
+"""Discovery of task packages, which announce themselves, so the core depends on none.
 
 A package names its parts in its pyproject.toml:
 
     [project.entry-points."roborenforce.tasks"]    # second word of its task ids -> module that registers them
     mysim = "my_sim_tasks"
-    [project.entry-points."roborenforce.doctor"]   # what `rrf doctor` calls -> whether something works, and a sentence
+    [project.entry-points."roborenforce.doctor"]   # check of `rrf doctor` -> function that returns (works, sentence)
     rendering = "my_sim_tasks.doctor:check_rendering"
 
-Installed packages are asked through their metadata. Where the core runs from its source tree, the projects beside it
-are read too: they work from `PYTHONPATH`, and what is not installed can be named together with what installs it.
+Installed packages are found through their metadata. If the core runs from its source tree, the projects beside it
+are read too: they work from `PYTHONPATH`, and a missing one can be named together with the command that installs it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TASKS = TASK_PACKAGES
 CHECKS = "roborenforce.doctor"
 
 _PROJECTS = Path(__file__).resolve().parents[3] / "tasks"
-"""Where the projects of task packages are if the core runs from its source tree."""
+"""Folder of the task packages if the core runs from its source tree."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _EXTRA = re.compile(r"""extra\s*==\s*["']([^"']+)["']""")
 
@@ -44,18 +44,18 @@ class Project:
 
     @property
     def is_installed(self) -> bool:
-        """Whether all modules that it announces can be imported."""
+        """True if all modules that it announces can be imported."""
         return all(_can_import(value) for value in self.entry_points.get(TASKS, {}).values())
 
     @property
     def install(self) -> str:
-        """The commands that install it, as a part of a sentence."""
+        """Commands that install it, as a part of a sentence."""
         return f"run `./setup_ext.sh {self.name}` or `pip install -e source/tasks/{self.name}`"
 
 
 @cache
 def source_projects() -> tuple[Project, ...]:
-    """The task packages beside the core in its source tree; none where the core was installed from a wheel."""
+    """Return the task packages beside the core in its source tree; none if the core was installed from a wheel."""
     found = []
     for file in sorted(_PROJECTS.glob("*/pyproject.toml")):
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
@@ -64,7 +64,7 @@ def source_projects() -> tuple[Project, ...]:
 
 
 def announced(group: str = TASKS) -> dict[str, str]:
-    """Name in lower case -> module or `module:function`, of packages that can be imported or say that they can."""
+    """Return lower-case name -> module or `module:function`, of packages that are importable or claim to be."""
     found = {point.name.lower(): point.value for point in metadata.entry_points(group=group)}
     for project in source_projects():
         for name, value in project.entry_points.get(group, {}).items():
@@ -75,7 +75,7 @@ def announced(group: str = TASKS) -> dict[str, str]:
 
 
 def project_of(name: str) -> Project | None:
-    """The package in the source tree that announces tasks under `name`, in lower case."""
+    """Return the package in the source tree that announces tasks under `name`, in lower case."""
     for project in source_projects():
         if name in (known.lower() for known in project.entry_points.get(TASKS, {})):
             return project
@@ -83,7 +83,7 @@ def project_of(name: str) -> Project | None:
 
 
 def distributions() -> dict[str, list[str]]:
-    """Installed packages that announce tasks -> the second words of their ids."""
+    """Return installed packages that announce tasks -> the second words of their ids."""
     found: dict[str, list[str]] = {}
     for point in metadata.entry_points(group=TASKS):
         if point.dist is not None:
@@ -92,7 +92,7 @@ def distributions() -> dict[str, list[str]]:
 
 
 def requirements(distribution: str) -> dict[str, list[str]]:
-    """What an installed distribution needs: extra -> names, `""` being what it always needs.
+    """Return the requirements of an installed distribution: extra -> names, `""` for those always needed.
 
     Requirements that depend on the machine, by another marker than an extra, are left out.
     """
@@ -106,7 +106,7 @@ def requirements(distribution: str) -> dict[str, list[str]]:
 
 
 def outdated() -> Iterator[str]:
-    """A sentence for each package whose installed metadata announces something else than its source tree does."""
+    """Return a sentence for each package whose installed metadata differs from its source tree."""
     for project in source_projects():
         try:
             points = metadata.distribution(project.name).entry_points

@@ -1,4 +1,4 @@
-"""Where an iteration's time goes, measured without stopping the device."""
+"""Timing of an iteration's phases without stopping the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 class PhaseTimer:
-    """Splits one iteration into named phases.
+    """Measure named phases of an iteration.
 
     On CUDA the boundaries are events on the current stream, so taking them costs no synchronization; `durations` then
     waits for the last boundary and is therefore read after the iteration's metrics came to the host anyway.
@@ -21,17 +21,17 @@ class PhaseTimer:
         self._times: list[float] = []
 
     def start(self) -> None:
-        """Begin an iteration."""
+        """Start an iteration."""
         self._names, self._events, self._times = [], [], []
         self._mark()
 
     def lap(self, name: str) -> None:
-        """End the phase `name`; the next one begins here."""
+        """End the phase `name`; the next one starts here."""
         self._names.append(name)
         self._mark()
 
     def durations(self) -> dict[str, float]:
-        """Seconds of every phase since `start`; a phase that came more than once counts in sum."""
+        """Return the seconds of every phase since `start`; repeated phases are summed."""
         if self._events:
             self._events[-1].synchronize()
             pairs = zip(self._events[:-1], self._events[1:], strict=True)
@@ -53,7 +53,7 @@ class PhaseTimer:
 
 
 def format_duration(seconds: float) -> str:
-    """`1:02:03` for an hour or more, `2:03` below, as progress displays show it."""
+    """Format as `1:02:03` for an hour or more, `2:03` below, as progress displays do."""
     hours, rest = divmod(max(0, round(seconds)), 3600)
     minutes, rest = divmod(rest, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,4 +1,4 @@
-"""What a script shows of an error that its user can repair."""
+"""Output of errors that the user can repair."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Write H.264 videos frame by frame, so that memory does not grow with their length."""
+"""Writing of H.264 videos frame by frame, so that memory does not grow with their length."""
 
 from __future__ import annotations
 

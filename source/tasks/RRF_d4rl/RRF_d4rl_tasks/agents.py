@@ -1,8 +1,8 @@
 """Offline algorithms for recorded tasks.
 
-Each function returns the configuration of one algorithm for one family of tasks, without the data: the task names that.
-Networks and numbers for MuJoCo robots are those of CORL; those of classic control are smaller and learn on a CPU within
-minutes. Where observations are normalized, the statistics are those of the data.
+Each function returns the configuration of one algorithm for one family of tasks, without the data, which the task
+names. Networks and numbers for MuJoCo robots are those of CORL; those of classic control are smaller and learn on a CPU
+within minutes. If observations are normalized, the statistics are those of the data.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from .scores import NormalizedScoreCfg
 
 
 def runner(policy: Any, algorithm: Any, iterations: int, reward_mode: Any = "none") -> runners.OfflineRunnerCfg:
-    """An offline run of `iterations` thousand updates, evaluated at every hundredth part of it.
+    """Return an offline run of `iterations` thousand updates with a hundred evaluations.
 
     Args:
-        policy: the modules that act and judge.
-        algorithm: how they learn.
-        iterations: thousands of updates.
-        reward_mode: of the data, see `DatasetCfg`.
+        policy: Networks.
+        algorithm: Configuration of the algorithm.
+        iterations: Thousands of updates.
+        reward_mode: Change of the data's rewards, see `DatasetCfg`.
     """
     return runners.OfflineRunnerCfg(
         updates_per_iteration=1000,
@@ -36,19 +36,19 @@ def runner(policy: Any, algorithm: Any, iterations: int, reward_mode: Any = "non
 
 
 def backbone(*hidden: int, layer_norm: bool = False, init: Any = "default") -> networks.MLPCfg:
-    """Hidden layers with ReLUs."""
+    """Return an MLP of hidden layers with ReLUs."""
     return networks.MLPCfg(hidden_features=list(hidden), activations="ReLU", layer_norm=layer_norm, init=init)
 
 
 def bounded_normal(*hidden: int) -> components.ActorCfg:
-    """IQL's policy: a normal distribution around the tanh of a network, not squashed, whose std is one vector."""
+    """Return IQL's policy: a normal distribution around the tanh of a network, not squashed, with one std vector."""
     layers: Any = [*([("ReLU", {})] for _ in hidden), [("Tanh", {})]]
     network = networks.MLPCfg(hidden_features=list(hidden), activations=layers)
     return components.StateIndStdActorCfg(backbone_cfg=network, use_log_std=True)
 
 
 def critics(network: networks.MLPCfg, *, normalize: bool = True) -> components.QNetworkCfg:
-    """Two of them."""
+    """Return twin critics."""
     options: dict[str, Any] = {} if normalize else {"normalizer_cfg": None}
     return components.QNetworkCfg(backbone_cfg=network, num_q=2, **options)
 
@@ -63,7 +63,7 @@ def mujoco_bc() -> runners.OfflineRunnerCfg:
 
 
 def mujoco_iql() -> runners.OfflineRunnerCfg:
-    """IQL; rewards in units of the range of returns."""
+    """IQL with rewards in units of the range of returns."""
     policy = components.ActorQVPackCfg(
         actor_cfg=bounded_normal(256, 256),
         critic_cfg=critics(backbone(256, 256)),
@@ -116,10 +116,10 @@ def walker2d_rebrac() -> runners.OfflineRunnerCfg:
 # --- classic control -------------------------------------------------------------------------------------------------
 
 CLASSIC: dict[str, Any] = {"gamma": 0.95, "tau": 0.02, "actor_learning_rate": 1.0e-3, "critic_learning_rate": 1.0e-3}
-"""A short view and fast targets: values are there after a few thousand updates.
+"""Settings with a low discount and fast targets, whose values converge in a few thousand updates.
 
-Critics have layer normalization where a few thousand transitions of one policy are all that they see: without it TD3+BC
-can lose what it had learned as it goes on, and IQL imitate the wrong actions.
+Critics have layer normalization where they see only a few thousand transitions of one policy: without it TD3+BC can
+lose what it had learned as it continues, and IQL imitate the wrong actions.
 """
 
 
@@ -130,7 +130,7 @@ def classic_bc() -> runners.OfflineRunnerCfg:
 
 
 def classic_iql() -> runners.OfflineRunnerCfg:
-    """IQL that prefers the better actions more than it does for robots."""
+    """IQL with a larger inverse temperature than for robots."""
     policy = components.ActorQVPackCfg(
         actor_cfg=bounded_normal(64, 64),
         critic_cfg=critics(backbone(64, 64, layer_norm=True)),
@@ -148,7 +148,7 @@ def classic_cql() -> runners.OfflineRunnerCfg:
 
 
 def classic_td3_bc() -> runners.OfflineRunnerCfg:
-    """TD3+BC that trusts its critics more than it does for robots."""
+    """TD3+BC with a larger weight of the critics than for robots."""
     policy = components.ActorQPackCfg(
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
         critic_cfg=critics(backbone(64, 64, layer_norm=True)),
@@ -157,7 +157,7 @@ def classic_td3_bc() -> runners.OfflineRunnerCfg:
 
 
 def classic_rebrac() -> runners.OfflineRunnerCfg:
-    """ReBRAC with the weight of imitation that TD3+BC has."""
+    """ReBRAC with TD3+BC's weight of imitation."""
     policy = components.ActorQPackCfg(
         actor_cfg=components.DeterministicActorCfg(backbone_cfg=backbone(64, 64)),
         critic_cfg=critics(backbone(64, 64, layer_norm=True)),

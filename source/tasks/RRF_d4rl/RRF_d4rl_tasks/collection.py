@@ -1,8 +1,8 @@
-"""Recording a data set from a random policy, from checkpoints of a run, or from a mixture of them.
+"""Recording of a data set from a random policy, from checkpoints of a run, or from a mixture of them.
 
 The levels are those of D4RL: `random` is uniform, `expert` the best checkpoint of a run (the newest if none was
-judged), `medium` the first of its checkpoints that comes a given part of the way from the random to the expert return.
-They play in the same environments, one after another.
+evaluated), `medium` the first of its checkpoints that reaches a given share of the way from the random to the expert
+return. They act in the same environments, one after another.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _JUDGED_EPISODES = 5
 
 
 def collect_parser(description: str | None) -> Parser:
-    """The options of recording."""
+    """Build the parser of recording."""
     parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
     parser.add_argument("--task", help="task to act in; without --target policies are those of its newest run")
     parser.add_argument("--target", metavar="PATH", help="run directory or checkpoint whose policy acts")
@@ -71,7 +71,7 @@ def collect_parser(description: str | None) -> Parser:
 
 @dataclass
 class Collection:
-    """Environments, and what is needed to act in them."""
+    """Environments, and everything needed to act in them."""
 
     args: Namespace
     task: Task
@@ -80,7 +80,7 @@ class Collection:
     _runner: Trainer | None = None
 
     def record(self) -> list[EpisodeArrays]:
-        """The episodes of all levels."""
+        """Record the episodes of all levels."""
         shares = self._shares()
         total = sum(shares.values())
         episodes: list[EpisodeArrays] = []
@@ -92,7 +92,7 @@ class Collection:
         return [replace(episode, key=f"episode_{number}") for number, episode in enumerate(episodes)]
 
     def write(self, episodes: list[EpisodeArrays]) -> str:
-        """Write the data set; returns where it is."""
+        """Write the data set; returns its location."""
         spec, output = self.env.spec, self.args.output
         env_cfg = self.task.env_cfg
         kwargs, wrappers = getattr(env_cfg, "env_kwargs", None), getattr(env_cfg, "wrappers", None)
@@ -129,7 +129,7 @@ class Collection:
         )
 
     def _checkpoint_of(self, level: str) -> Path:
-        """The checkpoint that acts as `level`."""
+        """Return the checkpoint that acts as `level`."""
         if self.checkpoint is None:
             raise UserError(f"--policy {level} needs a trained policy: name its run or checkpoint with --target.")
         named = self.args.target is not None and Path(self.args.target).is_file()
@@ -145,7 +145,7 @@ class Collection:
         return expert if level == "expert" else self._medium(list(run.checkpoints().values()), expert)
 
     def _medium(self, candidates: list[Path], expert: Path) -> Path:
-        """The first of the candidates whose return is large enough."""
+        """Return the first of the candidates whose return is large enough."""
         wanted = self.args.medium_return
         if wanted is None:
             low = _mean_return(record_episodes(self.env, RandomBehavior(self.env.spec.action), 1, seed=self.args.seed))
@@ -167,7 +167,7 @@ class Collection:
         return evaluate(self.env, self._loaded(path).policy(), episodes, seed=self.args.seed).mean
 
     def _loaded(self, path: Path) -> Trainer:
-        """The runner with the learner of a checkpoint."""
+        """Return a runner with the learner of a checkpoint."""
         saved = read_run(path)
         if self._runner is None:
             self._runner = build_player(self.task.runner_cfg, saved.spec, self.env, self.env.device)
@@ -177,7 +177,7 @@ class Collection:
 
 
 def prepare_collection(args: Namespace) -> Collection:
-    """Everything that can go wrong before the first step: options, checkpoint, configuration, output."""
+    """Check everything before the first step: options, checkpoint, configuration, output."""
     setup_logging()
     for name, least in (("steps", 1), ("num_envs", 1), ("noise", 0), ("epsilon", 0), ("seed", 0)):
         if not vars(args)[name] >= least:  # NaN isn't
@@ -211,7 +211,7 @@ def prepare_collection(args: Namespace) -> Collection:
 
 
 def _require_consistent(args: Namespace) -> None:
-    """Options that would be ignored are refused."""
+    """Refuse options that would be ignored."""
     if args.shares and args.policy != "mixed":
         raise UserError("--shares are those of a mixture: add --policy mixed, or leave --shares out.")
     if args.checkpoint is not None and args.policy == "mixed":
@@ -252,7 +252,7 @@ def _mean_return(episodes: list[EpisodeArrays]) -> float:
 
 
 def _shares(text: str) -> dict[str, float]:
-    """`random=0.2,expert=0.8` as a dictionary."""
+    """Parse `random=0.2,expert=0.8` to a dictionary."""
     shares = {}
     for part in text.split(","):
         name, _, value = part.partition("=")

@@ -1,4 +1,4 @@
-"""Where policies of offline tasks are evaluated: environments of other packages, named by the id of a task there.
+"""Environments in which policies of offline tasks are evaluated, named by the ids of other packages' tasks.
 
 Nothing of those packages is imported; the registry finds the task, or says which package to install.
 """

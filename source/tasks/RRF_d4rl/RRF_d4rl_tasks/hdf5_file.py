@@ -1,8 +1,8 @@
-"""Arrays out of HDF5 files that others wrote.
+"""Reader of arrays in untrusted HDF5 files.
 
-Such a file may point to other files, run in circles, claim terabytes that it doesn't hold, or be damaged anywhere. So a
-key is followed link by link, only through what lies in the file itself, and an array is looked at before it is read.
-Whatever is wrong is one sentence with file and key.
+Such a file may point to other files, contain cycles, claim terabytes that it doesn't hold, or be damaged anywhere. So a
+key is followed link by link, only within the file itself, and an array is checked before it is read. Any problem is one
+sentence with file and key.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Hdf5File:
     """A file that is read key by key; a key such as `episode_0/actions` is a path from the root.
 
     Raises:
-        DatasetError: it is no HDF5 file.
+        DatasetError: It is no HDF5 file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,16 +43,16 @@ class Hdf5File:
         self._file.close()
 
     def names(self, key: str = "") -> list[str]:
-        """What lies in the group `key`, or in the file itself."""
+        """Return the names in the group `key`, or in the file itself."""
         group = self._object(key, h5py.Group)
         with self._reading(key or "/"):
             return [str(name) for name in group]
 
     def array(self, key: str) -> np.ndarray:
-        """An array of numbers.
+        """Return an array of numbers.
 
         Raises:
-            DatasetError: there is none, or more is claimed than is stored or than fits into memory.
+            DatasetError: There is none, or it claims more than is stored or fits into memory.
         """
         dataset = self._object(key, h5py.Dataset)
         with self._reading(key):
@@ -62,7 +62,7 @@ class Hdf5File:
             return dataset[()]
 
     def frames(self, key: str) -> list[np.ndarray]:
-        """The bytes of compressed images, uint8 `(bytes,)` each."""
+        """Return the bytes of compressed images, uint8 `(bytes,)` each."""
         dataset = self._object(key, h5py.Dataset)
         with self._reading(key):
             if h5py.check_vlen_dtype(dataset.dtype) != np.uint8 and dataset.dtype != np.uint8:
@@ -71,7 +71,7 @@ class Hdf5File:
             return list(dataset[()])
 
     def attribute(self, name: str) -> np.ndarray | None:
-        """A number or a vector of numbers that is attached to the file, `(A,)`; None if there is none."""
+        """Return a numeric attribute of the file as a vector `(A,)`; None if there is none."""
         with self._reading(name):
             value = np.asarray(self._file.attrs.get(name)) if name in self._file.attrs else None
         if value is not None and not (is_real(value.dtype) and value.size):
@@ -79,7 +79,7 @@ class Hdf5File:
         return None if value is None else value.reshape(-1).astype(np.float64)
 
     def _object(self, key: str, kind: type[Any]) -> Any:
-        """The group or the array `key`, without leaving the file on the way."""
+        """Return the group or array `key` without leaving the file on the way."""
         found: Any = self._file
         with self._reading(key):
             for name in key.split("/") if key else ():
@@ -97,7 +97,7 @@ class Hdf5File:
         return found
 
     def _require_stored(self, key: str, dataset: Any) -> None:
-        """All rows were written, into this file, and fit into memory."""
+        """Check that all rows were written, into this file, and fit into memory."""
         if dataset.shape is None:
             raise fault(self.source, key, None, "it is empty; record at least one episode")
         if dataset.is_virtual or dataset.external:

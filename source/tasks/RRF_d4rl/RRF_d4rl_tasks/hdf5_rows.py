@@ -32,12 +32,13 @@ def read_rows(path: Path, *, group: str, max_episode_length: int | None = None) 
     """Read and check a file.
 
     Args:
-        path: of the file.
-        group: observation group that the observations become.
-        max_episode_length: longer episodes are an error; without `timeouts`, episodes were cut after as many steps.
+        path: File.
+        group: Observation group for the observations.
+        max_episode_length: Maximum length; longer episodes are an error. Without `timeouts`, episodes were cut after as
+            many steps.
 
     Raises:
-        DatasetError: names file, key and row.
+        DatasetError: Names file, key and row.
     """
     if not path.is_file():
         raise DatasetError(f"There is no file '{path}': record one with scripts/data/collect_dataset.py, see --help.")
@@ -60,13 +61,13 @@ def write_rows(path: Path, episodes: Sequence[EpisodeArrays], recorded: Recorded
     """Write episodes as rows, with their true successors.
 
     Args:
-        path: of the new file.
-        episodes: with actions as they were played.
-        recorded: spaces to state.
-        notes: further attributes of the file.
+        path: New file.
+        episodes: Episodes with actions as they were played.
+        recorded: Spaces of the data.
+        notes: Further attributes of the file.
 
     Raises:
-        UserError: the file exists or can't be written, or the data doesn't fit this layout.
+        UserError: The file exists or can't be written, or the data doesn't fit this layout.
     """
     if path.exists():
         raise UserError(f"'{path}' exists already: choose another --output, or remove it.")

@@ -1,6 +1,6 @@
-"""Minari data sets by id: from the local cache, from the hub, or from a folder; and recording new ones.
+"""Minari data sets by id: from the local cache, from the hub, or from a folder; and recording of new ones.
 
-The cache is `~/.minari/datasets`, or what the environment variable MINARI_DATASETS_PATH names.
+The cache is `~/.minari/datasets`, or the folder in the environment variable MINARI_DATASETS_PATH.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ def read_minari(
     """Read and check a data set.
 
     Args:
-        source: its id, such as `mujoco/hopper/medium-v0`, or its folder.
-        group: observation group that observations become which are one array.
-        download: fetch it from the hub if it isn't there.
-        max_episode_length: longer episodes are an error; None: what the data set says about its environment.
+        source: Its id, such as `mujoco/hopper/medium-v0`, or its folder.
+        group: Observation group for observations that are one array.
+        download: True to fetch it from the hub if it isn't in the cache.
+        max_episode_length: Maximum length; longer episodes are an error. None: that of the data set's environment.
 
     Raises:
-        DatasetError: it can't be had, or contradicts itself; then file, key and row are named.
+        DatasetError: It can't be obtained, or contradicts itself; then file, key and row are named.
     """
     folder = find_minari(source, download=download)
     return read_folder(folder, group=group, max_episode_length=max_episode_length)
 
 
 def find_minari(source: str, *, download: bool) -> Path:
-    """The folder of a data set, after downloading it if that is needed and allowed.
+    """Return the folder of a data set, after downloading it if needed and allowed.
 
     Raises:
-        DatasetError: there is none; the message has the nearest id of the cache and says how to get one.
+        DatasetError: There is none; the message has the nearest id of the cache and says how to get one.
     """
     if (Path(source) / "data").is_dir():
         return Path(source)
@@ -68,13 +68,13 @@ def write_minari(
     """Record episodes as a new data set of the local cache.
 
     Args:
-        dataset_id: such as `pendulum/mixed-v0`.
-        episodes: with actions as they were played.
-        recorded: spaces to state.
+        dataset_id: Id such as `pendulum/mixed-v0`.
+        episodes: Episodes with actions as they were played.
+        recorded: Spaces of the data.
         notes: `algorithm_name`, `description` and, as JSON, the texts of `instructions` by their ids.
 
     Raises:
-        UserError: it exists or can't be written, or the id is malformed.
+        UserError: It exists or can't be written, or the id is malformed.
     """
     folder = check_new_id(dataset_id)
     buffers = [
@@ -110,10 +110,10 @@ def write_minari(
 
 
 def check_new_id(dataset_id: str) -> Path:
-    """The folder that a new data set will have.
+    """Return the folder for a new data set.
 
     Raises:
-        UserError: it exists, or the id is malformed.
+        UserError: It exists, or the id is malformed.
     """
     if not _is_id(dataset_id):
         raise UserError(
@@ -155,7 +155,7 @@ def _download(dataset_id: str) -> None:
 
 
 def _connection_errors() -> tuple[type[Exception], ...]:
-    """What a failing download raises, depending on the client library of the hub's own client."""
+    """Return the exceptions of a failing download, which depend on the hub client's own client."""
     clients = [importlib.import_module(name) for name in ("httpx", "httpx2") if is_installed(name)]
     return (OSError, RuntimeError, *(client.HTTPError for client in clients))
 

@@ -1,8 +1,8 @@
-"""The episodes of a Minari data set that lies in a folder.
+"""Episodes of a Minari data set in a folder.
 
-Minari itself reads what the set says about itself, after a look at everything by which a foreign file could do harm:
-sizes that nothing is there for, and spaces that are left out, for which Minari would build the environment that the
-file names. The arrays of its usual format, HDF5, are read here.
+Minari itself reads the metadata, after a check of everything by which an untrusted file could do harm: sizes beyond the
+stored data, and missing spaces, for which Minari would build the environment that the file names. The arrays of its
+usual format, HDF5, are read here.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ def read_folder(folder: Path, *, group: str, max_episode_length: int | None = No
     """Read and check a data set.
 
     Args:
-        folder: of the data set, the one with `data` in it.
-        group: observation group that observations become which are one array.
-        max_episode_length: longer episodes are an error; None: what the data set says about its environment.
+        folder: Folder of the data set, the one with `data` in it.
+        group: Observation group for observations that are one array.
+        max_episode_length: Maximum length; longer episodes are an error. None: that of the data set's environment.
 
     Raises:
-        DatasetError: names file, key and row.
+        DatasetError: Names file, key and row.
     """
     dataset = _opened(folder)
     main = folder / "data" / _MAIN_FILE
@@ -63,7 +63,7 @@ def _joined(
 
 
 def _opened(folder: Path) -> MinariDataset:
-    """What the set says about itself."""
+    """Open the data set and return its metadata."""
     try:
         metadata = MinariStorage.read_raw_metadata(folder / "data")
         for name in ("observation_space", "action_space"):
@@ -83,7 +83,7 @@ def _opened(folder: Path) -> MinariDataset:
 
 
 def _require_bounded(space: Any) -> None:
-    """A serialized space is one that Minari knows, and no larger than the text that states it."""
+    """Check that a serialized space is one that Minari knows, and no larger than its text."""
     if space["type"] not in deserialize_space.registry:
         raise ValueError(f"there is no space of type {space['type']!r}")
     parts = space.get("subspaces", ())
@@ -96,7 +96,7 @@ def _require_bounded(space: Any) -> None:
 
 
 def _require_count(episodes: Any, data: Path) -> None:
-    """There are as many episodes as the metadata says."""
+    """Check that there are as many episodes as the metadata says."""
     if (data / _MAIN_FILE).is_file():
         with Hdf5File(data / _MAIN_FILE) as file:
             there = sum(name.startswith("episode_") for name in file.names())
@@ -116,7 +116,7 @@ def _hdf5_episodes(dataset: MinariDataset, file: Hdf5File) -> Iterator[dict[str,
 
 
 def _other_episodes(dataset: MinariDataset, folder: Path) -> Iterator[dict[str, Any]]:
-    """Episodes of Minari's other formats, as Minari reads them."""
+    """Yield episodes of Minari's other formats, as Minari reads them."""
     try:
         yield from (vars(episode) for episode in dataset.iterate_episodes())
     # Broad, because the readers of those formats raise classes of their own.
@@ -133,7 +133,7 @@ def _values(file: Hdf5File, key: str, space: spaces.Space[Any], *, jpeg: bool) -
 
 
 def _images(file: Hdf5File, key: str, shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 `(L, *shape)` from the frames of `key`."""
+    """Decode the frames of `key` to uint8 `(L, *shape)`."""
     frames = file.frames(key)
     require_memory(file.source, key, 2 * len(frames) * int(np.prod(shape)))
     images = np.empty((len(frames), *shape), np.uint8)

@@ -10,11 +10,11 @@ from RoboRenForce.configclass import MISSING, configclass
 from RoboRenForce.utils.optional import require_package
 
 SUFFIXES = (".hdf5", ".h5")
-"""Of files of rows; everything else is a Minari data set."""
+"""Suffixes of files of rows; everything else is a Minari data set."""
 
 
 class OfflineDataset(DatasetLoader):
-    """Reads what `cfg.source` names."""
+    """Reader of the data that `cfg.source` names."""
 
     cfg: OfflineDatasetCfg
 
@@ -37,14 +37,16 @@ class OfflineDataset(DatasetLoader):
 
 @configclass
 class OfflineDatasetCfg(DatasetCfg):
-    """Names the data of an offline run."""
+    """Configuration of the data of an offline run."""
 
     class_type: type = OfflineDataset
 
     source: str = MISSING
-    """A Minari id such as `mujoco/hopper/medium-v0`, the folder of a Minari data set, or a file that ends in `.hdf5` or
-    `.h5`."""
+    """A Minari id, the folder of a Minari data set, or a file of rows.
+
+    For example `mujoco/hopper/medium-v0`; files of rows end in `.hdf5` or `.h5`.
+    """
     download: bool = True
-    """Fetch Minari ids from the hub that aren't in the cache."""
+    """True to fetch Minari ids from the hub that aren't in the cache."""
     group: str = FLAT_GROUP
-    """Observation group that observations become which are one array; a dictionary becomes a group for each key."""
+    """Observation group for observations that are one array; a dictionary becomes one group for each key."""

@@ -1,4 +1,4 @@
-"""Between the spaces of Gymnasium and the terms of learners: observation groups, actions in [-1, 1]."""
+"""Conversion between Gymnasium's spaces and those of learners: observation groups, actions in [-1, 1]."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 
 @dataclass(frozen=True)
 class RecordedSpaces:
-    """The spaces that a data set states."""
+    """Spaces of a data set."""
 
     observation: spaces.Space[Any]
     action: spaces.Space[Any]
     played: ActionSpec
-    """The actions of the environment as learners choose them, and as episodes hold them."""
+    """Actions of the environment as learners choose them, and as episodes hold them."""
     env_spec: Any = None
-    """Gymnasium's spec of the environment, where it has these spaces."""
+    """Gymnasium's spec of the environment, if it has these spaces."""
 
 
 def action_spec(space: spaces.Space[Any], source: str) -> ActionSpec:
-    """The recorded action space.
+    """Return the learner's spec of the recorded action space.
 
     Raises:
-        DatasetError: it is neither a Discrete nor a Box.
+        DatasetError: It is neither a Discrete nor a Box.
     """
     if isinstance(space, spaces.Discrete):
         return ActionSpec("discrete", int(space.n))
@@ -51,7 +51,7 @@ def action_spec(space: spaces.Space[Any], source: str) -> ActionSpec:
 
 
 def recorded_actions(recorded: RecordedSpaces, played: np.ndarray) -> np.ndarray:
-    """Actions of `recorded.action` from those of an episode: in the range of a Box, from `start` on of a Discrete."""
+    """Convert an episode's actions to `recorded.action`: in the range of a Box, from `start` on of a Discrete."""
     space, spec = recorded.action, recorded.played
     if isinstance(space, spaces.Discrete):
         return played.astype(np.int64) + int(space.start)
@@ -69,10 +69,10 @@ def recorded_actions(recorded: RecordedSpaces, played: np.ndarray) -> np.ndarray
 def observation_groups(
     space: spaces.Space[Any], observations: Any, group: str, source: str, key: str
 ) -> dict[str, np.ndarray]:
-    """Group -> `(L + 1, ...)` from recorded observations: a Dict is one group for each key, all else is `group`.
+    """Return group -> `(L + 1, ...)` from recorded observations: one group per key of a Dict, else `group`.
 
     Raises:
-        DatasetError: they aren't of that space.
+        DatasetError: They aren't of that space.
     """
     if isinstance(space, spaces.Dict):
         return {
@@ -82,10 +82,10 @@ def observation_groups(
 
 
 def require_observable(space: spaces.Space[Any], source: str) -> None:
-    """Learners can take such observations.
+    """Check that learners can take such observations.
 
     Raises:
-        DatasetError: it is neither a Box, nor a Discrete, nor a Dict of these.
+        DatasetError: It is neither a Box, nor a Discrete, nor a Dict of these.
     """
     parts = space.spaces.values() if isinstance(space, spaces.Dict) else (space,)
     if not parts or not all(isinstance(part, spaces.Box | spaces.Discrete) for part in parts):
@@ -95,10 +95,10 @@ def require_observable(space: spaces.Space[Any], source: str) -> None:
 
 
 def learner_actions(space: spaces.Space[Any], actions: Any, source: str, key: str) -> np.ndarray:
-    """Recorded actions `(L, A)` in the range of a Box, or indices `(L,)` of a Discrete, which count from 0.
+    """Return recorded actions `(L, A)` in the range of a Box, or indices `(L,)` of a Discrete, counted from 0.
 
     Raises:
-        DatasetError: they aren't of that space.
+        DatasetError: They aren't of that space.
     """
     actions = as_array(source, key, actions)
     if isinstance(space, spaces.Discrete):
@@ -107,7 +107,7 @@ def learner_actions(space: spaces.Space[Any], actions: Any, source: str, key: st
 
 
 def _observed(space: spaces.Space[Any], values: Any, source: str, key: str) -> np.ndarray:
-    """Observations of one part of the space; those of a Discrete become one-hot, as in environments."""
+    """Return the observations of one part of the space; those of a Discrete become one-hot, as in environments."""
     values = as_array(source, key, values)
     if not isinstance(space, spaces.Discrete):
         return _of_shape(space, values, source, key)
@@ -125,7 +125,7 @@ def _of_shape(space: spaces.Space[Any], values: np.ndarray, source: str, key: st
 
 
 def _indices(space: spaces.Discrete, values: np.ndarray, source: str, key: str) -> np.ndarray:
-    """int64 `(M,)` from 0 on of values that count from `space.start` on."""
+    """Return int64 `(M,)` counted from 0, for values counted from `space.start`."""
     values = one_a_row(values)
     require_shape(source, key, values, ())
     require_finite(source, key, values)
@@ -140,14 +140,14 @@ def _indices(space: spaces.Discrete, values: np.ndarray, source: str, key: str) 
 def spaces_to_record(
     spec: EnvSpec, kwargs: Mapping[str, Any] | None = None, *, wrapped: bool = False
 ) -> RecordedSpaces:
-    """The spaces to state for data of an environment: Gymnasium's own where they fit its id, else those of the learner.
+    """Return the spaces for data of an environment: Gymnasium's own if they fit its id, else the learner's.
 
-    They differ where the environment was wrapped, masked or extended, or isn't one of Gymnasium's.
+    They differ if the environment was wrapped, masked or extended, or isn't one of Gymnasium's.
 
     Args:
-        spec: of the environment that was recorded.
-        kwargs: with which Gymnasium made it.
-        wrapped: whether there were wrappers around it, so that Gymnasium can't make it again.
+        spec: Spec of the recorded environment.
+        kwargs: Arguments with which Gymnasium made it.
+        wrapped: True if there were wrappers around it, so that Gymnasium can't make it again.
     """
     learner = _learner_spaces(spec)
     if spec.task not in gym.registry:
@@ -166,7 +166,7 @@ def spaces_to_record(
 
 
 def _stated(env_spec: Any) -> Any:
-    """The spec of an environment if it can be written down: its class may be registered itself, not as text."""
+    """Return the spec of an environment if it can be written as text; its class may be registered itself."""
     try:
         env_spec.to_json()
     except (TypeError, ValueError):
@@ -188,12 +188,12 @@ def _learner_spaces(spec: EnvSpec) -> RecordedSpaces:
 
 
 def _sizes(space: spaces.Space[Any]) -> Any:
-    """What two spaces have in common whose elements can be stored as one another, up to bounds and first values."""
+    """Return what two spaces must share so that elements of one can be stored as the other, up to bounds."""
     if isinstance(space, spaces.Dict):
         return {name: _sizes(part) for name, part in space.items()}
     return type(space), space.n if isinstance(space, spaces.Discrete) else space.shape
 
 
 def as_recorded(observations: Mapping[str, np.ndarray], space: spaces.Space[Any]) -> Any:
-    """Observations of one episode in the form of `space`: an array, or a dictionary of arrays."""
+    """Return the observations of one episode in the form of `space`: an array, or a dictionary of arrays."""
     return dict(observations) if isinstance(space, spaces.Dict) else next(iter(observations.values()))

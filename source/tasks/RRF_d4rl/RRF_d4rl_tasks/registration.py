@@ -1,4 +1,4 @@
-"""The tasks of this package: `RoboRenForce-D4RL-<Env>-<Algorithm>`."""
+"""Tasks of this package: `RoboRenForce-D4RL-<Env>-<Algorithm>`."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
 ALGORITHMS = {"BC": "bc", "IQL": "iql", "CQL": "cql", "TD3BC": "td3_bc", "ReBRAC": "rebrac"}
-"""Last word of the task id -> end of the name of its function in `agents`."""
+"""Last word of the task id -> suffix of the function's name in `agents`."""
 ENVIRONMENTS = {
     "HalfCheetah": ("half_cheetah", "mujoco", "mujoco/halfcheetah/medium-v0", 1000),
     "Hopper": ("hopper", "mujoco", "mujoco/hopper/medium-v0", 1000),
     "Walker2d": ("walker2d", "mujoco", "mujoco/walker2d/medium-v0", 1000),
     "Pendulum": ("pendulum", "classic", "pendulum/mixed-v0", 200),
 }
-"""Name in the task id -> (function in `environments`, beginning of the name in `agents`, data, longest episode)."""
+"""Name in the task id -> (function in `environments`, prefix of the name in `agents`, data, longest episode)."""
 
 OWN_AGENTS = {("Hopper", "ReBRAC"): "hopper_rebrac", ("Walker2d", "ReBRAC"): "walker2d_rebrac"}
 """Tasks with a function of their own in `agents`."""
 
 
 def register_tasks() -> None:
-    """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
+    """Register all tasks with Gymnasium; calling it twice is harmless."""
     for name, (env, family, source, horizon) in ENVIRONMENTS.items():
         for algorithm, agent in ALGORITHMS.items():
             task_id = f"RoboRenForce-D4RL-{name}-{algorithm}"
@@ -44,14 +44,14 @@ def register_tasks() -> None:
 
 
 def runner_cfg(agent: str, source: str, horizon: int) -> Any:
-    """The runner's configuration that the function `agent` returns, with its data; `dataset.source` names others."""
+    """Return the configuration of the function `agent` with its data; `dataset.source` selects other data."""
     cfg = resolve(agent)()
     cfg.dataset.source, cfg.dataset.max_episode_length = source, horizon
     return cfg
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
-    """Our ids name a task; Gymnasium can't make that."""
+    """Refuse `gym.make`: our ids name a task, which Gymnasium can't make."""
     raise UserError(
         "gymnasium.make can't build a RoboRenForce task: train it with `rrf train --task <id>`, or build the "
         "environment that it is judged in with load_task(<id>).env_cfg.build()."

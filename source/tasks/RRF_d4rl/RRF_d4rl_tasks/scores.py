@@ -22,7 +22,7 @@ REFERENCE_RETURNS = {
 
 
 def reference_returns(name: str) -> tuple[float, float] | None:
-    """Random and expert return of a robot, None if D4RL has none.
+    """Return random and expert return of a robot, None if D4RL has none.
 
     Args:
         name: a Gymnasium id, a data set or a task of ours: `Hopper-v5`, `hopper-medium-v2`,
@@ -33,7 +33,7 @@ def reference_returns(name: str) -> tuple[float, float] | None:
 
 
 def normalized_score(name: str, mean_return: float) -> float | None:
-    """`100 (R - random) / (expert - random)` of an undiscounted return; None without references.
+    """Return `100 (R - random) / (expert - random)` of an undiscounted return; None without references.
 
     Args:
         name: see `reference_returns`.

@@ -1,4 +1,4 @@
-"""Wrappers that learn over episodes are refused: their statistics would be in no checkpoint that is played."""
+"""Refusal of wrappers that learn over episodes: no checkpoint that is played would hold their statistics."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _COMPARED_STEPS = 20
 _STEPS_BETWEEN = 300
 """Steps between the two compared episodes, for wrappers that change nothing until they have seen enough."""
 _DEPTH = 3
-"""How far into the attributes of a wrapper numbers are looked for: a wrapper, its statistics, their arrays."""
+"""Depth of the search for numbers in the attributes of a wrapper: a wrapper, its statistics, their arrays."""
 
 
 def refuse_learned_statistics(cfg: GymEnvCfg) -> None:
     """Refuse wrappers whose observations or rewards depend on earlier episodes.
 
-    What they have learned would be in no checkpoint that `play` or an exported policy reads, and differs from copy to
-    copy. They are found by what they do: two episodes from one seed with the same actions are the same below such a
-    wrapper and differ above it, and begin with other numbers in it. A wrapper that counts steps or episodes and has
-    changed nothing yet (a curriculum, or only a statistic) is named in a warning.
+    Their statistics would be in no checkpoint that `play` or an exported policy reads, and differ from copy to copy.
+    They are found by their effect: two episodes from one seed with the same actions are equal below such a wrapper and
+    differ above it, and start with other numbers in it. A wrapper that counts steps or episodes and has changed nothing
+    yet (a curriculum, or only a statistic) is named in a warning.
 
     Raises:
-        UserError: names the wrapper and our normalizer.
+        UserError: Names the wrapper and our normalizer.
     """
     if not cfg.wrappers:
         return
@@ -75,16 +75,16 @@ def refuse_learned_statistics(cfg: GymEnvCfg) -> None:
 
 @dataclass
 class _Seen:
-    """One layer over the beginning of an episode."""
+    """One layer over the start of an episode."""
 
     returned: list[Any] = field(default_factory=list)
-    """What its `reset` and `step` returned, without info."""
+    """Values returned by its `reset` and `step`, without info."""
     kept: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    """Attribute -> the numbers in it after the reset; at the end, means over one and two equal episodes are equal."""
+    """Attribute -> numbers in it after the reset; at the end, means over one and two equal episodes are equal."""
 
 
 def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
-    """The beginning of the episode of `cfg.seed`, seen by each layer."""
+    """Play the start of the episode of `cfg.seed`, recorded by each layer."""
     seen = [_Seen() for _ in layers]
     for layer, entry in zip(layers, seen, strict=True):
         layer.reset = _watched(layer.reset, entry)
@@ -104,7 +104,7 @@ def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
 
 
 def _play(env: Any, steps: int, cfg: GymEnvCfg) -> None:
-    """Take random actions, through as many episodes as that makes."""
+    """Take random actions, through as many episodes as needed."""
     for _ in range(steps):
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:
@@ -121,14 +121,14 @@ def _watched(call: Callable[..., Any], entry: _Seen) -> Callable[..., Any]:
 
 
 def _layers(env: Any) -> Iterator[Any]:
-    """The user's wrappers, outermost first, and `RawReward`, which is around the environment itself."""
+    """Return the user's wrappers, outermost first, and `RawReward`, which is around the environment itself."""
     while env is not None:
         yield env
         env = None if isinstance(env, RawReward) else getattr(env, "env", None)
 
 
 def _numbers(value: Any, depth: int) -> Iterator[np.ndarray]:
-    """The numbers in a value, its items, attributes and closure; no environments, spaces, generators."""
+    """Return the numbers in a value, its items, attributes and closure; no environments, spaces, generators."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, int | float | np.number) or (isinstance(value, np.ndarray) and value.dtype.kind in "fiu"):

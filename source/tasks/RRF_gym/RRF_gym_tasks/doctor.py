@@ -1,4 +1,4 @@
-"""What `rrf doctor` asks this package."""
+"""Checks of this package for `rrf doctor`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ print("FRAME", *frame.shape, int(frame.max()) - int(frame.min()))
 
 
 def check_rendering() -> tuple[bool, str]:
-    """Whether MuJoCo can render, and how a sentence about it ends.
+    """Return True if MuJoCo can render, and the end of a sentence about it.
 
     One frame is rendered in another process: a missing system library can abort the process that tries.
     """

@@ -1,16 +1,16 @@
 """EnvPool under the `VecEnv` contract: C++ environments on threads, 1.5 to 2 times as fast as Gymnasium's MuJoCo.
 
-What had to be bridged, each found by measuring EnvPool 1.2:
+Differences that are bridged, each found by measuring EnvPool 1.2:
 
 - **Auto-reset.** EnvPool resets at the step *after* the end: that step ignores its action, returns reward 0 and the
-  first observation. A learner would store a transition that never was. Here the rows that ended are reset at once by a
-  second, partial call (in sync mode EnvPool answers for any subset of rows, in the given order), and what the first
-  call returned is the true last observation.
+  first observation. A learner would store a transition that never happened. Here the rows that ended are reset at once
+  by a second, partial call (in sync mode EnvPool answers for any subset of rows, in the given order), and the first
+  call returned the true last observation.
 - **Time limit.** Its counters can't be moved. So EnvPool gets none and the limit is kept here; a partial reset also
-  ends an episode that EnvPool thinks is running.
+  ends an episode that EnvPool considers running.
 - **Seeds** are fixed when a pool is made, so `reset(seed=...)` makes a new pool unless the present one is untouched.
 - **State** can't be read, so a resumed run starts with fresh episodes.
-- **Pictures.** Its own renderer ends the process where there is no display. Plain MuJoCo tasks are drawn by Gymnasium.
+- **Pictures.** Its own renderer ends the process if there is no display. Plain MuJoCo tasks are rendered by Gymnasium.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class EnvPoolEnv(HostVecEnv):
         self._artist: gym.Env[Any, Any] | None = None
         self._begin()
         self._start_of: int | None = cfg.seed
-        """The seed at whose very start the pool is; None once it has moved."""
+        """Seed at whose start the pool is; None once it has stepped."""
         self._check_info_keys()
         self._success_key = next((key for key in SUCCESS_KEYS if key in self._info_keys), None)
         self.spec = self._make_spec()
@@ -62,7 +62,7 @@ class EnvPoolEnv(HostVecEnv):
     # --- the contract -----------------------------------------------------------------------------------------------
 
     def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
-        """See `VecEnv.reset`. A seed makes a new pool unless the present one still is at the start of that seed."""
+        """See `VecEnv.reset`. A seed makes a new pool unless the current one is still at the start of that seed."""
         if seed is not None and seed == self._start_of:
             self._lengths[:] = 0
             return self._obs, {}
@@ -83,7 +83,7 @@ class EnvPoolEnv(HostVecEnv):
         return self._step(actions, rows, {name: raw.copy() for name, raw in self._raw.items()})
 
     def render(self) -> np.ndarray:
-        """A picture of environment 0, drawn by Gymnasium's environment of the same id in the same state."""
+        """Render environment 0 by Gymnasium's environment of the same id in the same state."""
         if not self.cfg.render:
             raise rendering.RenderingError(f"{self.cfg.env_id} was built with render=False: build it with render=True.")
         if self._artist is None:
@@ -116,7 +116,7 @@ class EnvPoolEnv(HostVecEnv):
     # --- what DynamicEnv asks for -----------------------------------------------------------------------------------
 
     def dynamic_channels(self) -> dict[str, torch.Tensor]:
-        """`command` where the task has one: MuJoCo Playground's joystick tasks do."""
+        """Return `command` if the task has one: MuJoCo Playground's joystick tasks do."""
         if "command" not in self._info:
             return {}
         return self._upload({"command": self._info["command"].astype(np.float32)})
@@ -124,7 +124,7 @@ class EnvPoolEnv(HostVecEnv):
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _step(self, actions: torch.Tensor, rows: np.ndarray, buffers: Buffers) -> StepReturn:
-        """Step `rows`; `buffers` become the new observations and hold those of the other rows already."""
+        """Step `rows`; `buffers` become the new observations and already hold those of the other rows."""
         self._require_shape(actions)
         self._start_of = None
         rewards = np.zeros(self.cfg.num_envs, np.float32)
@@ -149,14 +149,14 @@ class EnvPoolEnv(HostVecEnv):
         return self._result(buffers, rewards, flags, terms, final)
 
     def _begin(self) -> TensorDict:
-        """Start new episodes everywhere."""
+        """Start new episodes in all rows."""
         buffers = self._layout.buffers(self.cfg.num_envs)
         self._info: dict[str, np.ndarray] = {}
         self._restart(buffers, np.arange(self.cfg.num_envs))
         return self._show(buffers)
 
     def _restart(self, buffers: Buffers, rows: np.ndarray) -> None:
-        """Begin new episodes in `rows` and write their first observations."""
+        """Start new episodes in `rows` and write their first observations."""
         obs, info = self._pool.reset(rows.astype(np.int32))
         self._layout.write_rows(buffers, rows, obs)
         self._take_info(rows, info)
@@ -164,7 +164,7 @@ class EnvPoolEnv(HostVecEnv):
         self._lengths[rows] = 0
 
     def _take_info(self, rows: np.ndarray, info: dict[str, Any]) -> None:
-        """Keep what `render` and `dynamic_channels` need to know about the present of every row."""
+        """Store the info that `render` and `dynamic_channels` need of every row."""
         for name in _KEPT_INFO:
             if name in info:
                 value = np.asarray(info[name])
@@ -220,19 +220,19 @@ class EnvPoolEnv(HostVecEnv):
 
 @configclass
 class EnvPoolCfg(VecEnvCfg):
-    """Options of `EnvPoolEnv`."""
+    """Configuration of `EnvPoolEnv`."""
 
     class_type: type = EnvPoolEnv
     env_id: str = MISSING
-    """An id that `envpool.list_all_envs()` has."""
+    """An id in `envpool.list_all_envs()`."""
     num_envs: Annotated[int, Range(ge=1, le=100_000)] = 16
-    """MuJoCo Playground's robots take about 50 MB and 0.2 s of a core each when they are built."""
+    """Number of environments; MuJoCo Playground's robots take about 50 MB and 0.2 s of a core each to build."""
     seed: Annotated[int, Range(ge=0)] = 0
     """Environment `i` starts from `seed + i`."""
     device: str = "cpu"
-    """Where tensors go; the simulators run on the CPU."""
+    """Device of the tensors; the simulators run on the CPU."""
     num_threads: Annotated[int, Range(ge=1, le=1024)] | None = None
-    """Threads that step the environments; None for one per available core."""
+    """Number of threads that step the environments; None: one per available core."""
     env_kwargs: dict[str, Any] = {}
     """Options of the environment, as `envpool.make` takes them."""
     group_names: dict[str, str] = {"state": "policy", "privileged_state": "critic"}
@@ -240,18 +240,18 @@ class EnvPoolCfg(VecEnvCfg):
     max_episode_steps: Annotated[int, Range(ge=1)] | None = None
     """Time limit in steps; None for the registered one."""
     rescale_actions: bool = True
-    """Let the learner act in [-1, 1] where the action space has finite bounds."""
+    """True to let the learner act in [-1, 1] if the action space has finite bounds."""
     obs_mask: list[int] = []
-    """Indices of a flat observation that the learner doesn't see."""
+    """Indices of a flat observation that are hidden from the learner."""
     reward_terms: list[str] = []
     """Keys of `info` that are parts of the reward, provided as `extras["reward_terms"]`."""
     render: bool = True
-    """Let Gymnasium draw environment 0 where it can; costs nothing until the first picture."""
+    """True to let Gymnasium render environment 0 if it can; costs nothing until the first picture."""
     render_size: list[int] = [360, 480]
     """Height and width of pictures."""
 
     def check(self) -> Iterable[str]:
-        """Sizes are pairs; what this adapter decides can't be given again."""
+        """Check that sizes are pairs, and that arguments of this adapter are not given again."""
         yield from super().check()
         if len(self.render_size) != 2 or min(self.render_size) < 1:
             yield f"render_size: {self.render_size} is no [height, width]"
@@ -288,13 +288,13 @@ def _make_pool(cfg: EnvPoolCfg, seed: int) -> Any:
 
 
 def _registered_limit(env_id: str) -> int:
-    """EnvPool's own time limit of an environment in steps; 0 if it has none."""
+    """Return EnvPool's own time limit of an environment in steps; 0 if it has none."""
     envpool = require_package("envpool", extra="envpool", purpose="EnvPool tasks", package="RRF_gym")
     config: Sequence[Any] = envpool.make_spec(env_id).config
     return int(config._asdict().get("max_episode_steps", 0))  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def _step_seconds(pool: Any) -> float | None:
-    """Simulated time of one step, where EnvPool's configuration tells it."""
+    """Return the simulated time of one step, if EnvPool's configuration contains it."""
     seconds = pool.config.get("ctrl_dt")
     return None if seconds is None else float(seconds)

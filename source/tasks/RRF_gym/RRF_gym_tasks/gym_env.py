@@ -3,7 +3,7 @@
 Why not Gymnasium's SyncVectorEnv: the loop here resets at the very step an episode ends and keeps the true last
 observation, can hold and reseed single rows, moves the time limit with `episode_length_buf`, saves and restores the
 simulators, and costs less per step, because observations are written straight into one array.
-`tests/contract/test_gym_env.py` compares the two step by step.
+`tests/tasks/gym/test_gym_env.py` compares the two step by step.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class GymVecEnv(HostVecEnv):
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """Steps taken in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
+        """Number of steps in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
         return super().episode_length_buf
 
     @episode_length_buf.setter
@@ -110,7 +110,7 @@ class GymVecEnv(HostVecEnv):
         return self._step(actions, rows, {name: raw if name in kept else raw.copy() for name, raw in self._raw.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Simulators, generators, counters and observations; empty if an environment can't be saved as plain data."""
+        """Return simulators, generators, counters and observations; empty if an environment can't be saved."""
         try:
             layers = [gym_state.snapshot(env) for env in self.envs]
         except gym_state.NotRestorableError as error:
@@ -158,12 +158,13 @@ class GymVecEnv(HostVecEnv):
     def close(self) -> None:
         """See `VecEnv.close`."""
         for env in self.envs:
+            rendering.free_pictures(env)
             env.close()
 
     # --- what DynamicEnv asks for -----------------------------------------------------------------------------------
 
     def dynamic_channels(self) -> dict[str, torch.Tensor]:
-        """`dynamics`: positions and velocities of MuJoCo, or the `state` of classic control; nothing elsewhere."""
+        """Return `dynamics`: positions and velocities of MuJoCo, or the `state` of classic control, else nothing."""
         states = [_dynamics(env) for env in self.envs]
         if states[0] is None:
             return {}
@@ -172,9 +173,9 @@ class GymVecEnv(HostVecEnv):
     # --- one step ---------------------------------------------------------------------------------------------------
 
     def _step(self, actions: torch.Tensor, rows: Sequence[int], buffers: Buffers) -> StepReturn:
-        """Step `rows`; `buffers` become the new observations and hold those of the other rows already.
+        """Step `rows`; `buffers` become the new observations and already hold those of the other rows.
 
-        Pictures are not drawn if `buffers` has the very array of the last ones, but where an episode ends.
+        Pictures are rendered only where an episode ends if `buffers` has the array of the last ones.
         """
         self._require_shape(actions)
         chosen = self._actions.to_simulator(actions)
@@ -207,11 +208,11 @@ class GymVecEnv(HostVecEnv):
         return self._result(buffers, rewards, flags, terms, final, raw)
 
     def _step_directly(self, row: int, step: Step) -> None:
-        """The first steps of a row were right."""
+        """Skip the checks of a row whose first steps were valid."""
         self._single_steps[row], self._check_reset[row] = step, None
 
     def _repeated(self, row: int) -> Step:
-        """A step that applies its action `frame_skip` times, within the episode and its time limit."""
+        """Return a step that applies its action `frame_skip` times, within the episode and its time limit."""
 
         def step(action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
             repeats = self.cfg.frame_skip
@@ -234,7 +235,7 @@ class GymVecEnv(HostVecEnv):
         return step
 
     def _take_raw_rewards(self, rows: Sequence[int]) -> np.ndarray | None:
-        """What the environments gave below the wrappers since the last time; None without wrappers."""
+        """Return the environments' rewards below the wrappers since the last call; None without wrappers."""
         if not self._raw_rewards:
             return None
         raw = np.zeros(self.cfg.num_envs, np.float32)
@@ -260,7 +261,7 @@ class GymVecEnv(HostVecEnv):
                 buffers[self.cfg.image_group][i] = rendering.fitted(picture, height, width)
 
     def _buffers(self) -> Buffers:
-        """New, empty buffers."""
+        """Allocate empty buffers."""
         buffers = self._layout.buffers(self.cfg.num_envs)
         if self.cfg.image_group is not None:
             buffers[self.cfg.image_group] = np.zeros((self.cfg.num_envs, *self.cfg.image_size, 3), np.uint8)
@@ -308,12 +309,12 @@ _INSTEAD = {
     "max_episode_steps": "from the field of that name",
     "disable_env_checker": "and the first steps are checked here",
 }
-"""Argument of `gymnasium.make` that can't be among `env_kwargs` -> where it comes from."""
+"""Argument of `gymnasium.make` that can't be among `env_kwargs` -> the field to use instead."""
 
 
 @configclass
 class GymEnvCfg(VecEnvCfg):
-    """Options of `GymVecEnv`."""
+    """Configuration of `GymVecEnv`."""
 
     class_type: type = GymVecEnv
     env_id: Annotated[str, ImportsModule(("gymnasium",), refused=("GymV21Environment", "GymV26Environment"))] = MISSING
@@ -322,42 +323,42 @@ class GymEnvCfg(VecEnvCfg):
     seed: Annotated[int, Range(ge=0, le=2**62)] = 0
     """Environment `i` starts from `seed + i`."""
     device: str = "cpu"
-    """Where tensors go; the simulators run on the CPU."""
+    """Device of the tensors; the simulators run on the CPU."""
     env_kwargs: dict[str, Any] = {}
-    """Passed to `gymnasium.make`."""
+    """Arguments for `gymnasium.make`."""
     wrappers: list[Annotated[Callable[..., Any], SubclassOf(gym.Wrapper, ("gymnasium.wrappers",))]] = []
-    """Subclasses of `gymnasium.Wrapper`, applied to each copy, innermost first; from Python also functions from
-    environment to environment.
+    """Subclasses of `gymnasium.Wrapper`, applied to each copy, innermost first.
 
-    One that learns over episodes, such as `NormalizeObservation`, is refused: our normalizers are in the checkpoint.
+    From Python also functions from environment to environment. A wrapper that learns over episodes, such as
+    `NormalizeObservation`, is refused: our normalizers are in the checkpoint.
     """
     max_episode_steps: Annotated[int, Range(ge=1)] | None = None
     """Time limit in steps of the environment; None for the registered one."""
     frame_skip: Annotated[int, Range(ge=1)] = 1
-    """Steps of the environment per action; their rewards are summed."""
+    """Number of environment steps per action; their rewards are summed."""
     rescale_actions: bool = True
-    """Let the learner act in [-1, 1] where the action space has finite bounds."""
+    """True to let the learner act in [-1, 1] if the action space has finite bounds."""
     obs_mask: list[int] = []
-    """Indices of a flat observation that the learner doesn't see."""
+    """Indices of a flat observation that are hidden from the learner."""
     success_key: str | None = "auto"
-    """Key of `info` that says whether a finished episode succeeded; `auto` takes `is_success` or `success`, if any."""
+    """Key of `info` with the success of a finished episode; `auto`: `is_success` or `success`, if any."""
     success_key_optional: bool = False
-    """The key is only there where an episode succeeded: without it an episode has failed."""
+    """True if the key is only present after a success: without it an episode has failed."""
     reset_options: dict[str, Any] = {}
-    """Passed to every `reset` as its `options`."""
+    """`options` of every `reset`."""
     reward_terms: list[str] = []
     """Keys of `info` that are parts of the reward, provided as `extras["reward_terms"]`."""
     render: bool = True
-    """Let environment 0 make pictures; costs nothing until the first."""
+    """True to let environment 0 render; costs nothing until the first picture."""
     render_size: list[int] = [360, 480]
-    """Height and width of the pictures, where the environment lets one choose (MuJoCo)."""
+    """Height and width of the pictures, if the environment supports a choice (MuJoCo)."""
     image_group: str | None = None
     """Name of an observation group with a picture of every environment, uint8 `(*image_size, 3)`; slow."""
     image_size: list[int] = [64, 64]
     """Height and width of `image_group`."""
 
     def check(self) -> Iterable[str]:
-        """Sizes are pairs; what has a field of its own can't be given again."""
+        """Check that sizes are pairs, and that arguments with a field of their own are not given again."""
         yield from super().check()
         for name, size in (("render_size", self.render_size), ("image_size", self.image_size)):
             if len(size) != 2 or min(size) < 1:
@@ -368,7 +369,7 @@ class GymEnvCfg(VecEnvCfg):
 
 
 def _dynamics(env: gym.Env[Any, Any]) -> np.ndarray | None:
-    """The physical state that a world model would predict."""
+    """Return the physical state that a world model would predict."""
     inner: Any = env.unwrapped
     if rendering.is_mujoco(env):
         return np.concatenate([inner.data.qpos, inner.data.qvel])
@@ -377,14 +378,14 @@ def _dynamics(env: gym.Env[Any, Any]) -> np.ndarray | None:
 
 
 def _parts(env: gym.Env[Any, Any], shape: tuple[int, ...]) -> list[dict[str, Any]] | None:
-    """Names and sizes of what Gymnasium's MuJoCo tasks observe, in order; None where the environment doesn't say."""
+    """Return names and sizes of the parts of Gymnasium's MuJoCo observations, in order; None if unknown."""
     structure: dict[str, int] = vars(env.unwrapped).get("observation_structure", {})
     parts = [{"name": name, "size": int(size)} for name, size in structure.items() if name != "skipped_qpos" and size]
     return parts if (sum(part["size"] for part in parts),) == shape else None
 
 
 def _step_seconds(env: gym.Env[Any, Any], frame_skip: int) -> float | None:
-    """Simulated time of one action: MuJoCo and Pendulum call it dt, CartPole tau."""
+    """Return the simulated time of one action: MuJoCo and Pendulum call it dt, CartPole tau."""
     inner: Any = env.unwrapped
     seconds = inner.dt if rendering.is_mujoco(env) else vars(inner).get("dt", vars(inner).get("tau"))
     return float(seconds) * frame_skip if isinstance(seconds, int | float | np.number) and seconds > 0 else None

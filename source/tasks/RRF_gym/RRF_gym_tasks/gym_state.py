@@ -1,9 +1,9 @@
 """The whole state of a Gymnasium environment as plain data, so that an interrupted run resumes bit for bit.
 
-An environment is restorable if everything it keeps is recognized: numbers, strings, arrays and containers of them, its
-random generator, MuJoCo's data, and things that never change or only serve rendering. Classic control and MuJoCo are;
-one that keeps anything else, such as the world of another physics engine, is not, and then the resumed run starts with
-fresh episodes.
+An environment is restorable if all of its attributes are recognized: numbers, strings, arrays and containers of them,
+its random generator, MuJoCo's data, and things that never change or only serve rendering. Classic control and MuJoCo
+are restorable; an environment with any other attribute, such as the world of another physics engine, is not, and the
+resumed run then starts with fresh episodes.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ STATIC = (
 
 
 class NotRestorableError(TypeError):
-    """An environment keeps something that can't be saved as plain data."""
+    """An environment has an attribute that can't be saved as plain data."""
 
 
 def snapshot(env: gym.Env[Any, Any]) -> list[dict[str, Any]]:
-    """The state of the environment and of each wrapper around it, outermost first.
+    """Return the state of the environment and of each wrapper around it, outermost first.
 
     Raises:
-        NotRestorableError: the message names the attribute.
+        NotRestorableError: The message names the attribute.
     """
     return [_layer_state(layer) for layer in _layers(env)]
 
 
 def restore(env: gym.Env[Any, Any], state: list[dict[str, Any]]) -> None:
-    """Put back what `snapshot` of an equally built environment returned."""
+    """Restore the `snapshot` of an equally built environment."""
     layers = _layers(env)
     if len(layers) != len(state):
         raise UserError(
@@ -86,10 +86,10 @@ def _layer_state(layer: Any) -> dict[str, Any]:
 
 
 def _mujoco_state(data: Any) -> dict[str, Any]:
-    """Every array of `MjData` that has a fixed size.
+    """Return every array of `MjData` that has a fixed size.
 
-    More than the integration state: rewards and observations also read what the last step derived (positions of bodies,
-    contact forces), and a call of mj_forward would derive it for another moment, because a step integrates at its end.
+    More than the integration state: rewards and observations also read values that the last step derived (positions of
+    bodies, contact forces), and mj_forward would derive them for another moment, because a step integrates at its end.
     """
     names = _fixed_arrays(data)
     packed = np.concatenate([np.ascontiguousarray(getattr(data, name)).reshape(-1).view(np.uint8) for name in names])
@@ -124,7 +124,7 @@ def _fixed_arrays(data: Any) -> list[str]:
 
 
 def _encoded(value: Any, where: str) -> Any:
-    """Plain data from which `_decoded` makes the same value of the same type."""
+    """Encode a value as plain data from which `_decoded` makes the same value of the same type."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.ndarray) and value.dtype.kind in "bif":

@@ -1,4 +1,4 @@
-"""What the adapters of simulators on the host share: arrays of the simulator in, tensors of the contract out."""
+"""Base of adapters of host simulators: arrays of the simulator in, tensors of the contract out."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tensordict import TensorDict
 from .spaces import ActionMap, ObsLayout
 
 SUCCESS_KEYS = ("is_success", "success")
-"""Keys under which the `info` of an environment may say whether a finished episode succeeded."""
+"""Keys of `info` that may hold the success of a finished episode."""
 
 Buffers = dict[str, np.ndarray]
 """Observation group -> array `(num_envs, *shape)`."""
 
 
 class HostVecEnv(VecEnv):
-    """Keeps the counters and the current observations, and turns the arrays of one step into its return value.
+    """Keep the counters and the current observations, and convert the arrays of a step to its return value.
 
     Subclasses fill new buffers at every step, because learners may keep observations beyond it, as rsl_rl's does.
     """
@@ -39,7 +39,7 @@ class HostVecEnv(VecEnv):
 
     @property
     def episode_length_buf(self) -> torch.Tensor:
-        """Steps taken in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
+        """Number of steps in the current episode, int64 `(num_envs,)`, a copy; setting it moves the time limit."""
         return torch.tensor(self._lengths, device=self.device)
 
     @episode_length_buf.setter
@@ -74,15 +74,15 @@ class HostVecEnv(VecEnv):
         final: Buffers,
         raw_rewards: np.ndarray | None = None,
     ) -> StepReturn:
-        """The return value of a step, with `buffers` as the current observations.
+        """Build the return value of a step, with `buffers` as the current observations.
 
         Args:
-            buffers: observations after the step.
+            buffers: Observations after the step.
             rewards: float32 `(num_envs,)`.
             flags: terminated, time_outs and success, bool `(3, num_envs)`.
-            terms: reward terms, float32 `(num_envs, R)`.
-            final: true last observations in rows that are done; `buffers` itself where none is.
-            raw_rewards: what the simulator gave, float32 `(num_envs,)`; None where `rewards` are that.
+            terms: Reward terms, float32 `(num_envs, R)`.
+            final: True last observations in rows that are done; `buffers` itself if none is.
+            raw_rewards: Rewards of the simulator, float32 `(num_envs,)`; None if `rewards` are those.
         """
         terminated, time_outs, success = flags
         ended = final is not buffers
@@ -119,12 +119,12 @@ class HostVecEnv(VecEnv):
         return self._obs, found["rewards"], found["dones"], extras
 
     def _declared_extras(self) -> tuple[str, ...]:
-        """The optional extras that `_result` provides."""
+        """Return the optional extras that `_result` provides."""
         success = ["success"] if self._success_key is not None else []
         terms = ["reward_terms"] if self.cfg.reward_terms else []
         return ("final_observations", *success, *terms)
 
     def _groups(self, tensors: dict[str, torch.Tensor], prefix: str = "") -> TensorDict:
-        """The observation groups among `tensors`, whose names begin with `prefix`."""
+        """Return the observation groups among `tensors`, whose names begin with `prefix`."""
         groups = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
         return TensorDict(groups, batch_size=[self.cfg.num_envs], device=self.device)

@@ -1,7 +1,7 @@
-"""What the `info` of an environment tells: whether a finished episode succeeded, and the parts of the reward.
+"""Contents of an environment's `info`: the success of a finished episode, and the parts of the reward.
 
 Gymnasium has no rule about it. Some environments write their success at every step, some only with the last one, some
-only if there is one. So a whole episode is looked at before training, and what it didn't show is not guessed.
+only after a success. So a whole episode is inspected before training, and keys that it didn't show are not guessed.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ENOUGH_STEPS, _MOST_STEPS = 200, 1000
 
 
 class InfoReader:
-    """Reads success and reward terms out of the `info` of one kind of environment.
+    """Reader of success and reward terms in the `info` of one kind of environment.
 
     Attributes:
-        success_key: where success is told; None if nowhere.
+        success_key: Key of the success; None if there is none.
     """
 
     def __init__(self, cfg: GymEnvCfg) -> None:
@@ -54,9 +54,9 @@ class InfoReader:
         self._between_ends = self.success_key in keys.between
 
     def succeeded(self, info: dict[str, Any], terminated: bool) -> bool:
-        """Whether the episode that ended with `info` succeeded.
+        """Return True if the episode that ended with `info` succeeded.
 
-        Where the key is absent this is only certain of an episode that was cut before the environment could write it.
+        If the key is absent this is only certain of an episode that was cut before the environment could write it.
         """
         key = self.success_key
         if key is None:
@@ -73,7 +73,7 @@ class InfoReader:
         )
 
     def reward_terms(self, info: dict[str, Any]) -> list[float]:
-        """The parts of a step's reward."""
+        """Return the parts of a step's reward."""
         try:
             return [info[name] for name in self._cfg.reward_terms]
         except KeyError as error:
@@ -83,7 +83,7 @@ class InfoReader:
             ) from error
 
     def _notice(self, info: dict[str, Any]) -> None:
-        """Say once that there is a success rate to be had."""
+        """Log once that a success rate is available."""
         key = next((key for key in SUCCESS_KEYS if key in info), None)
         if key is not None and not self._noticed:
             self._noticed = True
@@ -96,19 +96,19 @@ class InfoReader:
 
 @dataclass
 class _Keys:
-    """Keys of `info` over one episode, or the beginning of a long one."""
+    """Keys of `info` over one episode, or the start of a long one."""
 
     always: set[str] = field(default_factory=set)
-    """In the info of every step."""
+    """Keys in the info of every step."""
     ever: set[str] = field(default_factory=set)
     between: set[str] = field(default_factory=set)
-    """In the info of a step that didn't end the episode."""
+    """Keys in the info of a step that didn't end the episode."""
     whole: bool = False
-    """Whether the episode was played to its end."""
+    """True if the episode was played to its end."""
 
 
 def _find_keys(cfg: GymEnvCfg) -> _Keys:
-    """Play an episode of a spare copy; longer if the success key that the user names hasn't been seen."""
+    """Play an episode of a spare copy; longer if the user's success key hasn't been seen."""
     found, env, limit = _Keys(), make_env(cfg, pictures=False), step_limit(cfg)
     check = return_check(env, cfg)
     env.action_space.seed(cfg.seed)

@@ -1,7 +1,7 @@
-"""One Gymnasium environment, made as `GymVecEnv` needs it, with errors that say what to do.
+"""Construction of one Gymnasium environment for `GymVecEnv`, with errors that say what to do.
 
-What the configuration does wrong is a sentence; what the constructor of the user's own environment raises is theirs to
-find and passes with its traceback.
+Mistakes of the configuration are one sentence; exceptions in the constructor of the user's own environment pass with
+their traceback.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 
 
 def find_spec(env_id: str) -> Any:
-    """Gymnasium's spec of an id.
+    """Return Gymnasium's spec of an id.
 
     Raises:
-        UnknownTaskError: nothing is registered under it; the message has the nearest ids.
+        UnknownTaskError: Nothing is registered under it; the message has the nearest ids.
     """
     module, _, name = env_id.rpartition(":")
     try:
@@ -49,22 +49,22 @@ def find_spec(env_id: str) -> Any:
 
 
 def step_limit(cfg: GymEnvCfg) -> int:
-    """Steps of the environment after which an episode is cut; 0 for never."""
+    """Return the environment steps after which an episode is cut; 0: never."""
     return cfg.max_episode_steps or find_spec(cfg.env_id).max_episode_steps or 0
 
 
 def make_env(cfg: GymEnvCfg, pictures: bool) -> gym.Env[Any, Any]:
-    """One copy of `cfg.env_id`, with `cfg.wrappers` around it.
+    """Build one copy of `cfg.env_id`, with `cfg.wrappers` around it.
 
     Args:
-        cfg: what to make.
-        pictures: build it so that it can render, if it can at all.
+        cfg: Configuration of the environment.
+        pictures: True to build it so that it can render, if it can at all.
     """
     return make_copy(cfg, pictures)[0]
 
 
 def make_copy(cfg: GymEnvCfg, pictures: bool) -> tuple[gym.Env[Any, Any], RawReward | None]:
-    """`make_env`, and what counts the rewards below the wrappers, if there are any."""
+    """Build an environment with `make_env`, counting rewards below the wrappers if there are any."""
     env, raw = _construct(cfg, pictures), None
     if type(env) is OrderEnforcing:
         env = env.env  # GymVecEnv always resets first; the check costs time at every step
@@ -80,19 +80,19 @@ def make_copy(cfg: GymEnvCfg, pictures: bool) -> tuple[gym.Env[Any, Any], RawRew
 
 
 def reset(env: gym.Env[Any, Any], cfg: GymEnvCfg, seed: int | None) -> Any:
-    """Start an episode with the options of the configuration; returns what the environment does, unchecked."""
+    """Start an episode with the options of the configuration; returns the environment's result, unchecked."""
     if cfg.reset_options:
         return env.reset(seed=seed, options=copy.deepcopy(cfg.reset_options))
     return env.reset(seed=seed)
 
 
 def return_check(env: gym.Env[Any, Any], cfg: GymEnvCfg) -> ReturnCheck:
-    """What checks an environment that `make_env` made, wrappers included."""
+    """Build the check of an environment's returned values, wrappers included."""
     return ReturnCheck(env, f"{cfg.env_id} with its wrappers" if cfg.wrappers else cfg.env_id)
 
 
 def find_time_limit(env: gym.Env[Any, Any]) -> TimeLimit[Any, Any] | None:
-    """The TimeLimit wrapper around an environment, if there is one."""
+    """Return the TimeLimit wrapper around an environment, if there is one."""
     while isinstance(env, gym.Wrapper):
         if isinstance(env, TimeLimit):
             return env
@@ -104,7 +104,7 @@ def find_time_limit(env: gym.Env[Any, Any]) -> TimeLimit[Any, Any] | None:
 
 
 def _construct(cfg: GymEnvCfg, pictures: bool) -> gym.Env[Any, Any]:
-    """`gymnasium.make` without any wrapper of it."""
+    """Call `gymnasium.make` without any of its wrappers."""
     spec = find_spec(cfg.env_id)
     try:
         creator = _creator(spec)
@@ -155,13 +155,13 @@ def _make(spec: Any, cfg: GymEnvCfg, options: dict[str, Any]) -> gym.Env[Any, An
 
 
 def _raised_by_gymnasium_make(error: BaseException) -> bool:
-    """Whether `gymnasium.make` itself refuses what a constructor returned, rather than passes on what it raised."""
+    """Return True if `gymnasium.make` itself refused the environment, instead of passing on its exception."""
     frames = list(traceback.walk_tb(error.__traceback__))
     return error.__cause__ is None and frames[-1][0].f_code is gym.make.__code__
 
 
 def _creator(spec: Any) -> Callable[..., Any]:
-    """The class or function that makes an environment."""
+    """Return the class or function that makes an environment."""
     if callable(spec.entry_point):
         return spec.entry_point
     if spec.entry_point is None:
@@ -194,7 +194,7 @@ def _require_fitting(creator: Callable[..., Any], kwargs: dict[str, Any], cfg: G
 
 
 def _picture_options(creator: Callable[..., Any], cfg: GymEnvCfg) -> dict[str, Any]:
-    """What makes an environment render pictures, as far as its constructor takes it."""
+    """Return the arguments that let an environment render pictures, as far as its constructor takes them."""
     metadata = vars(creator).get("metadata") or getattr(creator, "metadata", None) or {}
     if not isinstance(metadata, dict) or "rgb_array" not in (metadata.get("render_modes") or []):
         return {}
@@ -206,7 +206,7 @@ def _picture_options(creator: Callable[..., Any], cfg: GymEnvCfg) -> dict[str, A
 
 
 def _require_interface(env: gym.Env[Any, Any], cfg: GymEnvCfg) -> None:
-    """An environment declares its spaces, and its `reset` takes what Gymnasium's does."""
+    """Check that an environment declares its spaces, and that its `reset` takes Gymnasium's arguments."""
     for name in ("observation_space", "action_space"):
         space = getattr(env, name, None)
         if not isinstance(space, gym.Space):
@@ -261,7 +261,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
 
 
 def _takes(function: Callable[..., Any], name: str) -> bool:
-    """Whether a function can be called with a keyword argument, as far as its signature tells."""
+    """Return True if a function accepts a keyword argument, as far as its signature tells."""
     signature = _signature(function)
     if signature is None:
         return True

@@ -1,4 +1,4 @@
-"""The reward of the environment itself, below the user's wrappers."""
+"""Rewards of the environment itself, below the user's wrappers."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .returned_values import ReturnCheck, Step
 
 
 class RawReward(gym.Wrapper[Any, Any, Any, Any]):
-    """Sums the rewards that the environment gave since the last `take`; evaluations report these.
+    """Sum the environment's rewards since the last `take`; evaluations report these.
 
-    It is the innermost wrapper, so a wrapper that skips frames, scales or replaces rewards doesn't change what it
-    counts, and wrappers never see what the environment must not return.
+    It is the innermost wrapper, so a wrapper that skips frames, scales or replaces rewards doesn't affect its sum, and
+    it hides invalid returns of the environment from the wrappers.
     """
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
@@ -34,7 +34,7 @@ class RawReward(gym.Wrapper[Any, Any, Any, Any]):
         return returned
 
     def take(self) -> float:
-        """The sum so far, which begins anew."""
+        """Return the sum so far and reset it."""
         total, self._total = self._total, 0.0
         return total
 

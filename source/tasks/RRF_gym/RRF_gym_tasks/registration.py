@@ -1,4 +1,4 @@
-"""The tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-PPO`.
+"""Tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-PPO`.
 
 Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits the actions.
 """
@@ -59,16 +59,16 @@ _OFF_POLICY = {
     "DSACT": "RRF_gym_tasks.agents.sac:{}_dsact",
     "TD3": "RRF_gym_tasks.agents.td3:{}_td3",
 }
-"""Algorithm in the task id -> its agents, `{}` being a kind of `_CONTINUOUS`."""
+"""Algorithm in the task id -> its function in `agents`, where `{}` is a kind of `_CONTINUOUS`."""
 
 _CONTINUOUS = {
     "classic": ("Pendulum", "MountainCarContinuous", "InvertedPendulum", "InvertedDoublePendulum"),
     "mujoco": ("HalfCheetah", "Walker2d", "Hopper", "Swimmer", "Ant", "Humanoid", "Reacher", "Pusher"),
 }
-"""Kind -> the tasks with continuous actions that are learned with settings of that kind."""
+"""Kind -> the tasks with continuous actions that share its settings."""
 
 _NUM_ENVS = {"classic": 4, "mujoco": 1}
-"""Environments for off-policy learning."""
+"""Number of environments for off-policy learning."""
 
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
@@ -76,7 +76,7 @@ _POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
 
 
 def register_tasks() -> None:
-    """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
+    """Register all tasks with Gymnasium; calling it twice is harmless."""
     for name, (env_id, agent) in _GYM.items():
         _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), f"{_PPO}:{agent}")
     for name, (env_id, agent) in _ENVPOOL.items():
@@ -98,7 +98,7 @@ def register_tasks() -> None:
 
 
 def _chained() -> dict[str, tuple[GymEnvCfg, str]]:
-    """Tasks that train through links of the wrapper chain: id -> (environment, agent)."""
+    """Return the tasks that train through links of the wrapper chain: id -> (environment, agent)."""
     camera = MultiModalCfg(
         images={"camera": "image"},
         proprio=["policy"],
@@ -132,13 +132,13 @@ def _chained() -> dict[str, tuple[GymEnvCfg, str]]:
 
 
 def task_from_gym_id(env_id: str) -> Task:
-    """A task for a Gymnasium id that nobody registered one for.
+    """Build a task for a Gymnasium id that has no registered one.
 
     Args:
-        env_id: such as `LunarLander-v3`, or `my_package:MyEnv-v0`, which imports `my_package` first.
+        env_id: Id such as `LunarLander-v3`, or `my_package:MyEnv-v0`, which imports `my_package` first.
 
     Raises:
-        UserError: there is no such environment, or its spaces need a configuration of their own.
+        UserError: There is no such environment, or its spaces need their own configuration.
     """
     find_spec(env_id)
     env_cfg = GymEnvCfg(env_id=env_id)
@@ -162,7 +162,7 @@ def task_from_gym_id(env_id: str) -> Task:
 
 
 def find_task(task_id: str) -> Task | None:
-    """`task_from_gym_id` for ids that Gymnasium knows, None for all others."""
+    """Return `task_from_gym_id` for ids that Gymnasium knows, None for all others."""
     spec = gym.registry.get(task_id)
     if ":" in task_id or (spec is not None and not {ENV_KEY, RUNNER_KEY} & spec.kwargs.keys()):
         return task_from_gym_id(task_id)
@@ -170,7 +170,7 @@ def find_task(task_id: str) -> Task | None:
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
-    """Our ids name a task, that is an environment and how to train on it; Gymnasium can't make that."""
+    """Refuse `gym.make`: our ids name a task, that is an environment and how to train on it."""
     env_cfg = kwargs.get(ENV_KEY)
     inner = env_cfg.env_id if isinstance(env_cfg, GymEnvCfg | EnvPoolCfg) else "the environment's own id"
     raise UserError(

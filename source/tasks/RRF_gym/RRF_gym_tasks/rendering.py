@@ -1,7 +1,7 @@
-"""Pictures without a display: which OpenGL to use, what makes it fast on a CPU, and what to install if there is none.
+"""Rendering without a display: choice of OpenGL, fast settings for CPUs, and installation hints.
 
-The shadow map, not the number of pixels, is what software rendering costs: without it HalfCheetah renders 20 times
-faster.
+The shadow map, not the number of pixels, dominates the cost of software rendering: without it HalfCheetah renders 20
+times faster.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _PACKAGES = "libegl1 and libgl1-mesa-dri (MUJOCO_GL=egl) or libosmesa6 (MUJOCO_G
 
 
 class RenderingError(UserError, RuntimeError):
-    """No picture can be made; the message says what to install or to change."""
+    """No picture can be rendered; the message says what to install or to change."""
 
 
 def choose_backends() -> None:
-    """Let MuJoCo and pygame render off screen where there is no display and the user hasn't chosen.
+    """Let MuJoCo and pygame render off screen if there is no display and the user hasn't chosen.
 
-    MuJoCo reads `MUJOCO_GL` when it is imported, so this has to come before. Where no library is found nothing is set:
-    the simulation itself needs none.
+    MuJoCo reads `MUJOCO_GL` when it is imported, so this has to come before. If no library is found nothing is set: the
+    simulation itself needs none.
     """
     if not sys.platform.startswith("linux") or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
         return
@@ -40,7 +40,7 @@ def choose_backends() -> None:
 
 
 def explain_failed_import() -> None:
-    """Raise a sentence if MuJoCo can't be imported because the OpenGL that the user chose isn't there.
+    """Raise an error if MuJoCo can't be imported because the chosen OpenGL library is missing.
 
     Raises:
         RenderingError: `MUJOCO_GL` names a library that doesn't load.
@@ -54,12 +54,12 @@ def explain_failed_import() -> None:
 
 
 def is_mujoco(env: gym.Env[Any, Any]) -> bool:
-    """Whether an environment simulates with MuJoCo the way Gymnasium's own do."""
+    """Return True if an environment simulates with MuJoCo the way Gymnasium's own do."""
     return any(base.__name__ == "MujocoEnv" for base in type(env.unwrapped).__mro__)
 
 
 def draw_fast(env: gym.Env[Any, Any]) -> None:
-    """Leave out shadows, reflections and multi-sampling; has to come before the first frame."""
+    """Disable shadows, reflections and multi-sampling; has to come before the first frame."""
     if is_mujoco(env):
         model = env.unwrapped.model  # pyright: ignore[reportAttributeAccessIssue]
         model.vis.quality.shadowsize = 0
@@ -68,7 +68,7 @@ def draw_fast(env: gym.Env[Any, Any]) -> None:
 
 
 def follow(env: gym.Env[Any, Any]) -> None:
-    """Film from the camera that moves with the robot, where the model has one; others lose a robot that runs."""
+    """Use the camera that moves with the robot, if the model has one; others lose a robot that runs."""
     if is_mujoco(env):
         inner: Any = env.unwrapped
         names = [inner.model.camera(i).name for i in range(inner.model.ncam)]
@@ -77,11 +77,11 @@ def follow(env: gym.Env[Any, Any]) -> None:
 
 
 def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
-    """The current picture, uint8 `(H, W, 3)`.
+    """Return the current picture, uint8 `(H, W, 3)`.
 
     Raises:
-        RenderingError: the environment has no pictures, or no OpenGL library works.
-        MissingPackageError: a Python package is missing.
+        RenderingError: The environment has no pictures, or no OpenGL library works.
+        MissingPackageError: A Python package is missing.
     """
     if env.render_mode != "rgb_array":
         modes = env.metadata.get("render_modes") or []
@@ -89,6 +89,8 @@ def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
         if "rgb_array" in modes:
             reason = "it was built with render=False, or its constructor doesn't take render_mode"
         raise RenderingError(f"{env_id} can't make pictures: {reason}; needed is render_mode='rgb_array'.")
+    for viewer in _viewers(env):  # Gymnasium makes its OpenGL context current only when that is created
+        viewer.make_context_current()
     try:
         picture = env.render()
     except gym.error.DependencyNotInstalled as error:
@@ -104,11 +106,35 @@ def frame(env: gym.Env[Any, Any], env_id: str) -> np.ndarray:
             f"MuJoCo can't render {env_id} (MUJOCO_GL is {chosen}: {reason}). On Debian or Ubuntu install {_PACKAGES}; "
             f"training needs neither."
         ) from error
+    _drawing.update((id(viewer.con), viewer.con) for viewer in _viewers(env))
     return np.asarray(picture, dtype=np.uint8)
 
 
+def free_pictures(env: gym.Env[Any, Any]) -> None:
+    """Free what an environment draws with, before it is closed and while its OpenGL context still exists.
+
+    Left to the garbage collector it would be freed in the context that happens to be current, that is in another
+    environment's, whose pictures are black from then on.
+    """
+    for viewer in _viewers(env):
+        if _drawing.pop(id(viewer.con), None) is not None:
+            viewer.make_context_current()
+            viewer.con.free()
+
+
+_drawing: dict[int, Any] = {}
+"""MuJoCo's drawing contexts of environments that are not closed, held so that nothing else frees them."""
+
+
+def _viewers(env: gym.Env[Any, Any]) -> list[Any]:
+    """The off-screen viewer of a MuJoCo environment that has drawn already."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None) if is_mujoco(env) else None
+    viewer = None if renderer is None else renderer.viewer
+    return [] if viewer is None else [viewer]
+
+
 def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The picture in the given size, by its nearest pixels."""
+    """Scale the picture to the given size, by its nearest pixels."""
     if picture.shape[:2] == (height, width):
         return picture
     rows = (np.arange(height) * picture.shape[0]) // height
@@ -117,7 +143,7 @@ def fitted(picture: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _rendering_errors() -> tuple[type[Exception], ...]:
-    """What MuJoCo and its OpenGL bindings raise where a context can't be made."""
+    """Return the exceptions of MuJoCo and its OpenGL bindings when a context can't be created."""
     errors: list[type[Exception]] = [ImportError, AttributeError, OSError, RuntimeError]
     if "mujoco" in sys.modules:
         errors.append(sys.modules["mujoco"].FatalError)
@@ -127,7 +153,7 @@ def _rendering_errors() -> tuple[type[Exception], ...]:
 
 
 def library_loads(name: str) -> bool:
-    """Whether the library behind `egl` or `osmesa` is installed."""
+    """Return True if the library behind `egl` or `osmesa` is installed."""
     try:
         ctypes.CDLL(_LIBRARIES[name])
     except OSError:

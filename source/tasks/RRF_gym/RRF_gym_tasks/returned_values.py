@@ -1,8 +1,8 @@
-"""What a Gymnasium environment returns, against what it declares.
+"""Checks of the values that a Gymnasium environment returns, against its declaration.
 
-NumPy broadcasts and casts without a word: one number fills a whole observation, floats in [0, 1] become a black image.
-So every reset and the first steps of each copy are checked before anything is written. What Gymnasium's own checker
-only warns of stays allowed: floats of another width, and floats that leave their Box.
+NumPy broadcasts and casts silently: one number fills a whole observation, floats in [0, 1] become a black image. So
+every reset and the first steps of each copy are checked before anything is written. Deviations that Gymnasium's own
+checker only warns about stay allowed: floats of another width, and floats that leave their Box.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from gymnasium import spaces
 from RoboRenForce.utils.errors import EnvContractError
 
 CHECKED_STEPS = 50
-"""Steps of each copy that are checked, with the resets meanwhile; after that they are called directly."""
+"""Number of steps of each copy that are checked, with the resets between them; later ones are called directly."""
 
 _NUMERIC = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
@@ -25,14 +25,14 @@ Step = Callable[[Any], Any]
 
 
 class ReturnCheck:
-    """Raises an `EnvContractError` that names the environment, what it returned, what it declares, and what to do."""
+    """Check that raises an `EnvContractError` naming the environment, the returned value, the declaration and a fix."""
 
     def __init__(self, env: gym.Env[Any, Any], name: str) -> None:
         self._space = env.observation_space
         self._name = name
 
     def reset(self, returned: Any) -> tuple[Any, dict[str, Any]]:
-        """`returned` if it is what `reset` has to return."""
+        """Check the result of `reset` and return it."""
         if not isinstance(returned, tuple) or len(returned) != 2 or not isinstance(returned[1], dict):
             bare = observation_fault(self._space, returned) is None
             got = f"{described(returned)}, only the observation as in the old Gym" if bare else described(returned)
@@ -41,7 +41,7 @@ class ReturnCheck:
         return returned
 
     def step(self, returned: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """`returned` if it is what `step` has to return."""
+        """Check the result of `step` and return it."""
         expected = "(observation, reward, terminated, truncated, info)"
         if not isinstance(returned, tuple) or len(returned) != 5:
             old = isinstance(returned, tuple) and len(returned) == 4
@@ -59,7 +59,7 @@ class ReturnCheck:
         return returned
 
     def first(self, step: Step, then: Callable[[Step], None]) -> Step:
-        """`step` with its first results checked; after those, `then` is called with the bare `step`."""
+        """Return `step` with its first results checked; afterwards `then` is called with the bare `step`."""
         left = CHECKED_STEPS
 
         def checked(action: Any) -> Any:
@@ -81,7 +81,7 @@ class ReturnCheck:
 
 
 def observation_fault(space: gym.Space[Any], obs: Any, what: str = "the observation") -> tuple[str, str, str] | None:
-    """What was got, what was expected and what to do; None if `obs` is an observation of `space`."""
+    """Return what was got, what was expected and a fix; None if `obs` is an observation of `space`."""
     fix = "return what observation_space declares, or declare what is returned"
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping) or obs.keys() != space.spaces.keys():
@@ -100,7 +100,7 @@ def observation_fault(space: gym.Space[Any], obs: Any, what: str = "the observat
 
 
 def described(value: Any) -> str:
-    """A value in the words of an error message."""
+    """Format a value for an error message."""
     if isinstance(value, Mapping):
         return f"as a dict with the keys {list(value)}"
     if isinstance(value, tuple):
@@ -113,9 +113,9 @@ def described(value: Any) -> str:
 
 
 def _leaves(space: gym.Space[Any], value: np.ndarray) -> bool:
-    """Whether values are outside of their space by more than rounding and noise explain.
+    """Return True if values are outside of their space by more than rounding and noise explain.
 
-    Integers are inside or not. Of floats it is only certain for images: pixels of 0..255 leave a Box of [0, 1] by more
+    Integers are inside or not. For floats it is only certain for images: pixels of 0..255 leave a Box of [0, 1] by more
     than its width.
     """
     if isinstance(space, spaces.Discrete):
@@ -139,7 +139,7 @@ def _is_whole(space: gym.Space[Any]) -> bool:
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:
-    """None where the parts of `value` form no array."""
+    """Return the shape of `value`; None if its parts form no array."""
     try:
         return tuple(np.shape(value))
     except ValueError:
@@ -147,5 +147,5 @@ def _shape(value: Any) -> tuple[int, ...] | None:
 
 
 def _kind(value: Any) -> str:
-    """NumPy's letter for the kind of numbers; `O` for what isn't numbers."""
+    """Return NumPy's letter for the kind of numbers; `O` for anything else."""
     return "O" if _shape(value) is None else np.asarray(value).dtype.kind

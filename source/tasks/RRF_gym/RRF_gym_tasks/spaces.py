@@ -1,4 +1,4 @@
-"""Gymnasium's spaces in the terms of the environment contract.
+"""Conversion of Gymnasium's spaces to the environment contract.
 
 Observations: a Box is the group `policy`, a Discrete the same one-hot, a Dict one group per key. Actions: a Box of
 finite bounds is [-1, 1] for the learner and rescaled here, an unbounded one is passed through, a Discrete is an index.
@@ -22,7 +22,7 @@ from RoboRenForce.utils.errors import EnvContractError, UserError
 from .returned_values import described
 
 FLAT_GROUP = "policy"
-"""Name of the only group where observations aren't a Dict."""
+"""Name of the only group if observations aren't a Dict."""
 
 
 class UnsupportedSpaceError(UserError, TypeError):
@@ -33,7 +33,7 @@ class UnsupportedSpaceError(UserError, TypeError):
 class _Group:
     name: str
     key: str | None
-    """Key in a Dict observation; None where the observation is the group itself."""
+    """Key in a Dict observation; None if the observation is the group itself."""
     shape: tuple[int, ...]
     dtype: type[np.generic]
     space: gym.Space[Any]
@@ -43,15 +43,15 @@ class _Group:
 
     @property
     def source(self) -> dict[str, Any]:
-        """How the group is made, as plain data."""
+        """Description of how the group is made, as plain data."""
         if self.start is None:
             return {"key": self.key, "space": "box"}
         return {"key": self.key, "space": "discrete", "n": self.shape[0], "start": self.start}
 
     def writer(self, target: np.ndarray) -> Callable[[int, Any], None]:
-        """A function that puts one observation into its row of `target`, `(num_envs, *shape)`.
+        """Return a function that writes one observation into its row of `target`, `(num_envs, *shape)`.
 
-        It never broadcasts: comparing the shapes costs no more than finding the array anew for every row did.
+        It never broadcasts: comparing the shapes costs no more than looking up the array for every row did.
         """
         start, size, shape = self.start, self.shape[0], self.space.shape
 
@@ -74,7 +74,7 @@ class _Group:
         return write if start is None else write_one_hot
 
     def write_rows(self, target: np.ndarray, rows: np.ndarray, batch: np.ndarray) -> None:
-        """Put a batch of observations into `rows` of `target`."""
+        """Write a batch of observations into `rows` of `target`."""
         if self.start is None:
             target[rows] = batch.reshape(len(rows), *self.shape)
             return
@@ -93,7 +93,7 @@ class _Group:
 
 
 class ObsLayout:
-    """How the observations of an environment become arrays, one per group."""
+    """Conversion of an environment's observations to arrays, one per group."""
 
     def __init__(
         self,
@@ -105,10 +105,10 @@ class ObsLayout:
         """Read an observation space.
 
         Args:
-            space: of one environment.
-            env_id: for error messages.
-            hidden: indices of the flat group that the learner doesn't see.
-            names: key of a Dict observation -> group, where they differ.
+            space: Observation space of one environment.
+            env_id: Id for error messages.
+            hidden: Indices of the flat group that are hidden from the learner.
+            names: Key of a Dict observation -> group, where they differ.
         """
         named = space.spaces if isinstance(space, spaces.Dict) else {None: space}
         self._groups = [_group(key, part, env_id, names or {}) for key, part in named.items()]
@@ -117,7 +117,7 @@ class ObsLayout:
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of each group as the learner sees it."""
+        """Return the shape of each group as the learner sees it."""
         shapes = {group.name: group.shape for group in self._groups}
         if self._kept is not None:
             shapes[FLAT_GROUP] = (len(self._kept),)
@@ -125,25 +125,25 @@ class ObsLayout:
 
     @property
     def dtypes(self) -> dict[str, str]:
-        """Groups that aren't float32."""
+        """Return the groups that aren't float32."""
         return {group.name: "uint8" for group in self._groups if group.dtype is np.uint8}
 
     @property
     def sources(self) -> dict[str, dict[str, Any]]:
-        """How each group is made of the simulator's observation, see `VecEnv.simulator_interface`.
+        """Return how each group is made of the simulator's observation, see `VecEnv.simulator_interface`.
 
-        The observation itself, or what a Dict has under `key`; one-hot from `start` if it is a Discrete; flattened row
-        by row, of which the indices `keep` are kept.
+        The observation itself, or the entry of a Dict under `key`; one-hot from `start` if it is a Discrete; flattened
+        row by row, of which the indices `keep` are kept.
         """
         kept = None if self._kept is None else self._kept.tolist()
         return {group.name: {"source": {**group.source, "keep": kept}} for group in self._groups}
 
     def buffers(self, num_envs: int) -> dict[str, np.ndarray]:
-        """Fresh arrays `(num_envs, *shape)`, before anything is hidden."""
+        """Allocate arrays `(num_envs, *shape)`, without hiding anything."""
         return {group.name: np.zeros((num_envs, *group.shape), group.dtype) for group in self._groups}
 
     def writer(self, buffers: dict[str, np.ndarray]) -> Callable[[int, Any], None]:
-        """A function that puts the observation of one environment into its row."""
+        """Return a function that writes the observation of one environment into its row."""
         if self._flat is not None:
             return self._flat.writer(buffers[FLAT_GROUP])  # the fast path of most tasks
         writers = [(group.key, group.writer(buffers[group.name])) for group in self._groups]
@@ -155,19 +155,19 @@ class ObsLayout:
         return write
 
     def write_rows(self, buffers: dict[str, np.ndarray], rows: np.ndarray, obs: Any) -> None:
-        """Put a batch of observations, `(len(rows), ...)` per group, into `rows`, int `(K,)`."""
+        """Write a batch of observations, `(len(rows), ...)` per group, into `rows`, int `(K,)`."""
         for group in self._groups:
             group.write_rows(buffers[group.name], rows, obs if group.key is None else obs[group.key])
 
     def visible(self, buffers: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-        """What the learner sees of `buffers`; the same arrays where nothing is hidden."""
+        """Return the learner's part of `buffers`; the same arrays if nothing is hidden."""
         if self._kept is None:
             return buffers
         return {**buffers, FLAT_GROUP: buffers[FLAT_GROUP][:, self._kept]}
 
 
 class ActionMap:
-    """How the learner's actions become those of the simulator."""
+    """Conversion of the learner's actions to those of the simulator."""
 
     def __init__(self, space: gym.Space[Any], env_id: str, rescale: bool) -> None:
         self._space = space
@@ -199,7 +199,7 @@ class ActionMap:
 
     @property
     def interface(self) -> ActionInterface:
-        """What `to_simulator` does, as data."""
+        """Return the conversion of `to_simulator` as data."""
         interface = ActionInterface.of(self.spec)
         if self.spec.kind == "discrete":
             start = int(self._space.start)  # pyright: ignore[reportAttributeAccessIssue]
@@ -223,7 +223,7 @@ class ActionMap:
         )
 
     def to_simulator(self, actions: torch.Tensor) -> Sequence[Any] | np.ndarray:
-        """One action per row, for `env.step`; `actions` is `(num_envs, *spec.shape)` and stays as it is."""
+        """Return one action per row, for `env.step`; `actions` is `(num_envs, *spec.shape)` and is not changed."""
         if self.spec.kind == "discrete":
             start = int(self._space.start)  # pyright: ignore[reportAttributeAccessIssue]
             return [index + start for index in actions.tolist()]

@@ -1,7 +1,7 @@
-"""How large mjlab's actions get where a policy acts within [-1, 1].
+"""Scale of mjlab's actions for a policy that acts within [-1, 1].
 
-mjlab's actions have no bounds: they are offsets in units that the task chose. Policies of SAC and TD3 live in a box,
-so somebody has to say what its border means.
+mjlab's actions have no bounds: they are offsets in units that the task chose. Policies of SAC and TD3 act in a box,
+whose border needs a meaning.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from RoboRenForce.utils.errors import UserError
 
 
 def action_bounds(env: Any, bound: float | Literal["joint_limits"]) -> torch.Tensor:
-    """mjlab's action where the policy says 1, `(A,)`.
+    """Return mjlab's action for the policy's action 1, `(A,)`.
 
     Args:
         env: mjlab's environment.
-        bound: The same for all actions, or "joint_limits": the largest offset that leads to a joint's limit, to the
+        bound: One number for all actions, or "joint_limits": the largest offset that leads to a joint's limit, to the
             farther one of its two.
 
     Raises:
@@ -48,5 +48,5 @@ def _of_term(name: str, term: Any) -> torch.Tensor:
 
 
 def _first_row(value: torch.Tensor | float, limits: torch.Tensor) -> torch.Tensor:
-    """A setting of an action term, `(N, A)` or one number, as `(A,)`."""
+    """Return a setting of an action term, `(N, A)` or one number, as `(A,)`."""
     return value[0] if isinstance(value, torch.Tensor) else limits.new_full((len(limits),), value)

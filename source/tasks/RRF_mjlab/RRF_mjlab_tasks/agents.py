@@ -1,8 +1,8 @@
-"""mjlab's own training configurations as ours.
+"""Conversion of mjlab's own training configurations to ours.
 
-mjlab keeps one rsl_rl configuration per task; reading it keeps every task, third-party ones included, trained with
-the numbers that its authors chose. Like rsl_rl, time-outs bootstrap with the value before the step, and one
-permutation serves all epochs.
+mjlab keeps one rsl_rl configuration per task; reading it trains every task, third-party ones included, with the numbers
+that its authors chose. As in rsl_rl, time-outs bootstrap with the value before the step, and one permutation serves all
+epochs.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from RoboRenForce.interop.rsl_rl_options import activation_from_rsl_rl, ppo_cfg_
 from RoboRenForce.utils.errors import ConfigError, UserError
 
 MODELS = ("MLPModel", "RNNModel", "CNNModel", "SpatialSoftmaxCNNModel")
-"""rsl_rl's and mjlab's models that have a counterpart."""
+"""Models of rsl_rl and mjlab that have a counterpart."""
 
 
 def runner_cfg_from_mjlab(rl_cfg: Any, task: str) -> runners.OnPolicyRunnerCfg:
-    """Our runner's configuration for mjlab's (rsl_rl's) of a task.
+    """Return our runner's configuration for mjlab's (rsl_rl's) of a task.
 
     Args:
         rl_cfg: `RslRlOnPolicyRunnerCfg` of the task.
@@ -75,7 +75,7 @@ def _actor(model: Any, task: str) -> components.StateIndStdActorCfg:
 
 
 def _network(model: Any, task: str) -> dict[str, Any]:
-    """Backbone, normalizer and CNN of an rsl_rl model."""
+    """Return backbone, normalizer and CNN of an rsl_rl model."""
     if (name := model.class_name.replace(":", ".").rpartition(".")[2]) not in MODELS:
         raise UserError(f"{task} has the model {name}; give it a policy of ours with --config (policy.actor_cfg).")
     backbone: networks.NetworkCfg = networks.MLPCfg(
@@ -101,10 +101,10 @@ _POOLINGS = {"none": "flatten", "avg": "average", "max": "max"}
 
 
 def _cnn(options: Mapping[str, Any], task: str) -> networks.CNNCfg | dict[str, networks.CNNCfg]:
-    """rsl_rl's CNN options, or those of each image group; what comes out goes straight into the MLP.
+    """Return rsl_rl's CNN options, or those of each image group; the output is an input of the MLP.
 
     Raises:
-        UserError: an option that our CNN does not have.
+        UserError: Our CNN does not have an option.
     """
     if all(isinstance(value, Mapping) for value in options.values()):
         return {group: _one_cnn(value, task) for group, value in options.items()}

@@ -1,4 +1,4 @@
-"""Save and restore what an mjlab environment remembers: physics, randomized model fields, terms, timers, counters."""
+"""Saving and restoring of an mjlab environment's state: physics, randomized model fields, terms, timers, counters."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EnvState:
         self._env: Any = env
 
     def save(self) -> dict[str, Any]:
-        """A copy of the state: tensors on the environment's device and plain numbers."""
+        """Return a copy of the state: tensors on the environment's device and plain numbers."""
         env = self._env
         return {
             "num_envs": env.num_envs,
@@ -47,10 +47,10 @@ class EnvState:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Restore what `save` returned; `forward()` and `sense()` have to follow.
+        """Restore the output of `save`; `forward()` and `sense()` have to follow.
 
         Raises:
-            SpecMismatch: the state belongs to another environment.
+            SpecMismatch: The state belongs to another environment.
         """
         env = self._env
         terms, numbers = self._tensors(), self._numbers()
@@ -71,16 +71,16 @@ class EnvState:
         env.observation_manager._obs_buffer = None
 
     def load_counters(self, state: dict[str, Any]) -> None:
-        """Restore only how far the curricula are, which fits any number of environments."""
+        """Restore only the progress of the curricula, which fits any number of environments."""
         for name, value in state["counters"].items():
             setattr(self._env, name, value)
 
     def reward_memories(self) -> dict[str, torch.Tensor]:
-        """Copies of what reward terms remember, some of it (such as the peaks of a swing) beyond mjlab's reset."""
+        """Return copies of the reward terms' state, some of which (peaks of a swing) outlives mjlab's reset."""
         return {slot.path: slot.get().clone() for slot in self._tensors() if slot.path.startswith(_REWARD_TERMS)}
 
     def load_reward_memories(self, memories: dict[str, torch.Tensor]) -> None:
-        """Restore what `reward_memories` returned."""
+        """Restore the output of `reward_memories`."""
         for slot in self._tensors():
             _restore(slot, memories.get(slot.path))
 

@@ -1,4 +1,4 @@
-"""mjlab's environment through the chain of wrappers, under the names that users know.
+"""mjlab's environment through the wrapper chain, under the names that users know.
 
 env = MJLabDynamicEnvWrapper(ManagerBasedRlEnv(cfg, device="cuda:0"))
 print(env.num_envs, env.dim_params)
@@ -24,7 +24,7 @@ class RoboRenForceMJLabEnvWrapper(MJLabVecEnv):
 
     Args:
         env: mjlab's environment.
-        clip_actions: Clip actions to plus and minus this; None: don't.
+        clip_actions: Bound to plus and minus which actions are clipped; None: no clipping.
         options: Further fields of `MJLabEnvCfg`, such as `env_graph="off"`.
     """
 
@@ -36,14 +36,14 @@ class RoboRenForceMJLabEnvWrapper(MJLabVecEnv):
 
 
 class MJLabDynamicEnvWrapper(DynamicEnv):
-    """The same with reward terms, commands and flat sizes (`dim_params`) guaranteed."""
+    """`RoboRenForceMJLabEnvWrapper` with reward terms, commands and flat sizes (`dim_params`) guaranteed."""
 
     def __init__(self, env: ManagerBasedRlEnv | VecEnv, clip_actions: float | None = None, **options: Any) -> None:
         super().__init__(DynamicEnvCfg(), _adapted(env, clip_actions, options))
 
 
 class MJLabGroupVecWrapper(GroupVec):
-    """The same with the last `num_eval_envs` environments kept for evaluation (a fifth of them by default)."""
+    """`MJLabDynamicEnvWrapper` that keeps the last `num_eval_envs` environments for evaluation (by default a fifth)."""
 
     def __init__(
         self,

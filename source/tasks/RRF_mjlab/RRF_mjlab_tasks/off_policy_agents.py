@@ -1,7 +1,7 @@
-"""SAC, FastSAC and FlashSAC for mjlab's velocity tasks: how they learn.
+"""SAC, FastSAC and FlashSAC for mjlab's velocity tasks.
 
-Off-policy learning takes fewer environments than PPO and many more updates. An iteration, after which metrics are
-read, is as many transitions as one of mjlab's PPO: 24 steps of 4,096 environments.
+Off-policy learning takes fewer environments than PPO and many more updates. An iteration, after which metrics are read,
+has as many transitions as one of mjlab's PPO: 24 steps of 4,096 environments.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from RoboRenForce.algorithms.off_policy.fast import FLASH_ENTROPY
 from .registration import ACTION_BOUND, NUM_ENVS
 
 TRANSITIONS = 24 * 4096
-"""Of an iteration."""
+"""Number of transitions of an iteration."""
 
 
 def runner(algorithm: Any, policy: Any, name: str, iterations: int, **options: Any) -> runners.OffPolicyRunnerCfg:
-    """An off-policy run.
+    """Return an off-policy run.
 
     Args:
-        algorithm: how is learned.
-        policy: actor and critics.
-        name: of the algorithm, a key of `NUM_ENVS`.
-        iterations: of 98,304 transitions each.
-        options: fields of `OffPolicyRunnerCfg`.
+        algorithm: Configuration of the algorithm.
+        policy: Actor and critics.
+        name: Name of the algorithm, a key of `NUM_ENVS`.
+        iterations: Number of iterations, of 98,304 transitions each.
+        options: Fields of `OffPolicyRunnerCfg`.
     """
     defaults = {"save_interval": 50, "init_at_random_ep_len": True}
     return runners.OffPolicyRunnerCfg(
@@ -39,7 +39,7 @@ def runner(algorithm: Any, policy: Any, name: str, iterations: int, **options: A
 
 
 def sac(iterations: int = 300) -> runners.OffPolicyRunnerCfg:
-    """Plain SAC with batches and networks of a size that fits a thousand environments."""
+    """Plain SAC with batches and networks sized for a thousand environments."""
 
     def backbone() -> networks.MLPCfg:
         return networks.MLPCfg(hidden_features=[512, 256, 128], activations="ELU", layer_norm=True)
@@ -63,7 +63,7 @@ def sac(iterations: int = 300) -> runners.OffPolicyRunnerCfg:
 
 
 def fast_sac(iterations: int = 150) -> runners.OffPolicyRunnerCfg:
-    """FastSAC; returns are scaled to the critics' support, and the entropy target is meant in mjlab's units."""
+    """FastSAC with returns scaled to the critics' support, and the entropy target in mjlab's units."""
     algorithm = algorithms.FastSACCfg(
         max_return=5.0,
         temperature=components.TemperatureCfg(
@@ -74,7 +74,7 @@ def fast_sac(iterations: int = 150) -> runners.OffPolicyRunnerCfg:
 
 
 def flash_sac(iterations: int = 150) -> runners.OffPolicyRunnerCfg:
-    """FlashSAC with as many updates per transition as FastSAC has, and a temperature that falls in time.
+    """FlashSAC with as many updates per transition as FastSAC, and a temperature that falls in time.
 
     As published (1,024 environments, 2 updates per step, a temperature of 0.01) it explores for most of so short a run.
     """

@@ -1,4 +1,4 @@
-"""What playing an MJLab policy adds to playing in general: tracking errors, mjlab's viewers, mjlab's ONNX metadata."""
+"""Additions to playing for MJLab policies: tracking errors, mjlab's viewers, mjlab's ONNX metadata."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from RoboRenForce.envs.vec_env import VecEnv
 
 
 def velocity_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
-    """Distance of the base velocity from the command now: `linear` in m/s (x and y), `angular` in rad/s (yaw).
+    """Return the distance of the base velocity from the command: `linear` (x, y) in m/s, `angular` (yaw) in rad/s.
 
     Args:
-        simulator: mjlab's environment; one without a velocity command has no such error, and the result is empty.
+        simulator: mjlab's environment; the result is empty if it has no velocity command.
     """
     if "twist" not in simulator.command_manager.active_terms:
         return {}
@@ -25,12 +25,12 @@ def velocity_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def onnx_metadata(simulator: Any, run: str, action_bounds: torch.Tensor | None = None) -> dict[str, str]:
-    """The metadata that mjlab writes into its ONNX files, as text: joints, gains, default positions, scales, names.
+    """Return mjlab's metadata of ONNX files as text: joints, gains, default positions, scales, names.
 
-    Of a policy that acts in [-1, 1] the scales include `action_bounds` `(A,)`, so that what mjlab's tools compute from
-    its output is right.
+    For a policy that acts in [-1, 1] the scales include `action_bounds` `(A,)`, so that mjlab's tools compute the right
+    actions from its output.
 
-    Tasks whose actions are not joint positions have no such description and get an empty one.
+    The result is empty for tasks whose actions are not joint positions.
     """
     from mjlab.envs.mdp.actions import JointPositionAction
     from mjlab.rl.exporter_utils import get_base_metadata, list_to_csv_str

@@ -1,7 +1,7 @@
-"""Frames of environment 0 with a MuJoCo renderer of our own: 25 a second on a CPU, where mjlab's default makes one.
+"""Frames of environment 0 from our own MuJoCo renderer: 25 a second on a CPU, where mjlab's default makes one.
 
-The shadow map and reflections are what costs; they are off. The pose is copied from the simulation, so this works for
-simulations on a GPU too, wherever an off-screen OpenGL is available.
+The shadow map and reflections dominate the cost; they are off. The pose is copied from the simulation, so this works
+for simulations on a GPU too, wherever an off-screen OpenGL is available.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import numpy as np
 
 
 class FrameRenderer:
-    """Renders one environment from the camera of its viewer configuration, which follows the robot.
+    """Render one environment from the camera of its viewer configuration, which follows the robot.
 
     Raises:
-        RuntimeError: no off-screen OpenGL works; the message names the Debian packages.
+        RuntimeError: No off-screen OpenGL works; the message names the Debian packages.
     """
 
     def __init__(self, env: Any, width: int, height: int) -> None:
@@ -39,7 +39,7 @@ class FrameRenderer:
             ) from error
 
     def frame(self) -> np.ndarray:
-        """The present state as uint8 `(height, width, 3)`."""
+        """Return the current state as a picture, uint8 `(height, width, 3)`."""
         data = self._env.sim.data
         self._data.qpos[:] = data.qpos[0].cpu().numpy()
         self._data.qvel[:] = data.qvel[0].cpu().numpy()
@@ -56,7 +56,7 @@ class FrameRenderer:
 
 
 def _camera(env: Any) -> mujoco.MjvCamera:
-    """The camera of mjlab's viewer configuration, tracking the first robot."""
+    """Return the camera of mjlab's viewer configuration, tracking the first robot."""
     viewer = env.cfg.viewer
     camera = mujoco.MjvCamera()
     camera.distance, camera.azimuth, camera.elevation = viewer.distance, viewer.azimuth, viewer.elevation

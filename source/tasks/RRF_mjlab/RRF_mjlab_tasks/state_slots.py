@@ -1,6 +1,6 @@
-"""Where mjlab keeps its state: every tensor that managers, terms, sensors and entities hold between two steps.
+"""Discovery of mjlab's state: every tensor that managers, terms, sensors and entities hold between two steps.
 
-So the state of an environment can be saved and restored (`env_state`) and kept at fixed addresses (`fast_step`)
+With it the state of an environment can be saved and restored (`env_state`) and kept at fixed addresses (`fast_step`)
 without naming a single term.
 """
 
@@ -37,11 +37,11 @@ class Slot:
     key: Any
 
     def get(self) -> Any:
-        """What is there now."""
+        """Return the current value."""
         return self.owner[self.key] if isinstance(self.owner, (dict, list)) else getattr(self.owner, self.key)
 
     def set(self, value: Any) -> None:
-        """Bind something else."""
+        """Bind another value."""
         if isinstance(self.owner, (dict, list)):
             self.owner[self.key] = value
         else:
@@ -49,7 +49,7 @@ class Slot:
 
 
 def state_roots(env: ManagerBasedRlEnv) -> dict[str, Any]:
-    """Name -> object that may hold state: managers, their terms, sensors, entities, terrain."""
+    """Return name -> object that may hold state: managers, their terms, sensors, entities, terrain."""
     roots: dict[str, Any] = {}
     for name in ("event", "command", "action", "observation", "termination", "reward", "curriculum", "metrics"):
         manager = getattr(env, f"{name}_manager")
@@ -64,7 +64,7 @@ def state_roots(env: ManagerBasedRlEnv) -> dict[str, Any]:
 
 
 def _class_terms(manager: Any) -> Iterator[tuple[str, Any]]:
-    """Terms that are objects rather than functions: they may remember something."""
+    """Yield terms that are objects rather than functions and may have state."""
     for attribute in ("_term_cfgs", "_mode_term_cfgs", "_group_obs_term_cfgs"):
         configs = getattr(manager, attribute, [])
         grouped = configs.items() if isinstance(configs, dict) else [("", configs)]
@@ -75,17 +75,17 @@ def _class_terms(manager: Any) -> Iterator[tuple[str, Any]]:
 
 
 def tensor_slots(roots: dict[str, Any]) -> list[Slot]:
-    """Every slot below `roots` that holds a tensor, in a fixed order."""
+    """Return every slot below `roots` that holds a tensor, in a fixed order."""
     return _slots(roots, lambda value: isinstance(value, torch.Tensor))
 
 
 def plain_slots(roots: dict[str, Any]) -> list[Slot]:
-    """Every slot below `roots` that holds a number, a flag, a string or None."""
+    """Return every slot below `roots` that holds a number, a flag, a string or None."""
     return _slots(roots, lambda value: type(value) in _PLAIN)
 
 
 def object_slots(roots: dict[str, Any], kind: type) -> list[Slot]:
-    """Every slot below `roots` that holds an instance of `kind`; a shared one is in several."""
+    """Return every slot below `roots` that holds an instance of `kind`; a shared one is in several."""
     return _slots(roots, lambda value: isinstance(value, kind))
 
 
@@ -96,7 +96,7 @@ def _slots(roots: dict[str, Any], is_wanted: Callable[[Any], bool]) -> list[Slot
 
 
 def _walk(owner: Any, path: str, visited: set[int]) -> Iterator[tuple[str, Any, Any, Any]]:
-    """Everything below `owner`, as path of the owner, owner, key and value."""
+    """Yield everything below `owner`, as path of the owner, owner, key and value."""
     if isinstance(owner, dict):
         entries = list(owner.items())
     elif isinstance(owner, list):
@@ -113,7 +113,7 @@ def _walk(owner: Any, path: str, visited: set[int]) -> Iterator[tuple[str, Any, 
 
 
 def _may_hold_state(value: Any) -> bool:
-    """Whether `value` is neither a part of the simulator nor a configuration, a function or a tensor."""
+    """Return True if `value` is neither part of the simulator nor a configuration, a function or a tensor."""
     if isinstance(value, (dict, list)):
         return True
     if isinstance(value, _NOT_FOLLOWED) or not hasattr(value, "__dict__"):

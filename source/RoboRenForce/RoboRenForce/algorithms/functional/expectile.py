@@ -12,9 +12,9 @@ from .policy_loss import same_shape
 
 
 def expectile_loss(value: Tensor, target: Tensor, expectile: float) -> Tensor:
-    """Asymmetric squared error `|tau - 1(u < 0)| u^2` with `u = target - value` (eq. 5 and 6).
+    """Return the asymmetric squared error `|tau - 1(u < 0)| u^2` with `u = target - value` (eq. 5 and 6).
 
-    Its minimum over `value` is the expectile of the targets: their mean for 1/2, their maximum towards 1.
+    Its minimizer over `value` is the expectile of the targets: their mean for 1/2, towards their maximum for 1.
 
     Args:
         value: V(s), any shape.
@@ -30,7 +30,7 @@ def expectile_loss(value: Tensor, target: Tensor, expectile: float) -> Tensor:
 
 
 def advantage_weight(advantage: Tensor, beta: float, max_weight: float = 100.0) -> Tensor:
-    """Weights `min(exp(beta A), max_weight)` of advantage-weighted regression (eq. 7), without gradient.
+    """Return the weights `min(exp(beta A), max_weight)` of advantage-weighted regression (eq. 7), without gradient.
 
     Args:
         advantage: Q(s, a) - V(s), any shape.

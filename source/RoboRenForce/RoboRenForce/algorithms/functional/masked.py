@@ -1,4 +1,4 @@
-"""Moments over the rows that count: those that waited for their group did not act, so nothing is learned from them."""
+"""Moments over the rows that acted; rows that waited for their group are masked out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean of `x` `(*mask.shape, ...)` where `mask` is True, 0 if it is nowhere; of all if it is None."""
+    """Return the mean of `x` `(*mask.shape, ...)` where `mask` is True (0 if nowhere), or of all if it is None."""
     if mask is None:
         return x.mean()
     rows = mask.reshape(*mask.shape, *[1] * (x.dim() - mask.dim()))
@@ -16,12 +16,12 @@ def masked_mean(x: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def masked_mse(x: Tensor, target: Tensor, mask: Tensor | None) -> Tensor:
-    """Mean squared difference of two tensors of one shape, over the rows that count as in `masked_mean`."""
+    """Return the mean squared difference of two tensors of equal shape, masked as in `masked_mean`."""
     return nn.functional.mse_loss(x, target) if mask is None else masked_mean((x - target).square(), mask)
 
 
 def masked_var(x: Tensor, mask: Tensor | None) -> Tensor:
-    """Unbiased variance of `x` where `mask`, of the same shape, is True; of all if it is None."""
+    """Return the unbiased variance of `x` where `mask`, of the same shape, is True; of all if it is None."""
     if mask is None:
         return x.var()
     squares = torch.where(mask, (x - masked_mean(x, mask)).square(), 0.0)

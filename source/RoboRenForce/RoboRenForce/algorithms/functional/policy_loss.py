@@ -12,7 +12,7 @@ def same_shape(**tensors: Tensor) -> None:
     """Refuse silent broadcasting: (B,) against (B, 1) would average B x B combinations.
 
     Raises:
-        ValueError: the shapes differ; names them all.
+        ValueError: The shapes differ; the message names them all.
     """
     if len({tensor.shape for tensor in tensors.values()}) > 1:
         shapes = ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
@@ -22,14 +22,14 @@ def same_shape(**tensors: Tensor) -> None:
 def clipped_surrogate(
     log_prob: Tensor, old_log_prob: Tensor, advantage: Tensor, clip: float, mask: Tensor | None = None
 ) -> Tensor:
-    """PPO's clipped surrogate as a loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
+    """Return PPO's clipped surrogate loss (Schulman et al. 2017, arXiv 1707.06347, eq. 7).
 
     Args:
         log_prob: log pi(a|s) under the current policy, any shape.
-        old_log_prob: the same under the policy that acted.
-        advantage: the advantage estimate.
-        clip: epsilon, half-width of the trusted interval around ratio 1.
-        mask: which rows count, see `masked_mean`.
+        old_log_prob: log pi(a|s) under the policy that acted.
+        advantage: Advantage estimate.
+        clip: epsilon, half-width of the interval around ratio 1.
+        mask: Rows that count, see `masked_mean`.
 
     Returns:
         Mean of max(-A r, -A clip(r, 1 - clip, 1 + clip)).

@@ -18,19 +18,19 @@ def gae(
     lam: float,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Generalized advantage estimation (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+    """Estimate advantages by GAE (Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
-    A time-out is an end like any other here: its bootstrap has to be part of `reward` already (see
-    `bootstrap_time_outs`), and the trace never leaks over a reset.
+    A time-out counts as an end here: its bootstrap has to be part of `reward` already (see `bootstrap_time_outs`).
+    The trace never crosses a reset.
 
     Args:
         reward: `(T, N)`.
         value: `(T, N)`, V(s_t).
-        done: `(T, N)`, 1 where the episode ended at step t for either reason.
+        done: `(T, N)`, 1 where the episode ended at step t, terminated or truncated.
         last_value: `(N,)`, V(s_T) of the observation after the last step.
         gamma: Discount per step.
         lam: Trace decay.
-        mask: bool `(T, N)`, False at steps that a row waited: they are passed over, and their advantage is 0.
+        mask: bool `(T, N)`, False at steps in which a row waited: they are skipped, and their advantage is 0.
 
     Returns:
         Advantages and returns (advantage + value), both `(T, N)`.
@@ -39,10 +39,13 @@ def gae(
         return _gae_over_waits(reward, value, done, last_value, gamma, lam, mask)
     going_on = 1.0 - done.to(value.dtype)
     next_value = torch.cat([value[1:], last_value.unsqueeze(0)])
+    # TD errors: an end stops the bootstrap ...
     delta = reward + gamma * going_on * next_value - value
+    # ... and the trace, so nothing leaks into the previous episode.
     decay = gamma * lam * going_on
     trace = torch.zeros_like(last_value)
     advantages = []
+    # A_t = delta_t + gamma lam A_{t+1}, backwards in time.
     for delta_t, decay_t in zip(reversed(delta.unbind(0)), reversed(decay.unbind(0)), strict=True):
         trace = delta_t + decay_t * trace
         advantages.append(trace)
@@ -53,12 +56,13 @@ def gae(
 def _gae_over_waits(
     reward: Tensor, value: Tensor, done: Tensor, last_value: Tensor, gamma: float, lam: float, mask: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """`gae` where the step after step t is the next one that the row took."""
+    """Compute `gae` where a row's next step is the next one in which it acted."""
     going_on = 1.0 - done.to(value.dtype)
     trace, next_value = torch.zeros_like(last_value), last_value
     advantages = []
     for t in reversed(range(len(reward))):
         delta = reward[t] + gamma * going_on[t] * next_value - value[t]
+        # A row that waited keeps trace and next value for its previous step.
         trace = torch.where(mask[t], delta + gamma * lam * going_on[t] * trace, trace)
         next_value = torch.where(mask[t], value[t], next_value)
         advantages.append(torch.where(mask[t], trace, 0.0))
@@ -81,7 +85,7 @@ def bootstrap_time_outs(reward: Tensor, time_outs: Tensor, bootstrap_value: Tens
 
 
 def normalize_advantage(advantage: Tensor, eps: float = 1e-8, *, mask: Tensor | None = None) -> Tensor:
-    """Shift to mean 0 and scale by the unbiased standard deviation, over all elements that `mask` counts."""
+    """Shift to mean 0 and scale by the unbiased standard deviation, over the elements that `mask` keeps."""
     if mask is None:
         return (advantage - advantage.mean()) / (advantage.std() + eps)
     normalized = (advantage - masked_mean(advantage, mask)) / (masked_var(advantage, mask).sqrt() + eps)

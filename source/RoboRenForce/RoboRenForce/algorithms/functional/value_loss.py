@@ -10,7 +10,7 @@ from .policy_loss import same_shape
 
 
 def value_loss(value: Tensor, target: Tensor, mask: Tensor | None = None) -> Tensor:
-    """Mean squared error without the factor 1/2, as rsl_rl scales it; `mask` says which rows count."""
+    """Return the mean squared error without the factor 1/2, as rsl_rl scales it; `mask` selects the rows."""
     same_shape(value=value, target=target)
     return masked_mean((target - value).square(), mask)
 
@@ -18,7 +18,7 @@ def value_loss(value: Tensor, target: Tensor, mask: Tensor | None = None) -> Ten
 def clipped_value_loss(
     value: Tensor, old_value: Tensor, target: Tensor, clip: float, mask: Tensor | None = None
 ) -> Tensor:
-    """Squared error of the value or of its clipped change, whichever is larger.
+    """Return the squared error of the value or of its clipped change, whichever is larger.
 
     `clip` is in units of the value: with returns far from 1 it can freeze the critic, so normalize rewards or values
     then.
@@ -26,9 +26,9 @@ def clipped_value_loss(
     Args:
         value: V(s) of the current critic, any shape.
         old_value: V(s) when the data was collected.
-        target: the return estimate.
-        clip: largest change of the value that is not penalized further.
-        mask: which rows count, see `masked_mean`.
+        target: Return estimate.
+        clip: Largest change of the value that is not penalized further.
+        mask: Rows that count, see `masked_mean`.
     """
     same_shape(value=value, old_value=old_value, target=target)
     clipped = old_value + (value - old_value).clamp(-clip, clip)

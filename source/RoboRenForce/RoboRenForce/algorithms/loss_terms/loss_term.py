@@ -1,4 +1,4 @@
-"""Regularizers that a config lists and any actor-critic objective adds: a combination needs no class of its own."""
+"""Regularizers listed in a configuration and added to the loss of any actor-critic algorithm."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ Batch = TypeVar("Batch", RolloutBatch, ReplayBatch)
 
 
 class LossTerm(ABC):
-    """One additional term of the loss, over whole transitions."""
+    """Additional term of the loss, over whole transitions."""
 
     name: str
-    """Metric name: the value is logged as `Loss/<name>`."""
+    """Metric name; the value is logged as `Loss/<name>`."""
     needs_successors: bool = False
-    """Whether `batch.next_obs`, the true successors, must be there."""
+    """True if the term reads `batch.next_obs`, the true successors."""
 
     def check_fit(self, *, sequences: bool) -> None:  # noqa: B027 - most fit everywhere
-        """Raise a ConfigError if the term can't work here.
+        """Raise a ConfigError if the term does not support this algorithm.
 
         Args:
-            sequences: Batches are `(T, B)`: of a recurrent policy, or of a replay of sequences.
+            sequences: True if batches are `(T, B)`: of a recurrent policy, or of a sequence replay.
         """
 
     def augment(self, batch: Batch) -> Batch:
-        """Extend the mini-batch before the loss, in its last leading dimension; the default changes nothing.
+        """Append samples to the mini-batch along its last leading dimension; the default appends none.
 
         Original samples stay first. Observations are TensorDicts.
         """
@@ -45,15 +45,15 @@ class LossTerm(ABC):
         num_original: int,
         expert: RolloutBatch | ReplayBatch | None = None,
     ) -> Tensor:
-        """The weighted term, 0-dim.
+        """Return the weighted term, 0-dim.
 
         Args:
-            actor: `actor(obs, state, starts) -> (Distribution, state)`; a rollout holds the recurrent state and the
-                starts of episodes, `batch.states.get("actor")` and `batch.start`.
-            critic: PPO's `critic(obs, state, starts) -> (values, state)`, or the `QNetwork` of other learners.
-            batch: The mini-batch after `augment`. Rows where its `mask` is False did not act: use `masked_mean`.
-            num_original: How many samples at its front are not augmented.
-            expert: A batch of demonstrations, if there are any.
+            actor: `actor(obs, state, starts) -> (Distribution, state)`; a rollout batch holds the recurrent state and
+                the episode starts, `batch.states.get("actor")` and `batch.start`.
+            critic: PPO's `critic(obs, state, starts) -> (values, state)`, or the `QNetwork` of other algorithms.
+            batch: Mini-batch after `augment`. Rows where its `mask` is False did not act: use `masked_mean`.
+            num_original: Number of samples at the front that are not augmented.
+            expert: Batch of demonstrations, if there are any.
         """
 
 

@@ -1,8 +1,8 @@
-"""Left-right (or any other) symmetry of a robot, as data augmentation and as a mirror loss.
+"""Symmetry of a robot (left-right or any other), as data augmentation and as a mirror loss.
 
 Reference: Mittal et al. 2024, "Symmetry considerations for learning task symmetric robot policies" (arXiv 2403.04359).
-KL divergence, entropy and normalizer statistics stay those of the original samples; old log-probs, values and
-advantages of a mirrored sample are those of its original.
+KL divergence, entropy and normalizer statistics are those of the original samples; a mirrored sample has the old
+log-prob, value and advantage of its original.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from ..functional import masked_mse
 from .loss_term import Batch, LossTerm, LossTermCfg
 
 MirrorFunction = Callable[[TensorDict | None, Tensor | None], tuple[TensorDict | None, Tensor | None]]
-"""`(obs or None, actions or None) -> the same with k-fold batch: the originals first, then their mirror images`."""
+"""`(obs or None, actions or None) -> the same with a k-fold batch: the originals first, then their mirror images`."""
 
 
 class Symmetry(LossTerm):
-    """Mirrored copies of every sample and/or a penalty on asymmetric action means."""
+    """Mirrored copies of every sample, a penalty on asymmetric action means, or both."""
 
     name = "symmetry"
 
@@ -34,7 +34,7 @@ class Symmetry(LossTerm):
         self.cfg = cfg
 
     def check_fit(self, *, sequences: bool) -> None:
-        """Nobody knows the mirror image of a recurrent state, nor whether a mirrored history leads to it."""
+        """Refuse sequences: the mirror image of a recurrent state is unknown."""
         if sequences:
             raise ConfigError(
                 "SymmetryCfg in loss_terms is not available for recurrent policies or sequences: use a feed-forward "
@@ -42,7 +42,7 @@ class Symmetry(LossTerm):
             )
 
     def augment(self, batch: Batch) -> Batch:
-        """Append the mirror images of observations and actions, of successors too, and repeat everything else."""
+        """Append mirror images of observations, actions and successors; repeat the other fields."""
         if not self.cfg.use_data_augmentation:
             return batch
         obs, action = self.cfg.function(batch.obs, batch.action)
@@ -52,6 +52,7 @@ class Symmetry(LossTerm):
         changed: dict[str, Any] = {"obs": obs, "action": action}
         if batch.next_obs is not None:
             changed["next_obs"] = self.cfg.function(batch.next_obs, None)[0]
+        # A mirrored sample keeps log-prob, value and advantage of its original: a symmetric problem has the same ones.
         repeated: Any = batch.map(lambda tensor: tensor.repeat(copies, *[1] * (tensor.dim() - 1)))
         if isinstance(batch, RolloutBatch):
             changed["record"] = repeated.record | {f"dist/{name}": x for name, x in batch.dist_params.items()}
@@ -67,7 +68,8 @@ class Symmetry(LossTerm):
         num_original: int,
         expert: RolloutBatch | ReplayBatch | None = None,
     ) -> Tensor:
-        """Mean squared distance between pi(mirror(s)) and mirror(pi(s)); the target carries no gradient."""
+        """Return the mean squared distance between pi(mirror(s)) and mirror(pi(s)), with a detached target."""
+        # Augmentation has already appended the mirrored observations.
         obs = batch.obs if self.cfg.use_data_augmentation else self.cfg.function(batch.obs, None)[0]
         mean = actor(obs)[0].mode
         with torch.no_grad():
@@ -75,6 +77,7 @@ class Symmetry(LossTerm):
         if mirrored is None:
             raise ValueError("The symmetry function returned None for actions that it was given.")
         images = mean[num_original:]
+        # Images inherit the mask of their originals.
         mask = batch.mask[:num_original] if isinstance(batch, RolloutBatch) and batch.mask is not None else None
         mask = None if mask is None else mask.repeat(images.shape[0] // num_original)
         distance = masked_mse(images, mirrored[num_original:], mask)
@@ -87,16 +90,16 @@ class SymmetryCfg(LossTermCfg):
 
     class_type: type = Symmetry
     function: Callable = MISSING
-    """The mirror function, see `MirrorFunction`; as text `"package.module:name"`."""
+    """Mirror function, see `MirrorFunction`; as text `"package.module:name"`."""
     use_data_augmentation: bool = True
-    """Train on the mirrored samples too."""
+    """Train on the mirrored samples as well."""
     use_mirror_loss: bool = False
     """Penalize asymmetric means."""
     mirror_loss_coef: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the mirror loss."""
 
     def check(self) -> Iterable[str]:
-        """Refuse a term that would do nothing."""
+        """Refuse a term that does nothing."""
         if not (self.use_data_augmentation or self.use_mirror_loss):
             yield "use_data_augmentation and use_mirror_loss are both off: set one, or remove the term from loss_terms"
         if self.use_mirror_loss and self.mirror_loss_coef == 0.0:

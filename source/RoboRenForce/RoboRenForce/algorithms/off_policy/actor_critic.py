@@ -1,4 +1,4 @@
-"""What actor-critic algorithms own: an actor, an ensemble of action values, optimizers, and slow copies of both."""
+"""The part that actor-critic algorithms share: networks, targets, optimizers and regularizers."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class ActorCritic:
-    """Networks, targets, optimizers and regularizers, and the order in which they learn."""
+    """Actor, critics, their targets, optimizers and regularizers, and the order in which they learn."""
 
     def __init__(self, learner: OffPolicyAlgorithm, cfg: ActorCriticCfg, actor_type: type[Actor], advice: str) -> None:
-        """Take the learner's networks.
+        """Take over the networks of a learner.
 
         Args:
-            learner: whose optimizers, replay and compilation are used.
-            cfg: the configuration.
-            actor_type: the actor that the losses are written for.
-            advice: what to use if the actor is another one.
+            learner: Learner whose networks, replay and compilation are used.
+            cfg: Configuration.
+            actor_type: Actor class that the losses support.
+            advice: Fix to suggest if the actor is of another class.
         """
         self.cfg, self.batch_size = cfg, learner.cfg.batch_size
         self.actor = learner.actor
@@ -47,6 +47,7 @@ class ActorCritic:
             term.check_fit(sequences=isinstance(learner.experience.buffer, SequenceReplayBuffer))
         self.critic_optimizer = learner.make_optimizer({"critic": self.critic}, cfg.critic_learning_rate)
         self.actor_optimizer = learner.make_optimizer({"actor": self.actor}, cfg.actor_learning_rate)
+        # Targets are made after the weights were broadcast, so they are equal in all processes.
         self.target_critic = make_target(self.critic)
         self.target_actor = make_target(self.actor) if cfg.target_actor else self.actor
         self.experience = learner.experience
@@ -59,36 +60,37 @@ class ActorCritic:
         critic_loss: Callable[[ReplayBatch], tuple[Tensor, Tensor, dict[str, Tensor]]],
         update_policy: Callable[[ReplayBatch], dict[str, Tensor]],
     ) -> dict[str, Tensor]:
-        """One gradient step of the critics, at its turn of the policy, and of the targets.
+        """Take one gradient step of the critics, then of policy and targets if it is their turn.
 
         Args:
-            batch: as it was drawn.
-            update_actor: whether it is the policy's turn.
-            critic_loss: returns L_Q, the error of each sample, and metrics.
-            update_policy: takes the policy's gradient steps and returns metrics.
+            batch: Batch as drawn from the replay.
+            update_actor: True if the policy learns in this step.
+            critic_loss: Returns L_Q, the error of each sample, and metrics.
+            update_policy: Takes the policy's gradient steps and returns metrics.
         """
         batch = self.augment(batch)
-        # The critics learn; how far off they were on each sample becomes its priority.
+        # Critics first; the TD error of each sample becomes its replay priority.
         loss, errors, metrics = critic_loss(batch)
         metrics |= self.critic_optimizer.step(loss)
         if batch.index is not None:
             self.experience.buffer.update_priorities(batch.index, errors)
-        # The policy learns from the critics as they are now.
+        # The policy maximizes the critics that were just updated.
         if update_actor:
             metrics |= update_policy(batch)
-        # The targets follow slowly.
+        # Slow targets keep the regression from chasing its own output; TD3 delays them like the policy.
         if update_actor or not self.cfg.delay_targets:
             self._soft_update()
         return metrics
 
     def soft_update(self) -> None:
-        """Move the targets towards the networks that they are copies of."""
+        """Soft-update the target networks."""
         soft_update(self.target_critic, self.critic, self.cfg.tau)
         if self.cfg.target_actor:
             soft_update(self.target_actor, self.actor, self.cfg.tau)
 
     def augment(self, batch: ReplayBatch) -> ReplayBatch:
-        """The batch with what the loss terms append to it, behind its own samples."""
+        """Return the batch with the samples that the loss terms append."""
+        # Loss terms get TensorDicts, as in PPO.
         if self.loss_terms:
             next_obs = None if batch.next_obs is None else _as_tensordict(batch.next_obs, batch)
             batch = replace(batch, obs=_as_tensordict(batch.obs, batch), next_obs=next_obs)
@@ -99,7 +101,7 @@ class ActorCritic:
     def regularize(
         self, loss: Tensor, batch: ReplayBatch, metrics: dict[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """The policy's loss, 0-dim, with the regularizers added, and all metrics without gradient."""
+        """Add the regularizers to the policy's loss; returns the 0-dim sum, and all metrics without gradient."""
         for term in self.loss_terms:
             metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, self.batch_size)
             loss = loss + metrics[f"Loss/{term.name}"]
@@ -107,7 +109,7 @@ class ActorCritic:
         return loss, {name: metric.detach() for name, metric in metrics.items()}
 
     def parts(self) -> dict[str, Stateful]:
-        """Targets and optimizers, for the checkpoint."""
+        """Return targets and optimizers, for the checkpoint."""
         parts: dict[str, Stateful] = {
             "target_critic": self.target_critic,
             "critic_optimizer": self.critic_optimizer,
@@ -117,26 +119,26 @@ class ActorCritic:
 
 
 def _as_tensordict(obs: Observations, batch: ReplayBatch) -> TensorDict:
-    """Observations with the leading dimensions of the batch; a sequence has one more of them."""
+    """Return observations as a TensorDict with the batch's leading dimensions; a sequence has one step more."""
     shape = batch.reward.shape
     return TensorDict(dict(obs.items()), [shape[0] + 1, *shape[1:]] if batch.is_sequence else shape)
 
 
 @configclass
 class ActorCriticCfg(Cfg):
-    """What the configurations of actor-critic algorithms share, beside `OffPolicyAlgorithmCfg`."""
+    """Settings that actor-critic algorithms share, beside `OffPolicyAlgorithmCfg`."""
 
     actor_learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
     """Learning rate of the actor."""
     critic_learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
     """Learning rate of the critics."""
     tau: Annotated[float, Range(gt=0, le=1)] = 0.005
-    """Share of the online networks that goes into their targets when those follow."""
+    """Soft-update rate of the targets."""
     delay_targets: bool = False
-    """Let the targets follow at the policy's turn only (TD3, DSAC)."""
+    """Soft-update the targets only in steps in which the policy learns (TD3, DSAC)."""
     target_actor: bool = False
-    """Let a slow copy of the policy choose a' (TD3, DSAC)."""
+    """Choose a' with a target copy of the policy (TD3, DSAC)."""
     aggregate: Literal["min", "mean", "own"] = "min"
-    """Which critic the target comes from: the most pessimistic of each sample; the mean of all; each its own."""
+    """Critic that the target comes from: the smallest for each sample, the mean of all, or each its own."""
     loss_terms: list[LossTermCfg] = []
-    """Augmentations of the batch and regularizers of the policy, as for PPO."""
+    """Batch augmentations and policy regularizers, as in PPO."""

@@ -1,4 +1,4 @@
-"""Acting while experience is collected: a policy, its exploration, and what both remember from step to step."""
+"""Collector of off-policy algorithms: a policy, its exploration, and the state they keep between steps."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ...utils.cuda_graph import GraphMode, graphed, release
 
 
 class OffPolicyCollector:
-    """A `Collector` that acts uniformly in [-1, 1] at first, then as the exploration makes of the policy.
+    """`Collector` that acts uniformly in [-1, 1] at first, then by the policy with exploration.
 
-    It knows no algorithm and no replay. A copy (`copy.deepcopy`, `pickle`) acts in another process.
+    It depends on no algorithm and no replay. A copy (`copy.deepcopy`, `pickle`) acts in another process.
 
     Args:
-        policy: an actor or a planner.
-        exploration: turns the policy's distribution into the action that is executed.
-        spec: of the environments.
-        groups: observation groups that the policy reads.
-        device: where it acts.
-        previous_action: whether the previous action is an observation; it is in the record then.
-        random_steps: steps of the environments that are acted uniformly, whatever the policy says.
-        cuda_graph: whether to capture acting.
+        policy: Actor or planner.
+        exploration: Turns the policy's distribution into the action that is executed.
+        spec: Spec of the environments.
+        groups: Observation groups that the policy reads.
+        device: Device that it acts on.
+        previous_action: True if the previous action is an observation, which is recorded then.
+        random_steps: Number of environment steps with uniform actions at the start.
+        cuda_graph: CUDA-graph mode of acting.
     """
 
     def __init__(
@@ -48,14 +48,15 @@ class OffPolicyCollector:
         self.policy, self.exploration, self.groups, self.random_steps = policy, exploration, groups, random_steps
         self.policy_state = PolicyState(policy, spec.num_envs, device, previous_action=previous_action)
         self.policy_version = torch.zeros((), dtype=torch.int64, device=device)
-        """Updates behind the weights that act."""
+        """Number of updates of the weights that act."""
         self._action = torch.zeros(spec.num_envs, *spec.action.shape, device=device)
         self._act_step = graphed(self._act, device, cuda_graph, "policy step")
 
     @torch.no_grad()
     def act(self, obs: TensorDict) -> ActOut:
-        """Choose an action per environment, `(N, A)`, for `obs` `[N]`."""
+        """Choose an action `(N, A)` for each environment from `obs` `[N]`."""
         if self.random_steps > 0:
+            # Uniform actions cover the box before the policy knows anything; the policy did not see these observations.
             self.random_steps -= 1
             self._action.uniform_(-1.0, 1.0)
             self.policy_state.zero_state()
@@ -72,22 +73,23 @@ class OffPolicyCollector:
 
     @torch.no_grad()
     def end_step(self, done: Tensor, mask: Tensor | None = None) -> None:
-        """Finish the step of the last action, whose episode is over where `done` `(N,)`.
+        """Finish the step of the last action; the episode ended where `done` `(N,)`.
 
         A row that waits, `mask` False, is between two episodes.
         """
+        # A waiting row starts from scratch as soon as it acts again.
         ended = done != 0 if mask is None else (done != 0) | ~mask
         self.exploration.on_done(ended)
         self.policy_state.end_step(self._action, ended)
 
     @torch.no_grad()
     def restart_episodes(self) -> None:
-        """Forget recurrent states and held noise: none of the episodes that they belong to continues."""
+        """Reset recurrent states and held noise; no episode continues."""
         self.policy_state.restart_episodes()
         self.exploration.on_done(torch.ones_like(self.policy_state.start))
 
     def state_dict(self) -> dict[str, Any]:
-        """What acting remembers from step to step, as copies; without the weights."""
+        """Return copies of the state kept between steps, without the weights."""
         return {
             "exploration": self.exploration.state_dict(),
             "memory": self.policy_state.state_dict(),
@@ -95,18 +97,18 @@ class OffPolicyCollector:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict` in place; with another number of environments all of them start anew."""
+        """Restore `state_dict` in place; with another number of environments, all of them are reset."""
         self.exploration.load_state_dict(state["exploration"])
         self.policy_state.load_state_dict(state["memory"])
         self.random_steps = state["random_steps"]
 
     def weights(self) -> dict[str, Any]:
-        """What an update changes of acting, as copies."""
+        """Return copies of the weights that an update changes."""
         policy = {name: value.clone() for name, value in self.policy.state_dict().items()}
         return {"policy": policy, "policy_version": self.policy_version.clone()}
 
     def load_weights(self, weights: Mapping[str, Any]) -> None:
-        """Restore `weights` in place."""
+        """Load the weights in place."""
         self.policy.load_state_dict(weights["policy"])
         self.policy_version.copy_(weights["policy_version"])
 

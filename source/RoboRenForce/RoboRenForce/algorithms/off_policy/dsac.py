@@ -1,8 +1,8 @@
-"""Distributional soft actor-critic: SAC whose critics learn the distribution of the return as a normal one.
+"""Distributional soft actor-critic: SAC whose critics learn a normal distribution of the return.
 
-DSAC (Duan et al. 2021, arXiv 2001.02811) has one critic and a slow copy of the policy that chooses a'; DSAC-T (2025,
-arXiv 2310.05858), known as DSACT, has twins, expected targets for the mean and scales by the variance. The losses are
-those of the critics' return head, `GaussianHead`; what is left are these settings of SAC.
+DSAC (Duan et al. 2021, arXiv 2001.02811) has one critic and a target policy that chooses a'; DSAC-T (2025,
+arXiv 2310.05858), also called DSACT, has twin critics, expected targets for the mean and scaling by the variance. The
+losses are those of the critics' return head, `GaussianHead`; this file holds the settings of SAC.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from ...configclass import configclass
 from .sac import SAC, SACCfg
 
 DSAC = SAC
-"""Its name in the files of earlier runs."""
+"""Name of the class in files of earlier runs."""
 
 
 @configclass
 class DSACCfg(SACCfg):
-    """DSAC of 2021; its critic is `QNetworkCfg(num_q=1, head_cfg=GaussianHeadCfg(version="v1"))`."""
+    """Configuration of DSAC (2021); its critic is `QNetworkCfg(num_q=1, head_cfg=GaussianHeadCfg(version="v1"))`."""
 
     head_type: ClassVar[type[ReturnHead]] = GaussianHead
     actor_learning_rate = 1.0e-4
@@ -33,7 +33,7 @@ class DSACCfg(SACCfg):
 
 @configclass
 class DSACTCfg(SACCfg):
-    """DSAC-T with the settings of DSAC; its critic is `QNetworkCfg(num_q=2, head_cfg=GaussianHeadCfg(version="T"))`.
+    """Configuration of DSAC-T; its critic is `QNetworkCfg(num_q=2, head_cfg=GaussianHeadCfg(version="T"))`.
 
     The published runs take 20 environment steps per gradient step (the runner's `train_freq` or `num_envs`).
     """

@@ -1,4 +1,4 @@
-"""Experience of a learner: a replay that a collector fills, or recorded data."""
+"""Source of batches: a replay that a collector fills, or recorded data."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 
 class Experience:
-    """A buffer, and what learns from every step that enters it: normalizers of observations, the scale of rewards.
+    """A buffer, with the observation normalizers and reward scale that are updated from every stored step.
 
     Args:
-        learner: whose networks and settings are used.
-        buffer: a replay, or recorded data.
-        collector: whose steps fill the replay; None with recorded data.
+        learner: Learner whose networks and settings are used.
+        buffer: Replay or recorded data.
+        collector: Collector that fills the replay; None with recorded data.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class Experience:
         self.buffer: Any = buffer
         self.collector = collector
         self.stored = () if collector is None else tuple(learner.schema.fields)
-        """What is taken of a transition."""
+        """Names of the transition fields that are stored."""
         self.networks, self.distributed, self.num_envs = learner.networks, learner.distributed, spec.num_envs
         self.warm_up = 0 if collector is None else cfg.learning_starts
-        """Transitions to collect with random actions before anything is learned."""
+        """Number of transitions to collect with random actions before learning starts."""
         self.num_stored: int = buffer.num_added
-        """Transitions that were ever stored; kept here too, since asking the replay would wait for the device."""
+        """Number of transitions ever stored; counted here because asking the replay would wait for the device."""
         self.reward_scaler: BoundedRewardScaler | None = None
         if cfg.max_return is not None:
             self.reward_scaler = BoundedRewardScaler(spec.num_envs, cfg.gamma, cfg.max_return).to(learner.device)
@@ -63,13 +63,13 @@ class Experience:
 
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
-        """Store the transition that the collector's last action led to, and let the collector end the step."""
+        """Store the transition of the collector's last action, and end the collector's step."""
         self.store_step({name: transition.value_of(name) for name in self.stored})
         self.num_stored += self.num_envs
 
     @torch.no_grad()
     def add(self, transition: Transition) -> None:
-        """Store a transition that a copy of the collector led to, elsewhere."""
+        """Store a transition that a copy of the collector gathered elsewhere."""
         device = self.buffer.learner
         self._store({name: transition.value_of(name).to(device) for name in self.stored})
         self.num_stored += self.num_envs
@@ -80,6 +80,7 @@ class Experience:
             self.collector.end_step(step["done"], step.get("mask"))
 
     def _store(self, step: Mapping[str, Tensor]) -> None:
+        # Observation statistics follow everything that was observed, each step once.
         names = (name for name in step if name.startswith("obs/") or name == PREVIOUS_ACTION)
         update_normalizers(self.networks, {name.removeprefix("obs/"): step[name] for name in names}, self.distributed)
         self.buffer.add(step)
@@ -87,19 +88,20 @@ class Experience:
             self.reward_scaler.update(step["reward"], step["done"], self.distributed)
 
     def sample(self) -> ReplayBatch:
-        """Draw a batch, onto the learner's device."""
+        """Draw a batch on the learner's device."""
         batch = self.buffer.sample()
-        if self.reward_scaler is not None:  # by the statistics of now, whenever the transition was stored
+        # Rewards are scaled when they are drawn: stored ones would keep the scale of their time.
+        if self.reward_scaler is not None:
             batch.reward = self.reward_scaler(batch.reward)
         return batch
 
     @property
     def is_enough(self) -> bool:
-        """Whether something can be learned from."""
+        """True if there is enough data to learn from."""
         return self.num_stored >= max(self.warm_up, 1)
 
     def restart_episodes(self) -> None:
-        """Forget recurrent states, held noise and running returns: none of their episodes continues."""
+        """Reset recurrent states, held noise and running returns; no episode continues."""
         if self.collector is not None:
             self.collector.restart_episodes()
         if self.reward_scaler is not None:
@@ -112,7 +114,7 @@ class Experience:
         release(self.store_step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffer as far as it is stored, what acting remembers, and the scale of rewards."""
+        """Return the buffer (if it is stored), the collector's state, and the reward scale."""
         acting = {} if self.collector is None else self.collector.state_dict()
         return {
             "replay": self.buffer.state_dict(),
@@ -123,7 +125,7 @@ class Experience:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], *, num_updates: int) -> None:
-        """Restore `state_dict`; recorded data and replays don't follow one another, what acting remembers does."""
+        """Restore `state_dict`; the buffer only if both runs learn from the same kind of data."""
         if state["offline"] == (self.collector is None):
             self.buffer.load_state_dict(state["replay"])
         self.num_stored, scale = self.buffer.num_added, state["reward_scaler"]
@@ -135,20 +137,20 @@ class Experience:
         if self.reward_scaler is not None:
             self.reward_scaler.load_state_dict(scale)
         if self.collector is not None:
-            # A run that has learned a policy collects with it, also where its replay was not kept.
+            # A run that has learned before collects with its policy, also if its replay was not kept.
             missing = 0 if num_updates else max(self.warm_up - self.num_stored, 0)
             acting = self.collector.state_dict() if state["memory"] is None else state
             self.collector.load_state_dict({**acting, "random_steps": -(-missing // self.num_envs)})
 
 
 def update_normalizers(networks: Any, obs: Observations, distributed: DistributedContext | None = None) -> None:
-    """Let the normalizers of all networks learn from observations of any batch shape."""
+    """Update the normalizers of all networks from observations of any batch shape."""
     for network in networks.children():
         network.update_normalizer(obs, distributed)
 
 
 def recorded_schema(buffer: ReplayBuffer, spec: EnvSpec) -> TransitionSchema:
-    """What is taken of transitions: the replay's fields, and the previous action where that is an observation."""
+    """Return the stored fields of a transition: the replay's, and the previous action if that is an observation."""
     fields = dict(buffer.schema.fields)
     if PREVIOUS_ACTION in {*buffer.spec.obs_groups} - {*spec.obs_groups}:
         meaning = "action that was executed before, zeros where an episode begins"
@@ -157,7 +159,7 @@ def recorded_schema(buffer: ReplayBuffer, spec: EnvSpec) -> TransitionSchema:
 
 
 def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:
-    """The modules that `policy` configures, and the buffer that they learn from; None where they are only played."""
+    """Build the modules of `policy`, and the buffer that they learn from (None if they are only played)."""
     context = learner.context
     spec, data = context.spec, context.data
     groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
@@ -169,14 +171,15 @@ def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:
         buffer = _make_dataset_buffer(learner, data, stored)
     elif learner.acts:
         buffer = _make_replay(learner, stored)
-    # Replays of sequences show the previous action too.
+    # Sequence replays add the previous action to the observations.
     seen = buffer.spec if learner.acts else stored
     added = [name for name in seen.obs_groups if name not in read]
     networks = policy.build(
         spec=replace(spec, obs_groups={**spec.obs_groups, **seen.obs_groups}),
         obs_groups={name: [*groups[name], *added] for name in ("actor", "critic")},
     ).to(learner.device)
-    if data is not None:  # there is nothing else to see; processes all see the same
+    # Recorded data is complete from the start, so its statistics are final; they are equal in all processes.
+    if data is not None:
         update_normalizers(networks, {name: rows.to(learner.device) for name, rows in data.obs.items()})
     for tensor in [*networks.parameters(), *networks.buffers()]:
         learner.distributed.broadcast_(tensor.data)
@@ -184,7 +187,7 @@ def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:
 
 
 def _make_replay(learner: OffPolicyAlgorithm, stored: EnvSpec) -> ReplayBuffer:
-    """An empty replay for transitions with the observation groups of `stored`."""
+    """Build an empty replay for transitions with the observation groups of `stored`."""
     cfg, spec, name = learner.cfg, learner.context.spec, type(learner).__name__
     if "final_observations" not in spec.extras:
         raise ConfigError(
@@ -202,7 +205,7 @@ def _make_replay(learner: OffPolicyAlgorithm, stored: EnvSpec) -> ReplayBuffer:
 
 
 def _make_dataset_buffer(learner: OffPolicyAlgorithm, data: TransitionDataset, stored: EnvSpec) -> DatasetBuffer:
-    """The run's recorded data, with the observation groups of `stored`, on the learner's device."""
+    """Load the run's recorded data, with the observation groups of `stored`, onto the learner's device."""
     cfg, groups = learner.cfg, stored.obs_groups
     data.require_fit(learner.context.spec)
     if cfg.max_return is not None:
@@ -213,7 +216,7 @@ def _make_dataset_buffer(learner: OffPolicyAlgorithm, data: TransitionDataset, s
 
 
 def _require_fit(networks: Any, buffer: ReplayBuffer | DatasetBuffer) -> None:
-    """Refuse memory where batches are single transitions, and batch statistics where padding would enter them."""
+    """Refuse recurrent networks without sequences, and batch statistics over padded sequences."""
     recurrent = [name for name, network in networks.named_children() if network.is_recurrent]
     if recurrent and not isinstance(buffer, SequenceReplayBuffer):
         raise ConfigError(

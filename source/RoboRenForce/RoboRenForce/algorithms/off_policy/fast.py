@@ -1,14 +1,14 @@
 """Recipes for thousands of environments on a GPU: FastTD3, FastSAC, FlashSAC.
 
-They are TD3 and SAC with other parts: C51 critics, large batches, few and large steps of the targets, and their own
-exploration. Each is an algorithm's configuration here and the networks that belong to it, a function.
+They are TD3 and SAC with other settings: C51 critics, large batches, few and large target updates, and their own
+exploration. Each is a configuration of the algorithm, and a function that returns its networks.
 
 - FastTD3: Seo et al. 2025, arXiv 2505.22642.
 - FastSAC: Seo et al. 2025, arXiv 2512.01996.
 - FlashSAC: 2026, arXiv 2604.04539.
 
-What is left out or different: the temperature learns at the policy's turn from the policy's own log-probabilities, also
-in FastSAC; the losses are averaged over the batch and summed over the critics.
+Differences from the papers: the temperature learns together with the policy, from the policy's own log-probabilities,
+also in FastSAC; losses are averaged over the batch and summed over the critics.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from .td3 import TD3Cfg
 
 @configclass
 class FastTD3Cfg(TD3Cfg):
-    """TD3 with huge batches and a noise level per environment, for about a thousand environments."""
+    """TD3 with huge batches and one noise level per environment, for about a thousand environments."""
 
     gamma = 0.97
     replay: ReplayBufferCfg = ReplayBufferCfg(capacity=10_485_760)
@@ -53,11 +53,11 @@ class FastTD3Cfg(TD3Cfg):
 
 
 def fast_td3_policy(max_return: float = 10.0, num_atoms: int = 101) -> ActorQPackCfg:
-    """Networks of FastTD3.
+    """Return the networks of FastTD3.
 
     Args:
-        max_return: the critics' support is plus and minus this; it has to contain reward / (1 - gamma).
-        num_atoms: of the support.
+        max_return: Bound of the critics' support; it has to contain reward / (1 - gamma).
+        num_atoms: Number of atoms of the support.
     """
     actor = MLPCfg(hidden_features=[512, 256, 128], activations="ReLU", output_gain=0.01)
     critic = MLPCfg(hidden_features=[1024, 512, 256], activations="ReLU")
@@ -73,7 +73,7 @@ def fast_td3_policy(max_return: float = 10.0, num_atoms: int = 101) -> ActorQPac
 
 @configclass
 class FastSACCfg(SACCfg):
-    """SAC with critics that each follow their own target, many gradient steps and an entropy target of 0."""
+    """SAC in which each critic has its own target, with many gradient steps and an entropy target of 0."""
 
     gamma = 0.97
     replay: ReplayBufferCfg = ReplayBufferCfg(capacity=4_194_304)
@@ -90,11 +90,11 @@ class FastSACCfg(SACCfg):
 
 
 def fast_sac_policy(max_return: float = 20.0, num_atoms: int = 101) -> ActorQPackCfg:
-    """Networks of FastSAC.
+    """Return the networks of FastSAC.
 
     Args:
-        max_return: the critics' support is plus and minus this; it has to contain reward / (1 - gamma).
-        num_atoms: of the support.
+        max_return: Bound of the critics' support; it has to contain reward / (1 - gamma).
+        num_atoms: Number of atoms of the support.
     """
     actor = MLPCfg(hidden_features=[512, 256, 128], activations="SiLU", layer_norm=True, output_gain=0.0)
     critic = MLPCfg(hidden_features=[768, 384, 192], activations="SiLU", layer_norm=True)
@@ -110,10 +110,10 @@ def fast_sac_policy(max_return: float = 20.0, num_atoms: int = 101) -> ActorQPac
 # --- FlashSAC --------------------------------------------------------------------------------------------------------
 
 FLASH_MAX_RETURN = 5.0
-"""Rewards are scaled so that returns stay within plus and minus this, which is the support of the critics."""
+"""Bound of the scaled returns, and of the critics' support."""
 
 FLASH_ENTROPY = 0.5 * math.log(2.0 * math.pi * math.e * 0.15**2)
-"""Entropy target per dimension, that of a normal distribution with standard deviation 0.15: -0.478."""
+"""Entropy target per dimension: that of a normal distribution with standard deviation 0.15, -0.478."""
 
 
 @configclass
@@ -134,7 +134,7 @@ class FlashSACCfg(SACCfg):
 
 
 def flash_sac_policy() -> ActorQPackCfg:
-    """Networks of FlashSAC; they normalize observations themselves."""
+    """Return the networks of FlashSAC; they normalize observations themselves."""
     head = CategoricalHeadCfg(num_atoms=101, v_min=-FLASH_MAX_RETURN, v_max=FLASH_MAX_RETURN)
     return ActorQPackCfg(
         actor_cfg=TanhGaussianActorCfg(

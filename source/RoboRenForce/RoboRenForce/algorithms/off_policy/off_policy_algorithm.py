@@ -1,13 +1,13 @@
-"""What remains of an off-policy algorithm beside its losses: the parts, tied together, and their state.
+"""Base class of off-policy algorithms: it connects these parts and saves their state.
 
     OffPolicyCollector    chooses actions           collector.py
     Experience            stores, draws batches     experience.py
     CapturedUpdate        counts gradient steps     captured_update.py
     ScheduledAdam         takes them                components/scheduled_adam.py
 
-A concrete algorithm is one gradient step, `train_step(batch, update_actor)`. The batch comes from a replay that fills
-while acting, or from data that was recorded before (`RunContext.data`); the algorithm can't tell. With recorded data
-there is no collector, no exploration, no replay and no warm-up.
+A concrete algorithm implements one gradient step, `train_step(batch, update_actor)`. The batch comes from a replay that
+is filled while acting, or from recorded data (`RunContext.data`); the algorithm does not see the difference. With
+recorded data there is no collector, no exploration, no replay and no warm-up.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from .experience import Experience, build_networks, recorded_schema
 
 
 class OffPolicyAlgorithm(Algorithm, ABC):
-    """Owns the networks, the source of batches and, where it acts, the collector.
+    """Owner of the networks, the source of batches and, if it acts, the collector.
 
     A subclass builds its optimizers and targets in `__init__` after `super().__init__(...)`, and implements
     `train_step` and `parts`.
@@ -55,15 +55,15 @@ class OffPolicyAlgorithm(Algorithm, ABC):
 
     cfg: OffPolicyAlgorithmCfg
     networks_cfg: ClassVar[type[ActorPackCfg]] = ActorPackCfg
-    """The modules that it learns."""
+    """Configuration class of the modules that it learns."""
     needs_data: ClassVar[bool] = False
-    """Whether it learns from recorded data only, and never acts."""
+    """True if it learns from recorded data only and never acts."""
     sets_priorities: ClassVar[bool] = False
-    """Whether it updates replay priorities."""
+    """True if it updates replay priorities."""
     collector: OffPolicyCollector
-    """Acts; there is none where the run has recorded data."""
+    """Chooses actions; missing in runs on recorded data."""
     experience: Experience
-    """Where batches come from; there is none where a policy that `needs_data` is only played."""
+    """Source of batches; missing if a policy that `needs_data` is only played."""
 
     def __init__(self, cfg: OffPolicyAlgorithmCfg, *, policy: ActorPackCfg, context: RunContext) -> None:
         self.cfg, self.context, self.device, self.distributed = cfg, context, context.device, context.distributed
@@ -77,8 +77,10 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         set_matmul_precision(cfg.precision, self.device)
         self._compiles = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self.acts = context.data is None and not self.needs_data
+        # Networks and buffer together: a sequence replay adds an observation that the networks read.
         self.networks, buffer = build_networks(self, policy)
         self.actor: Actor = self.networks.actor
+        # Without recorded data the algorithm acts: collector, exploration and warm-up exist in this case only.
         graph: GraphMode = "off"
         if self.acts:
             self.schema = recorded_schema(buffer, spec)
@@ -95,6 +97,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         if buffer is not None:
             self.experience = Experience(self, buffer, self.collector if self.acts else None)
             graph = self.experience.cuda_graph
+        # The whole update is one captured graph; the counter on the device drives the schedules in it.
         smooth, finish = self.compiled(smooth_), self._finish_update
         self.updates = CapturedUpdate(cfg, self._gradient_step, finish, smooth, self.device, graph)
         self._warned: set[ReturnHead] = set()
@@ -103,20 +106,20 @@ class OffPolicyAlgorithm(Algorithm, ABC):
 
     @abstractmethod
     def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
-        """Take a gradient step of critics and, if `update_actor`, of the policy; returns 0-dim metrics, detached."""
+        """Take a gradient step of the critics and, if `update_actor`, of the policy; returns detached 0-dim metrics."""
 
     @abstractmethod
     def parts(self) -> dict[str, Stateful]:
-        """Optimizers, targets and whatever else the subclass owns, for the checkpoint."""
+        """Return optimizers, targets and everything else that the subclass owns, for the checkpoint."""
 
     def acting_policy(self) -> ActingPolicy:
-        """What the collector acts with: the actor, or a planner over `networks`."""
+        """Return the policy of the collector: the actor, or a planner over `networks`."""
         return self.actor
 
     # -- collecting ---------------------------------------------------------------------------------------------------
 
     def act(self, obs: TensorDict) -> ActOut:
-        """Choose an action per environment: uniform in the box while warming up, then the policy's exploration."""
+        """Choose an action for each environment: uniform during warm-up, then the policy with exploration."""
         if not self.acts:
             raise UserError(
                 f"{type(self).__name__} learns from recorded data in this run and does not act: give it an "
@@ -125,22 +128,22 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         return self.collector.act(obs)
 
     def process_env_step(self, transition: Transition) -> None:
-        """Store the transition that the collector's last action led to, and let the collector end the step."""
+        """Store the transition of the collector's last action, and end the collector's step."""
         self.experience.process_env_step(transition)
 
     def restart_episodes(self) -> None:
-        """Forget recurrent states, held noise and running returns: none of their episodes continues."""
+        """Reset recurrent states, held noise and running returns; no episode continues."""
         if self.acts:
             self.experience.restart_episodes()
 
     def stored_steps(self, num_steps: int) -> Mapping[str, Tensor]:
-        """The newest steps of the replay; see `Algorithm.stored_steps`."""
+        """Return the newest steps of the replay; see `Algorithm.stored_steps`."""
         return self.experience.buffer.newest_steps(num_steps) if self.acts else {}
 
     # -- learning -----------------------------------------------------------------------------------------------------
 
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
-        """Store `data`, take `gradient_steps` gradient steps; returns smoothed 0-dim metrics, `{}` while warming up."""
+        """Store `data` and take `gradient_steps` gradient steps; returns smoothed 0-dim metrics, `{}` in warm-up."""
         for transition in data or ():
             self.experience.add(transition)
         if not self.experience.is_enough:
@@ -149,7 +152,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
 
     @property
     def num_updates(self) -> int:
-        """Gradient steps that were taken."""
+        """Number of gradient steps taken."""
         return self.updates.num_steps
 
     def _gradient_step(self, update_actor: bool) -> dict[str, Tensor]:
@@ -157,6 +160,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
 
     def _finish_update(self) -> None:
         parts = (part for part in self.parts().values() if isinstance(part, nn.Module))
+        # Gradients are averaged in every step; batch statistics only need to agree once per update.
         share_statistics([self.networks, *parts], self.distributed)
         if self.acts:
             self.collector.policy_version.add_(1)
@@ -164,9 +168,10 @@ class OffPolicyAlgorithm(Algorithm, ABC):
     def make_optimizer(
         self, parts: Mapping[str, nn.Module], learning_rate: float, *, final: float | None = None, **options: Any
     ) -> ScheduledAdam:
-        """An optimizer of `parts`, named as in the metrics, whose learning rate ends at a share `final` of its own.
+        """Build an optimizer of `parts`, named as in the metrics.
 
-        Schedule, clipping, decay and momenta are as configured where nothing else is said.
+        Schedule, clipping, weight decay and betas are as configured unless given; `final` is the share of the learning
+        rate that is left at the end of the run.
         """
         cfg, schedule = self.cfg, None
         final = cfg.final_learning_rate if final is None else final
@@ -178,13 +183,13 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         return ScheduledAdam(parts, self.compiled, schedule, **options)
 
     def compiled(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """`function`, through torch.compile where the configuration asks for it."""
+        """Return `function`, wrapped in torch.compile if the configuration asks for it."""
         return compile_own(function) if self._compiles else function
 
     # -- the rest of the Algorithm contract ---------------------------------------------------------------------------
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
-        """What the critics' return heads say about their settings, each once."""
+        """Yield the warnings of the critics' return heads about their settings, each once."""
         heads = [module for module in self.networks.modules() if isinstance(module, ReturnHead)] if metrics else []
         for head in heads:
             sentence = head.warning(metrics)
@@ -193,7 +198,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
                 yield sentence
 
     def policy(self) -> ActorPolicy:
-        """The actor for play and export, sharing its parameters with the learner."""
+        """Return the actor for play and export; it shares its parameters with the learner."""
         remembers = self.acts and self.collector.policy_state.previous_action is not None
         return (HistoryPolicy if remembers else ActorPolicy)(self.actor)
 
@@ -212,7 +217,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
             self.experience.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, normalizers, targets, optimizers, exploration and counters; the replay as far as it is stored."""
+        """Return networks, targets, optimizers, exploration and counters; the replay if it is stored."""
         return {
             "networks": self.networks.state_dict(),
             "num_updates": self.num_updates,
@@ -221,7 +226,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         }
 
     def local_state_dict(self) -> dict[str, Any]:
-        """Experience and what is remembered between steps: every process has its own environments."""
+        """Return experience and collector state, which differ between processes."""
         metrics = {name: value.clone() for name, value in self.updates.metrics.items()}
         return {**self.experience.state_dict(), "metrics": metrics}
 
@@ -229,7 +234,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
         """Restore `state_dict`.
 
         Raises:
-            ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
+            ValueError: The state and this configuration have different parts.
         """
         here, there = self.parts(), state["parts"]
         if here.keys() != there.keys():
@@ -254,50 +259,50 @@ class OffPolicyAlgorithm(Algorithm, ABC):
 
 @configclass
 class OffPolicyAlgorithmCfg(AlgorithmCfg):
-    """What the configurations of all off-policy and offline algorithms share."""
+    """Settings that all off-policy and offline algorithms share."""
 
     class_type: type = OffPolicyAlgorithm
     needs_next_action: ClassVar[bool] = False
-    """Whether recorded data has to say what was done in the successor state."""
+    """True if recorded data has to contain the action taken in the successor state."""
 
     # experience
     gamma: Annotated[float, Range(ge=0, le=1)] = 0.99
     """Discount per environment step."""
     replay: ReplayBufferCfg = ReplayBufferCfg()
-    """Where transitions are kept and how they are drawn."""
+    """Replay buffer, which stores transitions and draws batches."""
     exploration: ExplorationCfg = SampleCfg()
-    """How actions are chosen while collecting."""
+    """Choice of actions while collecting."""
     max_return: Annotated[float, Range(gt=0)] | None = None
-    """Scale rewards as they are drawn so that discounted returns stay within plus and minus this; None: not at all."""
+    """Scale drawn rewards so that discounted returns stay within plus and minus this; None: no scaling."""
     learning_starts: Annotated[int, Range(ge=0)] = 5000
-    """Transitions over all environments that are collected with random actions before anything is learned."""
+    """Number of transitions, over all environments, to collect with random actions before learning starts."""
 
     # updates
     batch_size: Annotated[int, Range(ge=1)] = 256
     """Transitions (or sequences) per gradient step."""
     gradient_steps: Annotated[int, Range(ge=1)] = 1
-    """Gradient steps per update; the runner's `train_freq` says how often there is one."""
+    """Gradient steps per update; `train_freq` of the runner is the number of environment steps between updates."""
     policy_delay: Annotated[int, Range(ge=1)] = 1
-    """Gradient steps of the critic per turn of the policy."""
+    """Gradient steps of the critics per gradient step of the policy."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = None
-    """Gradients of actor and critic are each clipped to this norm; None: not at all."""
+    """Maximum gradient norm, for actor and critics separately; None: no clipping."""
     weight_decay: Annotated[float, Range(ge=0)] = 0.0
-    """Decoupled weight decay (AdamW) of actor and critic."""
+    """Decoupled weight decay (AdamW) of actor and critics."""
     beta2: Annotated[float, Range(ge=0, lt=1)] = 0.999
     """Decay of Adam's second moment."""
     final_learning_rate: Annotated[float, Range(ge=0, le=1)] = 1.0
-    """Share of all learning rates that is left at the end of the run, on a half cosine; 1: they are constant."""
+    """Share of all learning rates that is left at the end of the run, on a half cosine; 1: constant."""
 
     # speed
     cuda_graph: GraphMode = "auto"
     """Capture acting, storing and the update; `auto` falls back with the reason in the log."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile losses and optimizers; `auto` does it on CUDA."""
+    """torch.compile for losses and optimizers; `auto`: on CUDA only."""
     precision: Precision = "tf32"
-    """fp32, tf32 or bf16 for the networks in the update."""
+    """Precision of the networks in the update: fp32, tf32 or bf16."""
 
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
-        """The replay has to hold at least one step of every environment."""
+        """Check that the replay holds at least one step of every environment."""
         if self.replay.capacity < num_envs:
             yield (
                 f"replay.capacity: {self.replay.capacity} transitions can't hold one step of {num_envs} environments; "

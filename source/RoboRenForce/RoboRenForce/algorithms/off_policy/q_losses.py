@@ -1,9 +1,9 @@
-"""The loss of action values, and forward passes of actors and critics at both ends of a batch's transitions.
+"""TD loss of action values, and forward passes of actor and critics at `obs` and `next_obs`.
 
-Networks with batch normalization are evaluated at states and successors jointly, as one batch that both ends are
-normalized by (CrossQ, Bhatt et al. 2024, arXiv 1902.05605; FlashSAC, arXiv 2604.04539): the actions of the replay and
+Networks with batch normalization are evaluated at states and successors jointly, as one batch with common
+statistics (CrossQ, Bhatt et al. 2024, arXiv 1902.05605; FlashSAC, arXiv 2604.04539): the actions of the replay and
 those of the policy are distributed differently, and statistics of the one are wrong for the other. Other networks are
-evaluated only where their output is asked for.
+evaluated only where their output is needed.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ Forward = Callable[[Observations, Tensor | None], Tensor]
 
 
 def output_of(actor: Actor) -> Forward:
-    """The actor's output `(..., O)`, which `actor.distribution` reads, as a function of observations."""
+    """Return a function of observations that gives the actor's output `(..., O)`, the input of `actor.distribution`."""
     return lambda obs, start: actor.evaluate(obs, None, start)[0]
 
 
 def features_of(critic: QNetwork) -> Forward:
-    """The critic's features `(..., F)` as a function of observations."""
+    """Return a function of observations that gives the critic's features `(..., F)`."""
     return lambda obs, start: critic.features(obs, start)[0]
 
 
 def actor_at_obs(actor: Actor, batch: ReplayBatch) -> Tensor:
-    """The actor's output at the states, where it learns; batch statistics are updated."""
+    """Return the actor's output at `obs`, where it learns; updates batch statistics."""
     obs, next_obs = batch.obs, batch.next_obs
     if next_obs is None or not uses_batch_statistics(actor):
         return batch.forward_obs(output_of(actor))
+    # One batch of both ends, so that both are normalized by the same statistics.
     both = {group: torch.cat([obs[group], next_obs[group]]) for group in actor.groups}
     with batch_statistics(actor):
         return output_of(actor)(both, None).chunk(2)[0]
 
 
 def actor_at_next_obs(actor: Actor, batch: ReplayBatch) -> Tensor:
-    """The actor's output at the successors, where it chooses a'; by running statistics, as when it acts."""
+    """Return the actor's output at `next_obs`, to choose a'; uses running statistics, as acting does."""
     return batch.forward_next_obs(output_of(actor))
 
 
 def critic_at_obs(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
-    """The critic's output `(E, ..., O)` for the actions of the batch, where it learns; batch statistics are updated."""
+    """Return the critic's output `(E, ..., O)` for the actions of the batch; updates batch statistics."""
     if uses_batch_statistics(critic):
         return _jointly(critic, batch, next_action).chunk(2, dim=1)[0]
     return critic.outputs(batch.forward_obs(features_of(critic)), batch.action)
 
 
 def critic_at_next_obs(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
-    """The (target) critic's output `(E, ..., O)` for `next_action` `(..., A)` at the successors."""
+    """Return the (target) critic's output `(E, ..., O)` at `next_obs` for `next_action` `(..., A)`."""
     if uses_batch_statistics(critic):
         return _jointly(critic, batch, next_action).chunk(2, dim=1)[1]
     return critic.outputs(batch.forward_next_obs(features_of(critic)), next_action)
@@ -70,25 +71,25 @@ def td_loss(
     bonus: Tensor,
     aggregate: Aggregate,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """L_Q = sum_j loss(Q_j(s, a), r + discount (Qbar(s', a') + bonus)), with the loss of the critics' return head.
+    """Return L_Q = sum_j loss(Q_j(s, a), r + discount (Qbar(s', a') + bonus)), with the loss of the return head.
 
     Args:
-        critic: learns.
-        target_critic: judges the successors.
-        batch: transitions or sequences.
+        critic: Critic that learns.
+        target_critic: Critic that values the successors.
+        batch: Transitions or sequences.
         next_action: a', `(..., A)`.
-        bonus: what a' is worth besides, `(...)`.
-        aggregate: which target critic counts.
+        bonus: Term added to the value of a', `(...)`.
+        aggregate: Target critic that counts.
 
     Returns:
         The loss; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient.
     """
     head = critic.head
-    # y, from the target critics
+    # y comes from the target critics, without gradient: this is regression, not residual minimization.
     with torch.no_grad():
         next_output = critic_at_next_obs(target_critic, batch, next_action)
         target = head.target(next_output, bonus, batch.reward, batch.discount, aggregate)
-    # every critic's distance to it
+    # Each critic regresses onto the common target; importance weights correct prioritized drawing.
     output = critic_at_obs(critic, batch, next_action)
     errors = head.loss(output, target, batch.valid)
     loss = batch.weighted_mean(errors.sum(0))
@@ -98,14 +99,15 @@ def td_loss(
 
 
 def action_values(critic: QNetwork, batch: ReplayBatch, action: Tensor) -> Tensor:
-    """Values `(E, ...)` of `action` `(..., A)` in the states of the batch, with a gradient for the action alone."""
+    """Return Q-values `(E, ...)` of `action` `(..., A)` at `obs`, with gradients for the action only."""
     with torch.no_grad():
+        # The policy's gradient flows through the action only, so the features need none.
         features = batch.forward_obs(features_of(critic))
     return critic.head.mean(critic.outputs(features, action))
 
 
 def _jointly(critic: QNetwork, batch: ReplayBatch, next_action: Tensor) -> Tensor:
-    """Output `(E, 2 B, O)`: the states with their actions, then the successors with `next_action`."""
+    """Return the output `(E, 2 B, O)` for states with their actions, then for successors with `next_action`."""
     features = torch.cat([batch.forward_obs(features_of(critic)), batch.forward_next_obs(features_of(critic))])
     with batch_statistics(critic):
         return critic.outputs(features, torch.cat([batch.action, next_action]))

@@ -8,8 +8,8 @@ that keeps the entropy near a target.
     L_pi   = alpha log pi(a~|s) - min_j Q_j(s, a~),                                       a~ ~ pi(.|s), reparameterized
     L_alpha = -g(alpha) (log pi(a~|s) + H*)
 
-What the critics predict, a value or a distribution of returns, is their return head's business, so that DSAC, DSAC-T
-and the C51 critics of FastSAC are this class with another head.
+The critics' return head decides what they predict, a value or a distribution of returns, so DSAC, DSAC-T and FastSAC
+(C51) are this class with another head.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .q_losses import action_values, actor_at_next_obs, actor_at_obs, td_loss
 
 
 class SAC(OffPolicyAlgorithm):
-    """Actor, critics, their targets, the temperature, and one gradient step of each."""
+    """Actor, critics, their targets and the temperature, with one gradient step of each."""
 
     cfg: SACCfg
     networks_cfg = ActorQPackCfg
@@ -54,6 +54,7 @@ class SAC(OffPolicyAlgorithm):
         self.temperature = cfg.temperature.build(context.spec.action.dim).to(self.device)
         if cfg.temperature.learned:
             rate = cfg.temperature.learning_rate
+            # A single scalar: neither clipping nor weight decay makes sense for it.
             self.temperature_optimizer = self.make_optimizer(
                 {"temperature": self.temperature}, rate, max_grad_norm=None, weight_decay=0.0
             )
@@ -62,47 +63,48 @@ class SAC(OffPolicyAlgorithm):
         self._policy_loss = self.compiled(self.policy_loss)
 
     def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
-        """The critics learn, at their turn policy and temperature do, and the targets move."""
+        """Update the critics and, if it is their turn, policy, temperature and targets."""
         metrics = self.actor_critic.train_step(batch, update_actor, self._critic_loss, self.update_policy)
         if self.critic_term is not None:
             self.critic_term.train_step(metrics)
         return metrics
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Returns L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
+        """Return L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
         cfg = self.cfg
         with autocast(cfg.precision, self.device):
-            # a', and what its entropy is worth
+            # a' is the policy's, not the replay's (off-policy); its entropy is part of the value of s'.
             with torch.no_grad():
                 next_action, next_log_prob = self._sample(actor_at_next_obs(self.target_actor, batch))
                 bonus = -self.temperature() * next_log_prob if cfg.backup_entropy else torch.zeros_like(next_log_prob)
-            # y, and every critic's distance to it
+            # By default the smaller target value counts (twin critics), against overestimation.
             loss, errors, metrics = td_loss(self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate)
         if self.critic_term is not None:
+            # CQL adds its conservative term to the same loss.
             term, more = self.critic_term.loss(batch)
             loss, metrics = loss + term, metrics | more
         return loss, errors, metrics
 
     def policy_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Returns L_pi; log pi of the actions drawn, without gradient; 0-dim metrics without gradient."""
-        # a~ and its value, through which the gradient reaches the policy
+        """Return L_pi; log pi of the sampled actions, without gradient; 0-dim metrics without gradient."""
+        # Reparameterized a~: the gradient reaches the policy through the critics' values.
         with autocast(self.cfg.precision, self.device):
             action, log_prob = self._sample(actor_at_obs(self.actor, batch))
             values = action_values(self.critic, batch, action)
         value = values.amin(0) if self.cfg.aggregate == "min" else values.mean(0)
-        # the policy climbs value and entropy
+        # Maximize value plus entropy.
         loss = batch.mean(self.temperature() * log_prob - value)
         metrics = {"Policy/entropy": -batch.mean(log_prob), "Policy/alpha": self.temperature()}
         loss, metrics = self.actor_critic.regularize(loss, batch, metrics)
         return loss, log_prob.detach(), metrics
 
     def update_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
-        """Take the gradient steps of actor and temperature."""
+        """Take the gradient steps of actor and temperature; returns metrics."""
         metrics: dict[str, Tensor] = {}
         for _ in range(self.cfg.policy_updates):
             loss, log_prob, metrics = self._policy_loss(batch)
             metrics |= self.actor_critic.actor_optimizer.step(loss)
-            # The temperature learns from the log-probabilities that the actor's step found.
+            # The temperature moves towards the entropy target, with the log-probabilities of the same samples.
             if self.cfg.temperature.learned:
                 self.temperature_optimizer.step(batch.mean(self.temperature.loss(log_prob)))
         return metrics
@@ -112,7 +114,7 @@ class SAC(OffPolicyAlgorithm):
         return distribution.rsample_with_log_prob()
 
     def parts(self) -> dict[str, Stateful]:
-        """Targets, temperature and optimizers."""
+        """Return targets, temperature and optimizers."""
         parts = self.actor_critic.parts() | {"temperature": self.temperature}
         if self.cfg.temperature.learned:
             parts["temperature_optimizer"] = self.temperature_optimizer
@@ -121,20 +123,20 @@ class SAC(OffPolicyAlgorithm):
 
 @configclass
 class SACCfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
-    """SAC. Defaults are those of Stable-Baselines3.
+    """Configuration of SAC. Defaults are those of Stable-Baselines3.
 
-    With `aggregate="min"` the policy climbs the smallest of the critics' values too, otherwise their mean.
+    With `aggregate="min"` the policy also maximizes the smallest of the critics' values, otherwise their mean.
     """
 
     class_type: type = SAC
     head_type: ClassVar[type[ReturnHead]] = ReturnHead
-    """What the critics' return head has to be."""
+    """Return head class that the critics must have."""
     critic_term: ClassVar[type | None] = None
-    """What else the critics minimize; see `ConservativeTerm` of CQL."""
+    """Additional term of the critics' loss; see `ConservativeTerm` of CQL."""
 
     temperature: TemperatureCfg = TemperatureCfg()
-    """The weight of the entropy."""
+    """Temperature, the weight of the entropy."""
     backup_entropy: bool = True
-    """Whether the entropy of the successor's policy is part of the target."""
+    """True to include the entropy of a' in the target."""
     policy_updates: Annotated[int, Range(ge=1)] = 1
-    """Steps of the policy at its turn; CleanRL takes `policy_delay` of them."""
+    """Gradient steps of the policy per turn; CleanRL takes `policy_delay` of them."""

@@ -1,20 +1,20 @@
-"""SAC with a memory, for states that one observation does not tell: SAC-Seq and SAC-Trans.
+"""Recurrent SAC for partially observed tasks: SAC-Seq and SAC-Trans.
 
 Both are SAC on sequences. `SequenceReplayBuffer` draws windows that stay within one episode, with the previous action
 as an observation; actor and critics each have a history encoder before their MLPs (`HistoryActorQPackCfg`), and
-the losses average over the steps that count:
+the losses average over the valid steps:
 
-    z_k = encoder(o_0, a_{-1}; ...; o_k, a_{k-1}),   k = 0 ... T,   memory empty at k = 0
+    z_k = encoder(o_0, a_{-1}; ...; o_k, a_{k-1}),   k = 0 ... T,   zero state at k = 0
     y_k = r_k + discount_k [ min_j Qbar_j(zbar_{k+1}, a') - alpha log pi(a' | z_{k+1}) ]
     L   = sum_k w_k l_k / sum_k w_k,                 k = 0 ... T - 1,   w = 0 for burn-in and padding
 
-One pass over o_0 ... o_T serves states and successors: the last observation of an episode is a row of its own.
+One pass over o_0 ... o_T serves states and successors, because the final observation of an episode has its own row.
 
 - SAC-Seq: Ni, Eysenbach, Salakhutdinov 2022 (arXiv 2110.05038), a GRU or LSTM; burn-in is that of R2D2 (Kapturowski
   et al. 2019).
 - SAC-Trans: Ni et al. 2023 (arXiv 2307.03864), a causal transformer over a window.
 
-Different from there: the previous reward is no input, so that a policy can be played where nobody computes rewards.
+Difference from the papers: the previous reward is no input, so a policy can be played where no reward is computed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SACSeqCfg(SACCfg):
 
 @configclass
 class SACTransCfg(SACCfg):
-    """SAC on sequences, for transformers: gradients are clipped harder."""
+    """SAC on sequences for transformers, with stronger gradient clipping."""
 
     replay: ReplayBufferCfg = SequenceReplayBufferCfg(length=64, burn_in=10)
     batch_size = 32
@@ -50,13 +50,13 @@ class SACTransCfg(SACCfg):
 def sac_seq_policy(
     encoder: HistoryEncoder = "gru", size: int = 128, hidden: tuple[int, ...] = (256, 256), window: int = 16
 ) -> HistoryActorQPackCfg:
-    """Networks of SAC-Seq: a memory and an MLP for each of actor and critics.
+    """Return the networks of SAC-Seq: a history encoder and an MLP for each of actor and critics.
 
     Args:
-        encoder: kind of memory; `none` is SAC on sequences.
-        size: of the memory.
-        hidden: widths of the MLPs behind it.
-        window: inputs that a stack sees.
+        encoder: Kind of history encoder; `none` is SAC on sequences without one.
+        size: Features of the encoder.
+        hidden: Widths of the MLPs after it.
+        window: Number of inputs that `stack` concatenates.
     """
 
     def backbone() -> MLPCfg:
@@ -74,14 +74,14 @@ def sac_seq_policy(
 def sac_trans_policy(
     size: int = 128, layers: int = 2, heads: int = 4, window: int = 16, hidden: tuple[int, ...] = (256, 256)
 ) -> HistoryActorQPackCfg:
-    """Networks of SAC-Trans.
+    """Return the networks of SAC-Trans.
 
     Args:
-        size: of the tokens.
-        layers: blocks of attention and MLP.
-        heads: of the attention.
-        window: steps that each layer sees.
-        hidden: widths of the MLPs behind the transformer.
+        size: Features of a token.
+        layers: Number of transformer blocks.
+        heads: Number of attention heads.
+        window: Number of steps that each layer attends to.
+        hidden: Widths of the MLPs after the transformer.
     """
     policy = sac_seq_policy("transformer", size, hidden, window)
     policy.history_layers, policy.history_heads = layers, heads

@@ -1,4 +1,4 @@
-"""Twin delayed deep deterministic policy gradient: off-policy learning of a deterministic policy.
+"""Twin delayed deep deterministic policy gradient (TD3): off-policy learning of a deterministic policy.
 
 Fujimoto et al. 2018 (arXiv 1802.09477). Against the overestimation of DDPG it takes the smaller of two critics,
 smooths the target over nearby actions, and updates policy and targets at every second step only.
@@ -33,7 +33,7 @@ from .q_losses import action_values, actor_at_next_obs, actor_at_obs, td_loss
 
 
 class TD3(OffPolicyAlgorithm):
-    """Actor, critics, their targets, and one gradient step of each."""
+    """Actor, critics and their targets, with one gradient step of each."""
 
     cfg: TD3Cfg
     networks_cfg = ActorQPackCfg
@@ -48,11 +48,11 @@ class TD3(OffPolicyAlgorithm):
         self._policy_loss = self.compiled(self.policy_loss)
 
     def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
-        """The critics learn; at every `policy_delay`-th step the policy does, and the targets move."""
+        """Update the critics and, at every `policy_delay`-th step, policy and targets."""
         return self.actor_critic.train_step(batch, update_actor, self._critic_loss, self.update_policy)
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Returns L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
+        """Return L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
         with autocast(self.cfg.precision, self.device):
             next_action = self.next_action(batch)
             bonus = self.cfg.bonus(self.cfg, batch, next_action)
@@ -60,19 +60,20 @@ class TD3(OffPolicyAlgorithm):
 
     @torch.no_grad()
     def next_action(self, batch: ReplayBatch) -> Tensor:
-        """a' `(..., A)`: the target policy's action with clipped noise, so that sharp peaks of a critic don't pay."""
+        """Return a' `(..., A)`: the target policy's action with clipped noise, which smooths peaks of the critic."""
         cfg = self.cfg
         action = self.actor.distribution(actor_at_next_obs(self.target_actor, batch)).mode
+        # Target policy smoothing: similar actions get similar values. The clip keeps a' near the policy's action.
         noise = (cfg.target_noise * torch.randn_like(action)).clamp(-cfg.target_noise_clip, cfg.target_noise_clip)
         return (action + noise).clamp(-1.0, 1.0)
 
     def policy_loss(self, batch: ReplayBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns L_mu, and 0-dim metrics without gradient."""
-        # mu(s) and its value, through which the gradient reaches the policy
+        """Return L_mu, and 0-dim metrics without gradient."""
+        # Deterministic policy gradient: through the critic's value into the action.
         with autocast(self.cfg.precision, self.device):
             action = self.actor.distribution(actor_at_obs(self.actor, batch)).mode
             values = action_values(self.critic, batch, action)
-        # The paper's policy climbs the first critic; the smaller one of them is more careful.
+        # The paper maximizes the first critic; the smaller of both is more conservative.
         if self.cfg.policy_value == "first":
             value = values[0]
         else:
@@ -81,34 +82,34 @@ class TD3(OffPolicyAlgorithm):
         return self.actor_critic.regularize(loss, batch, {"Policy/mean_abs_action": batch.mean(action.abs().mean(-1))})
 
     def update_policy(self, batch: ReplayBatch) -> dict[str, Tensor]:
-        """Take a gradient step of the actor."""
+        """Take a gradient step of the actor; returns metrics."""
         loss, metrics = self._policy_loss(batch)
         return metrics | self.actor_critic.actor_optimizer.step(loss)
 
     def parts(self) -> dict[str, Stateful]:
-        """Targets and optimizers."""
+        """Return targets and optimizers."""
         return self.actor_critic.parts()
 
 
 def no_bonus(cfg: TD3Cfg, batch: ReplayBatch, next_action: Tensor) -> Tensor:
-    """What `next_action` `(..., A)` is worth beside its value, `(...)`: nothing."""
+    """Return zeros `(...)`: the target adds nothing to the value of `next_action` `(..., A)`."""
     return torch.zeros_like(batch.reward)
 
 
 def negative_value(cfg: TD3Cfg, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
-    """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
+    """Return L_mu = -mean Q, 0-dim, for the policy's actions `(..., A)` with values `(...)`."""
     return -batch.mean(value)
 
 
 @configclass
 class TD3Cfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
-    """TD3. Defaults are those of the paper; its actor is a `DeterministicActorCfg`."""
+    """Configuration of TD3. Defaults are those of the paper; its actor is a `DeterministicActorCfg`."""
 
     class_type: type = TD3
     bonus: ClassVar[Callable[..., Tensor]] = staticmethod(no_bonus)
-    """What a' is worth besides; see `no_bonus`."""
+    """Term added to the value of a'; see `no_bonus`."""
     objective: ClassVar[Callable[..., Tensor]] = staticmethod(negative_value)
-    """What the policy minimizes; see `negative_value`."""
+    """Loss of the policy; see `negative_value`."""
 
     exploration: ExplorationCfg = GaussianNoiseCfg(std=0.1)
     policy_delay = 2
@@ -117,6 +118,6 @@ class TD3Cfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
     target_noise: Annotated[float, Range(ge=0)] = 0.2
     """sigma: standard deviation of the noise on a'."""
     target_noise_clip: Annotated[float, Range(ge=0)] = 0.5
-    """c: bound of that noise."""
+    """c: bound of the noise on a'."""
     policy_value: Literal["first", "min", "mean"] = "first"
-    """Which critic the policy climbs."""
+    """Critic value that the policy maximizes: of the first critic, the smallest, or the mean."""

@@ -1,8 +1,8 @@
-"""Behavior cloning: supervised learning of what was done in the data.
+"""Behavior cloning: supervised learning of the actions in the data.
 
-    L_pi = -log pi(a|s),   or |pi(s) - a|^2 of a policy without randomness
+    L_pi = -log pi(a|s),   or |pi(s) - a|^2 for a deterministic policy
 
-It knows neither rewards nor successors, and is what every other offline algorithm has to beat.
+It uses neither rewards nor successors, and is the baseline of every other offline algorithm.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ..off_policy.q_losses import actor_at_obs
 
 
 def imitation_loss(distribution: Distribution, action: Tensor) -> Tensor:
-    """How badly `distribution` explains `action` `(..., A)`, summed over action dimensions, `(...)`."""
+    """Return -log pi(a|s) `(...)` of `action` `(..., A)`, or the squared error of a deterministic policy."""
     if isinstance(distribution, Deterministic):
         return (distribution.action - action).square().sum(-1)
     return -distribution.log_prob(action)
 
 
 class BC(OffPolicyAlgorithm):
-    """An actor, and one gradient step of it."""
+    """Actor that imitates the actions in the data."""
 
     cfg: BCCfg
     needs_data = True
@@ -42,24 +42,24 @@ class BC(OffPolicyAlgorithm):
         self._policy_loss = self.compiled(self.policy_loss)
 
     def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
-        """The policy learns."""
+        """Take a gradient step of the policy; returns metrics."""
         loss = self._policy_loss(batch)
         return {"Loss/actor": loss.detach(), **self.actor_optimizer.step(loss)}
 
     def policy_loss(self, batch: ReplayBatch) -> Tensor:
-        """L_pi, 0-dim."""
+        """Return L_pi, 0-dim."""
         with autocast(self.cfg.precision, self.device):
             output = actor_at_obs(self.actor, batch)
         return batch.mean(imitation_loss(self.actor.distribution(output), batch.action))
 
     def parts(self) -> dict[str, Stateful]:
-        """The optimizer."""
+        """Return the optimizer."""
         return {"actor_optimizer": self.actor_optimizer}
 
 
 @configclass
 class BCCfg(OffPolicyAlgorithmCfg):
-    """Behavior cloning. Its policy is `ActorPackCfg`: there is no critic."""
+    """Configuration of behavior cloning. Its policy is `ActorPackCfg`: there is no critic."""
 
     class_type: type = BC
 

@@ -1,14 +1,14 @@
-"""Implicit Q-learning: the value of the best actions in the data, without ever asking about others.
+"""Implicit Q-learning: estimate the value of the best actions in the data without querying other actions.
 
-Kostrikov, Nair, Levine 2022 (arXiv 2110.06169): V is a high expectile of the values of the data's actions, so it nears
-their maximum; the policy imitates those actions, the better ones more.
+Kostrikov, Nair, Levine 2022 (arXiv 2110.06169): V is a high expectile of the values of the data's actions, which
+approaches their maximum; the policy imitates those actions, weighted by their advantage.
 
     u      = min_j Qbar_j(s, a) - V(s)
     L_V    = |tau - 1(u < 0)| u^2
     L_Q    = mean_j (r + gamma (1 - terminated) V(s') - Q_j(s, a))^2
     L_pi   = -min(exp(beta u), 100) log pi(a|s)
 
-All three read the networks as they were before this gradient step: V(s') and u don't know the new V.
+All three use the networks from before this gradient step: V(s') and u are not those of the new V.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .bc import imitation_loss
 
 
 class IQL(OffPolicyAlgorithm):
-    """Actor, twin critics with targets, a state value, and one gradient step of each."""
+    """Actor, twin critics with targets and a state value, with one gradient step of each."""
 
     cfg: IQLCfg
     networks_cfg = ActorQVPackCfg
@@ -63,11 +63,11 @@ class IQL(OffPolicyAlgorithm):
         self._soft_update = self.compiled(self.soft_update)
 
     def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
-        """Value and critics learn; at its turn the policy does, from the advantage before that; the targets move."""
-        # V climbs to the best of the data, Q learns from V.
+        """Update value, critics and targets and, if `update_actor`, the policy with the advantage from before."""
+        # Value and critics learn in one step, since their parameters are disjoint.
         loss, advantage, metrics = self._critic_loss(batch)
         metrics |= self.critic_optimizer.step(loss)
-        # The policy imitates the data, the better actions more.
+        # Advantage-weighted regression, with the advantage from before this step.
         if update_actor:
             loss, more = self._policy_loss(batch, advantage)
             metrics |= more | self.actor_optimizer.step(loss)
@@ -75,23 +75,23 @@ class IQL(OffPolicyAlgorithm):
         return metrics
 
     def soft_update(self) -> None:
-        """Move the target critics towards the critics."""
+        """Soft-update the target critics."""
         soft_update(self.target_critic, self.critic, self.cfg.tau)
 
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Returns L_V + L_Q, whose parameters are disjoint; u of each sample; 0-dim metrics. The last two detached."""
+        """Return L_V + L_Q, whose parameters are disjoint; u of each sample and 0-dim metrics, both detached."""
         head = self.critic.head
         with autocast(self.cfg.precision, self.device):
-            # what the target critics know about the data's action, and V(s') in the place of max_a Q(s', a)
+            # Only actions of the data are evaluated: V(s') takes the place of max_a Q(s', a).
             with torch.no_grad():
                 features = batch.forward_obs(features_of(self.target_critic))
                 best_known = head.mean(self.target_critic.outputs(features, batch.action)).amin(0)
                 next_value = batch.forward_next_obs(self._value_of)
             value = batch.forward_obs(self._value_of)
             output = self.critic.outputs(batch.forward_obs(features_of(self.critic)), batch.action)
-        # V is a high expectile of the values of the data's actions.
+        # Expectile regression pushes V towards the best actions of the data.
         value_loss = batch.mean(expectile_loss(value, best_known, self.cfg.expectile))
-        # Q is the mean of what follows.
+        # A plain mean, so that luck in the dynamics is not mistaken for a good action.
         target = batch.reward + batch.discount * next_value
         critic_loss = batch.mean((head.mean(output) - target).square())
         metrics = {
@@ -104,7 +104,7 @@ class IQL(OffPolicyAlgorithm):
         return value_loss + critic_loss, (best_known - value).detach(), detached
 
     def policy_loss(self, batch: ReplayBatch, advantage: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Returns L_pi, and 0-dim metrics without gradient; `advantage` is u of each sample."""
+        """Return L_pi, and 0-dim metrics without gradient; `advantage` is u of each sample."""
         cfg = self.cfg
         weight = advantage_weight(advantage, cfg.beta, cfg.max_weight)
         with autocast(cfg.precision, self.device):
@@ -117,7 +117,7 @@ class IQL(OffPolicyAlgorithm):
         return self.value(obs, None, start)[0]
 
     def parts(self) -> dict[str, Stateful]:
-        """Target and optimizers."""
+        """Return target critics and optimizers."""
         return {
             "target_critic": self.target_critic,
             "critic_optimizer": self.critic_optimizer,
@@ -127,27 +127,27 @@ class IQL(OffPolicyAlgorithm):
 
 @configclass
 class IQLCfg(OffPolicyAlgorithmCfg):
-    """IQL. Defaults are those of CORL for locomotion; its policy is `ActorQVPackCfg`.
+    """Configuration of IQL. Defaults are those of CORL for locomotion; its policy is `ActorQVPackCfg`.
 
-    The published actor is a normal distribution that is not squashed, around the tanh of a network, with a std that
-    doesn't depend on the state: `StateIndStdActorCfg(use_log_std=True)` with a backbone that ends in `Tanh`. The
-    likelihood of a squashed one is infinite at actions of -1 and 1, which data is full of.
+    The actor of the paper is a normal distribution that is not squashed, around the tanh of a network, with a
+    state-independent std: `StateIndStdActorCfg(use_log_std=True)` with a backbone that ends in `Tanh`. The likelihood
+    of a squashed one is infinite at actions of -1 and 1, which are common in data.
     """
 
     class_type: type = IQL
 
     learning_starts = 0
     expectile: Annotated[float, Range(gt=0, lt=1)] = 0.7
-    """tau: 1/2 is the value of the behavior, towards 1 that of the best actions in the data."""
+    """tau: 1/2 gives the value of the behavior policy, values near 1 that of the best actions in the data."""
     beta: Annotated[float, Range(ge=0)] = 3.0
     """Inverse temperature of the advantage weights; 0 is behavior cloning."""
     max_weight: Annotated[float, Range(gt=0)] = 100.0
-    """Bound of the advantage weights."""
+    """Maximum advantage weight."""
     actor_learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
     """Learning rate of the actor at the start."""
     actor_final_learning_rate: Annotated[float, Range(ge=0, le=1)] = 0.0
-    """Share of it that is left at the end of the run, on a half cosine; 1: it is constant."""
+    """Share of the actor's learning rate that is left at the end of the run, on a half cosine; 1: constant."""
     critic_learning_rate: Annotated[float, Range(gt=0)] = 3.0e-4
     """Learning rate of critics and value."""
     tau: Annotated[float, Range(gt=0, le=1)] = 0.005
-    """Share of the critics that goes into their targets at each gradient step."""
+    """Soft-update rate of the target critics."""

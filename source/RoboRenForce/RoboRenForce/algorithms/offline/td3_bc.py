@@ -1,10 +1,10 @@
-"""TD3+BC: TD3 whose policy stays near the data's actions.
+"""TD3+BC: TD3 whose policy stays close to the data's actions.
 
 Fujimoto and Gu 2021 (arXiv 2106.06860):
 
     L_mu = -lambda Q_1(s, mu(s)) + mean_d (mu_d(s) - a_d)^2,   lambda = alpha / mean |Q_1(s, mu(s))|
 
-lambda makes the first term as large as alpha whatever the scale of the rewards; no gradient flows through it.
+lambda gives the first term the size alpha whatever the scale of the rewards; it carries no gradient.
 """
 
 from __future__ import annotations
@@ -19,26 +19,27 @@ from ...configclass import Range, configclass
 from ..off_policy.td3 import TD3, TD3Cfg
 
 TD3BC = TD3
-"""Its name in the files of earlier runs; what differs from TD3 is the policy's objective, which `TD3BCCfg` names."""
+"""Name of the class in files of earlier runs; TD3+BC is TD3 with the objective that `TD3BCCfg` names."""
 
 
 def imitating_objective(cfg: TD3BCCfg, batch: ReplayBatch, action: Tensor, value: Tensor) -> Tensor:
-    """L_mu, 0-dim, of actions `(..., A)` of the policy that are worth `value` `(...)`."""
+    """Return L_mu, 0-dim, for the policy's actions `(..., A)` with values `(...)`."""
+    # The mean over dimensions, so that alpha does not depend on the size of the action.
     imitation = (action - batch.action).square().mean(-1)
     return batch.mean(imitation) - cfg.alpha * relative(batch, value)
 
 
 def relative(batch: ReplayBatch, value: Tensor) -> Tensor:
-    """Mean of `value` `(...)` in units of its mean size, which is a constant to the gradient; 0-dim."""
+    """Return the mean of `value` `(...)` divided by its mean absolute value (a constant to the gradient), 0-dim."""
     return batch.mean(value) / batch.mean(value.abs()).detach().clamp(min=1.0e-6)
 
 
 @configclass
 class TD3BCCfg(TD3Cfg):
-    """TD3+BC. Defaults are those of the paper, in which observations are normalized."""
+    """Configuration of TD3+BC. Defaults are those of the paper, which normalizes observations."""
 
     objective: ClassVar[Callable[..., Tensor]] = staticmethod(imitating_objective)
 
     learning_starts = 0
     alpha: Annotated[float, Range(ge=0)] = 2.5
-    """Weight of the value against imitation; 0 is behavior cloning."""
+    """Weight of the value relative to imitation; 0 is behavior cloning."""

@@ -1,17 +1,17 @@
 """Proximal policy optimization for many synchronous environments.
 
 Schulman et al. 2017 (arXiv 1707.06347) with GAE (arXiv 1506.02438) and the conventions of legged robotics: a Gaussian
-policy with a state-independent standard deviation, asymmetric observations, a learning rate steered by the measured
+policy with a state-independent standard deviation, asymmetric observations, a learning rate adapted to the measured
 KL divergence.
 
-Where it leaves rsl_rl, and why (all of it undone by `parity`, for the version that is named there):
+Differences from rsl_rl (`parity` undoes all of them, for the version that it names):
 
 - time-outs bootstrap with V(final observation) instead of V(s_t), which is exact;
 - normalizer statistics change once per iteration, after the update, so the ratio on the first mini-batch is exactly 1
   (rsl_rl since 5.5 too; 5.4 changes them at every step);
 - every epoch draws its own permutation.
 
-Nothing here talks to the host: learning rate, KL, metrics and the skipping of bad steps live on the device, so acting,
+Nothing here waits for the host: learning rate, KL, metrics and the skipping of bad steps stay on the device, so acting,
 storing and the whole update can each be one CUDA graph.
 """
 
@@ -46,7 +46,7 @@ from .rollout import OnPolicyRollout
 
 
 class PPO(Algorithm):
-    """Owns actor, critic, rollout, optimizer and everything else that PPO learns with."""
+    """PPO, the owner of actor, critic, rollout, optimizer and normalizers."""
 
     cfg: PPOCfg
     collector: ActorCriticCollector
@@ -54,6 +54,7 @@ class PPO(Algorithm):
     def __init__(self, cfg: PPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
         self.context, self.device, self.distributed, spec = context, context.device, context.distributed, context.spec
         require_policy(self, policy, ActorCriticPackCfg)
+        # Networks first: whether they are recurrent decides the options of `parity` and which terms are possible.
         groups = resolve_obs_groups(spec, ("actor", "critic"), context.obs_groups)
         self.networks = policy.build(spec=spec, obs_groups=groups).to(self.device)
         self.actor, self.critic = self.networks.actor, self.networks.critic
@@ -64,8 +65,10 @@ class PPO(Algorithm):
         for term in self.loss_terms:
             term.check_fit(sequences=self.recurrent)
         set_matmul_precision(cfg.precision, self.device)
+        # Every process starts from the weights of the main one; from then on equal gradients keep them equal.
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
+        # Only the groups that something reads are stored.
         acting = {*groups["actor"], *groups["critic"]}
         read = sorted(acting.union(*(term.groups for term in self.reward_terms)))
         name_unused_groups(context, read)
@@ -76,10 +79,12 @@ class PPO(Algorithm):
             weight_decay=cfg.weight_decay,
             distributed=self.distributed,
         )
+        # Large returns slow the critic down: two ways to bring them to unit scale.
         self.reward_scaler = RewardScaler(spec.num_envs, cfg.gamma).to(self.device) if cfg.normalize_reward else None
         self.value_normalizer = ValueNormalizer().to(self.device) if cfg.normalize_value else None
         self.iteration = torch.zeros((), device=self.device)
         self.entropy_coef = torch.tensor(cfg.entropy_coef, device=self.device)
+        # Acting and storing are parts of their own: a copy of the collector can act in another process.
         self.collector = ActorCriticCollector(
             self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
         )
@@ -89,8 +94,10 @@ class PPO(Algorithm):
             cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
         )
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
+        # Regularizers and learned rewards read whole transitions; the losses of PPO need a few fields only.
         count, parts = cfg.num_learning_epochs, cfg.num_mini_batches
         self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole=bool(terms))
+        # Compilation fuses the element-wise kernels of losses and optimizer, which a GPU is mostly busy launching.
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
         self._value_loss = compile_own(self.value_loss) if compiled else self.value_loss
@@ -100,7 +107,7 @@ class PPO(Algorithm):
 
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
-        """Store a step, with learned rewards and the bootstrap of time-outs added to the reward."""
+        """Store a step, with learned rewards and the bootstrap of time-outs added to its reward."""
         self.rollout.add(transition)
         self.collector.end_step(transition.done, transition.mask)
 
@@ -108,29 +115,30 @@ class PPO(Algorithm):
         """Take several epochs of clipped gradient steps on the rollout; returns 0-dim metrics on the device."""
         for transition in data or ():
             self.rollout.add(transition)
-        self.epochs.shuffle()  # outside of the graph that reads the permutations
+        # Permutations are drawn outside of the captured update, which only reads them.
+        self.epochs.shuffle()
         metrics = self._learn_step(*self.rollout.end())
         self.rollout.restart()
         return dict(metrics)
 
     def _learn(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> dict[str, Tensor]:
-        # Advantages and value targets come from the policy that acted, once.
+        # Advantages and value targets are those of the policy that acted, so they are computed once, before it changes.
         explained_variance = self._begin_update(obs, state, start)
         history = []
         for batch in self.epochs:
             loss, kl, metrics = self.loss(batch)
-            # Gradient and KL are averaged over processes in one all-reduce; the KL then steers the step size.
+            # Gradient and KL share one all-reduce over the processes; the KL then adapts the learning rate.
             self.optimizer.backward(loss)
             self.optimizer.shared.copy_(kl)
             self.optimizer.reduce()
             metrics |= {f"Policy/grad_norm_{part}": norm for part, norm in self._apply().items()}
-            # Learned rewards train on the same mini-batches.
+            # Learned rewards train on the same mini-batches, with optimizers of their own.
             metrics |= {f"Loss/{term.name}": term.train_step(batch) for term in self.reward_terms}
             history.append(metrics)
         return self._end_update(history) | {"Policy/explained_variance": explained_variance}
 
     def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """L = L_surrogate + c_v L_value - c_e H + regularizers, over one mini-batch.
+        """Return L = L_surrogate + c_v L_value - c_e H + regularizers over one mini-batch.
 
         Returns:
             The loss; the mean KL(old || new) without gradient; 0-dim metrics without gradient.
@@ -150,20 +158,21 @@ class PPO(Algorithm):
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         for term in self.loss_terms:
+            # Regularizers add to the same loss, so one backward pass serves all.
             metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, num_original)
             loss = loss + metrics[f"Loss/{term.name}"]
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Surrogate loss over all samples; entropy and KL(old || new) of the first `num_original`, which happened."""
+        """Return the surrogate loss over all samples, and entropy and KL(old || new) of the first `num_original`."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
-        # How much likelier good actions became, up to the clip (equation 7).
+        # The clipped surrogate (eq. 7) stops rewarding a ratio once it has left the interval around 1.
         log_prob, mask, clip = distribution.log_prob(batch.action), batch.mask, self.cfg.clip_param
         surrogate = functional.clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip, mask)
         # Entropy and KL are those of states that were visited, not of augmented ones.
         if num_original < batch.advantage.shape[-1]:
-            dim = batch.advantage.dim() - 1  # environments of sequences are behind the time
+            dim = batch.advantage.dim() - 1  # sequences are (T, B): the samples are in the last dimension
             original = {name: x.narrow(dim, 0, num_original) for name, x in distribution.params.items()}
             distribution = type(distribution).from_params(original)
             mask = None if mask is None else mask.narrow(dim, 0, num_original)
@@ -171,16 +180,17 @@ class PPO(Algorithm):
         return surrogate, masked_mean(distribution.entropy(), mask), kl.detach()
 
     def value_loss(self, batch: RolloutBatch) -> Tensor:
-        """Squared error of the critic, clipped by default."""
+        """Return the squared error of the critic, clipped by default."""
         with autocast(self.cfg.precision, self.device):
             value, _ = self.critic(batch.obs, batch.states.get("critic"), batch.start)
+        # The value is held near its old one as the policy is; rsl_rl does so by default.
         if self.cfg.use_clipped_value_loss:
             clip = self.cfg.clip_param
             return functional.clipped_value_loss(value, batch.value, batch.return_, clip, batch.mask)
         return functional.value_loss(value, batch.return_, batch.mask)
 
     def _apply_gradients(self) -> dict[str, Tensor]:
-        """Adapt the learning rate to the KL, clip and step; compiled, this is a handful of kernels."""
+        """Adapt the learning rate to the KL, clip and step; a handful of kernels when compiled."""
         cfg, optimizer = self.cfg, self.optimizer
         if cfg.schedule == "adaptive":
             adapt_to_kl_(optimizer.lr, optimizer.shared, cfg.desired_kl, lowest=cfg.min_lr, highest=cfg.max_lr)
@@ -188,25 +198,26 @@ class PPO(Algorithm):
 
     @torch.no_grad()
     def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
-        """Turn the rollout into advantages and value targets; returns the explained variance of the values."""
+        """Compute advantages and value targets of the rollout; returns the explained variance of the values."""
         cfg, buffer, total = self.cfg, self.buffer, self.context.max_updates
-        # Schedules over the run.
+        # Linear schedules over the run, on the device: a captured update must not read a Python number.
         if cfg.schedule == "linear":
             linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, total)
         if cfg.final_entropy_coef is not None:
             linear_(self.entropy_coef, cfg.entropy_coef, cfg.final_entropy_coef, self.iteration, total)
-        # GAE in units of the reward, with V(s_T) beyond the last step.
+        # GAE in units of the reward; V(s_T) stands for all that follows the rollout.
         last_value, value, mask = self.rollout.value(obs, state, start), buffer.value, buffer.mask
         advantage, target = functional.gae(
             buffer.reward, value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam, mask=mask
         )
         unexplained = masked_var(target - value, mask) / (masked_var(target, mask) + 1e-8)
-        # The critic learns, and is clipped, in its own units.
+        # The critic predicts normalized returns, so its targets and the old values (for the clip) are normalized too.
         if self.value_normalizer is not None:
             self.value_normalizer.update(target.flatten(), self.distributed, mask)
             target = self.value_normalizer.normalize(target)
             value.copy_(self.value_normalizer.normalize(value))
         buffer.return_.copy_(target)
+        # Normalized advantages make the step size independent of the scale of the rewards.
         if not cfg.normalize_advantage_per_mini_batch:
             advantage = functional.normalize_advantage(advantage, mask=mask)
         buffer.advantage.copy_(advantage)
@@ -214,10 +225,11 @@ class PPO(Algorithm):
 
     @torch.no_grad()
     def _end_update(self, history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """Let the normalizers take in the rollout, and average the metrics."""
-        # Only now, so that the ratio of the first mini-batch was exactly 1.
+        """Update the normalizers from the rollout, and average the metrics."""
+        # After the update: had they changed before it, the first ratio would not be exactly 1.
         if self.cfg.normalizer_update == "iteration":
             self.rollout.update_normalizers(self.buffer.obs, self.buffer.mask)
+        # In place: the captured update of the next iteration reads the same tensors.
         self.iteration.add_(1.0)
         self.collector.policy_version.add_(1)
         metrics = {name: torch.stack([step[name] for step in history]).mean() for name in history[0]}
@@ -230,7 +242,7 @@ class PPO(Algorithm):
         return metrics
 
     def policy(self) -> ActorPolicy:
-        """The actor for play and export, sharing its parameters with the learner."""
+        """Return the actor for play and export; it shares its parameters with the learner."""
         return ActorPolicy(self.actor)
 
     def train(self) -> None:
@@ -246,11 +258,11 @@ class PPO(Algorithm):
         release(self.collector.step, self.rollout.step, self._learn_step)
 
     def stored_steps(self, num_steps: int) -> Mapping[str, Tensor]:
-        """See `Algorithm.stored_steps`: the running rollout; rewards are those that are learned from."""
+        """Return the current rollout, see `Algorithm.stored_steps`; rewards include terms, scaling and bootstrap."""
         return self.rollout.stored(num_steps)
 
     def restart_episodes(self) -> None:
-        """Let recurrent networks and running returns begin anew at the next step, and so the rollout."""
+        """Reset recurrent states and running returns at the next step, and discard the rollout."""
         self.collector.restart_episodes()
         self.rollout.restart()
         if self.reward_scaler is not None:
@@ -265,7 +277,7 @@ class PPO(Algorithm):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, normalizers, optimizer, schedules and where the next rollout begins."""
+        """Return weights, normalizers, optimizer, schedules, episode starts and recurrent states."""
         return {
             **{name: None if part is None else part.state_dict() for name, part in self._parts().items()},
             "reward_terms": {term.name: term.state_dict() for term in self.reward_terms},
@@ -274,10 +286,10 @@ class PPO(Algorithm):
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`. With another number of environments, recurrent states and running returns start anew.
+        """Restore `state_dict`; with another number of environments, reset recurrent states and running returns.
 
         Raises:
-            ValueError: the state has parts that this configuration lacks, or lacks parts that it has.
+            ValueError: The state and this configuration have different parts.
         """
         self._require_same_parts(state)
         for name, part in self._parts().items():
@@ -285,6 +297,7 @@ class PPO(Algorithm):
                 part.load_state_dict(state[name])
         for term in self.reward_terms:
             term.load_state_dict(state["reward_terms"][term.name])
+        # The policy version is the number of updates, so it need not be stored.
         self.iteration.copy_(state["iteration"])
         self.collector.policy_version.copy_(self.iteration)
         self.collector.load_state_dict(state)
@@ -303,7 +316,7 @@ class PPO(Algorithm):
 
 @configclass
 class PPOCfg(AlgorithmCfg):
-    """PPO. Defaults are those of rsl_rl where it has the option."""
+    """Configuration of PPO. Defaults are those of rsl_rl where it has the option."""
 
     class_type: type = PPO
 
@@ -317,11 +330,11 @@ class PPOCfg(AlgorithmCfg):
     normalize_reward: bool = False
     """Divide rewards by the running standard deviation of their discounted sum."""
     normalize_value: bool = False
-    """Let the critic predict returns shifted and scaled to mean 0, variance 1."""
+    """Let the critic predict returns normalized to mean 0 and variance 1."""
 
     # objective
     clip_param: Annotated[float, Range(gt=0)] = 0.2
-    """Half-width of the trusted interval of the probability ratio; also the clip of the value, in its units."""
+    """Half-width of the clip interval of the probability ratio; also the clip of the value, in its units."""
     use_clipped_value_loss: bool = True
     """Clip the change of the value as the ratio is clipped."""
     value_loss_coef: Annotated[float, Range(ge=0)] = 1.0
@@ -329,7 +342,7 @@ class PPOCfg(AlgorithmCfg):
     entropy_coef: Annotated[float, Range(ge=0)] = 0.01
     """Weight of the entropy bonus."""
     final_entropy_coef: Annotated[float, Range(ge=0)] | None = None
-    """Where the entropy weight ends after a linear schedule over the run; constant if None."""
+    """Final entropy weight of a linear schedule over the run; constant if None."""
     normalize_advantage_per_mini_batch: bool = False
     """Normalize advantages within each mini-batch instead of over the whole rollout."""
     loss_terms: list[LossTermCfg] = []
@@ -341,45 +354,45 @@ class PPOCfg(AlgorithmCfg):
     num_learning_epochs: Annotated[int, Range(ge=1)] = 5
     """Passes over the rollout per update."""
     num_mini_batches: Annotated[int, Range(ge=1)] = 4
-    """Gradient steps per pass; has to divide the transitions of a rollout (recurrent: the environments)."""
+    """Gradient steps per epoch; has to divide the transitions of a rollout (recurrent: the environments)."""
     learning_rate: Annotated[float, Range(gt=0)] = 1e-3
     """Initial learning rate."""
     schedule: Literal["adaptive", "fixed", "linear"] = "adaptive"
-    """adaptive: steered by the KL divergence; linear: down to `min_lr` over the run."""
+    """adaptive: adapted to the KL divergence; linear: down to `min_lr` over the run."""
     desired_kl: Annotated[float, Range(gt=0)] = 0.01
-    """KL divergence per update that the adaptive schedule aims for."""
+    """KL divergence per update that the adaptive schedule targets."""
     min_lr: Annotated[float, Range(ge=0)] = 1e-5
     """Lower bound of the learning rate."""
     max_lr: Annotated[float, Range(gt=0)] = 1e-2
     """Upper bound of the adaptive learning rate."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = 1.0
-    """Gradients of actor and critic are each clipped to this norm."""
+    """Maximum gradient norm, for actor and critic separately."""
     weight_decay: Annotated[float, Range(ge=0)] = 0.0
     """Decoupled weight decay; 0 is plain Adam."""
     shuffle: Literal["epoch", "once", "none"] = "epoch"
     """A permutation for every epoch, one for all epochs (a single gather: fastest), or the order of collection."""
     normalizer_update: Literal["iteration", "step"] = "iteration"
-    """When observation statistics change: after each update, or at every step as rsl_rl 5.4 does."""
+    """Time at which observation statistics change: after each update, or at every step as in rsl_rl 5.4."""
     parity: Literal["none", "rsl_rl_5_4", "rsl_rl_5_5"] = "none"
-    """Set the options with which this class reproduces rsl_rl 5.4 or 5.5 number for number."""
+    """rsl_rl version whose numbers are reproduced exactly; sets the options for it."""
 
     # speed
     cuda_graph: GraphMode = "auto"
     """Capture acting, recording and the update; `auto` falls back with the reason in the log."""
     compile: Literal["auto", "on", "off"] = "auto"
-    """torch.compile losses and optimizer; `auto` does it on CUDA. On a CPU it pays off in runs of many minutes."""
+    """torch.compile for losses and optimizer; `auto`: on CUDA only. On a CPU it pays off in runs of many minutes."""
     precision: Precision = "tf32"
-    """fp32, tf32 or bf16 for the networks in the update."""
+    """Precision of the networks in the update: fp32, tf32 or bf16."""
 
     def check(self) -> Iterable[str]:
-        """Options that contradict each other."""
+        """Check for options that contradict each other."""
         if self.parity != "none" and self.time_out_bootstrap == "none":
             yield f"time_out_bootstrap: got 'none', but parity='{self.parity}' bootstraps as rsl_rl does; drop one"
         if self.min_lr > self.max_lr:
             yield f"min_lr: {self.min_lr} is above max_lr={self.max_lr}; swap them"
 
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
-        """Mini-batches have to be of one size."""
+        """Check that the mini-batches divide the rollout evenly."""
         size = num_envs * num_steps
         if size % self.num_mini_batches:
             near = max(n for n in range(1, self.num_mini_batches) if size % n == 0)
@@ -389,7 +402,7 @@ class PPOCfg(AlgorithmCfg):
             )
 
     def with_parity(self, *, recurrent: bool) -> PPOCfg:
-        """The configuration with the options that `parity` stands for filled in."""
+        """Return the configuration with the options of `parity` filled in."""
         if self.parity == "none":
             return self
         return self.replace(

@@ -1,4 +1,4 @@
-"""From a step to what is learned from: learned rewards, reward scale, bootstrap of time-outs, storage."""
+"""Rollout storage of on-policy learners: learned rewards, reward scaling and the time-out bootstrap come first."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from .collector import ActorCriticCollector, state_value
 
 
 class RolloutOptions(Protocol):
-    """What a rollout reads of a learner's configuration."""
+    """Options of a learner's configuration that a rollout reads."""
 
     gamma: float
     """Discount per step, for the bootstrap of time-outs."""
     time_out_bootstrap: Literal["final", "current", "none"]
-    """Value that they bootstrap with."""
+    """Value that time-outs bootstrap with."""
     normalizer_update: Literal["iteration", "step"]
-    """Whether observation statistics change at every step."""
+    """Time at which observation statistics change: once per iteration or at every step."""
     cuda_graph: GraphMode
-    """Whether storing is captured."""
+    """CUDA-graph mode of the storage step."""
 
 
 class OnPolicyRollout:
-    """The running rollout of a learner with a state value.
+    """The current rollout of a learner with a state value.
 
     Args:
-        cfg: options.
-        collector: whose critic values final observations, and whose record is stored.
-        context: of the run.
-        groups: observation groups to store.
-        reward_terms: learned rewards, which are added.
-        reward_scaler: what then scales the sum.
-        next_obs: whether true successors are stored.
+        cfg: Options.
+        collector: Its critic values final observations, and its record is stored.
+        context: Context of the run.
+        groups: Observation groups to store.
+        reward_terms: Learned rewards that are added.
+        reward_scaler: Scaler of the summed reward.
+        next_obs: True to store the true successors.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class OnPolicyRollout:
         )
         self.buffer = RolloutBuffer(self.schema, context.rollout_steps, self.device)
         self.num_steps = 0
-        """Steps that are stored."""
+        """Number of stored steps."""
         self._last: Transition
         self._reads_next_obs = next_obs or cfg.time_out_bootstrap == "final"
         self._reads_reset_obs = bool(reward_terms) or cfg.normalizer_update == "step"
@@ -78,13 +78,14 @@ class OnPolicyRollout:
 
     @torch.no_grad()
     def add(self, transition: Transition) -> None:
-        """Store a step. Its last observations are read until the rollout is learned from."""
+        """Store a step. Its last observations are read until the update."""
         if self.num_steps == self.buffer.num_steps:
             raise UserError(f"A rollout has {self.num_steps} steps, got one more: call update() after each rollout.")
+        # Recurrent states are stored at the first step only: the update runs whole sequences from there.
         if self.num_steps == 0:
             self.buffer.write_states(transition.record)
-        done: Any = None  # follows from the flags
-        # Only what is read: a graph copies all that it is given.
+        # A captured step copies its inputs, so it gets only the fields that it reads; `done` follows from the flags.
+        done: Any = None
         step = replace(
             transition,
             obs=self._chosen(transition.obs),
@@ -103,7 +104,7 @@ class OnPolicyRollout:
         step = replace(step, done=step.terminated | step.time_outs)
         if self.cfg.normalizer_update == "step":
             self.update_normalizers(step.reset_obs, step.mask)
-        # Learned rewards come first, so that the scale is that of the sum.
+        # Learned rewards are added before scaling, so that the scale is that of the sum.
         reward = step.reward
         for term in self.reward_terms:
             reward = reward + term.reward(step)
@@ -113,34 +114,34 @@ class OnPolicyRollout:
         self.buffer.add(replace(step, reward=self._bootstrapped(reward, step)))
 
     def _bootstrapped(self, reward: Tensor, step: Transition) -> Tensor:
-        """A time-out only cuts the episode: gamma V(s') stands for the rest."""
+        """Add gamma V(s') to the reward of time-outs, which cut the episode before its end."""
         if self.cfg.time_out_bootstrap == "current":
             return bootstrap_time_outs(reward, step.time_outs, step.record["value"], gamma=self.cfg.gamma)
-        # On a CPU looking is free and time-outs are rare; on a GPU looking would stall the queue, so don't.
+        # On a CPU the check is free and mostly saves the value's forward pass; on a GPU it would wait for the device.
         if self.cfg.time_out_bootstrap == "none" or (self.device.type == "cpu" and not bool(step.time_outs.any())):
             return reward
-        # The final observation belongs to the episode that ends, and so does the recurrent state.
+        # The final observation belongs to the episode that ended, so the recurrent state continues (`start` is False).
         final: Any = step.next_obs
         value = self.value(final, step.record.get("next_state/critic"), torch.zeros_like(step.done))
         return bootstrap_time_outs(reward, step.time_outs, value, gamma=self.cfg.gamma)
 
     def value(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
-        """V(s) `(N,)` in units of the reward, from the critic's recurrent state `(N, layers, features)`."""
+        """Return V(s) `(N,)` in units of the reward, from the critic's recurrent state `(N, layers, features)`."""
         state = None if state is None else state.transpose(0, 1)
         return state_value(self.collector.critic, self.collector.value_normalizer, obs, state, start)[0]
 
     def update_normalizers(self, obs: Observations, mask: Tensor | None = None) -> None:
-        """Let networks and learned rewards take observations into their statistics."""
+        """Update the statistics of networks and learned rewards from observations."""
         for network in (self.collector.actor, self.collector.critic):
             network.update_normalizer(obs, self.distributed, mask)
         for term in self.reward_terms:
             term.update_normalizer(obs, mask)
 
     def end(self) -> tuple[Observations, Tensor | None, Tensor | None]:
-        """What `value` needs behind the last step: observations, recurrent state, where new episodes begin.
+        """Return the inputs of `value` after the last step: observations, recurrent state, episode starts.
 
         Raises:
-            UserError: the rollout is not complete. (One that was learned from may be learned from again.)
+            UserError: The rollout is incomplete. (A complete one may be learned from again.)
         """
         if self.num_steps not in (0, self.buffer.num_steps):
             raise UserError(
@@ -151,12 +152,12 @@ class OnPolicyRollout:
         return self._chosen(self._last.reset_obs), state, None if state is None else self._last.done != 0
 
     def restart(self) -> None:
-        """Begin the next rollout."""
+        """Start the next rollout."""
         self.buffer.restart()
         self.num_steps = 0
 
     def stored(self, num_steps: int) -> Mapping[str, Tensor]:
-        """The first `num_steps` steps, see `Algorithm.stored_steps`."""
+        """Return the first `num_steps` steps, see `Algorithm.stored_steps`."""
         return {name: rows[:num_steps] for name, rows in self.buffer.rows.items()}
 
 

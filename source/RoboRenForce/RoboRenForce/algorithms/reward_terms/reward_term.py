@@ -1,4 +1,4 @@
-"""Learned rewards that a config lists: each adds to the environment's reward and trains beside the policy."""
+"""Learned rewards listed in a configuration: each adds to the environment's reward and trains beside the policy."""
 
 from __future__ import annotations
 
@@ -15,42 +15,42 @@ from ...configclass import Cfg, configclass
 
 
 class RewardTerm(ABC):
-    """One learned reward, of whole transitions. Built by `RewardTermCfg.build(context=RunContext)`."""
+    """Learned reward of whole transitions, built by `RewardTermCfg.build(context=RunContext)`."""
 
     name: str
-    """Metric name: the loss is logged as `Loss/<name>`."""
+    """Metric name; the loss is logged as `Loss/<name>`."""
     groups: list[str]
-    """Observation groups that it reads."""
+    """Observation groups that the term reads."""
     needs_successors: bool = False
-    """Whether `next_obs`, the true successors, must be there in transitions and batches."""
+    """True if the term reads `next_obs`, the true successors."""
 
     @abstractmethod
     def reward(self, transition: Transition) -> Tensor:
-        """The weighted reward `(N,)` of a step; called once per environment step.
+        """Return the weighted reward `(N,)` of a step; called once per environment step.
 
-        Where the transition's `mask` is False a row did not act, and its reward is not learned from.
+        A row did not act where the transition's `mask` is False; its reward is not used.
         """
 
     @abstractmethod
     def train_step(self, batch: RolloutBatch, expert: RolloutBatch | None = None) -> Tensor:
-        """One gradient step on a mini-batch of transitions `(B,)` or sequences `(T, B)`; returns the loss, 0-dim.
+        """Take one gradient step on a mini-batch of transitions `(B,)` or sequences `(T, B)`; returns the 0-dim loss.
 
         Args:
-            batch: Rows where its `mask` is False did not act: use `masked_mean`.
-            expert: A batch of demonstrations, if there are any.
+            batch: Mini-batch. Rows where its `mask` is False did not act: use `masked_mean`.
+            expert: Batch of demonstrations, if there are any.
         """
 
     @abstractmethod
     def update_normalizer(self, obs: Observations, mask: Tensor | None = None) -> None:
-        """Take in observations `(...)` where `mask` `(...)` is True; all of them if it is None."""
+        """Update observation statistics from `obs` `(...)` where `mask` `(...)` is True; everywhere if it is None."""
 
     @abstractmethod
     def metrics(self) -> dict[str, Tensor]:
-        """0-dim metrics of the steps since the last call, by their logged name."""
+        """Return 0-dim metrics of the steps since the last call, by their logged name."""
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizer, normalizers, counters."""
+        """Return networks, optimizer, normalizers and counters."""
 
     @abstractmethod
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

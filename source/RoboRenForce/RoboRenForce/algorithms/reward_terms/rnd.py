@@ -1,4 +1,4 @@
-"""Random network distillation: a bonus for states that a predictor has not seen often.
+"""Random network distillation: a bonus for states that the predictor has rarely seen.
 
 Burda et al. 2018 (arXiv 1810.12894); the weight schedules and the per-second weight follow Schwarke et al. 2023 (CoRL).
 reward = weight * step_dt * ||predictor(s) - target(s)||_2 with a frozen random target; the predictor regresses onto it.
@@ -26,7 +26,7 @@ from .reward_term import RewardTerm, RewardTermCfg
 
 
 class RND(RewardTerm):
-    """Predictor and target on the observation set `rnd_state`."""
+    """Predictor and target networks on the observation set `rnd_state`."""
 
     name = "rnd"
 
@@ -44,6 +44,7 @@ class RND(RewardTerm):
             raise ConfigError(
                 f"RND needs flat observations, got the image groups {images}. Set reward_terms.N.obs_groups."
             )
+        # The target is never trained; the predictor learns to reproduce it on the states that were visited.
         size = spec.obs_dim(self.groups)
         self.predictor = cfg.predictor_cfg.build(size, cfg.num_outputs).to(device)
         self.target = cfg.target_cfg.build(size, cfg.num_outputs).to(device).requires_grad_(False)
@@ -61,18 +62,20 @@ class RND(RewardTerm):
         self.final_weight = cfg.final_weight * (spec.step_dt or 1.0)
         self.steps = torch.zeros((), device=device)
         self.last_bonus = torch.zeros(spec.num_envs, device=device)
-        """The bonus `(N,)` of the last step, for the log of whoever drives the learner."""
+        """Bonus `(N,)` of the last step, for logging."""
         self._discounted = torch.zeros(spec.num_envs, device=device)
         self._reward_sum = torch.zeros(2, device=device)
 
     def reward(self, transition: Transition) -> Tensor:
-        """The bonus `(N,)` for the state that was reached; moves the weight schedule by one step."""
+        """Return the bonus `(N,)` for the state that was reached, and advance the weight schedule by one step."""
         self.steps.add_(1.0)
         mask = transition.mask
         with torch.no_grad():
             state = self._state(transition.reset_obs)
+            # The predictor's error is large where it has not been trained: a measure of novelty.
             surprise = torch.linalg.vector_norm(self.target(state) - self.predictor(state), dim=-1)
             if self.reward_normalizer is not None:
+                # The error shrinks during training: divide by the std of its discounted sum, as the paper does.
                 sums = self.cfg.reward_gamma * self._discounted + torch.where(plausible(surprise), surprise, 0.0)
                 self._discounted.copy_(sums if mask is None else torch.where(mask, sums, self._discounted))
                 self.reward_normalizer.update(self._discounted, self.distributed, mask)
@@ -93,13 +96,13 @@ class RND(RewardTerm):
         return loss.detach()
 
     def update_normalizer(self, obs: Observations, mask: Tensor | None = None) -> None:
-        """Take observations `(...)` where `mask` is True into the state statistics."""
+        """Update the state statistics from observations `(...)` where `mask` is True."""
         if self.state_normalizer is not None:
             state = torch.cat([obs[name] for name in self.groups], dim=-1)
             self.state_normalizer.update(state.flatten(0, -2), self.distributed, mask)
 
     def metrics(self) -> dict[str, Tensor]:
-        """Mean bonus per step since the last call and the current weight."""
+        """Return the mean bonus per step since the last call, and the current weight."""
         mean = self._reward_sum[0] / self._reward_sum[1].clamp(min=1.0)
         self._reward_sum.zero_()
         return {"Rnd/mean_intrinsic_reward": mean, "Rnd/weight": self._scheduled_weight()}
@@ -119,7 +122,7 @@ class RND(RewardTerm):
         return self.weight + (self.final_weight - self.weight) * progress
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks, optimizer, statistics and the step counter."""
+        """Return networks, optimizer, statistics and the step counter."""
         modules = {"predictor": self.predictor, "target": self.target}
         modules |= {"state_normalizer": self.state_normalizer, "reward_normalizer": self.reward_normalizer}
         state: dict[str, Any] = {name: module.state_dict() for name, module in modules.items() if module is not None}
@@ -139,7 +142,7 @@ class RND(RewardTerm):
         self.load_progress(state)
 
     def load_progress(self, state: Mapping[str, Any]) -> None:
-        """Restore where the schedule is, and the discounted sums if the number of environments is the same."""
+        """Restore the position in the schedule, and the discounted sums if the number of environments is the same."""
         self.steps.copy_(state["steps"])
         if state["discounted"].shape == self._discounted.shape:
             self._discounted.copy_(state["discounted"])
@@ -153,11 +156,11 @@ class RNDCfg(RewardTermCfg):
 
     class_type: type = RND
     obs_groups: list[str] | None = None
-    """Observation groups whose novelty counts; None: the set `rnd_state` of the runner, or the actor's groups."""
+    """Observation groups whose novelty is rewarded; None: the set `rnd_state` of the runner, or the actor's groups."""
     weight: Annotated[float, Range(ge=0)] = 1.0
     """Weight of the bonus per simulated second (per step where the simulator has no time step)."""
     weight_schedule: Literal["constant", "step", "linear"] = "constant"
-    """How the weight goes to `final_weight`: never, at `final_step`, or linearly from `initial_step` on."""
+    """Schedule of the weight towards `final_weight`: none, a jump at `final_step`, or linear from `initial_step` on."""
     final_weight: Annotated[float, Range(ge=0)] = 0.0
     """Weight at the end of the schedule."""
     initial_step: Annotated[int, Range(ge=0)] = 0
@@ -167,21 +170,21 @@ class RNDCfg(RewardTermCfg):
     num_outputs: Annotated[int, Range(ge=1)] = 1
     """Size of the embedding."""
     predictor_cfg: MLPCfg = MLPCfg(hidden_features=[256, 256], activations="ELU")
-    """The network that learns."""
+    """Network that is trained."""
     target_cfg: MLPCfg = MLPCfg(hidden_features=[256, 256], activations="ELU")
-    """The network that stays random."""
+    """Frozen random network."""
     learning_rate: Annotated[float, Range(gt=0)] = 1e-3
-    """Of the predictor."""
+    """Learning rate of the predictor."""
     normalize_state: bool = True
     """Normalize observations by running statistics."""
     normalize_reward: bool = False
     """Divide the bonus by the running standard deviation of its discounted sum."""
     normalize_until: Annotated[int, Range(gt=0)] | None = None
-    """Freeze both statistics once so many samples have been seen, None for never."""
+    """Freeze both statistics after this many samples; None: never."""
     reward_gamma: Annotated[float, Range(ge=0, le=1)] = 0.99
-    """Discount of that sum."""
+    """Discount of the sum that `normalize_reward` divides by."""
 
     def check(self) -> Iterable[str]:
-        """A linear schedule needs an interval."""
+        """Check that a linear schedule has an interval."""
         if self.weight_schedule == "linear" and self.final_step <= self.initial_step:
             yield f"final_step: {self.final_step} is not above initial_step={self.initial_step}; raise it"

@@ -5,14 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ...components.action_heads import ActionHead
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
+from ...components.vla_preprocessing import STATE
 from ...components.vla_spec import VLASpec
+from ...data.dataset import LeRobotDataset
+from ...data.mixture import MixtureDataset
 from ...utils.checkpoint import load_checkpoint
 from ...utils.errors import CheckpointError, did_you_mean
 from ...utils.run_dir import resolve_checkpoint
+from .data_spec import ACTION
+
+_FITTED = 8192
+"""Chunks per data set that a head is fitted to."""
 
 
 def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VLAPolicy, set[str]]:
@@ -44,6 +53,23 @@ def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VL
     tensors = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {})
     _copy_into(policy, tensors, set(saved["policy"]["left_out"]), str(path))
     return policy, set(tensors)
+
+
+def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> None:
+    """Let the head learn from chunks of the data what no gradient teaches it; the same in every process."""
+    if type(policy.head).fit is ActionHead.fit:
+        return
+    chunks = []
+    for part in dataset.datasets:
+        blind: LeRobotDataset = part.cfg.replace(cameras=[]).build()
+        rows = np.linspace(0, len(blind) - 1, min(len(blind), _FITTED)).round().astype(np.int64)
+        batch = blind.get_batch(rows)
+        actions, width = batch[ACTION], policy.spec.action.dim
+        state = batch.get(STATE, torch.zeros(len(rows), 0))
+        if actions.shape[2] == width and state.shape[1] == policy.spec.state.dim:  # others are padded in a mixture
+            whole = ~batch[f"{ACTION}_is_pad"].any(1)
+            chunks.append(policy.preprocessing.normalize_actions(actions, state)[whole])
+    policy.head.fit(torch.cat(chunks))
 
 
 def frozen_fingerprints(module: nn.Module) -> dict[str, int]:

@@ -57,7 +57,7 @@ def _advice(size: int, fits: int | None) -> str:
     if not fits:
         return f"a single sample does not fit either; {smaller}, {fewer}"
     return (
-        f"{fits} do, and learn the same with loader.batch_size={fits} and "
+        f"{fits} would, and learn the same with loader.batch_size={fits} and "
         f"algorithm.optimizer.accumulation_steps={-(-size // fits)} times what it was; {smaller}, {fewer}"
     )
 

@@ -26,12 +26,17 @@ from ...utils.parallelize import ParallelCfg, autocast_methods, make_mesh, paral
 from ...utils.seeding import preserved_rng
 from ...utils.sharded_state import LEFT_OUT
 from ..algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
+from .cached_features import CachedFeatures
 from .data_spec import spec_of_dataset
-from .initial_weights import frozen_fingerprints, initial_policy, require_same_frozen
+from .initial_weights import fit_head, frozen_fingerprints, initial_policy, require_same_frozen
 from .memory import naming_what_fits
 from .reference import Reference
+from .relative_actions import relative_spec
 from .supervised_module import Micro, SupervisedModule, actions_of
 from .vla_policy import VLAPlayPolicy
+
+_COMPUTED_AT_ONCE = 32
+"""Samples, where features are computed once."""
 
 
 class VLASupervised(DatasetLearner):
@@ -46,6 +51,7 @@ class VLASupervised(DatasetLearner):
     optimizer: TorchOptimizer
     model: VLAPolicy | None = None
     reference: Reference | None = None
+    _features: CachedFeatures | None = None
 
     def __init__(self, cfg: VLAPretrainAlgorithmCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
         if not isinstance(policy, VLAPolicyCfg):
@@ -57,7 +63,9 @@ class VLASupervised(DatasetLearner):
         self._averaged = False
         self._micro_batches = 0
         if context.data is not None:
-            self._build_policy(spec_of_dataset(context.data), cfg.init_from)
+            relative = policy.preprocessing.relative_actions
+            spec = relative_spec(spec_of_dataset(context.data), context.data.datasets, relative)
+            self._build_policy(spec, cfg.init_from)
             self._build_training()
 
     def _build_policy(self, spec: VLASpec, init_from: str) -> None:
@@ -65,7 +73,11 @@ class VLASupervised(DatasetLearner):
         with preserved_rng():
             torch.manual_seed(self.context.seed)
             policy, loaded = initial_policy(self.policy_cfg, spec, init_from)
+        if self.context.data is not None and not loaded:
+            fit_head(policy, self.context.data)
         self.model = policy.to(self.context.device)
+        if self.cfg.freeze_backbone:
+            self.model.backbone.requires_grad_(False)
         self.cfg.optimizer.freeze(SupervisedModule(self.model))
         self._frozen = frozen_fingerprints(self.model)
         self._left_out = set(self._frozen) - loaded if self.cfg.checkpoints == "trained" else set()
@@ -108,8 +120,18 @@ class VLASupervised(DatasetLearner):
 
     # ------------------------------------------------------------------------------------------------- learning
 
+    def source(self, data: Any) -> Any:
+        """The data, or with `cache_features` its samples with what the frozen backbone makes of them."""
+        place = self.cfg.cache_features
+        if place == "no":
+            return data
+        module: SupervisedModule = unwrapped(self.module)  # pyright: ignore[reportAssignmentType]
+        self._features = CachedFeatures(data, module, self.context.device, place=place, batch_size=_COMPUTED_AT_ONCE)
+        return self._features
+
     def update(self, data: Any = None) -> dict[str, Tensor]:
         """Learn from one (micro-)batch; every `accumulation_steps`-th call takes a step."""
+        data = data if self._features is None else self._features.add_features(data)
         with naming_what_fits(data, None if self.is_sharded else self._try):
             total, count, metrics = self._loss(data)
             self.optimizer.backward(total, count)
@@ -230,6 +252,8 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     """Learning rates (by group too: patterns `backbone.*`, `head.*`), schedule, accumulation, clipping, EMA."""
     parallel: ParallelCfg = ParallelCfg()
     """Precision, DDP or FSDP, activation checkpointing. Several processes with kind `none` use DDP."""
+    freeze_backbone: bool = False
+    """Learn the head only."""
     init_from: str = ""
     """Checkpoint or run directory whose policy is where learning begins; empty: the backbone's own weights."""
     checkpoints: Literal["trained", "all"] = "trained"
@@ -238,7 +262,8 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     kl_coef: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the distance to the policy that learning begins with; 0: none."""
     cache_features: Literal["no", "device", "ram"] = "no"
-    """Compute the features of a frozen backbone once per sample, and keep them on the device or in memory."""
+    """Compute the features of a frozen backbone once per sample, when learning begins, and keep them on the device or
+    in memory: the fastest way to train a head, for data without augmentation."""
 
     def check(self) -> Iterable[str]:
         """Sentences on an optimizer for small networks."""

@@ -22,3 +22,10 @@ def masked_loss(error: Tensor, mask: Tensor, metrics: dict[str, Tensor] | None =
 def share(condition: Tensor, mask: Tensor) -> Tensor:
     """Return the share of valid elements where a condition holds, 0-dim."""
     return (condition & mask).sum() / mask.sum().clamp(min=1)
+
+
+def held_actions(actions: Tensor, mask: Tensor) -> Tensor:
+    """Return float32 actions that repeat the last valid one where the mask is False; 0 before the first."""
+    step = torch.arange(actions.shape[1], device=actions.device).view(1, -1, 1)
+    last = torch.where(mask, step, -1).cummax(1).values
+    return torch.where(last >= 0, actions.gather(1, last.clamp(min=0)).float(), 0.0)

@@ -83,7 +83,7 @@ class RegressionHead(ActionHead):
         """KL(head || reference) of the normal distributions."""
         reference = same_kind(self, reference)
         with torch.no_grad():
-            reference_mean, reference_log_std = reference.mean(reference_prefix), reference.log_std
+            reference_mean, reference_log_std = reference.mean(reference_prefix), reference.log_std.detach()
         return masked_loss(normal_kl(self.mean(prefix), self.log_std, reference_mean, reference_log_std), mask)
 
 

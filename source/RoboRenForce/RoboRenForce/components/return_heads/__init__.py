@@ -1,4 +1,4 @@
-"""What an action-value network predicts about the return."""
+"""Return heads: the prediction of a Q critic, a value or a distribution of returns."""
 
 from .categorical import CategoricalHead, CategoricalHeadCfg, project
 from .gaussian import GaussianHead, GaussianHeadCfg

@@ -1,7 +1,7 @@
 """The return as a categorical distribution over fixed atoms (C51: Bellemare et al. 2017, arXiv 1707.06887).
 
-The support `[v_min, v_max]` has to contain the returns, about `reward / (1 - gamma)`. One that is too small clips them
-in silence: the probability that gathers at the outermost atoms is a metric, and `warning` puts it into words.
+The support `[v_min, v_max]` has to contain the returns, about `reward / (1 - gamma)`. A support that is too small clips
+them silently: the probability at the outermost atoms is logged as a metric, and `warning` explains it.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from .return_head import Aggregate, ReturnHead, ReturnHeadCfg, batch_means, take
 
 
 def project(probability: Tensor, shift: Tensor, discount: Tensor, v_min: float, v_max: float) -> Tensor:
-    """Distribution of `shift + discount * Z` on the atoms of `Z`.
+    """Return the distribution of `shift + discount * Z` on the atoms of `Z`.
 
-    Every moved atom shares its probability among its two neighbors in proportion to nearness, which keeps the mean;
-    what leaves the support ends up at the outermost atom. A GPU adds the shares in any order, so that the last digit
+    Every moved atom splits its probability between its two neighbors in proportion to nearness, which keeps the mean;
+    probability outside the support goes to the outermost atom. A GPU adds the shares in any order, so the last digit
     varies between runs unless torch.use_deterministic_algorithms(True) is set.
 
     Args:
         probability: `(..., n)` over `n` equidistant atoms from `v_min` to `v_max`, with any leading dimensions.
         shift: `(...)`, must broadcast against the leading dimensions of `probability`, as `discount`.
         discount: `(...)`.
-        v_min: the smallest atom.
-        v_max: the largest atom.
+        v_min: Smallest atom.
+        v_max: Largest atom.
     """
     last = probability.shape[-1] - 1
     step = (v_max - v_min) / last
@@ -66,7 +66,7 @@ class CategoricalHead(ReturnHead):
         return self._expectation(output.softmax(-1))
 
     def _expectation(self, probability: Tensor) -> Tensor:
-        # Not a matrix product: autocast would compute it in half precision.
+        # Not a matrix product, which autocast would compute in half precision.
         return (probability * self.atoms).sum(-1)
 
     @override
@@ -86,12 +86,12 @@ class CategoricalHead(ReturnHead):
 
     @override
     def metrics(self) -> dict[str, Tensor]:
-        """Mean probability of the targets' outermost atoms."""
+        """Return the mean probability of the targets' outermost atoms."""
         return {"edge_mass_low": self.edge_mass[0], "edge_mass_high": self.edge_mass[1]}
 
     @override
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """A sentence if the outermost atoms hold more probability than returns inside the support would explain."""
+        """Return a warning if the outermost atoms hold more probability than returns inside the support explain."""
         cfg = self.cfg
         limit = max(0.05, 2.0 / cfg.num_atoms)
         crowded = [
@@ -114,13 +114,13 @@ class CategoricalHeadCfg(ReturnHeadCfg):
 
     class_type: type = CategoricalHead
     num_atoms: Annotated[int, Range(ge=2)] = 101
-    """Atoms of the distribution."""
+    """Number of atoms."""
     v_min: float = -10.0
     """Smallest return that can be represented."""
     v_max: float = 10.0
     """Largest return that can be represented."""
 
     def check(self) -> Iterable[str]:
-        """The support must be an interval."""
+        """Check that the support is an interval."""
         if not self.v_min < self.v_max:
             yield f"v_min: {self.v_min} is not below v_max={self.v_max}; expected the range of the returns"

@@ -1,15 +1,15 @@
 """The return as a normal distribution: DSAC (Duan et al. 2021, arXiv 2001.02811), DSAC-T (2025, arXiv 2310.05858).
 
-A member emits the mean Q and, through a softplus, the standard deviation of the return. Both are learned by likelihood,
-but with limits that keep a small or a wrong std from producing huge gradients:
+A member outputs the mean Q and, through a softplus, the standard deviation of the return. Both are learned by maximum
+likelihood, with limits that keep a small or wrong std from producing huge gradients:
 
 - v1: the sampled target `y_z = r + gamma (z + bonus)`, z from the successor's distribution, trains mean and std; for
   the std, its distance from Q is at most `bound`.
-- T: the mean's target has the successor's mean in the place of z; the distance is at most `bound_stds` times the
+- T: the mean's target has the successor's mean in place of z; the distance is at most `bound_stds` times the
   running mean std; and losses are divided by the variance in proportion to that of the running mean.
 
-The gradients are the papers' likelihood gradients. Where DSAC-T's code differs from its paper, the paper counts: that
-code's std settles at 0.71 of the true one (`std_loss="ref"`).
+The gradients are the papers' likelihood gradients. Where DSAC-T's code differs from its paper, the paper counts: the
+std in that code settles at 0.71 of the true one (`std_loss="ref"`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ...configclass import Range, configclass
 from .return_head import Aggregate, ReturnHead, ReturnHeadCfg, batch_means, take_smallest
 
 MAX_NOISE = 3.0
-"""Sampled returns are within so many stds of the mean."""
+"""Bound of sampled returns, in stds from the mean."""
 MIN_WEIGHT, MAX_WEIGHT = 0.1, 10.0
 """Limits of DSAC-T's loss weights."""
 
@@ -34,7 +34,7 @@ MIN_WEIGHT, MAX_WEIGHT = 0.1, 10.0
 class GaussianHead(ReturnHead):
     """Mean and raw std `(E, ..., 2)`; targets `(..., 2)` hold the mean and a sample of the target return.
 
-    The running mean std of every member is state: it is in the state dict, and a training loss moves it.
+    The running mean std of each member is part of the state dict and is updated by training losses.
     """
 
     out_features = 2
@@ -44,7 +44,7 @@ class GaussianHead(ReturnHead):
     def __init__(self, cfg: GaussianHeadCfg, num_members: int) -> None:
         super().__init__(cfg, num_members)
         self.cfg = cfg
-        # 0 says that there was no batch yet; no std is.
+        # Zero means uninitialized; a real std is positive.
         self.register_buffer("std_ema", torch.zeros(num_members))
 
     @override
@@ -52,7 +52,7 @@ class GaussianHead(ReturnHead):
         return output[..., 0]
 
     def std(self, output: Tensor) -> Tensor:
-        """Standard deviations `(E, ...)` of the returns that `output` `(E, ..., 2)` stands for."""
+        """Return the standard deviations `(E, ...)` of `output` `(E, ..., 2)`."""
         return F.softplus(output[..., 1])
 
     @override
@@ -80,7 +80,7 @@ class GaussianHead(ReturnHead):
         return self._loss_t(mean, std, target_mean, sample, average.view(-1, *[1] * (std.dim() - 1)))
 
     def _loss_v1(self, mean: Tensor, std: Tensor, sample: Tensor) -> Tensor:
-        """The loss whose gradient is `-(y - Q) / (std^2 + eps) dQ - (clip(y - Q)^2 - std^2) / (std^3 + eps) dstd`."""
+        """Return a loss with gradient `-(y - Q) / (std^2 + eps) dQ - (clip(y - Q)^2 - std^2) / (std^3 + eps) dstd`."""
         cfg = self.cfg
         fixed_std = std.detach()
         variance = fixed_std.square()
@@ -89,7 +89,7 @@ class GaussianHead(ReturnHead):
         return 0.5 * (sample - mean).square() / (variance + cfg.eps) + loss_std
 
     def _loss_t(self, mean: Tensor, std: Tensor, target_mean: Tensor, sample: Tensor, average: Tensor) -> Tensor:
-        """DSAC-T's three refinements; all arguments `(E, ...)` or broadcasting to it. Only `mean` and `std` learn."""
+        """Return DSAC-T's loss; all arguments are `(E, ...)` or broadcast to it; only `mean` and `std` learn."""
         cfg = self.cfg
         fixed_std = std.detach()
         variance = fixed_std.square()
@@ -102,12 +102,12 @@ class GaussianHead(ReturnHead):
         return weight * (loss_mean + loss_std)
 
     def _huber(self, x: Tensor, y: Tensor) -> Tensor:
-        """`(x - y)^2 / 2` up to `huber_delta`, linear beyond."""
+        """Return `(x - y)^2 / 2` up to `huber_delta`, linear beyond."""
         return F.huber_loss(x, y, reduction="none", delta=self.cfg.huber_delta)
 
     @torch.no_grad()
     def _running_std(self, std: Tensor, weight: Tensor | None) -> Tensor:
-        """Every member's running mean std `(E,)` after the batch `std` `(E, ...)`, which moves it in training only."""
+        """Return the running mean std `(E,)` after the batch `std` `(E, ...)`, which updates it in training only."""
         batch = batch_means(std, weight)
         moved = torch.lerp(self.std_ema, batch, self.cfg.ema_rate) if self.training else self.std_ema
         average = torch.where(self.std_ema == 0.0, batch, moved)
@@ -117,7 +117,7 @@ class GaussianHead(ReturnHead):
 
     @override
     def metrics(self) -> dict[str, Tensor]:
-        """The running mean std, averaged over the members."""
+        """Return the running mean std, averaged over the members."""
         return {"return_std": self.std_ema.mean()}
 
 
@@ -129,20 +129,20 @@ class GaussianHeadCfg(ReturnHeadCfg):
     version: Literal["v1", "T"] = "T"
     """DSAC or DSAC-T."""
     std_loss: Literal["paper", "ref"] = "paper"
-    """Of T: "paper" learns the std of the return, "ref" 0.71 of it, as DSAC-T's published code does."""
+    """Std loss of version T: "paper" learns the std of the return, "ref" 0.71 of it, as the published code does."""
     eps: Annotated[float, Range(gt=0)] = 0.1
-    """Added where a loss divides by std or variance; in units of the return, so rewards far below 1 need a smaller
+    """Constant added in divisions by std or variance, in units of the return: rewards far below 1 need a smaller one.
     one."""
     bound: Annotated[float, Range(gt=0)] = 10.0
-    """Of v1: largest distance of a sampled target from Q that counts for the std, in units of the return."""
+    """Version v1: largest distance of a sampled target from Q that counts for the std, in units of the return."""
     bound_stds: Annotated[float, Range(gt=0)] = 3.0
-    """Of T: the same in multiples of the running mean std."""
+    """Version T: that distance in multiples of the running mean std."""
     huber_delta: Annotated[float, Range(gt=0)] = 50.0
-    """Of T: errors of the mean beyond it count linearly, in units of the return."""
+    """Version T: error of the mean beyond which the loss is linear, in units of the return."""
     ema_rate: Annotated[float, Range(gt=0, le=1)] = 0.005
-    """How fast the running mean std follows the batches."""
+    """Update rate of the running mean std."""
 
     def check(self) -> Iterable[str]:
-        """The variants of T's std loss say nothing about v1."""
+        """Check that options of version T are not set for v1."""
         if self.version == "v1" and self.std_loss == "ref":
             yield 'std_loss: "ref" is a variant of version="T", and version is "v1"; expected std_loss="paper"'

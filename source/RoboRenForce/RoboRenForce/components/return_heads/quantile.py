@@ -1,6 +1,6 @@
 """The return as a set of quantiles (QR-DQN: Dabney et al. 2018, arXiv 1710.10044), which needs no support.
 
-With `drop_top` the largest quantiles don't enter targets, against overestimation (TQC: Kuznetsov et al. 2020, arXiv
+With `drop_top` the largest quantiles are left out of targets, against overestimation (TQC: Kuznetsov et al. 2020, arXiv
 2005.04269, which pools the members: `aggregate="mean"`).
 """
 
@@ -19,13 +19,13 @@ from .return_head import Aggregate, ReturnHead, ReturnHeadCfg, take_smallest
 
 
 def quantile_huber(quantiles: Tensor, target: Tensor, levels: Tensor, kappa: float) -> Tensor:
-    """Quantile regression with a Huber loss, mean over all pairs of a quantile and a target (Dabney et al., eq. 10).
+    """Return the quantile Huber loss, averaged over all pairs of quantile and target (Dabney et al., eq. 10).
 
     Args:
         quantiles: `(..., K)`.
-        target: samples `(..., M)` that stand for the target distribution; leading dimensions broadcast.
+        target: Samples `(..., M)` of the target distribution; leading dimensions broadcast.
         levels: `(K,)`, the probability below each quantile.
-        kappa: Errors below it count quadratically, others linearly.
+        kappa: Error up to which the loss is quadratic; linear beyond.
 
     Returns:
         `(...)`. The original sums over the K quantiles; the mean keeps the gradients' scale independent of K.
@@ -80,14 +80,16 @@ class QuantileHeadCfg(ReturnHeadCfg):
 
     class_type: type = QuantileHead
     num_quantiles: Annotated[int, Range(ge=1)] = 25
-    """K, quantiles of every member."""
+    """K, number of quantiles of each member."""
     kappa: Annotated[float, Range(gt=0)] = 1.0
-    """Errors below it count quadratically, in units of the return; small against the returns' spread, or what is
-    learned are no quantiles."""
+    """Error up to which the loss is quadratic, in units of the return.
+
+    It has to be small against the spread of the returns: otherwise the head does not learn quantiles.
+    """
     drop_top: Annotated[int, Range(ge=0)] = 0
-    """Largest quantiles per member that targets leave out."""
+    """Number of largest quantiles per member that targets leave out."""
 
     def check(self) -> Iterable[str]:
-        """Something must be left."""
+        """Check that `drop_top` leaves quantiles over."""
         if self.drop_top >= self.num_quantiles:
             yield f"drop_top: {self.drop_top} leaves none of num_quantiles={self.num_quantiles}; expected fewer"

@@ -1,8 +1,8 @@
-"""The base of return heads: what an action-value network predicts about the return, and how it is trained.
+"""Base class of return heads, which define what a Q critic predicts about the return and how it is trained.
 
-A head owns no weights. The network's members emit `out_features` numbers per state and action; the head says what
-they mean (a value, a categorical or normal distribution, quantiles), makes targets of the successor's output and
-compares the two. An algorithm that trains its critics through a head is distributional by a change of configuration.
+A head owns no weights. The network's members output `out_features` numbers per state and action; the head interprets
+them (a value, a categorical or normal distribution, quantiles), computes targets from the successor's output and
+compares both. An algorithm that trains its critics through a head becomes distributional by its configuration.
 
 Shape letters: E members, O `out_features`; `...` are batch dimensions, `(B,)` or `(T, B)`.
 """
@@ -20,22 +20,25 @@ from ...configclass import Cfg, ConfigError, configclass
 from ...configclass.errors import did_you_mean
 
 Aggregate: TypeAlias = Literal["min", "mean", "own"]
-"""How the members' predictions for the successor become targets: per sample the one with the smallest mean as a whole
-(clipped double Q-learning), all of them mixed, or every member's own."""
+"""Combination of the members' predictions into targets.
+
+`min`: for each sample the member with the smallest mean, as a whole (clipped double Q-learning); `mean`: all of them
+mixed; `own`: each member its own.
+"""
 _AGGREGATES: tuple[str, ...] = get_args(Aggregate)
 
 
 class ReturnHead(nn.Module, ABC):
-    """See the module. Built by `ReturnHeadCfg.build(num_members=E)`.
+    """Interpretation of a critic's output; see the module. Built by `ReturnHeadCfg.build(num_members=E)`.
 
-    Everything runs on the device without a word to the host, and state is written in place, so that targets and losses
-    can be part of a CUDA graph.
+    Everything runs on the device without waiting for the host, and state is written in place, so targets and losses can
+    be part of a CUDA graph.
     """
 
     out_features: int
-    """O: numbers that a member emits per state and action."""
+    """O, number of outputs of a member per state and action."""
     target_dims: int
-    """Dimensions of a target behind the batch's: 0 for values, 1 for distributions."""
+    """Number of target dimensions after the batch's: 0 for values, 1 for distributions."""
 
     def __init__(self, cfg: ReturnHeadCfg, num_members: int) -> None:
         super().__init__()
@@ -43,7 +46,7 @@ class ReturnHead(nn.Module, ABC):
 
     @abstractmethod
     def mean(self, output: Tensor) -> Tensor:
-        """Expected returns `(E, ...)` of the network's output `(E, ..., O)`."""
+        """Return the expected returns `(E, ...)` of the network's output `(E, ..., O)`."""
 
     @torch.no_grad()
     def target(
@@ -54,14 +57,14 @@ class ReturnHead(nn.Module, ABC):
         discount: Tensor,
         aggregate: Aggregate = "min",
     ) -> Tensor:
-        """What `loss` compares with: the return `reward + discount * (Z(successor) + bonus)`.
+        """Return the regression target `reward + discount * (Z(successor) + bonus)`.
 
         Args:
             next_output: `(E, ..., O)`, usually of a target network.
-            bonus: `(...)`, what the successor's value is raised by, like the entropy bonus `-alpha log pi`; or 0.
+            bonus: `(...)`, added to the successor's value, like the entropy bonus `-alpha log pi`; or 0.
             reward: `(...)`.
             discount: `(...)`, 0 where the episode terminated.
-            aggregate: see `Aggregate`.
+            aggregate: See `Aggregate`.
 
         Returns:
             `(..., *target)`, or `(E, ..., *target)` for `aggregate="own"`; without gradient.
@@ -82,13 +85,13 @@ class ReturnHead(nn.Module, ABC):
         return self._target(next_output, shift, discount, aggregate)
 
     def loss(self, output: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-        """Losses `(E, ...)`, one per member and sample.
+        """Return the losses `(E, ...)`, one per member and sample.
 
         Args:
             output: `(E, ..., O)`.
-            target: from `target`; one for all members or one for each.
-            weight: `(...)`, how much samples count in the statistics that a head keeps of its batches: padding does
-                not. It does not enter the losses.
+            target: From `target`; one for all members or one for each.
+            weight: `(...)`, weight of the samples in the statistics that a head keeps of its batches: 0 for padding. It
+                does not enter the losses.
         """
         expected, leading = output.shape[:-1], target.shape[: target.dim() - self.target_dims]
         if leading not in (expected, expected[1:]):
@@ -101,18 +104,18 @@ class ReturnHead(nn.Module, ABC):
 
     @abstractmethod
     def _target(self, next_output: Tensor, shift: Tensor, discount: Tensor, aggregate: Aggregate) -> Tensor:
-        """Targets of the return `shift + discount * Z(successor)`."""
+        """Return targets of the return `shift + discount * Z(successor)`."""
 
     @abstractmethod
     def _loss(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        """`loss` of arguments whose shapes fit."""
+        """Return `loss` for arguments whose shapes fit."""
 
     def metrics(self) -> dict[str, Tensor]:
-        """0-dim tensors on the last batch, by name; they are overwritten by the next one."""
+        """Return 0-dim tensors about the last batch, by name; the next batch overwrites them."""
         return {}
 
     def warning(self, metrics: Mapping[str, float]) -> str | None:
-        """A sentence on what `metrics`, read on the host, say is wrong with the head's settings; None if nothing."""
+        """Return a warning about the head's settings based on `metrics`, read on the host; None if all is well."""
         return None
 
 
@@ -124,7 +127,7 @@ class ReturnHeadCfg(Cfg):
 
 
 def take_smallest(mean: Tensor, output: Tensor) -> Tensor:
-    """Per sample what the member with the smallest mean emits: `mean (E, ...)`, `output (E, ..., O) -> (..., O)`."""
+    """Select per sample the output of the member with the smallest mean: `(E, ...), (E, ..., O) -> (..., O)`."""
     if output.shape[0] == 1:
         return output[0]
     index = mean.argmin(0, keepdim=True).unsqueeze(-1).expand(1, *output.shape[1:])
@@ -132,7 +135,7 @@ def take_smallest(mean: Tensor, output: Tensor) -> Tensor:
 
 
 def batch_means(x: Tensor, weight: Tensor | None) -> Tensor:
-    """Means `(K,)` of `x` `(K, ..., *batch)` with weights `(*batch)`; 0 where all weights are."""
+    """Return means `(K,)` of `x` `(K, ..., *batch)` with weights `(*batch)`; 0 where all weights are 0."""
     if weight is None:
         return x.flatten(1).mean(1)
     copies = x[0].numel() // weight.numel()

@@ -1,4 +1,4 @@
-"""The return as a single number, its mean: ordinary temporal-difference learning."""
+"""The return as its mean: ordinary temporal-difference learning."""
 
 from __future__ import annotations
 

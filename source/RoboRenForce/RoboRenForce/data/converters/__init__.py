@@ -1,1 +1,1 @@
-"""Other formats to LeRobot v3.0."""
+"""Converters of other formats to LeRobot v3.0."""

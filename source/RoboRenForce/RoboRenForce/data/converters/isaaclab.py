@@ -1,9 +1,9 @@
-"""Isaac Lab and robomimic HDF5 to LeRobot v3.0.
+"""Conversion of Isaac Lab and robomimic HDF5 to LeRobot v3.0.
 
 data                       attributes: env_args, format_version (newer Isaac Lab)
-demo_0                   attributes: num_samples, success
-actions                (T, A)
-obs/<term>             (T or T + 1, ...): numbers, or pictures (..., H, W, 3) uint8
+  demo_0                   attributes: num_samples, success
+    actions                (T, A)
+    obs/<term>             (T or T + 1, ...): numbers, or pictures (..., H, W, 3) uint8
 mask/<split>               names of demos (robomimic)
 """
 
@@ -32,39 +32,39 @@ _NUMBER = re.compile(r"\d+")
 
 @configclass
 class IsaacLabConversionCfg(Cfg):
-    """How demonstrations become a dataset."""
+    """Configuration of the conversion of demonstrations to a dataset."""
 
     input: str = MISSING
-    """The HDF5 file."""
+    """HDF5 file."""
     output: str = MISSING
-    """Folder of the dataset, which does not exist."""
+    """Folder of the dataset, which must not exist."""
     fps: Annotated[float, Range(gt=0)] = MISSING
-    """Steps per second, 1 / (decimation * dt) of the environment: the file does not say."""
+    """Steps per second, 1 / (decimation * dt) of the environment; not in the file."""
     task: str = MISSING
-    """The instruction of all demonstrations: the file does not say."""
+    """Instruction of all demonstrations; not in the file."""
     state: list[str] | None = None
-    """Observation terms that make `observation.state`, in this order; None: all that are vectors, by name."""
+    """Observation terms concatenated to `observation.state`, in this order; None: all vectors, by name."""
     cameras: list[str] | None = None
     """Observation terms that are pictures; None: all."""
     quaternion_order: QuaternionOrder = "auto"
-    """Order in the file; `auto` reads its version: XYZW since version 1, WXYZ before. The dataset has XYZW."""
+    """Order of quaternions in the file; `auto`: XYZW since format version 1, WXYZ before. The dataset has XYZW."""
     quaternions: list[str] = []
-    """Terms `name:column` that hold a quaternion besides those whose name ends in `quat` (at column 0)."""
+    """Further terms `name:column` with a quaternion; names that end in `quat` are known (at column 0)."""
     include_failures: bool = False
-    """Keep demonstrations that are marked as failed."""
+    """True to keep demonstrations marked as failed."""
     mask: str | None = None
-    """Only the demonstrations of this filter key of robomimic."""
+    """Filter key of robomimic whose demonstrations are converted; None: all."""
     use_videos: bool = True
-    """Store cameras as videos; else as lossless pictures."""
+    """True to store cameras as videos, False as lossless pictures."""
     codec: VideoCodec = "libsvtav1"
 
 
 def convert_isaaclab(cfg: IsaacLabConversionCfg) -> DatasetMetadata:
-    """Convert a file; demonstrations come in the order of their numbers.
+    """Convert a file, with demonstrations in the order of their numbers.
 
     Raises:
-        DatasetFileError: names the file and the demonstration.
-        UserError: a term that the file does not have, or nothing is left to convert.
+        DatasetFileError: Names the file and the demonstration.
+        UserError: The file lacks a term, or nothing is left to convert.
     """
     cfg.validate()
     h5py = require_package("h5py", extra="vla", purpose="Isaac Lab and robomimic files")
@@ -91,7 +91,7 @@ def convert_isaaclab(cfg: IsaacLabConversionCfg) -> DatasetMetadata:
 
 
 def _demos(path: Path, file: Any, cfg: IsaacLabConversionCfg) -> list[str]:
-    """Names of the demonstrations to convert, `demo_2` before `demo_10`."""
+    """Return the names of the demonstrations to convert, `demo_2` before `demo_10`."""
     if "data" not in file or not len(file["data"]):
         raise fault(path, "it has no group 'data' with demonstrations", fix="name a file of Isaac Lab or robomimic")
     names = sorted(file["data"], key=lambda name: (int((_NUMBER.findall(name) or ["0"])[-1]), name))
@@ -111,7 +111,7 @@ def _demos(path: Path, file: Any, cfg: IsaacLabConversionCfg) -> list[str]:
 
 
 class _Terms:
-    """What is read of each demonstration; the first one decides shapes and features."""
+    """Terms that are read of each demonstration; the first one decides shapes and features."""
 
     def __init__(self, path: Path, file: Any, first: str, cfg: IsaacLabConversionCfg) -> None:
         self._path, self._data = path, file["data"]
@@ -146,7 +146,7 @@ class _Terms:
             }
 
     def frames(self, name: str) -> Iterator[dict[str, Any]]:
-        """The frames of a demonstration, read picture by picture."""
+        """Yield the frames of a demonstration, reading picture by picture."""
         demo = self._data[name]
         actions = self._array(name, "actions", demo)
         length = len(actions)
@@ -207,7 +207,7 @@ def _order(path: Path, file: Any, order: QuaternionOrder) -> str:
 
 
 def _quaternions(path: Path, cfg: IsaacLabConversionCfg, widths: Mapping[str, int]) -> list[tuple[str, int]]:
-    """Terms and first columns."""
+    """Return terms and first columns of the quaternions."""
     found = [(name, 0) for name, width in widths.items() if name.endswith("quat") and width == 4]
     for text in cfg.quaternions:
         name, _, column = text.partition(":")

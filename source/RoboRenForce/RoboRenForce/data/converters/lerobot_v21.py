@@ -1,4 +1,4 @@
-"""LeRobot v2.1 to v3.0: files of single episodes become large ones; videos are joined, not encoded again."""
+"""Conversion of LeRobot v2.1 to v3.0: joins files of single episodes to large ones, videos without re-encoding."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from .target import whole_or_nothing
 
 
 def convert_v21(source: str | Path, target: str | Path) -> DatasetMetadata:
-    """Write a v2.1 (or v2.0) dataset as v3.0.
+    """Convert a v2.1 (or v2.0) dataset to v3.0.
 
     Every number is checked on the way.
 
     Args:
-        source: folder of the dataset.
-        target: a folder that does not exist.
+        source: Folder of the dataset.
+        target: Folder that must not exist.
 
     Raises:
-        UserError: the target exists.
-        DatasetFileError: the source is of another version, or damaged.
+        UserError: The target exists.
+        DatasetFileError: The source is of another version, or damaged.
     """
     metadata = read_metadata(source)
     if metadata.version != V21:

@@ -1,4 +1,4 @@
-"""RLDS datasets (TFRecord files of TensorFlow Datasets) to LeRobot v3.0, without TensorFlow.
+"""Conversion of RLDS datasets (TFRecord files of TensorFlow Datasets) to LeRobot v3.0, without TensorFlow.
 
 A record is an episode; its steps are lists below `steps/`, described by `features.json`:
 
@@ -36,30 +36,32 @@ _NUMBERS = {"float16", "float32", "float64", "int8", "int16", "int32", "int64", 
 
 @configclass
 class RLDSConversionCfg(Cfg):
-    """How episodes become a dataset. Names are those below `steps/`, such as `observation/state`."""
+    """Configuration of the conversion of episodes. Names are those below `steps/`, such as `observation/state`."""
 
     input: str = MISSING
     """Folder with `dataset_info.json`, `features.json` and the TFRecord files."""
     output: str = MISSING
-    """Folder of the dataset, which does not exist."""
+    """Folder of the dataset, which must not exist."""
     fps: Annotated[float, Range(gt=0)] = MISSING
-    """Steps per second: the files do not say."""
+    """Steps per second; not in the files."""
     split: str = "train"
     state: list[str] | None = None
-    """What makes `observation.state`, in this order; None: `observation/state` if there is one, else all vectors."""
+    """Names concatenated to `observation.state`; None: `observation/state` if it exists, else all vectors."""
     action: list[str] = ["action"]
-    """What makes `action`, in this order."""
+    """Names concatenated to `action`, in this order."""
     cameras: list[str] | None = None
-    """Pictures; None: all."""
+    """Names of pictures; None: all."""
     instruction: str | None = None
-    """Where the instruction is; None: the usual places."""
+    """Name of the instruction; None: the usual names."""
     task: str | None = None
-    """The instruction of all episodes, for data that has none."""
+    """Instruction of all episodes, for data without instructions."""
     drop_last_step: bool = False
-    """Leave out the last step of every episode: by the rules of RLDS its action means nothing, but many recorders give
-    one."""
+    """True to leave out the last step of every episode.
+
+    By the rules of RLDS its action has no meaning, but many recorders store a valid one.
+    """
     use_videos: bool = True
-    """Store cameras as videos; else as lossless pictures."""
+    """True to store cameras as videos, False as lossless pictures."""
     codec: VideoCodec = "libsvtav1"
 
 
@@ -74,11 +76,11 @@ class _Leaf:
 
 
 def convert_rlds(cfg: RLDSConversionCfg) -> DatasetMetadata:
-    """Convert one split; episodes come in the order of the files.
+    """Convert one split, with episodes in the order of the files.
 
     Raises:
-        DatasetFileError: names file, episode and frame.
-        UserError: a name that the data does not have.
+        DatasetFileError: Names file, episode and frame.
+        UserError: The data lacks a name.
     """
     cfg.validate()
     root = Path(cfg.input)
@@ -104,10 +106,10 @@ def convert_rlds(cfg: RLDSConversionCfg) -> DatasetMetadata:
 
 
 def read_leaves(path: Path) -> dict[str, _Leaf]:
-    """Read `features.json`: path below `steps/` -> what is there.
+    """Read `features.json`: path below `steps/` -> its entry.
 
     Raises:
-        DatasetFileError: it is no description of features.
+        DatasetFileError: It is no description of features.
     """
     leaves: dict[str, _Leaf] = {}
     for name, node in _walk("", layout.read_json(path)):
@@ -122,7 +124,7 @@ def read_leaves(path: Path) -> dict[str, _Leaf]:
 
 
 def _walk(name: str, node: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Leaves of the tree of features; a sequence adds nothing to the name."""
+    """Yield the leaves of the tree of features; a sequence adds nothing to the name."""
     if not isinstance(node, Mapping):
         return
     if isinstance(node.get("featuresDict"), Mapping):
@@ -156,7 +158,7 @@ def _leaf(path: Path, name: str, node: Mapping[str, Any]) -> _Leaf | None:
 
 
 def _shards(root: Path, split: str) -> list[tuple[Path, int | None]]:
-    """The files of a split, and how many episodes each has."""
+    """Return the files of a split, and their numbers of episodes."""
     path = root / "dataset_info.json"
     info = layout.read_json(path)
     splits = {entry.get("name"): entry for entry in info.get("splits", []) if isinstance(entry, Mapping)}
@@ -172,7 +174,7 @@ def _shards(root: Path, split: str) -> list[tuple[Path, int | None]]:
 
 
 class _Steps:
-    """What is read of every episode, and the features that it becomes."""
+    """Entries that are read of every episode, and the features that they become."""
 
     def __init__(self, root: Path, leaves: Mapping[str, _Leaf], cfg: RLDSConversionCfg) -> None:
         self._leaves, self._cfg = leaves, cfg
@@ -214,7 +216,7 @@ class _Steps:
         return found[0]
 
     def frames(self, path: Path, example: Example, episode: int) -> Iterator[tuple[dict[str, Any], str]]:
-        """The frames of an episode and their instructions."""
+        """Yield the frames of an episode and their instructions."""
         numbers = {name: self._numbers(path, example, name, episode) for name in [*self.state, *self.action]}
         lengths = {name: len(rows) for name, rows in numbers.items()}
         pictures = {name: self._bytes(path, example, name, episode) for name in self.cameras}
@@ -240,7 +242,7 @@ class _Steps:
             yield frame, str(task)
 
     def _numbers(self, path: Path, example: Example, name: str, episode: int) -> np.ndarray:
-        """`(steps, D)` float32."""
+        """Return numbers `(steps, D)` float32."""
         values, size = example.get(f"{_STEPS}{name}"), math.prod(self._leaves[name].shape)
         if not isinstance(values, np.ndarray) or len(values) % size:
             found = "missing" if values is None else f"{len(values)} values"

@@ -1,4 +1,4 @@
-"""A folder that appears under its name once it is complete."""
+"""A folder that appears under its name only when it is complete."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ...utils.errors import UserError
 
 @contextmanager
 def whole_or_nothing(target: str | Path) -> Iterator[Path]:
-    """Yield a folder to write to; it becomes `target` at the end of the block, or is removed where that fails.
+    """Yield a folder to write to; it is renamed to `target` at the end of the block, or removed on failure.
 
     Raises:
         UserError: `target` exists.

@@ -34,7 +34,7 @@ _TABLE = _crc_table()
 
 
 def masked_crc32c(data: bytes) -> int:
-    """CRC-32C (Castagnoli), rotated and shifted as TFRecord stores it."""
+    """Return the CRC-32C (Castagnoli), rotated and shifted as TFRecord stores it."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = (crc >> 8) ^ _TABLE[(crc ^ byte) & 0xFF]
@@ -45,10 +45,10 @@ def masked_crc32c(data: bytes) -> int:
 def read_records(path: Path) -> Iterator[bytes]:
     """Yield the payloads one after another; their lengths are checked before anything is allocated.
 
-    Checksums of payloads are not: in Python that costs more than reading, and damage shows where they are parsed.
+    Checksums of payloads are not: in Python that costs more than reading, and damage shows when they are parsed.
 
     Raises:
-        DatasetFileError: names the record.
+        DatasetFileError: Names the record.
     """
     size, place, number = path.stat().st_size, 0, 0
     with open(path, "rb") as file:
@@ -75,7 +75,7 @@ def parse_example(data: bytes) -> Example:
     """Parse a `tf.train.Example`.
 
     Raises:
-        BadExample: it is none.
+        BadExample: The payload is none.
     """
     example: Example = {}
     for number, features in _fields(memoryview(data)):
@@ -101,7 +101,7 @@ def _parse_feature(data: memoryview) -> list[bytes] | np.ndarray:
 
 
 def _integers(entry: memoryview | int) -> Iterator[int]:
-    """Packed variable-length integers, or a single one."""
+    """Parse packed variable-length integers, or a single one."""
     if isinstance(entry, int):
         yield _signed(entry)
         return
@@ -117,7 +117,7 @@ def _signed(value: int) -> int:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | int]]:
-    """Field numbers and contents of a protocol buffer message."""
+    """Yield field numbers and contents of a protocol buffer message."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)

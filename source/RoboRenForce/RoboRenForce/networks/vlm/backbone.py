@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ class VLMInputs:
 class Backbone(nn.Module, ABC):
     """Images, text and state in, features out. Built by `BackboneCfg.build(num_cameras=, state_dim=, taps=)`."""
 
+    cfg: BackboneCfg
     width: int
     """D, the width of the features."""
     image_size: tuple[int, int]
@@ -54,9 +56,22 @@ class Backbone(nn.Module, ABC):
     def forward(self, inputs: VLMInputs) -> Prefix:
         """Compute the features of a batch."""
 
+    @property
+    def is_frozen(self) -> bool:
+        """Whether nothing in it is trained, so that the features of an observation may be kept."""
+        return not any(parameter.requires_grad for parameter in self.parameters())
+
+    def export(self, folder: Path) -> BackboneCfg:
+        """Write what is needed beside the weights, and return a configuration that builds the same modules from it."""
+        return self.cfg.copy()
+
 
 @configclass
 class BackboneCfg(Cfg):
     """Base of the configurations of backbones."""
 
     class_type: type = Backbone
+
+    def located(self, folder: Path) -> BackboneCfg:
+        """The same, where what `Backbone.export` wrote lies in `folder`."""
+        return self.copy()

@@ -31,6 +31,8 @@ _GRID = 4
 class MLPBaseline(Backbone):
     """See the module. Tokens: per camera the looks and 16 of a grid, then one of the text and one of the state."""
 
+    cfg: MLPBaselineCfg
+
     def __init__(self, cfg: MLPBaselineCfg, *, num_cameras: int, state_dim: int, taps: Taps | None = None) -> None:
         super().__init__()
         taps = taps or Taps()
@@ -50,7 +52,8 @@ class MLPBaseline(Backbone):
         self.summary = nn.Sequential(
             nn.Linear(inputs * cfg.width, cfg.hidden), nn.GELU(), nn.Linear(cfg.hidden, cfg.width)
         )
-        self.queries = nn.Parameter(0.02 * torch.randn(taps.num_queries, cfg.width))
+        queries = taps.num_queries
+        self.queries = nn.Parameter(0.02 * torch.randn(queries, cfg.width)) if queries else None
         self.layers = nn.ModuleList(ResidualMLP(cfg.width) for _ in range(cfg.num_layers))
         self.norm = nn.LayerNorm(cfg.width)
 
@@ -69,8 +72,8 @@ class MLPBaseline(Backbone):
         seen = seen * inputs.has_image.view(rows, -1, 1, 1)
         single = [text] if self.state is None else [text, self.state(inputs.state.to(text.dtype))]
         summary = self.summary(torch.cat([seen[:, :, : self.cfg.looks].flatten(1), *single], dim=1)).unsqueeze(1)
-        tokens = torch.cat([seen.flatten(1, 2), torch.stack(single, 1), self.queries.expand(rows, -1, -1)], dim=1)
-        tokens = tokens + summary
+        queries = [] if self.queries is None else [self.queries.expand(rows, -1, -1)]
+        tokens = torch.cat([seen.flatten(1, 2), torch.stack(single, 1), *queries], dim=1) + summary
         hidden = []
         for layer in self.layers:
             tokens = layer(tokens, summary)
@@ -191,7 +194,7 @@ class MLPBaselineCfg(BackboneCfg):
         if len(self.image_size) != 2:
             yield f"image_size: has {len(self.image_size)} entries, expected height and width"
         elif any(size % self.patch or size // self.patch < _GRID for size in self.image_size):
-            yield f"image_size: {self.image_size} is not filled by {_GRID}x{_GRID} or more patches of {self.patch} pixels"
+            yield f"image_size: {self.image_size} does not hold {_GRID}x{_GRID} whole patches of {self.patch} pixels"
 
 
 def _word_id(word: str) -> int:

@@ -17,7 +17,7 @@ OBSERVED = {"actor": ["camera", "proprio"], "critic": ["camera", "proprio"]}
 
 
 def with_camera(policy: Any) -> Any:
-    """The policy with a small CNN of its own for each network's 64x64 pixels."""
+    """Return the policy with a small CNN of its own for each network's 64x64 pixels."""
     for name in ("actor_cfg", "critic_cfg"):
         getattr(policy, name).cnn_cfg = networks.CNNCfg(
             channels=[16, 32], kernel_sizes=[8, 4], strides=[4, 2], features=64

@@ -12,12 +12,12 @@ from RoboRenForce import algorithms, components, networks, runners
 
 
 def feed_forward(kind: str = "continuous", hidden: tuple[int, ...] = (64, 64), init_std: float = 1.0) -> Any:
-    """Actor and critic as two MLPs.
+    """Return actor and critic as two MLPs.
 
     Args:
         kind: `continuous` or `discrete` actions.
-        hidden: widths of the hidden layers of both.
-        init_std: of continuous actions, in units of the action.
+        hidden: Widths of the hidden layers of both.
+        init_std: Initial std of continuous actions, in units of the action.
     """
 
     def backbone(output_gain: float) -> networks.MLPCfg:
@@ -34,7 +34,7 @@ def feed_forward(kind: str = "continuous", hidden: tuple[int, ...] = (64, 64), i
 
 
 def recurrent(hidden_size: int = 64) -> Any:
-    """Discrete actor and critic with a GRU each."""
+    """Return a discrete actor and a critic with a GRU each."""
 
     def backbone() -> networks.RNNCfg:
         return networks.RNNCfg(cell="gru", hidden_size=hidden_size)
@@ -48,12 +48,12 @@ def recurrent(hidden_size: int = 64) -> Any:
 def pixels(
     group: str = "policy", kind: str = "discrete", cnn: networks.CNNCfg | None = None
 ) -> runners.OnPolicyRunnerCfg:
-    """Actor and critic that read one group of images and nothing else.
+    """Return actor and critic that read one group of images and nothing else.
 
     Args:
-        group: of the environment, such as `GymEnvCfg.image_group`.
+        group: Group of the environment, such as `GymEnvCfg.image_group`.
         kind: `discrete` or `continuous` actions.
-        cnn: of both; None: that of Mnih et al. 2015, for 84x84 pixels.
+        cnn: CNN of both; None: that of Mnih et al. 2015, for 84x84 pixels.
     """
     policy = feed_forward(kind, (256,))
     policy.actor_cfg.cnn_cfg = policy.critic_cfg.cnn_cfg = cnn or networks.CNNCfg()
@@ -64,14 +64,14 @@ def pixels(
 def runner(
     policy: Any, steps: int, iterations: int, algorithm: dict[str, Any] | None = None, **options: Any
 ) -> runners.OnPolicyRunnerCfg:
-    """An on-policy run.
+    """Return an on-policy run.
 
     Args:
-        policy: actor and critic.
-        steps: of each environment per update.
-        iterations: updates.
-        algorithm: fields of `PPOCfg` that differ from the defaults here.
-        options: fields of `OnPolicyRunnerCfg`.
+        policy: Actor and critic.
+        steps: Steps of each environment per update.
+        iterations: Number of updates.
+        algorithm: Fields of `PPOCfg` that differ from the defaults here.
+        options: Fields of `OnPolicyRunnerCfg`.
     """
     defaults = {"learning_rate": 3.0e-4, "entropy_coef": 0.0, "num_learning_epochs": 10, "num_mini_batches": 8}
     return runners.OnPolicyRunnerCfg(
@@ -87,20 +87,20 @@ def runner(
 
 
 def cartpole() -> runners.OnPolicyRunnerCfg:
-    """CartPole-v1 and, where velocities are hidden, what a policy without memory can do."""
+    """CartPole-v1, also with hidden velocities as the baseline without memory."""
     policy = feed_forward("discrete")
     learning = {"learning_rate": 5.0e-4, "schedule": "linear", "normalize_value": True}
     return runner(policy, 64, 100, learning, save_interval=50)
 
 
 def cartpole_recurrent(**options: Any) -> runners.OnPolicyRunnerCfg:
-    """CartPole-v1 without velocities: a memory has to estimate them."""
+    """CartPole-v1 without velocities, which a recurrent policy has to estimate."""
     learning = {"learning_rate": 1.0e-3, "schedule": "linear", "gamma": 0.98, "num_learning_epochs": 8}
     return runner(recurrent(), 64, 200, {**learning, "num_mini_batches": 4}, save_interval=50, **options)
 
 
 def cartpole_privileged() -> runners.OnPolicyRunnerCfg:
-    """The same with a critic that sees the whole physical state."""
+    """CartPole-v1 without velocities, with a critic that observes the whole physical state."""
     cfg = cartpole_recurrent(obs_groups={"actor": ["policy"], "critic": ["dynamics"]})
     cfg.algorithm.time_out_bootstrap = "current"  # the state at the end of an episode is gone with its reset
     return cfg
@@ -118,13 +118,13 @@ def pendulum_groups() -> runners.OnPolicyRunnerCfg:
 
 
 def acrobot() -> runners.OnPolicyRunnerCfg:
-    """Acrobot-v1: reward only at the end, so exploration is paid for."""
+    """Acrobot-v1: reward only at the end, so the entropy bonus is high."""
     learning = {"learning_rate": 1.0e-3, "entropy_coef": 0.01, "lam": 0.94}
     return runner(feed_forward("discrete"), 128, 100, learning, save_interval=50)
 
 
 def mountain_car() -> runners.OnPolicyRunnerCfg:
-    """MountainCarContinuous-v0: wide exploration, a long view, and no punishment for standing still at first."""
+    """MountainCarContinuous-v0: wide exploration, a high discount, and no penalty for standing still at first."""
     learning = {"gamma": 0.9999, "lam": 0.9, "entropy_coef": 0.01, "normalize_reward": True}
     return runner(feed_forward(init_std=1.5), 256, 60, learning, save_interval=30)
 
@@ -133,7 +133,7 @@ def mountain_car() -> runners.OnPolicyRunnerCfg:
 
 
 def balance(iterations: int = 60) -> runners.OnPolicyRunnerCfg:
-    """Inverted pendulums: short, dense, and worth 100 from nearly every state, which the critic has to reach first."""
+    """Inverted pendulums: short, dense, and worth 100 from nearly every state, which the critic has to learn first."""
     learning = {"learning_rate": 1.0e-3, "schedule": "linear", "normalize_value": True}
     return runner(feed_forward(), 128, iterations, learning, save_interval=30)
 
@@ -151,7 +151,7 @@ def half_cheetah() -> runners.OnPolicyRunnerCfg:
 
 
 def humanoid() -> runners.OnPolicyRunnerCfg:
-    """Humanoid-v5 and Ant-v5: more to observe, slower to learn."""
+    """Humanoid-v5 and Ant-v5: larger observations, slower learning."""
     return locomotion(iterations=1000, hidden=(256, 256))
 
 
@@ -164,9 +164,9 @@ def reaching() -> runners.OnPolicyRunnerCfg:
 
 
 def joystick(iterations: int = 1000) -> runners.OnPolicyRunnerCfg:
-    """Legged robots that follow a joystick; the critic sees privileged observations.
+    """Legged robots that follow a joystick; the critic observes privileged groups.
 
-    The reward of these tasks is never below 0, so a robot that falls at once learns nothing: actions begin small
+    The reward of these tasks is never below 0, so a robot that falls at once learns nothing: initial actions are small
     enough to stand.
     """
 

@@ -15,13 +15,13 @@ from RoboRenForce import algorithms, components, networks, runners
 def pack(
     hidden: tuple[int, ...] = (256, 256), head: Any = None, num_q: int = 2, activations: str = "ReLU"
 ) -> components.ActorQPackCfg:
-    """A squashed Gaussian policy and an ensemble of critics, on observations as they are.
+    """Return a squashed Gaussian policy and an ensemble of critics, without observation normalization.
 
     Args:
-        hidden: widths of the hidden layers of both.
-        head: what the critics predict; None: the mean of the return.
-        num_q: critics.
-        activations: of the hidden layers.
+        hidden: Widths of the hidden layers of both.
+        head: Return head of the critics; None: the mean of the return.
+        num_q: Number of critics.
+        activations: Activations of the hidden layers.
     """
 
     def backbone() -> networks.MLPCfg:
@@ -38,14 +38,14 @@ def pack(
 
 
 def runner(policy: Any, algorithm: Any, steps: int, num_envs: int = 1, **options: Any) -> runners.OffPolicyRunnerCfg:
-    """An off-policy run that logs every 1,000 transitions.
+    """Return an off-policy run that logs every 1,000 transitions.
 
     Args:
-        policy: actor and critics.
-        algorithm: how they learn.
-        steps: transitions of the whole run.
-        num_envs: environments that the task has.
-        options: fields of `OffPolicyRunnerCfg`.
+        policy: Actor and critics.
+        algorithm: Configuration of the algorithm.
+        steps: Transitions of the whole run.
+        num_envs: Number of environments of the task.
+        options: Fields of `OffPolicyRunnerCfg`.
     """
     return runners.OffPolicyRunnerCfg(
         num_steps_per_env=1000 // num_envs,
@@ -73,14 +73,14 @@ def classic_sac(steps: int = 20_000) -> runners.OffPolicyRunnerCfg:
 
 
 def classic_dsac(steps: int = 30_000) -> runners.OffPolicyRunnerCfg:
-    """The same with DSAC."""
+    """Pendulum and other small tasks with DSAC."""
     head = components.GaussianHeadCfg(version="v1")
     algorithm = algorithms.DSACCfg(**CLASSIC)
     return runner(pack((64, 64), head, num_q=1, activations="GELU"), algorithm, steps, num_envs=4)
 
 
 def classic_dsact(steps: int = 30_000) -> runners.OffPolicyRunnerCfg:
-    """The same with DSAC-T."""
+    """Pendulum and other small tasks with DSAC-T."""
     head = components.GaussianHeadCfg(version="T")
     algorithm = algorithms.DSACTCfg(**{**CLASSIC, "gradient_steps": 1})
     return runner(pack((64, 64), head, activations="GELU"), algorithm, steps, num_envs=4)
@@ -105,8 +105,10 @@ MUJOCO_DSAC: dict[str, Any] = {
     "critic_learning_rate": 3.0e-4,
     "temperature": components.TemperatureCfg(),
 }
-"""Three times the published rates and a smaller first temperature, for one environment step per gradient step; the
-published ones are for twenty."""
+"""Settings of DSAC for one environment step per gradient step.
+
+Three times the published learning rates and a smaller initial temperature; the published ones are for twenty steps.
+"""
 
 
 def mujoco_dsac(steps: int = 1_000_000) -> runners.OffPolicyRunnerCfg:

@@ -1,4 +1,4 @@
-"""SAC-Seq and SAC-Trans for Gymnasium tasks with continuous actions, and SAC as the control where velocities hide."""
+"""SAC-Seq and SAC-Trans for Gymnasium tasks with continuous actions, and SAC as the baseline with hidden velocities."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from .sac import pack, runner
 def history_pack(
     encoder: components.HistoryEncoder = "gru", size: int = 128, hidden: tuple[int, ...] = (256, 256), **options: Any
 ) -> components.HistoryActorQPackCfg:
-    """Networks with a memory, on observations as they are.
+    """Return networks with history encoders, without observation normalization.
 
     Args:
-        encoder: kind of memory.
-        size: of the memory.
-        hidden: widths of the MLPs behind it.
-        options: further fields of `HistoryActorQPackCfg`, without their `history_`.
+        encoder: Kind of history encoder.
+        size: Width of the encoder.
+        hidden: Widths of the MLPs after it.
+        options: Further fields of `HistoryActorQPackCfg`, without their `history_`.
     """
     plain = pack(hidden)
     return components.HistoryActorQPackCfg(
@@ -34,7 +34,7 @@ def history_pack(
 
 
 def classic_learning(learning_rate: float, **options: Any) -> dict[str, Any]:
-    """Settings for one CPU core: 8 steps tell a velocity, and rewards are in units that critics reach soon."""
+    """Settings for one CPU core: 8 steps determine a velocity, and rewards are scaled for fast critics."""
     return {
         "replay": buffer.SequenceReplayBufferCfg(capacity=100_000, length=8, burn_in=1),
         "batch_size": 64,
@@ -51,7 +51,7 @@ def classic_learning(learning_rate: float, **options: Any) -> dict[str, Any]:
 
 
 def classic_runner(policy: Any, algorithm: Any, num_envs: int, steps: int = 40_000) -> runners.OffPolicyRunnerCfg:
-    """A run with one gradient step for 20 transitions."""
+    """Return a run with one gradient step for 20 transitions."""
     return runner(policy, algorithm, steps, num_envs=num_envs, train_freq=20 // num_envs)
 
 
@@ -62,24 +62,24 @@ def classic_sac_seq(num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
 
 
 def classic_sac_trans(num_envs: int = 4) -> runners.OffPolicyRunnerCfg:
-    """One block of width 32 that sees 8 steps."""
+    """One block of width 32 over 8 steps."""
     policy = history_pack("transformer", 32, (64, 64), heads=2, window=8)
     return classic_runner(policy, algorithms.SACTransCfg(**classic_learning(2.0e-3)), num_envs)
 
 
 def masked_sac() -> runners.OffPolicyRunnerCfg:
-    """What SAC can do without velocities, with as many transitions per gradient step as those with a memory."""
+    """Pendulum without velocities with plain SAC, with as many transitions per gradient step as the recurrent ones."""
     options = {"replay": buffer.ReplayBufferCfg(capacity=100_000), "batch_size": 512}
     return classic_runner(pack((64, 64)), algorithms.SACCfg(**classic_learning(3.0e-3, **options)), num_envs=10)
 
 
 def masked_sac_seq() -> runners.OffPolicyRunnerCfg:
-    """Pendulum without velocities, a GRU."""
+    """Pendulum without velocities with a GRU."""
     return classic_sac_seq(num_envs=10)
 
 
 def masked_sac_trans() -> runners.OffPolicyRunnerCfg:
-    """Pendulum without velocities, a transformer."""
+    """Pendulum without velocities with a transformer."""
     return classic_sac_trans(num_envs=10)
 
 

@@ -8,7 +8,7 @@ from .sac import runner
 
 
 def pack(hidden: tuple[int, ...] = (256, 256)) -> components.ActorQPackCfg:
-    """A deterministic policy and two critics, on observations as they are."""
+    """Return a deterministic policy and two critics, without observation normalization."""
 
     def backbone() -> networks.MLPCfg:
         return networks.MLPCfg(hidden_features=list(hidden), activations="ReLU")

@@ -53,7 +53,7 @@ def make_fast_step(env: ManagerBasedRlEnv, *, final_observations: bool, capture:
     """Build the `FastStep` of an environment that has been reset at least once; see there for the arguments.
 
     Raises:
-        CannotCaptureError: the installed mjlab is another one, or the environment can't be stepped this way.
+        CannotCaptureError: The installed mjlab is another one, or the environment can't be stepped this way.
     """
     if reason := refusal():
         raise CannotCaptureError(reason)

@@ -34,16 +34,16 @@ class Sources:
         self.site = site
 
     def has(self, package: str) -> bool:
-        """Whether the package is in the folder."""
+        """Return True if the package is in the folder."""
         return (self.site / package).is_dir()
 
     def version(self) -> str:
-        """mjlab's version by its metadata, or the folder where there are none."""
+        """Return mjlab's version by its metadata, or the folder if there are none."""
         found = sorted(self.site.glob("mjlab-*.dist-info"))
         return found[-1].name.removeprefix("mjlab-").removesuffix(".dist-info") if found else str(self.site)
 
     def source(self, path: str) -> str:
-        """The text of `module:Class.function`, as `inspect.getsource` cuts it out; empty if it isn't there."""
+        """Return the text of `module:Class.function`, as `inspect.getsource` cuts it out; empty if absent."""
         file, node = self._find(path)
         if node is None:
             return ""
@@ -51,7 +51,7 @@ class Sources:
         return "".join(inspect.getblock(file.read_text(encoding="utf-8").splitlines(keepends=True)[first - 1 :]))
 
     def members(self, path: str) -> set[str]:
-        """Fields and methods, as `name` and `name()`, of the class that `path` is or belongs to."""
+        """Return fields and methods, as `name` and `name()`, of the class that `path` is or belongs to."""
         module, _, qualified = path.partition(":")
         _, node = self._find(f"{module}:{qualified.partition('.')[0]}")
         if not isinstance(node, ast.ClassDef):
@@ -66,7 +66,7 @@ class Sources:
         return found
 
     def elsewhere(self, path: str) -> list[str]:
-        """Where else in the package a class or function of this name is defined, as `module:Class.function`."""
+        """Return other definitions of a class or function of this name in the package, as `module:Class.function`."""
         module, _, qualified = path.partition(":")
         package = module.partition(".")[0]
         found = []
@@ -77,7 +77,7 @@ class Sources:
         return found
 
     def words(self, packages: list[str]) -> set[str]:
-        """Every word in the files of these packages."""
+        """Return every word in the files of these packages."""
         return {word for name in packages for file in (self.site / name).rglob("*.py") for word in _words(file)}
 
     def _find(self, path: str) -> tuple[Path, Definition | None]:
@@ -107,7 +107,7 @@ def _our_words() -> dict[str, set[str]]:
 
 
 def report(old: Sources, new: Sources) -> tuple[list[str], bool]:
-    """What changed from `old` to `new`, as lines, and whether anything did."""
+    """Return the changes from `old` to `new` as lines, and True if there are any."""
     lines = [f"mjlab {old.version()} -> {new.version()}"]
     packages = [name for name in ("mjlab", "mujoco_warp") if old.has(name) and new.has(name)]
     paths = [path for path in FINGERPRINTS if path.partition(".")[0] in packages]
@@ -147,7 +147,7 @@ def _difference(old: Sources, new: Sources, path: str) -> Iterator[str]:
 
 
 def _code(source: str) -> str:
-    """`source` without comments and docstrings."""
+    """Return `source` without comments and docstrings."""
     tree = ast.parse(inspect.cleandoc("\n" + source))
     for node in ast.walk(tree):
         if isinstance(node, Definition) and ast.get_docstring(node, clean=False) is not None:
@@ -156,7 +156,7 @@ def _code(source: str) -> str:
 
 
 def _member_changes(old: Sources, new: Sources, paths: list[str]) -> Iterator[str]:
-    """`+` new and `-` removed members of every class that is mirrored, or a method of which is."""
+    """Yield `+` new and `-` removed members of every class that is mirrored, or has a mirrored method."""
     for name in dict.fromkeys(re.sub(r"(:\w+).*", r"\1", path) for path in paths):
         before, after = old.members(name), new.members(name)
         signs = [f"+{member}" for member in sorted(after - before)]
@@ -169,7 +169,7 @@ def _member_changes(old: Sources, new: Sources, paths: list[str]) -> Iterator[st
 
 
 def _lost_names(gone: set[str]) -> Iterator[str]:
-    """Catches what no fingerprint covers: attributes of classes whose other methods don't matter here."""
+    """Find changes that no fingerprint covers: attributes of classes whose other methods are irrelevant here."""
     for file, words in _our_words().items():
         lost = sorted(word for word in words & gone if word.startswith("_"))
         if lost:
@@ -177,7 +177,7 @@ def _lost_names(gone: set[str]) -> Iterator[str]:
 
 
 def _fingerprints(new: Sources, paths: list[str]) -> Iterator[str]:
-    """Lines to paste over those of the table."""
+    """Return lines to paste over those of the table."""
     minor = re.match(r"\d+\.\d+\.", new.version())
     if minor and minor[0] != KNOWN_MINOR:
         yield f'KNOWN_MINOR = "{minor[0]}"'

@@ -1,4 +1,4 @@
-"""Why a part of mjlab's step can't be made fast."""
+"""Reasons why a part of mjlab's step can't be made fast."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Which mjlab and MuJoCo Warp the fast step knows, by fingerprints of the source that it reproduces or relies on.
+"""Supported versions of mjlab and MuJoCo Warp, by fingerprints of the source that the fast step reproduces or uses.
 
-`changes` prints what differs in another version; how to bring the fast step to it is in `docs/adding/mjlab_version.md`.
+`changes` prints the differences of another version; `docs/adding/mjlab_version.md` says how to support it.
 """
 
 from __future__ import annotations
@@ -77,26 +77,26 @@ FINGERPRINTS: dict[str, str] = {
 """`module:Class.function` -> first characters of the SHA-256 of its source."""
 
 MIRRORED = tuple(path for path in FINGERPRINTS if path.startswith("mjlab."))
-"""What the fast step reproduces or calls by private names; it is refused where one differs."""
+"""Functions that the fast step reproduces or calls by private names; it is refused if one differs."""
 
 LATE_STEP = tuple(
     f"mujoco_warp._src.forward:{name}" for name in ("forward", "step", "fwd_acceleration", "fwd_actuation")
 )
-"""What the first substep, which starts where `forward` ended, relies on; it is a whole step where one differs."""
+"""Functions behind the late first substep, which starts where `forward` ended; a whole step if one differs."""
 
 PHYSICS_BRANCHES = tuple(
     path for path in FINGERPRINTS if path.startswith("mujoco_warp.") and path != "mujoco_warp._src.forward:step"
 )
-"""What was read to know which kernels are independent; they are recorded one after the other where one differs."""
+"""Functions that were read to find independent kernels; all are recorded in sequence if one differs."""
 
 
 def fingerprint(source: str) -> str:
-    """First characters of the SHA-256 of `source`."""
+    """Return the first characters of the SHA-256 of `source`."""
     return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
 def installed_source(path: str) -> str:
-    """The source of `module:Class.function` as it runs; empty if it doesn't exist."""
+    """Return the source of `module:Class.function` as it runs; empty if it doesn't exist."""
     module, _, qualified = path.partition(":")
     try:
         target: Any = importlib.import_module(module)
@@ -108,12 +108,12 @@ def installed_source(path: str) -> str:
 
 
 def changed_functions(paths: Iterable[str]) -> list[str]:
-    """Those of `paths` whose source is not the known one."""
+    """Return those of `paths` whose source is not the known one."""
     return [path for path in paths if fingerprint(installed_source(path)) != FINGERPRINTS[path]]
 
 
 def refusal() -> str:
-    """Why the installed mjlab is not the one that is mirrored, or an empty string."""
+    """Return why the installed mjlab is not the mirrored one, or an empty string."""
     installed = version("mjlab")
     if not installed.startswith(KNOWN_MINOR):
         return f"mjlab {installed} is installed, and the fast step knows {KNOWN_MINOR}*"

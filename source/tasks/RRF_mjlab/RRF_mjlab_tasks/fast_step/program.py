@@ -42,11 +42,11 @@ class StepStages:
         self.step_count = torch.zeros((), dtype=torch.int32, device=device)
         self.lengths = env.episode_length_buf
         self.reset_ids: torch.Tensor | None = None
-        """Rows of `done`, once a fallback has asked for them in this step."""
+        """Rows of `done`, once a fallback has requested them in this step."""
         self.log: Log = {}
         """Statistics of finished episodes."""
         self.step_log: dict[str, Any] = {}
-        """What reward terms log at every step."""
+        """Values that reward terms log at every step."""
         self.observations: Observations = {}
         self.final: Observations = {}
 
@@ -62,7 +62,7 @@ class StepStages:
         self._success_terms = [term for term in env.command_manager._terms.values() if "episode_success" in vars(term)]
 
     def stages(self) -> Iterator[Stage | Launch]:
-        """Everything that a step does."""
+        """Return all stages of a step."""
         yield Stage("actions", self._process_actions)
         for substep in range(self.env.cfg.decimation):
             late = substep == 0 and not self.physics.late_refusal
@@ -95,7 +95,7 @@ class StepStages:
             yield Stage("observations", self._observe_all, self._observe_all)
 
     def _forward_stages(self, run: Any, plain: Any) -> Iterator[Stage | Launch]:
-        """`forward()`, commands and rays; beside one another where commands read positions and velocities only."""
+        """Return `forward()`, commands and rays; in parallel if commands read positions and velocities only."""
         beside = not self.physics.late_refusal and all(type(rows) is VelocityRows for rows in self._commands.values())
         yield from (self.physics.forward_state, self.physics.begin_forces) if beside else (self.physics.forward,)
         yield from self._command_stages(run, plain)
@@ -111,12 +111,12 @@ class StepStages:
             yield Stage("ray hits", context.finalize)
 
     def _command_stages(self, run: Any, plain: Any, moves: bool = True) -> Iterator[Stage | Launch]:
-        """One stage per command term, followed by `forward()` where a resample may have moved bodies.
+        """Return one stage per command term, followed by `forward()` if a resample may have moved bodies.
 
         Args:
-            run: what is done with the adapter of a term.
-            plain: what is done with the term itself, where its adapter needs the host.
-            moves: whether the commands may be resampled.
+            run: Function of a term's adapter.
+            plain: Function of the term itself, if its adapter needs the host.
+            moves: True if the commands may be resampled.
         """
         for name, adapter in self._commands.items():
             term = self.env.command_manager.get_term(name)
@@ -266,7 +266,7 @@ class StepStages:
                 self.log[f"Metrics/{name}/{metric}"] = torch.as_tensor(value, device=self.env.device)
 
     def _ids(self) -> torch.Tensor:
-        """int64 `(K,)`: the rows that are reset, for code that needs indices; a sync, once per step."""
+        """Return int64 `(K,)`, the rows that are reset, for code that needs indices; a sync, once per step."""
         if self.reset_ids is None:
             self.reset_ids = self.done.nonzero().flatten()
         return self.reset_ids

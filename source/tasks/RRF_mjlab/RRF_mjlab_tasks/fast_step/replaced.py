@@ -1,4 +1,4 @@
-"""Attributes that hold something else for the length of a block."""
+"""Temporary replacement of attributes."""
 
 from __future__ import annotations
 

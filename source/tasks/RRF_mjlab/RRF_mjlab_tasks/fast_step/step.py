@@ -27,15 +27,15 @@ from .program import StepStages
 
 
 class FastStep:
-    """A replacement for `env.step` of one environment that has been reset at least once.
+    """Replacement of `env.step` for one environment that has been reset at least once.
 
     Args:
         env: mjlab's environment; its plain `step` keeps working.
-        final_observations: compute the last observation of every episode, at the price of a second `forward()`.
-        capture: use CUDA graphs; without them (on the CPU) the same stages run eagerly.
+        final_observations: True to compute the last observation of every episode, at the price of a second `forward()`.
+        capture: True to use CUDA graphs; without them (on the CPU) the same stages run eagerly.
 
     Raises:
-        CannotCaptureError: the environment can't be stepped this way; the message says why.
+        CannotCaptureError: The environment can't be stepped this way; the message says why.
     """
 
     def __init__(self, env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool) -> None:
@@ -59,7 +59,7 @@ class FastStep:
         self._program = assemble(stages, self._context, capture)
 
     def _probe(self, stages: list[Any]) -> list[Stage]:
-        """Find the stages that need the host, by running all of them once; the state is as before afterwards."""
+        """Find the stages that need the host by running all of them once; restores the state afterwards."""
         state = EnvState(self.env)
         present = state.save()
         try:
@@ -75,11 +75,11 @@ class FastStep:
 
     @property
     def captured(self) -> bool:
-        """Whether every part that can be a graph is one by now."""
+        """True if every part that can be a graph is one by now."""
         return all(part.captured for part in self._program if isinstance(part, Segment))
 
     def describe(self) -> str:
-        """What runs how, for the log."""
+        """Describe the execution of all parts, for the log."""
         parts = [part for part in self._program if isinstance(part, Segment)]
         lines = [f"environment step in {len(parts)} captured parts between the simulator's graphs"]
         lines += [f"'{stage.name}' runs mjlab's code, because it {stage.reason}" for stage in self.fallbacks]
@@ -118,7 +118,7 @@ class FastStep:
         self._publish()
 
     def _publish(self) -> None:
-        """Put the results where mjlab's step puts them; observations as copies that outlive the next step."""
+        """Write the results where mjlab's step writes them; observations as copies that outlive the next step."""
         env = self.env
         env.obs_buf = {name: _copy(value) for name, value in self._parts.observations.items()}
         env.observation_manager._obs_buffer = env.obs_buf
@@ -129,7 +129,7 @@ class FastStep:
 
     @property
     def observations(self) -> Observations:
-        """Group -> what the policy sees next."""
+        """Group -> next observation of the policy."""
         return self.env.obs_buf
 
     @property
@@ -148,7 +148,7 @@ class FastStep:
         return self._parts.done
 
     def log(self) -> dict[str, Any]:
-        """Scalars of this step, as copies; NaN where a statistic is about finished episodes and none finished."""
+        """Scalars of this step, as copies; NaN if a statistic is about finished episodes and none finished."""
         entries = {**self._parts.step_log, **self._parts.log}
         tensors = {name: value for name, value in entries.items() if torch.is_tensor(value)}
         copies = torch.stack([value.float() for value in tensors.values()]).unbind() if tensors else ()
@@ -156,7 +156,7 @@ class FastStep:
         return {**dict(zip(tensors, copies, strict=True)), **numbers, **self._host_curricula.log()}
 
     def recapture(self) -> None:
-        """Forget the graphs, for example because a curriculum changed a weight; the next steps capture anew."""
+        """Drop the graphs, for example because a curriculum changed a weight; the next steps capture again."""
         self._context.renew_pool()
         for part in self._program:
             if isinstance(part, Segment):

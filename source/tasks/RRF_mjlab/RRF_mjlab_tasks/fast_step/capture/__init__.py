@@ -1,1 +1,1 @@
-"""What makes CUDA graphs of a list of stages; it knows nothing of what a step does."""
+"""Capture of a list of stages in CUDA graphs, independent of what the stages do."""

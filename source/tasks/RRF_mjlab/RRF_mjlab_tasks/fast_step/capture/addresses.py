@@ -1,4 +1,4 @@
-"""Keep tensors at fixed addresses: a CUDA graph knows nothing else of them.
+"""Tensors at fixed addresses, which CUDA graphs require.
 
 mjlab often binds an attribute to a new tensor (`self.peak = torch.where(...)`). Such a tensor is copied to the old
 address, and the old one is bound again.
@@ -16,28 +16,29 @@ from ...state_slots import Slot, tensor_slots
 
 
 class StableTensors:
-    """Keeps every tensor of the state at the address where it was first seen."""
+    """Keep every tensor of the state at the address where it was first seen."""
 
     def __init__(self, roots: dict[str, Any]) -> None:
         self._roots = roots
         self._home: dict[tuple[int, Any], torch.Tensor] = {}
         self._movable: dict[tuple[int, Any], Slot] = {}
-        """Slots that are bound anew now and then."""
+        """Slots that are sometimes bound to new tensors."""
         self.remember()
 
     def remember(self) -> None:
-        """Take the present addresses as the homes."""
+        """Record the current addresses as the fixed ones."""
         self._home = {(id(slot.owner), slot.key): slot.get() for slot in tensor_slots(self._roots)}
 
     def stabilize_if_moved(self) -> None:
-        """`stabilize`, if code that doesn't (a plain `reset` or `step` of mjlab) has run in between."""
+        """Call `stabilize` if other code (a plain `reset` or `step` of mjlab) has run in between."""
         if any(slot.get() is not self._home[key] for key, slot in self._movable.items()):
             self.stabilize()
 
     def stabilize(self) -> None:
-        """Copy tensors that were bound anew to their homes.
+        """Copy newly bound tensors to their fixed addresses.
 
-        Two slots that share a new tensor share a home afterwards, because writing through one has to show in the other.
+        Two slots that share a new tensor share an address afterwards, because a write through one has to be visible in
+        the other.
         """
         moved: dict[int, torch.Tensor] = {}
         for slot in tensor_slots(self._roots):
@@ -59,14 +60,14 @@ class StableTensors:
 
 
 class StableCaches:
-    """Keeps what sensors have cached at one address per field, for code that is captured after code that is not."""
+    """Keep cached sensor data at one address per field, for captured code after code that is not captured."""
 
     def __init__(self, sensors: Mapping[str, Any]) -> None:
         self._sensors = sensors
         self._homes: dict[tuple[str, str], torch.Tensor] = {}
 
     def stabilize(self) -> None:
-        """Copy cached tensors to their homes and let the sensors serve those."""
+        """Copy cached tensors to their fixed addresses and let the sensors return those."""
         for name, sensor in self._sensors.items():
             data = sensor._cached_data
             if not sensor._cache_valid or not dataclasses.is_dataclass(data):

@@ -1,8 +1,8 @@
-"""Numbers and index lists that live in Python code, kept on the device instead of being copied there at every call.
+"""Constants of Python code, kept on the device instead of being copied there at every call.
 
 `torch.tensor([0.4, 0.0], device="cuda")`, `x[:, [3, 4]]` and `x[ids] = 0.0` each copy from unpinned host memory and
-wait for the copy, which a CUDA graph can't hold. Under this mode the first call makes the tensor and every later one
-finds it.
+wait for the copy, which a CUDA graph can't contain. Under this mode the first call creates the tensor and every later
+one reuses it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 
 class DeviceConstants(TorchFunctionMode):
-    """Serves constants of one CUDA device; on another device it changes nothing.
+    """Cache of constants on one CUDA device; on another device it changes nothing.
 
     A function mode, because the calls are in the terms of mjlab and of third parties, and below it, in dispatch, the
     copy has been made.

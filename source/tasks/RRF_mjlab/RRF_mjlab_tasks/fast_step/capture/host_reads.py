@@ -1,4 +1,4 @@
-"""Notice operations whose result the host needs: no CUDA graph can hold them."""
+"""Detection of operations whose result the host needs: no CUDA graph can contain them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _HOST_READS = {
 
 
 class HostReadGuard(TorchDispatchMode):
-    """Refuse every operation that a CUDA graph can't hold because the host needs its result, on any device.
+    """Refuse every operation that a CUDA graph can't contain because the host needs its result, on any device.
 
     A dispatch mode, because torch's own check (`set_sync_debug_mode`) exists on CUDA only and sees syncs only.
     """
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        """Look at one operation before it runs."""
+        """Check one operation before it runs."""
         del types
         reason = _HOST_READS.get(func) or _boolean_index(func, args)
         if reason:
@@ -41,7 +41,7 @@ class HostReadGuard(TorchDispatchMode):
 
 
 def _boolean_index(func: Any, args: tuple) -> str | None:
-    """Indexing with a boolean tensor is a `nonzero` in disguise, except when one number is written."""
+    """Return True for indexing with a boolean tensor, a hidden `nonzero`, unless one number is written."""
     if func not in (_aten.index.Tensor, _aten.index_put_.default, _aten.index_put.default):
         return None
     if not any(torch.is_tensor(index) and index.dtype == torch.bool for index in args[1]):
@@ -53,7 +53,7 @@ def _boolean_index(func: Any, args: tuple) -> str | None:
 
 @contextlib.contextmanager
 def refused_syncs(device: torch.device) -> Iterator[None]:
-    """Let torch raise where a CUDA operation waits for the device."""
+    """Let torch raise an error if a CUDA operation waits for the device."""
     if device.type != "cuda":
         yield
         return
@@ -66,7 +66,7 @@ def refused_syncs(device: torch.device) -> Iterator[None]:
 
 
 def source_of(error: BaseException) -> str:
-    """`file:line` of the innermost frame of `error` outside torch and this package, to name what can't be captured."""
+    """Return `file:line` of the innermost frame of `error` outside torch and this package."""
     place = ""
     traceback = error.__traceback__
     while traceback is not None:

@@ -1,4 +1,4 @@
-"""Numbers that a captured step holds as constants: a change of any of them asks for a new capture."""
+"""Python numbers that a captured step contains as constants: a change requires a new capture."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _NUMBERS = (bool, int, float, str, type(None))
 
 
 class HostValues:
-    """Watches weights, parameters and ranges of the terms of one environment."""
+    """Watch of weights, parameters and ranges of the terms of one environment."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env: Any = env
         self._last: tuple[Any, ...] = ()
 
     def changed(self) -> bool:
-        """Whether anything differs from the last call."""
+        """Return True if any value differs from the last call."""
         current = self._read()
         differs = current != self._last
         self._last = current
@@ -36,7 +36,7 @@ class HostValues:
 
 
 def _plain(value: Any) -> Any:
-    """Numbers and nested containers of numbers; everything else by identity."""
+    """Return numbers and nested containers of numbers; everything else by identity."""
     if isinstance(value, _NUMBERS):
         return value
     if isinstance(value, dict):

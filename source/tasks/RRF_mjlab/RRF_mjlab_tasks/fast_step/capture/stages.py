@@ -1,10 +1,10 @@
-"""A step as a list of stages: what can be captured becomes CUDA graphs, the rest runs between them.
+"""A step as a list of stages: those that can be captured become CUDA graphs, the rest runs between them.
 
     [ actions ][ terminations ][ rewards ] ...      torch stages; neighbors that can be captured share one graph
     < physics >                                     launches of the simulator's own graphs
     ( event 'mine' )                                a stage that needs the host runs mjlab's code, with a sync
 
-On the CPU the same stages run eagerly, so that what is captured on a GPU is tested without one.
+On the CPU the same stages run eagerly, so that the captured code is tested without a GPU.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from .host_reads import HostReadGuard, refused_syncs, source_of
 logger = logging.getLogger(__name__)
 
 WARMUP_STEPS = 3
-"""Eager steps before a capture: TorchScript functions profile twice and compile at their third call."""
+"""Number of eager steps before a capture: TorchScript functions profile twice and compile at their third call."""
 
 
 @dataclass
@@ -38,9 +38,9 @@ class Stage:
     name: str
     run: Callable[[], None]
     fallback: Callable[[], None] | None = None
-    """The same work by mjlab's own code, which may talk to the host."""
+    """mjlab's own code for the same work, which may wait for the host."""
     reason: str = ""
-    """Why the fallback is used; empty if it isn't."""
+    """Reason for the fallback; empty if it isn't used."""
 
 
 Launch = Callable[[], None]
@@ -48,7 +48,7 @@ Launch = Callable[[], None]
 
 
 class StepContext:
-    """What all segments of one environment share."""
+    """Objects that all segments of one environment share."""
 
     def __init__(
         self,
@@ -68,12 +68,12 @@ class StepContext:
         self.renew_pool()
 
     def renew_pool(self) -> None:
-        """Begin a memory pool for coming captures: one whose graphs are all gone can't be used again."""
+        """Start a memory pool for coming captures: one whose graphs are all gone can't be used again."""
         self.pool = torch.cuda.graph_pool_handle() if self.device.type == "cuda" else None
 
     @contextlib.contextmanager
     def stage_code(self) -> Iterator[None]:
-        """Run Python code of stages: as `fallback_code`, with constants from the device."""
+        """Run Python code of stages as `fallback_code` does, with constants from the device."""
         with self.fallback_code(), self.constants:
             yield
 
@@ -84,7 +84,7 @@ class StepContext:
             yield
 
     def sensor_flags(self) -> list[tuple[Any, bool, Any]]:
-        """Which sensors hold valid cached data now."""
+        """Return which sensors hold valid cached data now."""
         return [(sensor, sensor._cache_valid, sensor._cached_data) for sensor in self.env.scene.sensors.values()]
 
 
@@ -102,11 +102,11 @@ class Segment:
 
     @property
     def captured(self) -> bool:
-        """Whether calls replay a graph."""
+        """True if calls replay a graph."""
         return self._graph is not None
 
     def __call__(self) -> None:
-        """Do the work of all stages once."""
+        """Run all stages once."""
         if self._graph is not None:
             self._graph.replay()
             for sensor, valid, data in self._flags:
@@ -120,7 +120,7 @@ class Segment:
             self._run_stages()
 
     def drop(self) -> None:
-        """Forget the graph, because a number in it has changed; it is captured again after one eager call."""
+        """Drop the graph, because a number in it has changed; it is captured again after one eager call."""
         self._graph = None
         self._eager_calls = min(self._eager_calls, WARMUP_STEPS - 1)
 
@@ -156,7 +156,7 @@ class Segment:
 
 
 def _fallback_call(stage: Any, context: StepContext) -> Callable[[], None]:
-    """A function that does the work of `stage`, which has a fallback, with whatever syncs that needs."""
+    """Return the fallback of `stage` as a function, with whatever syncs it needs."""
 
     def run() -> None:
         with context.fallback_code():
@@ -174,7 +174,7 @@ def probe(stages: list[Stage | Launch], context: StepContext) -> list[Stage]:
         Stages that fall back to mjlab's code, each with its reason.
 
     Raises:
-        CannotCaptureError: a stage needs the host and has no fallback.
+        CannotCaptureError: A stage needs the host and has no fallback.
     """
     context.before_capture()
     fallen = []

@@ -11,10 +11,10 @@ from ...state_slots import object_slots
 
 
 class ShiftBuffer(CircularBuffer):
-    """A `CircularBuffer` whose newest frame is always the last: `append` shifts instead of moving a pointer.
+    """`CircularBuffer` whose newest frame is always the last: `append` shifts instead of moving a pointer.
 
-    The pointer is a Python number, so a captured graph would write the same frame forever. Everything else reads
-    the buffer relative to the pointer and works unchanged.
+    The pointer is a Python number, so a captured graph would write the same frame forever. All other code reads the
+    buffer relative to the pointer and works unchanged.
 
     Args:
         plain: mjlab's buffer, whose frames are taken over.
@@ -26,7 +26,7 @@ class ShiftBuffer(CircularBuffer):
         self.settle()
 
     def settle(self) -> None:
-        """Put the frames in order of time, after the state of a plain buffer was taken over."""
+        """Sort the frames by time, after the state of a plain buffer was taken over."""
         last = self._max_len - 1
         if self._buffer is not None and self._pointer != last:
             self._buffer.copy_(self.buffer.transpose(0, 1))
@@ -46,7 +46,7 @@ class ShiftBuffer(CircularBuffer):
 
 
 def adopt_buffers(roots: dict[str, Any]) -> list[ShiftBuffer]:
-    """Replace every circular buffer below `roots` by a `ShiftBuffer` with its frames, wherever it is held."""
+    """Replace every circular buffer below `roots` by a `ShiftBuffer` with its frames, in all slots that hold it."""
     adopted: dict[int, ShiftBuffer] = {}
     for slot in object_slots(roots, CircularBuffer):
         buffer = slot.get()
@@ -57,7 +57,7 @@ def adopt_buffers(roots: dict[str, Any]) -> list[ShiftBuffer]:
 
 
 def reset_rows(buffer: CircularBuffer, mask: torch.Tensor) -> None:
-    """`CircularBuffer.reset` for the rows of `mask`, bool `(num_envs,)`."""
+    """Reset a `CircularBuffer` in the rows of `mask`, bool `(num_envs,)`."""
     buffer._num_pushes.masked_fill_(mask, 0)
     if buffer._buffer is not None:
         buffer._buffer.masked_fill_(_rows(mask, buffer._buffer), 0.0)
@@ -72,7 +72,7 @@ def backfill_rows(buffer: CircularBuffer, data: torch.Tensor, mask: torch.Tensor
 
 
 def reset_delay_rows(buffer: DelayBuffer, mask: torch.Tensor) -> None:
-    """`DelayBuffer.reset` for the rows of `mask`."""
+    """Reset a `DelayBuffer` in the rows of `mask`."""
     reset_rows(buffer._buffer, mask)
     buffer._current_lags.masked_fill_(mask, 0)
     buffer._step_count.masked_fill_(mask, 0)
@@ -82,7 +82,7 @@ def reset_delay_rows(buffer: DelayBuffer, mask: torch.Tensor) -> None:
 
 
 def first_delayed_rows(buffer: DelayBuffer, data: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """What the first `append` and `compute` after a reset do, for the rows of `mask`; returns the delayed data."""
+    """Do the first `append` and `compute` after a reset in the rows of `mask`; returns the delayed data."""
     backfill_rows(buffer._buffer, data, mask)
     lags, count = buffer._current_lags.clone(), buffer._step_count.clone()
     buffer._update_lags()
@@ -92,5 +92,5 @@ def first_delayed_rows(buffer: DelayBuffer, data: torch.Tensor, mask: torch.Tens
 
 
 def _rows(mask: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """`mask` shaped to broadcast against frames `(max_len, num_envs, ...)`."""
+    """Reshape `mask` to broadcast against frames `(max_len, num_envs, ...)`."""
     return mask.view(1, -1, *[1] * (frames.dim() - 2))

@@ -1,8 +1,8 @@
-"""Command terms with fixed sizes: what `CommandTerm.compute` and `reset` do, for a mask of rows.
+"""Command terms with fixed sizes: `CommandTerm.compute` and `reset` for a mask of rows.
 
-A term joins through an adapter. `CommandRows` serves terms that only fill in `_resample_command`, `_update_metrics`
-and `_update_command` with code that is separable by environment; mjlab's own terms that branch on values have their
-own. A term without a fitting adapter runs mjlab's code, with a sync.
+A term is run by an adapter. `CommandRows` serves terms that only implement `_resample_command`, `_update_metrics` and
+`_update_command` with code that is separable by environment; mjlab's own terms that branch on values have their own. A
+term without a fitting adapter runs mjlab's code, with a sync.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ class CommandRows:
     """Adapter of a term that inherits `compute` and `reset` from `CommandTerm`."""
 
     moves_bodies = False
-    """Whether a resample writes simulation state, so that `forward()` has to follow."""
+    """True if a resample writes simulation state, so that `forward()` has to follow."""
 
     def __init__(self, term: CommandTerm, rows: RowCaller) -> None:
         self.term: Any = term
         self.rows = rows
 
     def advance(self, dt: float | torch.Tensor, metric_rows: torch.Tensor | None) -> None:
-        """One step of the command; metrics are updated in `metric_rows`, or everywhere."""
+        """Advance the command by one step; metrics are updated in `metric_rows`, or everywhere."""
         self._update_metrics(metric_rows)
         self.term.time_left -= dt
         self.resample(self.term.time_left <= 0.0)
         self._update(None)
 
     def refresh(self, mask: torch.Tensor) -> None:
-        """The step of duration 0 that follows a reset, in the rows of `mask`."""
+        """Do the step of duration 0 that follows a reset, in the rows of `mask`."""
         self._update_metrics(mask)
         self.resample(mask & (self.term.time_left <= 0.0))
         self._update(mask)
 
     def reset(self, mask: torch.Tensor, count: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """Begin an episode in the rows of `mask`; yields the mean metrics of the finished ones."""
+        """Start an episode in the rows of `mask`; yields the mean metrics of the finished ones."""
         for name, value in self.term.metrics.items():
             yield name, masked_mean(value, mask, count)
             value.masked_fill_(mask, 0.0)
@@ -59,7 +59,7 @@ class CommandRows:
             self.rows.call(lambda _ids: self.term._update_metrics(), mask, self.term)
 
     def resample(self, mask: torch.Tensor) -> None:
-        """`_resample` in the rows of `mask`."""
+        """Call `_resample` in the rows of `mask`."""
         term = self.term
         low, high = term.cfg.resampling_time_range
         torch.where(mask, torch.empty_like(term.time_left).uniform_(low, high), term.time_left, out=term.time_left)
@@ -76,7 +76,7 @@ class CommandRows:
             self.rows.call(self.term._update_command, mask, self.term)
 
     def after_forward(self) -> None:
-        """What is left to do once `forward()` has followed a resample."""
+        """Finish a resample after the `forward()` that followed it."""
 
 
 class VelocityRows(CommandRows):
@@ -89,7 +89,7 @@ class VelocityRows(CommandRows):
         super().advance(dt, metric_rows)
 
     def reset(self, mask: torch.Tensor, count: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
-        """See `CommandRows.reset`; some episodes begin at the commanded velocity."""
+        """See `CommandRows.reset`; some episodes start at the commanded velocity."""
         yield from super().reset(mask, count)
         term = self.term
         if term.cfg.init_velocity_prob > 0.0:
@@ -164,13 +164,13 @@ class LiftingRows(CommandRows):
         pass  # mjlab's only calls `forward()` here
 
     def after_forward(self) -> None:
-        """Read where the cubes are now."""
+        """Read the current positions of the cubes."""
         if isinstance(self.term, MultiCubeLiftingCommand):
             self.term._cached_target_obj_pos = self.term._target_object_pos_from_sim()
 
 
 def adapt_commands(env: ManagerBasedRlEnv, rows: RowCaller) -> dict[str, CommandRows | None]:
-    """Name -> adapter of every command term, None where none reproduces the term."""
+    """Return name -> adapter of every command term, None if none reproduces the term."""
     terms = {name: (term, _adapter_of(term)) for name, term in env.command_manager._terms.items()}
     return {name: None if adapter is None else adapter(term, rows) for name, (term, adapter) in terms.items()}
 

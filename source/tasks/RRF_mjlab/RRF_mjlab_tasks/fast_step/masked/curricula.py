@@ -1,6 +1,6 @@
-"""Curriculum terms: those that follow the step counter run on the host, terrain levels run with a mask.
+"""Curriculum terms: those that depend on the step counter run on the host, terrain levels run with a mask.
 
-A stage of a host curriculum begins at its step here; mjlab lets it begin at the first reset from that step on. With
+A stage of a host curriculum starts at its step here; in mjlab it starts at the first reset from that step on. With
 thousands of environments that is the same step.
 """
 
@@ -28,15 +28,15 @@ class HostCurricula:
         self._after = [(name, cfg) for name, cfg in terms if cfg.func is not commands_vel]
 
     def before_step(self) -> None:
-        """Curricula of commands."""
+        """Run the curricula of commands."""
         self._run(self._before)
 
     def after_step(self) -> None:
-        """Curricula of rewards and terminations."""
+        """Run the curricula of rewards and terminations."""
         self._run(self._after)
 
     def log(self) -> dict[str, float]:
-        """Their last results."""
+        """Return their last results."""
         state = self._env.curriculum_manager._curriculum_state
         found = {}
         for name, _ in self._before + self._after:
@@ -49,18 +49,18 @@ class HostCurricula:
 
 
 def curriculum_terms(env: ManagerBasedRlEnv) -> list[tuple[str, Any]]:
-    """Name and configuration of every curriculum term."""
+    """Return name and configuration of every curriculum term."""
     manager = env.curriculum_manager
     return list(zip(manager.active_terms, getattr(manager, "_term_cfgs", []), strict=True))
 
 
 def is_host_curriculum(cfg: Any) -> bool:
-    """Whether `HostCurricula` runs the term."""
+    """Return True if `HostCurricula` runs the term."""
     return cfg.func is commands_vel or isinstance(cfg.func, (reward_curriculum, termination_curriculum))
 
 
 def curriculum_rows(env: ManagerBasedRlEnv, cfg: Any, rows: RowCaller, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-    """`terrain_levels_vel` for a mask: who walks far moves to a harder terrain, who doesn't to an easier one.
+    """Run `terrain_levels_vel` for a mask: robots that walk far move to harder terrain, others to easier one.
 
     Returns:
         Mean and maximum level, and the mean of each terrain.

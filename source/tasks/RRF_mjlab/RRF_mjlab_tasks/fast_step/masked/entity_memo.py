@@ -1,7 +1,7 @@
-"""Compute each derived quantity of an entity once while nothing moves.
+"""Memoization of an entity's derived quantities while nothing moves.
 
-`root_link_lin_vel_b` costs a dozen kernels, and rewards, metrics and observations ask for it again and again in one
-state. Between `begin` and `end` the properties of `EntityData` remember what they returned.
+`root_link_lin_vel_b` costs a dozen kernels, and rewards, metrics and observations read it again and again in one state.
+Between `begin` and `end` the properties of `EntityData` keep their results.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from mjlab.envs import ManagerBasedRlEnv
 
 
 class MemoEntityData(EntityData):
-    """`EntityData` whose properties can be remembered.
+    """`EntityData` whose properties can be memoized.
 
     Args:
         plain: mjlab's data, whose fields are taken over.
     """
 
     _memo: dict[str, tuple[Any, int]] | None = None
-    """Name -> value, and how many in-place writes the tensor had seen."""
+    """Name -> value, and the number of in-place writes to the tensor so far."""
 
     def __init__(self, plain: EntityData) -> None:
         vars(self).update(vars(plain))
@@ -46,7 +46,7 @@ for _name, _value in vars(EntityData).items():
 
 
 class EntityMemo:
-    """Switches the memories of all entities of one environment."""
+    """Switch of the memoization of all entities of one environment."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._data: list[MemoEntityData] = []
@@ -56,15 +56,15 @@ class EntityMemo:
             if isinstance(entity.data, MemoEntityData):
                 self._data.append(entity.data)
         self.written = ""
-        """A property whose value a term has changed in place; nothing is remembered then."""
+        """Property whose value a term has changed in place; nothing is memoized then."""
 
     def begin(self) -> None:
-        """Remember from now on; nothing may change the simulation until `end`."""
+        """Start memoizing; nothing may change the simulation until `end`."""
         for data in self._data:
             data._memo = None if self.written else {}
 
     def end(self) -> None:
-        """Forget everything."""
+        """Drop all memoized values."""
         for data in self._data:
             for name, (value, version) in (data._memo or {}).items():
                 if getattr(value, "_version", 0) != version:

@@ -1,6 +1,6 @@
-"""`EventManager` with masks: when an event is due is decided per environment on the device.
+"""`EventManager` with masks: due events are determined per environment on the device.
 
-Event functions themselves are mjlab's (or a third party's) and run on all rows; see `rows`. Where one can't, the same
+Event functions themselves are mjlab's (or a third party's) and run on all rows; see `rows`. If one can't, the same
 masks become indices, with a sync, and the function gets those.
 """
 
@@ -22,7 +22,7 @@ _DUE_BELOW_S = 1e-6
 """mjlab's tolerance on the timers of interval events."""
 
 Call = Callable[[Any, torch.Tensor], None]
-"""Runs an event's function in the rows of a mask."""
+"""Function that runs an event in the rows of a mask."""
 
 
 class MaskedEvents:
@@ -36,7 +36,7 @@ class MaskedEvents:
         """int32 `()`: environment steps so far; mjlab passes it as a Python number."""
 
     def step_stages(self) -> Iterator[Stage]:
-        """Events of mode `step`, one stage each."""
+        """Return the events of mode `step`, one stage each."""
         for name, cfg in self._terms("step"):
             yield Stage(
                 f"event '{name}'",
@@ -45,7 +45,7 @@ class MaskedEvents:
             )
 
     def interval_stages(self) -> Iterator[Stage]:
-        """Events of mode `interval`, one stage each."""
+        """Return the events of mode `interval`, one stage each."""
         for index, (name, cfg) in enumerate(self._terms("interval")):
             timer = self._manager._interval_term_time_left[index]
             yield Stage(
@@ -55,11 +55,11 @@ class MaskedEvents:
             )
 
     def reset_stages(self, mask: torch.Tensor, reset_ids: Callable[[], torch.Tensor]) -> Iterator[Stage]:
-        """Events of mode `reset`, one stage each.
+        """Return the events of mode `reset`, one stage each.
 
         Args:
             mask: bool `(num_envs,)`, filled before these stages run.
-            reset_ids: returns the ids of `mask`, for fallbacks.
+            reset_ids: Returns the ids of `mask`, for fallbacks.
         """
 
         def call_plain(cfg: Any, due: torch.Tensor) -> None:
@@ -73,7 +73,7 @@ class MaskedEvents:
             )
 
     def reset_timers(self, mask: torch.Tensor) -> None:
-        """`EventManager.reset` for the rows of `mask`."""
+        """Reset the `EventManager` in the rows of `mask`."""
         for configs in self._manager._mode_class_term_cfgs.values():
             for cfg in configs:
                 self._rows.call(lambda ids, cfg=cfg: cfg.func.reset(env_ids=ids), mask, cfg.func)

@@ -1,7 +1,7 @@
 """Functions of mjlab that branch on values, computed with `torch.where` instead.
 
-They stand in mjlab's place while stages run and no longer. mjlab has no hook for them: terms and sensors call them by
-name, in the middle of code that is otherwise fine.
+They replace mjlab's while stages run and no longer. mjlab has no hook for them: terms and sensors call them by name, in
+the middle of code that is otherwise fine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SINGULAR_BELOW = 0.1
 
 
 def yaw_rotation(sensor: RayCastSensor, rot_mat: torch.Tensor) -> torch.Tensor:
-    """Rotation about z of each frame `(B, 3, 3)`: from the x axis, or from the y axis where x is nearly vertical."""
+    """Return the rotation about z of each frame `(B, 3, 3)`: from its x axis, or from y where x is nearly vertical."""
     del sensor
     x_axis, y_axis = rot_mat[:, :2, 0], rot_mat[:, :2, 1]
     x_length = torch.linalg.vector_norm(x_axis, dim=1, keepdim=True)
@@ -38,7 +38,7 @@ def yaw_rotation(sensor: RayCastSensor, rot_mat: torch.Tensor) -> torch.Tensor:
 
 @contextlib.contextmanager
 def host_free() -> Iterator[None]:
-    """Let mjlab's code find the functions of this module inside the block."""
+    """Replace mjlab's functions by those of this module inside the block."""
     theirs = ObservationManager._check_and_handle_nans
     with (
         replaced(RayCastSensor, _extract_yaw_rotation=yaw_rotation),
@@ -49,7 +49,7 @@ def host_free() -> Iterator[None]:
 
 
 def _sanitizing(theirs: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """`_check_and_handle_nans` that, for `sanitize`, doesn't look whether there is anything to do."""
+    """Return `_check_and_handle_nans` that, for `sanitize`, doesn't check if there is anything to do."""
 
     def handle(manager: Any, tensor: torch.Tensor, context: str, policy: str) -> torch.Tensor:
         if policy == "sanitize":

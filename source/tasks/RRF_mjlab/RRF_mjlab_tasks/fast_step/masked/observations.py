@@ -4,7 +4,7 @@ mjlab observes once per step, after the reset, so the last observation of an epi
 observations a step observes twice:
 
     all rows     terminal state -> noise -> history and delay advance          = final observation
-    done rows    first state    -> noise -> history and delay start anew       = returned observation
+    done rows    first state    -> noise -> history and delay are reset        = returned observation
     other rows   the first pass is what is returned: history advances once, noise is drawn once
 """
 
@@ -23,18 +23,18 @@ Observations = dict[str, Observation]
 
 
 class Observer:
-    """Computes the observation groups of one environment."""
+    """Computation of the observation groups of one environment."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env = env
         self._manager: Any = env.observation_manager
 
     def observe(self) -> Observations:
-        """All groups, with histories and delays advanced by one step."""
+        """Return all groups, with histories and delays advanced by one step."""
         return self._manager.compute(update_history=True)
 
     def observe_first(self, mask: torch.Tensor, before: Observations) -> Observations:
-        """The first observation of an episode in the rows of `mask`, bool `(num_envs,)`, and `before` in the others."""
+        """Return the first observation of an episode in the rows of `mask`, bool `(num_envs,)`, else `before`."""
         observations: Observations = {}
         for group in self._manager._group_obs_term_names:
             first = self._first_of_group(group, mask)
@@ -68,7 +68,7 @@ class Observer:
         return values
 
     def _measure(self, group: str, name: str, term: Any) -> torch.Tensor:
-        """One term with noise, clip and scale."""
+        """Compute one term with noise, clip and scale."""
         value = term.func(self._env, **term.params).clone()
         if isinstance(term.noise, noise_cfg.NoiseCfg):
             value = term.noise.apply(value)

@@ -25,11 +25,11 @@ from .sensors import reset_contact_sensor
 Log = dict[str, torch.Tensor]
 
 _TARGETS = ("joint_pos", "joint_vel", "joint_effort", "tendon_len", "tendon_vel", "tendon_effort", "site_effort")
-"""What `EntityData.clear_state` zeroes, without `_target`."""
+"""Fields that `EntityData.clear_state` zeroes, without `_target`."""
 
 
 class MaskedResets:
-    """Resets what scene and managers remember about an episode, in the rows of `mask`."""
+    """Reset of the episode state of scene and managers, in the rows of `mask`."""
 
     def __init__(self, env: ManagerBasedRlEnv, rows: RowCaller, mask: torch.Tensor, log: Log) -> None:
         self._env: Any = env
@@ -37,15 +37,15 @@ class MaskedResets:
         self._mask = mask
         self._log = log
         self.count = torch.zeros((), device=env.device)
-        """How many rows `mask` has, float `()`."""
+        """Number of rows in `mask`, float `()`."""
 
     def begin(self) -> None:
-        """Count the rows and hand the mask to the simulator."""
+        """Count the rows and pass the mask to the simulator."""
         torch.sum(self._mask, dtype=torch.float32, dim=0, out=self.count)
         self._env.sim._reset_mask._tensor.copy_(self._mask)
 
     def scene(self) -> None:
-        """Actuator targets, delays and sensors."""
+        """Reset actuator targets, delays and sensors."""
         for entity in self._env.scene.entities.values():
             self._entity(entity)
         for sensor in self._env.scene.sensors.values():
@@ -55,7 +55,7 @@ class MaskedResets:
                 self._call(sensor.reset, sensor)
 
     def observations(self) -> None:
-        """Histories, delays, noise models and class terms of the observations."""
+        """Reset histories, delays, noise models and class terms of the observations."""
         manager = self._env.observation_manager
         for group in manager._group_obs_term_names:
             for cfg in manager._group_obs_class_term_cfgs[group]:
@@ -68,7 +68,7 @@ class MaskedResets:
                 self._call(lambda ids, noise=noise: noise.reset(env_ids=ids), noise)
 
     def actions(self) -> None:
-        """The remembered actions."""
+        """Reset the stored actions."""
         manager = self._env.action_manager
         rows = self._mask.unsqueeze(1)
         for value in (manager._action, manager._prev_action, manager._prev_prev_action):
@@ -80,7 +80,7 @@ class MaskedResets:
                 self._call(lambda ids, term=term: term.reset(env_ids=ids), term)
 
     def rewards(self) -> None:
-        """Sums of the reward terms, logged as mean rates of the finished episodes."""
+        """Reset the sums of the reward terms, logged as mean rates of the finished episodes."""
         manager = self._env.reward_manager
         if manager.active_terms:
             sums = as_rows(manager._episode_sums)  # (num_terms, num_envs)
@@ -90,7 +90,7 @@ class MaskedResets:
         self._class_terms(manager)
 
     def metrics(self) -> None:
-        """Metrics of the finished episodes, reduced as each is configured."""
+        """Reset the metrics of the finished episodes, reduced as each is configured."""
         manager = self._env.metrics_manager
         if not manager.active_terms:
             return
@@ -113,12 +113,12 @@ class MaskedResets:
         self._class_terms(manager)
 
     def curricula(self) -> None:
-        """Class terms of the curricula; their values are logged where they are computed."""
+        """Reset class terms of the curricula; their values are logged where they are computed."""
         if self._env.curriculum_manager.active_terms:
             self._class_terms(self._env.curriculum_manager)
 
     def terminations(self) -> None:
-        """Why episodes ended, as counts."""
+        """Reset termination terms; logs the reasons of ended episodes, as counts."""
         manager = self._env.termination_manager
         if manager.active_terms:
             done = as_rows(manager._term_dones)  # (num_terms, num_envs)
@@ -127,7 +127,7 @@ class MaskedResets:
         self._class_terms(manager)
 
     def episode_lengths(self) -> None:
-        """Steps in the episode; `auto_reset=False` can't be pending, since these rows are reset here."""
+        """Reset the episode lengths; `auto_reset=False` can't be pending, since these rows are reset here."""
         self._env.episode_length_buf.masked_fill_(self._mask, 0)
 
     def _note(self, folder: str, names: Iterable[str], values: torch.Tensor) -> None:

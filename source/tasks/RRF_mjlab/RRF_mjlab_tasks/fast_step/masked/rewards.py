@@ -1,4 +1,4 @@
-"""`RewardManager.compute` with one operation for all terms where mjlab has seven for each."""
+"""`RewardManager.compute` with one operation for all terms, where mjlab has seven for each."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from mjlab.envs import ManagerBasedRlEnv
 
 
 class FusedRewards:
-    """Evaluates mjlab's reward terms one by one and adds them up together."""
+    """Evaluation of mjlab's reward terms one by one, with a common summation."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env = env
         self._manager: Any = env.reward_manager
         self.sums = as_rows(self._manager._episode_sums)
-        """float `(num_terms, num_envs)`: the sums over the episode; mjlab's tensors are its rows."""
+        """float `(num_terms, num_envs)`: sums over the episode; mjlab's tensors are its rows."""
         self._nothing = torch.zeros(env.num_envs, device=env.device)
 
     def compute(self, dt: float) -> torch.Tensor:
-        """Rewards `(num_envs,)` of this step, also added to the sums of the episode."""
+        """Return the rewards `(num_envs,)` of this step, also added to the sums of the episode."""
         manager = self._manager
         terms = list(zip(manager._term_names, manager._term_cfgs, strict=True))
         if not terms:
@@ -43,7 +43,7 @@ class FusedRewards:
 def as_rows(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
     """Replace tensors of one shape by the rows of one tensor `(len(tensors), *shape)` and return it.
 
-    Whoever reads the dictionary finds views of what one operation writes for all.
+    Readers of the dictionary get views of the tensor that one operation writes.
     """
     if not tensors:
         return torch.zeros(0)

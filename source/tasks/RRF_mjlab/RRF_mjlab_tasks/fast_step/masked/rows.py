@@ -1,8 +1,7 @@
-"""Run a per-environment function on all rows and keep its effect in some: a reset without indices.
+"""Execution of per-environment functions on all rows, keeping the effect in some: a reset without indices.
 
-mjlab hands `env_ids` to events, resets and commands, and the number of ids is known on the host only after a sync.
-The same functions run on every row instead, a fixed-size computation, and rows that were not meant are put back
-afterwards:
+mjlab passes `env_ids` to events, resets and commands, and the number of ids is known on the host only after a sync.
+The same functions run on every row instead, a fixed-size computation, and the other rows are restored afterwards:
 
     rows.call(lambda ids: event(env, ids), mask)      # writes qpos, timers, ... of all rows
     # rows where mask is False hold what they held before
@@ -24,8 +23,8 @@ from ..errors import NotMaskableError
 class MaskedWrites(TorchDispatchMode):
     """Undo every in-place write of the block in rows where `mask`, bool `(num_envs,)`, is False.
 
-    A dispatch mode, because mjlab asks no event or term to declare what it writes: torch is the only
-    place that every write passes. Of a captured step, only the copies are left.
+    A dispatch mode, because mjlab requires no event or term to declare its writes: torch is the only place that every
+    write passes. Of a captured step, only the copies are left.
     """
 
     def __init__(self, mask: torch.Tensor) -> None:
@@ -46,7 +45,7 @@ class MaskedWrites(TorchDispatchMode):
         return result
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        """Put the other rows back."""
+        """Restore the other rows."""
         super().__exit__(exc_type, exc_value, traceback)
         for base, before in self._before:
             torch.where(_rows_of(base, self._mask), base, before, out=base)
@@ -65,7 +64,7 @@ class MaskedWrites(TorchDispatchMode):
         self._before.append((base, base.clone()))
 
     def _mark_fresh(self, result: Any, args: tuple, kwargs: dict) -> None:
-        """Remember tensors made inside the block: writing them has no effect outside."""
+        """Record tensors made inside the block: writing them has no effect outside."""
         inputs = {tensor.untyped_storage()._cdata for tensor in _tensors((args, tuple(kwargs.values())))}
         for tensor in _tensors(result):
             storage = tensor.untyped_storage()
@@ -74,22 +73,22 @@ class MaskedWrites(TorchDispatchMode):
 
 
 class RowCaller:
-    """Calls functions of mjlab that take `env_ids` with a mask instead."""
+    """Caller of mjlab's functions that take `env_ids`, with a mask instead."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self.all_ids = torch.arange(env.num_envs, device=env.device)
-        """int64 `(num_envs,)`, what is passed as `env_ids`."""
+        """int64 `(num_envs,)`, passed as `env_ids`."""
 
     def call(self, function: Callable[[torch.Tensor], Any], mask: torch.Tensor, owner: Any = None) -> Any:
-        """`function(all_ids)`, undone in rows where `mask`, bool `(num_envs,)`, is False.
+        """Call `function(all_ids)` and undo it in rows where `mask`, bool `(num_envs,)`, is False.
 
         Args:
-            function: takes `env_ids`.
-            mask: rows in which the effect stays.
-            owner: object whose attributes the function may bind to new tensors; those are undone as well.
+            function: Takes `env_ids`.
+            mask: Rows in which the effect stays.
+            owner: Object whose attributes the function may bind to new tensors; those are undone as well.
 
         Returns:
-            What the function returned, for all rows.
+            The result of the function, for all rows.
         """
         slots = [] if owner is None else tensor_slots({"": owner})
         before = [(slot, slot.get()) for slot in slots]
@@ -101,7 +100,7 @@ class RowCaller:
 
 
 def masked_mean(values: torch.Tensor, mask: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """Mean of `values`, `(num_envs,)`, over the rows of `mask`; NaN if `count`, the number of those rows, is 0."""
+    """Return the mean of `values`, `(num_envs,)`, over the `count` rows of `mask`; NaN if there are none."""
     return torch.where(mask, values.float(), 0.0).sum() / count
 
 
@@ -113,12 +112,12 @@ def _keep_rows(slot: Slot, old: torch.Tensor, mask: torch.Tensor) -> None:
 
 
 def _rows_of(value: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`mask` shaped to broadcast against `value`, `(num_envs, ...)`."""
+    """Reshape `mask` to broadcast against `value`, `(num_envs, ...)`."""
     return mask.view(-1, *[1] * (value.dim() - 1))
 
 
 def _written_tensors(func: Any, args: tuple, kwargs: Mapping[str, Any]) -> Iterator[torch.Tensor]:
-    """The arguments that an operation changes in place, by its schema."""
+    """Return the arguments that an operation changes in place, by its schema."""
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue

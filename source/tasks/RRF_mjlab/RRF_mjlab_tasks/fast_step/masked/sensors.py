@@ -1,4 +1,4 @@
-"""`ContactSensor` with masks: its reset, and which data observations see after one."""
+"""`ContactSensor` with masks: its reset, and the data that observations read after one."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from mjlab.sensor.camera_sensor import CameraSensor
 
 
 class ContactReadings:
-    """What observations see of contact sensors after `forward()`.
+    """Contact data for observations after `forward()`.
 
-    mjlab keeps the data that rewards have read, unless some environment was reset, which invalidates the cache of
-    all. So a contact observation is one substep old in steps without any reset. The same choice is made here, on
-    the device.
+    mjlab keeps the data that rewards have read, unless some environment was reset, which invalidates the cache of all.
+    So a contact observation is one substep old in steps without any reset. The same choice is made here, on the device.
     """
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
@@ -25,16 +24,16 @@ class ContactReadings:
         self._stale: list[tuple[Sensor, Any]] = []
 
     def keep(self) -> None:
-        """Before the reset: remember what is cached."""
+        """Store the cached data before the reset."""
         self._stale = [(sensor, sensor._cached_data) for sensor in self._sensors if sensor._cache_valid]
 
     def invalidate(self) -> None:
-        """Forget all caches, as a reset does."""
+        """Invalidate all caches, as a reset does."""
         for sensor in self._sensors:
             sensor._invalidate_cache()
 
     def merge(self, any_done: torch.Tensor) -> None:
-        """After `forward()`: read the sensors anew if `any_done`, bool `()`, is True, else serve what was cached."""
+        """After `forward()`, read the sensors again if `any_done`, bool `()`, is True, else use the stored data."""
         for sensor, stale in self._stale:
             fresh = sensor._compute_data()
             sensor._cached_data = _choose(any_done, fresh, stale)
@@ -54,7 +53,7 @@ def _choose(condition: torch.Tensor, chosen: Any, other: Any) -> Any:
 
 
 def reset_contact_sensor(sensor: ContactSensor, mask: torch.Tensor) -> None:
-    """`ContactSensor.reset` for the rows of `mask`, bool `(num_envs,)`."""
+    """Reset a `ContactSensor` in the rows of `mask`, bool `(num_envs,)`."""
     rows = mask.unsqueeze(1)
     if sensor._air_time_state is not None:
         for value in vars(sensor._air_time_state).values():

@@ -6,7 +6,7 @@ import torch
 
 
 def fit_terrain_normal(points: torch.Tensor, valid_mask: torch.Tensor) -> torch.Tensor:
-    """Normal of the plane through each cloud of points, by least squares.
+    """Fit the normal of the plane through each cloud of points, by least squares.
 
     Args:
         points: `(B, N, 3)`, hits in the world frame.
@@ -36,10 +36,10 @@ def fit_terrain_normal(points: torch.Tensor, valid_mask: torch.Tensor) -> torch.
 
 
 def smallest_eigenvector(matrix: torch.Tensor, sweeps: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Eigenvalues in ascending order and the eigenvector of the smallest, of symmetric `(B, 3, 3)`, by cyclic Jacobi.
+    """Return ascending eigenvalues, and the eigenvector of the smallest, of symmetric `(B, 3, 3)`, by cyclic Jacobi.
 
-    Three rotations a sweep annihilate the off-diagonal entries in turn (Golub and Van Loan, Matrix Computations,
-    8.5); for 3 x 3 in float32 the off-diagonal is at rounding level after four sweeps.
+    Three rotations a sweep annihilate the off-diagonal entries in turn (Golub and Van Loan, Matrix Computations, 8.5);
+    for 3 x 3 in float32 the off-diagonal is at rounding level after four sweeps.
     """
     work = matrix.double()
     vectors = torch.eye(3, device=matrix.device, dtype=torch.float64).expand_as(work).clone()
@@ -54,7 +54,7 @@ def smallest_eigenvector(matrix: torch.Tensor, sweeps: int = 5) -> tuple[torch.T
 
 
 def _rotate(work: torch.Tensor, vectors: torch.Tensor, p: int, q: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """One Jacobi rotation that zeroes the entry `(p, q)`."""
+    """Apply one Jacobi rotation that zeroes the entry `(p, q)`."""
     off = work[:, p, q]
     safe = torch.where(off == 0, torch.ones_like(off), off)
     theta = (work[:, q, q] - work[:, p, p]) / (2.0 * safe)

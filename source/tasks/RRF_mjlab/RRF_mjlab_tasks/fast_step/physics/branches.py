@@ -1,4 +1,4 @@
-"""Recording MuJoCo Warp's step so that kernels that don't need one another run at the same time.
+"""Recording of MuJoCo Warp's step with independent kernels in parallel.
 
 With some thousand environments every kernel of a step is short and leaves most of the GPU idle, and all of them wait
 for one another. Three groups don't have to:
@@ -7,8 +7,8 @@ for one another. Three groups don't have to:
     forces of the constraints > gradient                 |  the Hessian, from J, D and states  >  factorization
     M @ search                                           |  J @ search                         >  line search
 
-The left sides stay where they are, the right sides go to a second stream, and what needs both waits for both. Only the
-order of independent kernels changes, so the numbers are those of the plain recording.
+The left sides stay on the first stream, the right sides go to a second one, and kernels that need both wait for both.
+Only the order of independent kernels changes, so the numbers are those of the plain recording.
 
 MuJoCo Warp takes no stream for a part of its step, so its functions and warp's `launch` are replaced while a graph is
 recorded; a replay runs none of this.
@@ -29,7 +29,7 @@ from ..mjlab_version import PHYSICS_BRANCHES, changed_functions
 from ..replaced import replaced
 
 _STATES = "_update_constraint_efc"
-"""Writes forces and states of the constraints."""
+"""Kernels that write forces and states of the constraints."""
 
 _GRADIENT = {
     "_zero_qfrc_constraint_sparse",
@@ -38,7 +38,7 @@ _GRADIENT = {
     "_update_gradient_zero_grad_dot",
     "_update_gradient_grad",
 }
-"""Read the forces; write the constraints' generalized force, the gradient and scalars of each world."""
+"""Kernels that read the forces and write the constraints' generalized force, the gradient and scalars of worlds."""
 
 _HESSIAN = {
     "_update_gradient_init_h_sparse",
@@ -50,7 +50,7 @@ _HESSIAN = {
     "_update_gradient_h_incremental_sparse",
     "_padding_h",
 }
-"""Read M, J, D, the states and contacts; write the Hessian."""
+"""Kernels that read M, J, D, the states and contacts; they write the Hessian."""
 
 _CONES = {"_update_gradient_JTCJ_sparse", "_update_gradient_JTCJ_dense"}
 """Kernels whose threads stride over the contacts; their last two inputs are the number of strides and its length."""
@@ -60,17 +60,17 @@ _JACOBIAN_PRODUCT = "_linesearch_jv_fused_kernel"
 
 _THREADS_PER_BLOCK = 256
 CONTACT_BLOCKS_PER_SM = 24
-"""MuJoCo Warp launches 6, which gives each thread several contacts one after the other."""
+"""Blocks per multiprocessor; MuJoCo Warp launches 6, which gives each thread several contacts in sequence."""
 
 
 @contextlib.contextmanager
 def physics_branches(model: Any, device: Any, *, solver_branches: bool = True) -> Iterator[None]:
-    """Record what is launched inside the block in branches, where they are known to be independent.
+    """Record launches inside the block in branches, as far as they are known to be independent.
 
     Args:
         model: warp's model.
         device: warp's CUDA device, which is capturing inside the block.
-        solver_branches: Whether the solver gets a second branch.
+        solver_branches: True to give the solver a second branch.
     """
     if branches_refusal(model):
         yield
@@ -83,14 +83,14 @@ def physics_branches(model: Any, device: Any, *, solver_branches: bool = True) -
 
 
 def branches_refusal(model: Any) -> str:
-    """Why there are no branches, or an empty string."""
+    """Return why there are no branches, or an empty string."""
     if changed := changed_functions(PHYSICS_BRANCHES):
         return f"MuJoCo Warp changed {', '.join(path.partition(':')[2] for path in changed)}"
     return "contacts or constraints are read early" if _has_rarities(model) else ""
 
 
 def _has_rarities(model: Any) -> bool:
-    """Whether something reads contacts or constraints before the solver does, or constraints read velocities."""
+    """Return True if contacts or constraints are read before the solver, or constraints read velocities."""
     return bool(
         model.neq
         or model.nflex
@@ -114,22 +114,22 @@ class _Branch:
 
     @property
     def is_open(self) -> bool:
-        """Whether something may be sent to the second stream."""
+        """True if kernels may be sent to the second stream."""
         return self._fork is not None
 
     def fork(self) -> None:
-        """Let the branch begin here."""
+        """Start the branch here."""
         self._fork = self._device.stream.record_event()
 
     def use(self) -> Any:
-        """The second stream, which waits for the fork."""
+        """Return the second stream, which waits for the fork."""
         if not self._is_used:
             self.side.wait_event(self._fork)
             self._is_used = True
         return self.side
 
     def join(self) -> None:
-        """Let what follows wait for the branch, and allow no more of it."""
+        """Let the first stream wait for the branch, and close it."""
         if self._is_used:
             self._device.stream.wait_event(self.side.record_event())
         self._fork, self._is_used = None, False
@@ -164,17 +164,17 @@ def _contacts_aside(branch: _Branch) -> Iterator[None]:
 
 
 class _SolverRecorder:
-    """Sends each launch of the solver to one of two streams, and lets all others wait for both."""
+    """Send each launch of the solver to one of two streams, and let all others wait for both."""
 
     def __init__(self, device: Any, side: Any, branches: bool) -> None:
         self._device = device
         self._branches = branches
         self._branch = _Branch(device, side)
         self._side_kernels: set[str] = set()
-        """What may run in the second branch since the fork."""
+        """Kernels that may run in the second branch since the fork."""
 
     def wrapped(self, plain: Callable[..., Any]) -> Callable[..., Any]:
-        """`wp.launch` or `wp.launch_tiled` with branches."""
+        """Return `wp.launch` or `wp.launch_tiled` with branches."""
         return lambda kernel, *args, **kwargs: self._launch(plain, kernel, *args, **kwargs)
 
     def _launch(self, plain: Callable[..., Any], kernel: Any, *args: Any, **kwargs: Any) -> Any:
@@ -199,7 +199,7 @@ class _SolverRecorder:
         self._side_kernels = kernels
 
     def _widen(self, kwargs: dict[str, Any]) -> None:
-        """More threads, each with fewer contacts."""
+        """Launch more threads, each with fewer contacts."""
         inputs, second = kwargs["inputs"], kwargs["dim"][1]
         strides, length = inputs[-2], inputs[-1]
         wide = math.ceil(self._device.sm_count * CONTACT_BLOCKS_PER_SM * _THREADS_PER_BLOCK / second)

@@ -7,8 +7,8 @@ the first substep can start where they enter:
     mjlab    step | step | step | step | forward      step = kinematics, collision, ... actuation, solver, integration
     here     late | step | step | step | forward      late =                            actuation, solver, integration
 
-The numbers are the same, because `late` reads what `forward` left and runs the same kernels in the same order. For
-the same reason substeps whose momentum and acceleration sensors nobody reads don't compute them.
+The numbers are the same, because `late` reads the results of `forward` and runs the same kernels in the same order. For
+the same reason substeps whose momentum and acceleration sensors are not read don't compute them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _WARP_SIZE = 32
 
 
 class Physics:
-    """Steps, resets and refreshes the simulation of one environment."""
+    """Steps, resets and updates of one environment's simulation."""
 
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._sim: Any = env.sim
@@ -61,19 +61,19 @@ class Physics:
     def write_on_current_stream(self) -> None:
         """Write to simulation arrays on torch's current stream.
 
-        mjlab writes on warp's, which no capture of torch sees, and has no option for it: the stream is set where
-        each array remembers it, again before every capture, since arrays are wrapped when they are first used.
+        mjlab writes on warp's, which no capture of torch sees, and has no option for it: the stream is set where each
+        array stores it, again before every capture, since arrays are wrapped when they are first used.
         """
         self._sim._reset_mask._torch_stream = None
         for bridge in (self._sim.data, self._sim.model):
             _unpin_streams(bridge)
 
     def substep(self, *, late: bool, last: bool) -> Callable[[], None]:
-        """The function that does one substep of an environment step.
+        """Return the function that does one substep of an environment step.
 
         Args:
-            late: it follows `forward` and computes nothing that `forward` has computed.
-            last: its sensors are read; those of the others are read only for contacts.
+            late: True if it follows `forward`, whose results it does not recompute.
+            last: True if its sensors are read; those of the others are read only for contacts.
         """
         if self._sim.nan_guard.enabled:
             # The guard reads the state on the host before and after every substep.
@@ -87,11 +87,11 @@ class Physics:
         self._run("forward")
 
     def forward_state(self) -> None:
-        """The first half of `forward`: everything but forces, accelerations and their sensors."""
+        """Compute the first half of `forward`: everything but forces, accelerations and their sensors."""
         self._run("state")
 
     def begin_forces(self) -> None:
-        """The second half of `forward`, on a stream of its own: it may run beside what reads and writes no forces."""
+        """Start the second half of `forward` on its own stream, beside code that reads and writes no forces."""
         if not self._uses_graphs:
             self._run("forces")
             return
@@ -100,15 +100,15 @@ class Physics:
             self._run("forces")
 
     def wait_for_forces(self) -> None:
-        """Let what follows wait for `begin_forces`."""
+        """Let the current stream wait for `begin_forces`."""
         if self._uses_graphs:
             torch.cuda.current_stream(self._forces_stream.device).wait_stream(self._forces_stream)
 
     def second_forward(self) -> None:
-        """`forward` for rows that were reset, when the others have just had theirs.
+        """Run `forward` for rows that were reset, after it has just run for the others.
 
-        The solver starts the others at their solution, so it ends as soon as the rows that were reset are solved;
-        where the next step starts it, is put back.
+        The solver starts the others at their solution, so it ends as soon as the reset rows are solved; the start point
+        of the next step is restored.
         """
         warmstart, qacc = self._sim.data.qacc_warmstart._tensor, self._sim.data.qacc._tensor
         before = warmstart.clone()
@@ -140,7 +140,7 @@ class Physics:
             launch()
 
     def _stream(self) -> Any:
-        """Torch's current stream as warp's: work of both then runs in order without waiting for one another."""
+        """Return torch's current stream as warp's: work of both then runs in order without waiting for one another."""
         stream = torch.cuda.current_stream(torch.device(self._sim.device))
         if stream.cuda_stream not in self._streams:
             self._streams[stream.cuda_stream] = wp.stream_from_torch(stream)
@@ -169,7 +169,7 @@ class Physics:
                 gc.enable()
 
     def _small_blocks(self) -> contextlib.AbstractContextManager[None]:
-        """One warp per world where a matrix of the solver fits it: the default of two and more leaves threads idle.
+        """Use one warp per world if a matrix of the solver fits it: the default of two and more leaves threads idle.
 
         Measured on one H200 with 4,096 Go1 (18 degrees of freedom): a substep takes 2.08 instead of 2.16 ms.
         """
@@ -183,14 +183,14 @@ class Physics:
         )
 
     def _sensors_for(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Quiet launches leave out the passes over the body tree for accelerometers, force and momentum sensors."""
+        """Skip, in quiet launches, the passes over the body tree for accelerometers, force and momentum sensors."""
         if not name.endswith("_quiet"):
             return contextlib.nullcontext()
         return replaced(self._sim.wp_model, sensor_rne_postconstraint=False, sensor_subtree_vel=False)
 
 
 def _kernels(sim: Any) -> dict[str, Callable[[], None]]:
-    """Name -> function that launches these kernels of MuJoCo Warp; `state` and `forces` together are `forward`."""
+    """Return name -> function that launches kernels of MuJoCo Warp; `state` and `forces` together are `forward`."""
     model, data = sim.wp_model, sim.wp_data
 
     def state() -> None:
@@ -226,7 +226,7 @@ def _kernels(sim: Any) -> dict[str, Callable[[], None]]:
 
 
 def _refuse_late_step(env: ManagerBasedRlEnv) -> str:
-    """Why the first substep can't start late, or an empty string."""
+    """Return why the first substep can't start late, or an empty string."""
     changed = changed_functions(LATE_STEP)
     model, wp_model = env.sim.mj_model, env.sim.wp_model
     kinds = mjw_forward.IntegratorType
@@ -246,7 +246,7 @@ def _refuse_late_step(env: ManagerBasedRlEnv) -> str:
 
 
 def _reads_only_contacts(env: ManagerBasedRlEnv) -> bool:
-    """Whether nothing but contact sensors looks at sensors between substeps, as far as that is known."""
+    """Return True if only contact sensors are known to read sensors between substeps."""
     metrics = getattr(env.metrics_manager, "_substep_term_indices", [])
     known = (BuiltinSensor, ContactSensor, RayCastSensor, CameraSensor)
     terms = env.action_manager._terms.values()

@@ -1,0 +1,122 @@
+"""Learning a VLA policy from a data set alone: two task ids without an environment, and the flags of their scripts.
+
+`RoboRenForce-VLA-Pretrain` and `RoboRenForce-VLA-SFT` are found by `load_task`; tasks with an environment, which add
+evaluations, take the same flags.
+"""
+
+from __future__ import annotations
+
+import json
+from argparse import Namespace
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+
+from ..algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
+from ..components.action_heads import FlowHeadCfg
+from ..components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg, VLAPolicyCfg
+from ..configclass import configclass
+from ..envs.env_cfg import VecEnvCfg
+from ..runners.arguments import Parser, train_parser
+from ..runners.vla_pretrain_runner import VLAPretrainRunnerCfg
+from ..runners.vla_sft_runner import VLASFTRunnerCfg
+from ..utils.errors import UserError
+from ..utils.registry import Task, add_task_finder
+
+PRETRAIN, SFT = "RoboRenForce-VLA-Pretrain", "RoboRenForce-VLA-SFT"
+MLP_BASELINE = "mlp_baseline"
+_OVERRIDES = {
+    "dataset_path": "dataset.data_root",
+    "epochs": "epochs",
+    "batch_size": "loader.batch_size",
+    "num_workers": "loader.num_workers",
+    "lr": "algorithm.optimizer.learning_rate",
+    "warmup_steps": "algorithm.optimizer.schedule.warmup_steps",
+    "checkpoint": "algorithm.init_from",
+    "kl_coef": "algorithm.kl_coef",
+}
+"""Flag -> what it is short for."""
+
+
+@configclass
+class NoEnvCfg(VecEnvCfg):
+    """Stands for the environment of a run that has none."""
+
+    def build(self, *args: Any, **runtime: Any) -> NoReturn:
+        """Refuse."""
+        raise UserError(
+            "This run learns from a data set and has no environment: name a task that has one with --task, or set "
+            "eval_interval=0 and video_interval=0."
+        )
+
+
+def find_task(task_id: str) -> Task | None:
+    """Make one of the two tasks; None for another id."""
+    if task_id not in (PRETRAIN, SFT):
+        return None
+    policy = policy_named(MLP_BASELINE)
+    if task_id == PRETRAIN:
+        return Task(task_id, NoEnvCfg(), VLAPretrainRunnerCfg(policy=policy, algorithm=VLAPretrainAlgorithmCfg()))
+    return Task(task_id, NoEnvCfg(), VLASFTRunnerCfg(policy=policy, algorithm=SFTAlgorithmCfg()))
+
+
+add_task_finder(find_task)
+
+
+def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicyCfg:
+    """A policy around a model: `mlp_baseline`, an id such as Qwen/Qwen3-VL-2B-Instruct, or the folder of its weights.
+
+    Args:
+        model_name: Which backbone.
+        like: Whose head, preprocessing and cameras it gets.
+
+    Raises:
+        UserError: nothing here reads such a model.
+    """
+    kept = (
+        {"head": FlowHeadCfg()} if like is None else {n: getattr(like, n) for n in ("head", "preprocessing", "cameras")}
+    )
+    if model_name == MLP_BASELINE:
+        return MLPBaselinePolicyCfg(**kept)
+    kind, file = model_name.lower(), Path(model_name) / "config.json"
+    if file.is_file():
+        kind = str(json.loads(file.read_text(encoding="utf-8")).get("model_type", kind))
+    for part, policy_cfg in (("qwen2", Qwen2VLPolicyCfg), ("qwen3", Qwen3VLPolicyCfg)):
+        if part in kind.replace("_", ""):
+            policy: VLAPolicyCfg = policy_cfg(**kept)
+            policy.backbone = policy.backbone.replace(model_name=model_name)
+            return policy
+    raise UserError(
+        f"--model_name is '{model_name}', expected {MLP_BASELINE}, or the id or folder of a Qwen2-VL or Qwen3-VL "
+        "model; other backbones are set by policy.backbone in a task of your own."
+    )
+
+
+def vla_parser(description: str | None, *, task: str) -> Parser:
+    """The options of learning from demonstrations, beside those of all training."""
+    parser = train_parser(description, task=task)
+    parser.add_argument("--model_name", help=f"{MLP_BASELINE}, or id or folder of a Qwen2-VL or Qwen3-VL model")
+    parser.add_argument("--dataset_path", help="folder of a LeRobot data set")
+    parser.add_argument("--epochs", type=float, help="passes over the data")
+    parser.add_argument("--batch_size", type=int, help="samples per process and update")
+    parser.add_argument("--num_workers", type=int, help="processes that read and decode")
+    parser.add_argument("--lr", type=float, help="learning rate")
+    parser.add_argument("--warmup_steps", type=int, help="steps until the full learning rate")
+    parser.add_argument("--freeze_backbone", action="store_true", help="learn the action head only")
+    parser.add_argument("--checkpoint", metavar="PATH", help="run or checkpoint whose policy learning begins with")
+    parser.add_argument("--kl_coef", type=float, help="weight of the distance to that policy")
+    return parser
+
+
+def apply_vla_flags(task: Task, args: Namespace) -> None:
+    """Change a task by the flags of `vla_parser`; overrides of the command line come after them."""
+    cfg = task.runner_cfg
+    if args.model_name is not None:
+        cfg.policy = policy_named(args.model_name, cfg.policy)
+    flags = [f"{path}={vars(args)[name]}" for name, path in _OVERRIDES.items() if vars(args)[name] is not None]
+    task.apply_overrides(flags)
+    if args.freeze_backbone:
+        cfg.algorithm.freeze_backbone = True
+    if args.device is None and args.resume is None and torch.cuda.is_available():
+        task.env_cfg.device = "cuda"

@@ -1,0 +1,112 @@
+"""Qwen3-VL (arXiv 2511.21631) as a backbone: 2B, 4B and 8B.
+
+Beside the tokens of an image, features of lower vision blocks are added behind the first layers of the language model
+(DeepStack, Meng et al. 2024, arXiv 2406.04334), and patches have learned positions.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ...configclass import configclass
+from .qwen import QwenBackbone, QwenCfg
+
+
+class Qwen3VL(QwenBackbone):
+    """See `QwenBackbone`."""
+
+    def _tower(self, hidden: Tensor) -> tuple[Tensor, list[Tensor]]:
+        hidden = hidden + self._learned_positions().to(hidden.dtype)
+        taps = list(self.visual.deepstack_visual_indexes)
+        deepstack = []
+        for number, block in enumerate(self.visual.blocks):
+            hidden = block(hidden, cu_seqlens=None, position_embeddings=(self.cos, self.sin))
+            if number in taps:
+                deepstack.append(self.visual.deepstack_merger_list[taps.index(number)](hidden))
+        return self.visual.merger(hidden), deepstack
+
+    def _learned_positions(self) -> Tensor:
+        """The grid of learned positions, scaled to that of the image, `(P, D_v)`."""
+        side = self.visual.num_grid_per_side
+        grid = self.visual.pos_embed.weight.float().view(1, side, side, -1).permute(0, 3, 1, 2)
+        size = (self.image_size[0] // self._patch, self.image_size[1] // self._patch)
+        scaled = F.interpolate(grid, size, mode="bilinear", align_corners=True)
+        return scaled[0].flatten(1).T[self.patch_place]
+
+
+def _architecture(text: dict[str, Any], vision: dict[str, Any], mrope: list[int], tie: bool = False) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": mrope, "mrope_interleaved": True}
+    return {
+        "text_config": {
+            "rms_norm_eps": 1e-6,
+            "rope_parameters": rope,
+            "bos_token_id": None,
+            "eos_token_id": None,
+            **text,
+        },
+        "vision_config": {"num_heads": 16, "patch_size": 16, **vision, "out_hidden_size": text["hidden_size"]},
+        "tie_word_embeddings": tie,
+    }
+
+
+def _text(hidden: int, ffn: int, layers: int, heads: int, kv_heads: int = 8) -> dict[str, Any]:
+    return {
+        "hidden_size": hidden,
+        "intermediate_size": ffn,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 128,
+        "vocab_size": 151936,
+    }
+
+
+_TOWER = {
+    "depth": 24,
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_position_embeddings": 2304,
+    "deepstack_visual_indexes": [5, 11, 17],
+}
+_LARGE_TOWER = {
+    **_TOWER,
+    "depth": 27,
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "deepstack_visual_indexes": [8, 16, 24],
+}
+_TINY_TOWER = {
+    "depth": 3,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_heads": 2,
+    "num_position_embeddings": 64,
+    "deepstack_visual_indexes": [0, 1],
+}
+
+
+@configclass
+class Qwen3VLCfg(QwenCfg):
+    """Configuration of a `Qwen3VL`."""
+
+    class_type: type = Qwen3VL
+    model_name: str = "Qwen/Qwen3-VL-2B-Instruct"
+    image_size: list[int] = [256, 256]
+
+    family: ClassVar[str] = "qwen3_vl"
+    setup_name: ClassVar[str] = "qwen3vl"
+    token_pixels: ClassVar[int] = 32
+    architectures: ClassVar[dict[str, dict[str, Any]]] = {
+        "tiny": _architecture(
+            {**_text(64, 128, 3, 4, 2), "head_dim": 16, "vocab_size": 320}, _TINY_TOWER, [4, 2, 2], tie=True
+        ),
+        "Qwen/Qwen3-VL-2B-Instruct": _architecture(_text(2048, 6144, 28, 16), _TOWER, [24, 20, 20], tie=True),
+        "Qwen/Qwen3-VL-4B-Instruct": _architecture(_text(2560, 9728, 36, 32), _TOWER, [24, 20, 20], tie=True),
+        "Qwen/Qwen3-VL-8B-Instruct": _architecture(_text(4096, 12288, 36, 32), _LARGE_TOWER, [24, 20, 20]),
+    }
+
+    def _classes(self, transformers: Any) -> tuple[Any, Any]:
+        return transformers.Qwen3VLModel, transformers.Qwen3VLConfig
