@@ -13,9 +13,11 @@ import torch
 from doc_pages import PAGES, ROOT, Command, Workplace, blocks, commands_of, name_of, snippets_of
 from RoboRenForce import algorithms
 from RoboRenForce.cli.commands import COMMANDS
+from RoboRenForce.cli.vla_tasks import vla_parser
 from RoboRenForce.configclass.fields import field_names
 from RoboRenForce.envs import ScriptedEnvCfg
 from RoboRenForce.runners.arguments import play_parser, train_parser
+from RoboRenForce.runners.demonstration_run import collect_demos_parser
 from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import list_tasks, load_task
@@ -51,6 +53,10 @@ def test_a_command_names_what_exists(command: Command):
         check_verb(Command(command.page, ("python", args.training_script, *args.training_script_args)))
     elif rest[:1] == ["scripts/data/collect_dataset.py"]:
         pytest.importorskip("RRF_d4rl_tasks.collection", exc_type=ImportError).collect_parser("").parse(rest[1:])
+    elif rest[:1] == ["scripts/data/collect_demos.py"]:
+        collect_demos_parser("").parse(rest[1:])
+    elif tool == "python" and rest[0].startswith("scripts/vla/"):
+        assert (ROOT / rest[0]).is_file() and vla_parser("", task="").parse(rest[1:])
     elif tool == "python":
         shared = (ROOT / "benchmarks" / "rsl_rl_peer.py",) if rest[0].startswith("benchmarks/") else ()
         source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / rest[0], *shared))
