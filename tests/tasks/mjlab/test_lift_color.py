@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def env() -> Iterator[Any]:
     env.close()
 
 
-def put(env: Any, color: str, position: tuple[float, float, float]) -> None:
+def put(env: Any, color: str, position: Sequence[float]) -> None:
     """Let the cube of a colour float at a place in all rows."""
     cube, count = env.env.scene[color], env.num_envs
     pose = torch.tensor([*position, 1.0, 0.0, 0.0, 0.0]).repeat(count, 1)
@@ -80,7 +80,7 @@ def test_cameras_language_held_rows_and_equal_starts_keep_the_contract() -> None
 
 def test_the_teacher_steps_on_the_fast_step() -> None:
     cfg = teacher_cfg().replace(**QUICK, env_graph="on", episode_length_s=0.05)
-    env = cfg.build()
+    env: Any = cfg.build()
     assert not env._fast.fallbacks
     assert not env.spec.capabilities
     check_vec_env(env, num_steps=15, exact_final_observations=False)
@@ -156,7 +156,7 @@ def test_rewards_grow_on_the_way(env: Any) -> None:
     for position in ([0.3, 0.15, 0.02], place):
         env.reset(seed=5)
         for color in COLORS:
-            put(env, color, tuple(position))
+            put(env, color, position)
         values = env.step(NO_ACTION)[3]["reward_terms"][0]
         found.append(dict(zip(names, values.tolist(), strict=True)))
     far, near = found
@@ -165,7 +165,9 @@ def test_rewards_grow_on_the_way(env: Any) -> None:
 
 
 def test_members_of_a_group_start_alike_and_chunks_end_exactly() -> None:
-    chain = vla_cfg().multi_modal.replace(chunk_size=3)
+    chain = vla_cfg().multi_modal
+    assert chain is not None
+    chain.chunk_size = 3
     cfg = seen_cfg(episode_length_s=0.02, multi_modal=chain, groups=GroupVecCfg(group_size=2))
     env = cfg.build()
     obs, _ = env.reset(seed=3)

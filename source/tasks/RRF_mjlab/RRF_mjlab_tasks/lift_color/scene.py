@@ -71,7 +71,7 @@ VISIBLE = (0, 2)
 
 def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
     """mjlab's `ManagerBasedRlEnvCfg` for our options."""
-    env_cfg = yam_lift_cube_env_cfg()
+    env_cfg: Any = yam_lift_cube_env_cfg()
     _set_scene(env_cfg, cfg)
     site = SceneEntityCfg("robot", site_names=("grasp_site",))
     finger = SceneEntityCfg("robot", joint_names=("left_finger",))
@@ -108,7 +108,7 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
 
 
 def _set_scene(env_cfg: Any, cfg: LiftColorEnvCfg) -> None:
-    robot = get_yam_robot_cfg()
+    robot: Any = get_yam_robot_cfg()
     fingers = {"left_finger": OPEN_FINGER, "right_finger": -OPEN_FINGER}
     robot.init_state = replace(robot.init_state, joint_pos={**robot.init_state.joint_pos, **fingers})
     env_cfg.scene.entities = {"robot": robot, **{color: _cube(color) for color in cfg.colors}}
