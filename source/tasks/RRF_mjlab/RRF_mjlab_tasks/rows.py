@@ -61,21 +61,13 @@ class Rows:
     def reset(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> None:
         """Reset rows, `(K,)`, to states that depend on their seeds alone; observations have to be computed anew.
 
-        mjlab draws for all rows that it resets together, so one row of each seed is reset and copied to the others.
+        mjlab draws for all rows that it resets together, so each is reset by itself.
         """
-        first: dict[int, int] = {}
-        for row, seed in zip(env_ids.tolist(), seeds, strict=True):
-            first.setdefault(int(seed), row)
         devices = [env_ids.device] if env_ids.is_cuda else []
         with torch.random.fork_rng(devices):
-            for seed, row in first.items():
-                torch.manual_seed(seed)
-                self._env._reset_idx(torch.tensor([row], device=env_ids.device))
-        source = torch.tensor([first[int(seed)] for seed in seeds], device=env_ids.device)
-        for tensor in self._tensors().values():
-            tensor[env_ids] = tensor[source]
-        self._env.episode_length_buf[env_ids] = 0
-        self._env._manual_reset_pending[env_ids] = False
+            for row, seed in zip(env_ids.split(1), seeds, strict=True):
+                torch.manual_seed(int(seed))
+                self._env._reset_idx(row)
 
     def observe_reset(self, env_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """What `reset` of mjlab's environment does once rows have their first state; returns the observations."""
