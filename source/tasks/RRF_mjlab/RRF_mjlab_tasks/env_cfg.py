@@ -72,6 +72,12 @@ class MJLabEnvCfg(VecEnvCfg):
                 f"bounds actions already; leave one of them out"
             )
 
+    def mjlab_cfg(self) -> Any:
+        """mjlab's own configuration of the task, a fresh copy; what is set here beside it follows later."""
+        from mjlab.tasks.registry import load_env_cfg
+
+        return load_env_cfg(self.task, play=self.play)
+
 
 def import_mjlab_tasks() -> None:
     """Let mjlab register its tasks, without the warning that one of its modules compiles with `torch.jit.script`."""
@@ -89,9 +95,8 @@ def make_mjlab_env(cfg: MJLabEnvCfg) -> Any:
     os.environ.setdefault("MUJOCO_GL", "egl")
     import_mjlab_tasks()
     from mjlab.envs import ManagerBasedRlEnv
-    from mjlab.tasks.registry import load_env_cfg
 
-    env_cfg = load_env_cfg(cfg.task, play=cfg.play)
+    env_cfg = cfg.mjlab_cfg()
     env_cfg.scene.num_envs = cfg.num_envs
     env_cfg.seed = cfg.seed
     env_cfg.sim.nan_guard.enabled = cfg.nan_guard

@@ -40,7 +40,7 @@ class EnvState:
             "num_envs": env.num_envs,
             "counters": {name: getattr(env, name) for name in _COUNTERS},
             "episode_length": env.episode_length_buf.clone(),
-            "physics": {name: tensor.clone() for name, tensor in self._physics().items()},
+            "physics": {name: tensor.clone() for name, tensor in self.physics().items()},
             "model": {name: tensor.clone() for name, tensor in self._model().items()},
             "terms": {slot.path: slot.get().clone() for slot in self._tensors()},
             "numbers": {slot.path: slot.get() for slot in self._numbers()},
@@ -58,7 +58,7 @@ class EnvState:
         for name, value in state["counters"].items():
             setattr(env, name, value)
         env.episode_length_buf.copy_(state["episode_length"])
-        for group, present in (("physics", self._physics()), ("model", self._model())):
+        for group, present in (("physics", self.physics()), ("model", self._model())):
             for name, tensor in present.items():
                 tensor.copy_(state[group][name])
         for slot in terms:
@@ -95,7 +95,8 @@ class EnvState:
         if wrong:
             raise SpecMismatch(f"The state belongs to another task: {'; '.join(wrong[:5])}.")
 
-    def _physics(self) -> dict[str, torch.Tensor]:
+    def physics(self) -> dict[str, torch.Tensor]:
+        """What the simulator integrates, live, `(num_envs, ...)` each."""
         sim = self._env.sim
         names = [name for name in _PHYSICS if getattr(sim.wp_data, name).size]
         return {name: getattr(sim.data, name)._tensor for name in names}

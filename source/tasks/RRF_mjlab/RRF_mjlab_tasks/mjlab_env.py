@@ -7,9 +7,10 @@ resets afterwards.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.simulator_interface import ActionInterface, SimulatorInterface, Units
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.envs.vec_env import StepReturn, VecEnv
+from RoboRenForce.envs.wrapper import choose_rows
 from tensordict import TensorDict
 
 from .action_bounds import action_bounds
@@ -28,6 +30,7 @@ from .env_state import EnvState
 from .fast_step import CannotCaptureError, make_fast_step
 from .play import onnx_metadata, velocity_errors
 from .rendering import FrameRenderer
+from .rows import Rows, undrawn
 
 if TYPE_CHECKING:
     from .fast_step import FastStep
@@ -63,6 +66,7 @@ class MJLabVecEnv(VecEnv):
         self._obs = self._tensor_dict(obs)
         self._extras: dict[str, Any] = {}
         self._fast = self._make_fast_step()
+        self._rows = Rows(self.env)
         self._renderer: FrameRenderer | None = None
         _warn_without_graphs(self.env)
 
@@ -96,11 +100,30 @@ class MJLabVecEnv(VecEnv):
 
     def step(self, actions: torch.Tensor) -> StepReturn:
         """See `VecEnv.step`."""
+        return self._step(actions, None, draw=True)
+
+    def step_rows(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
+        """See `VecEnv.step_rows`."""
+        if "step_rows" not in self.spec.capabilities:
+            return super().step_rows(actions, active, draw=draw)
+        return self._step(actions, active, draw=draw)
+
+    def reset_rows(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> tuple[TensorDict, dict[str, Any]]:
+        """See `VecEnv.reset_rows`."""
+        if "reset_rows" not in self.spec.capabilities:
+            return super().reset_rows(env_ids, seeds)
+        chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
+        chosen[env_ids] = True
+        self._rows.reset(env_ids, seeds)
+        self._obs = choose_rows(chosen, self._tensor_dict(self._rows.observe_reset(env_ids)), self._obs)
+        return self._obs, self._state_extras()
+
+    def _step(self, actions: torch.Tensor, active: torch.Tensor | None, *, draw: bool) -> StepReturn:
         if self.cfg.clip_actions is not None:
             actions = actions.clamp(-self.cfg.clip_actions, self.cfg.clip_actions)
         if self._action_bounds is not None:
             actions = actions.clamp(-1.0, 1.0) * self._action_bounds
-        final = self._step_plain(actions) if self._fast is None else self._step_fast(actions)
+        final = self._step_plain(actions, active, draw) if self._fast is None else self._step_fast(actions)
         terminated, time_outs = self._ends()
         extras = {
             "terminated": terminated,
@@ -188,19 +211,35 @@ class MJLabVecEnv(VecEnv):
             self._success = self._fast.success
         return self._tensor_dict(self._fast.final)
 
-    def _step_plain(self, actions: torch.Tensor) -> TensorDict:
-        env = self.env
-        obs, *_ = env.step(actions)
+    def _step_plain(self, actions: torch.Tensor, active: torch.Tensor | None, draw: bool) -> TensorDict:
+        env, before = self.env, {} if active is None else self._rows.save()
+        with contextlib.nullcontext() if draw else undrawn(env):
+            obs, *_ = env.step(actions)
         final = self._tensor_dict({name: value.clone() for name, value in obs.items()})
         if self._success_terms:
             self._success = torch.stack([term.episode_success > 0 for term in self._success_terms]).any(0)
+        if active is not None:
+            self._rows.hold(before, active)
+            final = choose_rows(active, final, self._obs)
+            if self._success_terms:
+                self._success &= active
         ended = env.reset_buf.nonzero().flatten()
         if len(ended):
+            if not draw:
+                final = self._with_images(final)
             log = dict(env.extras["log"])
             obs, _ = env.reset(env_ids=ended)
             env.extras["log"] = log | env.extras["log"]
-        self._obs = self._tensor_dict(obs)
+        now = self._tensor_dict(obs)
+        self._obs = now if active is None else choose_rows(active, now, self._obs)
         return final
+
+    def _with_images(self, final: TensorDict) -> TensorDict:
+        """`final` with images of the present state in rows that ended, before they are reset."""
+        self.env.sim.sense()
+        compute = self.env.observation_manager.compute_group
+        images = {name: compute(name) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
+        return choose_rows(self.env.reset_buf, TensorDict({**dict(final.items()), **images}, final.batch_size), final)
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Terminations and time-outs apart; in a task with a finite horizon its end is a termination."""

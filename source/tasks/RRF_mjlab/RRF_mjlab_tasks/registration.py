@@ -16,6 +16,7 @@ from RoboRenForce.utils.errors import MissingPackageError, UnknownTaskError, Use
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
 
 from .env_cfg import MJLabEnvCfg, import_mjlab_tasks
+from .lift_color.tasks import lift_color_tasks
 
 _AGENTS = {
     "PPO": "RRF_mjlab_tasks.registration:{}_ppo",
@@ -49,6 +50,8 @@ def register_tasks() -> None:
     for task_id, mjlab_id in OURS.items():
         _register(task_id, _env_cfg(mjlab_id, task_id), agent_name(task_id))
     _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
+    for task_id, (lift_cfg, agent) in lift_color_tasks().items():
+        _register(task_id, lift_cfg, agent)
     add_task_finder(find_mjlab_task)
 
 

@@ -1,0 +1,60 @@
+"""How LiftColor is trained: the teacher by PPO, policies of pixels and language by imitating it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from RoboRenForce import runners
+from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
+from RoboRenForce.components import OptimizerCfg, ScheduleCfg
+from RoboRenForce.components.action_heads import FlowHeadCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.data import DataLoaderCfg
+
+from ..env_cfg import import_mjlab_tasks
+
+PARENT = "Mjlab-Lift-Cube-Yam"
+"""mjlab's task whose PPO trains the teacher."""
+
+CHUNK = 8
+"""Actions that policies predict at once, 0.4 s; the environment executes the first half."""
+
+
+def ppo() -> runners.OnPolicyRunnerCfg:
+    """The state-based teacher: mjlab's PPO for lifting one cube, for as long as a short run needs."""
+    import_mjlab_tasks()
+    from mjlab.tasks.registry import load_rl_cfg
+
+    from ..agents import runner_cfg_from_mjlab
+
+    cfg = runner_cfg_from_mjlab(load_rl_cfg(PARENT), PARENT)
+    # Returns are larger than the range that clipping leaves to values in an update: they would take long to get there.
+    cfg.algorithm = cfg.algorithm.replace(use_clipped_value_loss=False)
+    cfg.policy.actor_cfg = cfg.policy.actor_cfg.replace(init_std=0.7)
+    return cfg.replace(max_iterations=600, save_interval=50)
+
+
+def bc() -> runners.VLAPretrainRunnerCfg:
+    """Behavior cloning from scratch; give `dataset.data_root`, what the teacher recorded."""
+    return runners.VLAPretrainRunnerCfg(
+        algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(1.0e-3)), epochs=20.0, **_policy_and_data()
+    )
+
+
+def sft() -> runners.VLASFTRunnerCfg:
+    """The same policy from the weights of `algorithm.init_from`, a run of behavior cloning for example."""
+    return runners.VLASFTRunnerCfg(
+        algorithm=SFTAlgorithmCfg(optimizer=_optimizer(2.0e-4)), epochs=10.0, **_policy_and_data()
+    )
+
+
+def _policy_and_data() -> dict[str, Any]:
+    return {
+        "policy": MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK)),
+        "loader": DataLoaderCfg(batch_size=128, num_workers=4),
+    }
+
+
+def _optimizer(learning_rate: float) -> OptimizerCfg:
+    schedule = ScheduleCfg(kind="cosine", warmup_steps=200, total_steps="run")
+    return OptimizerCfg(learning_rate=learning_rate, weight_decay=1.0e-4, schedule=schedule)

@@ -1,0 +1,109 @@
+"""What a policy sees, what is rewarded and when an episode ends: functions of mjlab's environment, `(num_envs, ...)`.
+
+Observations are in the frame of the robot's base, which stands at the origin unturned. `site` is the grasp point,
+between the finger tips.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mjlab.managers.scene_entity_config import SceneEntityCfg
+
+from .command import TargetCube
+
+COMMAND = "target"
+
+
+def _target(env: Any) -> TargetCube:
+    return env.command_manager.get_term(COMMAND)
+
+
+def _grasp_position(env: Any, site: SceneEntityCfg) -> torch.Tensor:
+    return env.scene[site.name].data.site_pos_w[:, site.site_ids].squeeze(1)
+
+
+# --- observations ----------------------------------------------------------------------------------------------------
+
+
+def grasp_to_cubes(env: Any, site: SceneEntityCfg) -> torch.Tensor:
+    """From the grasp point to each cube, the target first and the others in order behind it, `(num_envs, C * 3)`."""
+    term = _target(env)
+    cubes = term.positions() - _grasp_position(env, site).unsqueeze(1)
+    count = cubes.shape[1]
+    order = (term.target.unsqueeze(1) + torch.arange(count, device=cubes.device)) % count
+    return cubes.gather(1, order.unsqueeze(2).expand(-1, -1, 3)).flatten(1)
+
+
+def target_pose(env: Any) -> torch.Tensor:
+    """Height of the target in m, and its yaw as sine and cosine of four times the angle, `(num_envs, 3)`.
+
+    A cube looks the same after a quarter turn, and so does this.
+    """
+    term = _target(env)
+    rows = torch.arange(env.num_envs, device=term.target.device)
+    w, x, y, z = term.quaternions()[rows, term.target].unbind(-1)
+    yaw = torch.atan2(2.0 * (w * z + x * y), 1.0 - 2.0 * (y * y + z * z))
+    return torch.stack([term.target_position()[:, 2], torch.sin(4.0 * yaw), torch.cos(4.0 * yaw)], dim=-1)
+
+
+def grasp_pose(env: Any, site: SceneEntityCfg) -> torch.Tensor:
+    """Position (m) and orientation (w, x, y, z) of the grasp point, `(num_envs, 7)`."""
+    data = env.scene[site.name].data
+    return torch.cat([_grasp_position(env, site), data.site_quat_w[:, site.site_ids].squeeze(1)], dim=-1)
+
+
+def camera_image(env: Any, sensor_name: str) -> torch.Tensor:
+    """What a camera sees, uint8 `(num_envs, H, W, 3)`."""
+    return env.scene[sensor_name].data.rgb
+
+
+# --- rewards ---------------------------------------------------------------------------------------------------------
+
+
+def reach(env: Any, std: float, site: SceneEntityCfg) -> torch.Tensor:
+    """1 where the target is between the fingers, falling with its distance."""
+    distance = (_target(env).target_position() - _grasp_position(env, site)).norm(dim=-1)
+    return 1.0 - torch.tanh(distance / std)
+
+
+def grasp(env: Any, near: float, site: SceneEntityCfg, finger: SceneEntityCfg) -> torch.Tensor:
+    """How far the gripper has closed on the target, 0 to 1, as long as it is between the fingers."""
+    data, size = env.scene[finger.name].data, _target(env).cfg.cube_size
+    opening = data.joint_pos[:, finger.joint_ids].squeeze(1)  # from the middle
+    opened = data.default_joint_pos[:, finger.joint_ids].squeeze(1)
+    closed = ((opened - opening) / (opened - size)).clamp(0.0, 1.0)
+    distance = (_target(env).target_position() - _grasp_position(env, site)).norm(dim=-1)
+    return closed * torch.exp(-torch.square(distance / near))
+
+
+def lift(env: Any, near: float, site: SceneEntityCfg) -> torch.Tensor:
+    """How much of the way up the target has come, 0 to 1, as long as it is between the fingers.
+
+    Nothing is to be gained by throwing it, and little by tilting it.
+    """
+    term = _target(env)
+    position = term.target_position()
+    start = term.cfg.cube_size
+    height = ((position[:, 2] - start) / (term.cfg.goal_height - start)).clamp(0.0, 1.0)
+    distance = (position - _grasp_position(env, site)).norm(dim=-1)
+    return height * torch.exp(-torch.square(distance / near))
+
+
+def at_goal(env: Any) -> torch.Tensor:
+    """1 in every step in which the target is lifted."""
+    return (_target(env).held > 0).float()
+
+
+# --- ends of episodes ------------------------------------------------------------------------------------------------
+
+
+def target_lifted(env: Any) -> torch.Tensor:
+    """Whether the target has been held long enough, bool."""
+    return _target(env).episode_success > 0
+
+
+def wrong_cube_lifted(env: Any) -> torch.Tensor:
+    """Whether another cube was lifted, bool."""
+    return _target(env).wrong_cube > 0

@@ -1,0 +1,184 @@
+"""LiftColor: the contract, language and cameras agree with the simulator, success is the target's, rows start alike."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+# Compiled kernels are kept between runs of the tests; the first run compiles for some minutes.
+os.environ.setdefault("WARP_CACHE_PATH", str(Path.home() / ".cache" / "warp"))
+os.environ.setdefault("MJLAB_WARP_QUIET", "1")
+
+import pytest
+import torch
+
+pytest.importorskip("mjlab")
+
+from RoboRenForce.envs import GroupVecCfg
+from RoboRenForce.envs.check_vec_env import check_vec_env
+from RoboRenForce.utils.errors import ConfigError
+from RoboRenForce.utils.registry import load_task
+from RRF_mjlab_tasks.lift_color import terms
+from RRF_mjlab_tasks.lift_color.env_cfg import LiftColorEnvCfg
+from RRF_mjlab_tasks.lift_color.tasks import lift_color_tasks, teacher_cfg, vla_cfg
+
+pytestmark = pytest.mark.sim_mjlab
+
+COLORS = ("red", "green", "blue")
+QUICK = {"num_envs": 4, "device": "cpu", "mjlab": {"decimation": 1}}
+"""Short steps of 5 ms."""
+NO_ACTION = torch.zeros(4, 7)
+
+
+def seen_cfg(**changes: Any) -> LiftColorEnvCfg:
+    return vla_cfg().replace(**({"image_size": 32, "multi_modal": None, **QUICK} | changes))
+
+
+@pytest.fixture(scope="module")
+def env() -> Iterator[Any]:
+    env = seen_cfg().build()
+    yield env
+    env.close()
+
+
+def put(env: Any, color: str, position: Sequence[float]) -> None:
+    """Let the cube of a colour float at a place in all rows."""
+    cube, count = env.env.scene[color], env.num_envs
+    pose = torch.tensor([*position, 1.0, 0.0, 0.0, 0.0]).repeat(count, 1)
+    cube.write_root_link_pose_to_sim(pose)
+    cube.write_root_link_velocity_to_sim(torch.zeros(count, 6))
+
+
+def targets(env: Any) -> list[str]:
+    return [COLORS[index] for index in env.env.command_manager.get_term(terms.COMMAND).target.tolist()]
+
+
+@pytest.mark.parametrize("algorithm", ["PPO", "BC", "SFT"])
+def test_the_ids_have_an_environment_and_a_way_to_train(algorithm: str) -> None:
+    task = load_task(f"RoboRenForce-MJLab-LiftColor-{algorithm}")
+    assert f"RoboRenForce-MJLab-LiftColor-{algorithm}" in lift_color_tasks()
+    if algorithm != "PPO":
+        task.apply_overrides(["dataset.data_root=data/recorded"])
+        assert task.env_cfg.multi_modal.chunk_size <= task.runner_cfg.policy.head.chunk_size
+    task.validate()
+
+
+def test_wrong_options_are_named() -> None:
+    cfg = LiftColorEnvCfg(colors=["red", "red"], templates=["lift it"])
+    with pytest.raises(ConfigError, match=r"two or more different(.|\n)*no single"):
+        cfg.validate()
+
+
+def test_cameras_language_held_rows_and_equal_starts_keep_the_contract() -> None:
+    env = seen_cfg(image_size=16, episode_length_s=0.1).build()
+    assert set(env.spec.capabilities) == {"step_rows", "reset_rows"}
+    check_vec_env(env, num_steps=25)
+    env.close()
+
+
+def test_the_teacher_steps_on_the_fast_step() -> None:
+    cfg = teacher_cfg().replace(**QUICK, env_graph="on", episode_length_s=0.05)
+    env: Any = cfg.build()
+    assert not env._fast.fallbacks
+    assert not env.spec.capabilities
+    check_vec_env(env, num_steps=15, exact_final_observations=False)
+    env.close()
+
+
+def test_text_command_and_teacher_mean_the_same_cube(env: Any) -> None:
+    obs, extras = env.reset(seed=5)
+    assert len(set(targets(env))) > 1
+    critic = obs["critic"]
+    for row, (color, text) in enumerate(zip(targets(env), extras["instruction"], strict=True)):
+        assert color in text and sum(other in text.split() for other in COLORS) == 1
+        assert extras["command"][row].argmax() == COLORS.index(color)
+        place = env.env.scene[color].data.root_link_pos_w[row]
+        torch.testing.assert_close(critic[row, 16:19] + critic[row, 23:26], place)  # grasp point + way to the target
+    assert set(extras["instruction"]) <= set(env.instruction_table.values())
+    assert len(env.instruction_table) == len(COLORS) * len(env.cfg.templates)
+
+
+def test_an_exchanged_instruction_leaves_the_scene(env: Any) -> None:
+    obs, _ = env.reset(seed=5)
+    asked = targets(env)
+    term = env.env.command_manager.get_term(terms.COMMAND)
+    term.cfg.exchange = 1
+    other, _ = env.reset(seed=5)
+    term.cfg.exchange = 0
+    assert all(a != b for a, b in zip(asked, targets(env), strict=True))
+    assert torch.equal(obs["front"], other["front"]) and not torch.equal(obs["actor"], other["actor"])
+
+
+def test_cubes_start_apart(env: Any) -> None:
+    for seed in range(8):
+        env.reset(seed=seed)
+        places = env.env.command_manager.get_term(terms.COMMAND).positions()
+        apart = (places.unsqueeze(1) - places.unsqueeze(2)).norm(dim=-1) + torch.eye(3)
+        assert apart.min() >= 0.075 - 1e-6
+
+
+def test_every_cube_is_seen_in_its_colour(env: Any) -> None:
+    env.reset(seed=1)
+    for index, color in enumerate(COLORS):
+        put(env, color, (0.3, 0.12 * (index - 1), 0.02))
+    front = env.step(NO_ACTION)[0]["front"].float()
+    for index, color in enumerate(COLORS):
+        others = [other for other in range(3) if other != index]
+        mine = front[..., index] - front[..., others].amax(-1) > 40
+        columns = mine[0].any(0).nonzero().flatten().float()
+        assert columns.numel(), f"no {color} pixel"
+        # the camera looks at the robot: its left is the image's right
+        assert (columns.mean() - 16).sign() == index - 1 or (index == 1 and (columns.mean() - 16).abs() < 3)
+
+
+def test_lifting_the_target_is_success_and_another_cube_is_not(env: Any) -> None:
+    env.reset(seed=5)
+    asked = targets(env)
+    for _ in range(env.cfg.hold_steps + 2):
+        put(env, "red", (0.3, 0.0, 0.3))
+        _, _, dones, extras = env.step(NO_ACTION)
+        if dones.any():
+            ended = dones.bool()
+            assert torch.equal(ended & extras["success"], ended & torch.tensor([color == "red" for color in asked]))
+            assert bool(extras["terminated"][ended].all())
+            break
+    else:
+        pytest.fail("nothing ended")
+
+
+def test_rewards_grow_on_the_way(env: Any) -> None:
+    """Far, between the open fingers, lifted there, and held at the goal."""
+    names = env.spec.reward_terms
+    place = env.reset(seed=5)[0]["critic"][0, 16:19].tolist()
+    found = []
+    for position in ([0.3, 0.15, 0.02], place):
+        env.reset(seed=5)
+        for color in COLORS:
+            put(env, color, position)
+        values = env.step(NO_ACTION)[3]["reward_terms"][0]
+        found.append(dict(zip(names, values.tolist(), strict=True)))
+    far, near = found
+    assert near["reach"] > 3 * far["reach"] and near["lift"] > 0.1 * near["reach"] > far["lift"]
+    assert far["at_goal"] == 0
+
+
+def test_members_of_a_group_start_alike_and_chunks_end_exactly() -> None:
+    chain = vla_cfg().multi_modal
+    assert chain is not None
+    chain.chunk_size = 3
+    cfg = seen_cfg(episode_length_s=0.02, multi_modal=chain, groups=GroupVecCfg(group_size=2))
+    env = cfg.build()
+    obs, _ = env.reset(seed=3)
+    for name in ("front", "wrist", "proprio", "instruction_id"):
+        assert torch.equal(obs[name][0::2], obs[name][1::2])
+    assert not torch.equal(obs["front"][0], obs["front"][2])
+    actions = torch.randn(2, 3, 7).repeat_interleave(2, 0)
+    after, rewards, _, extras = env.step(actions)
+    assert torch.equal(after["front"][0::2], after["front"][1::2]) and torch.equal(rewards[0::2], rewards[1::2])
+    assert extras["executed_steps"].tolist() == [3] * 4
+    _, _, dones, extras = env.step(actions)  # the horizon is 4 steps
+    assert dones.tolist() == [1] * 4 and extras["executed_steps"].tolist() == [1] * 4
+    assert not extras["chunk_rewards"][:, 1:].any()
+    env.close()
