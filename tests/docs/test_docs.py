@@ -30,7 +30,7 @@ pytestmark = pytest.mark.contract
 
 CORE = ROOT / "source/RoboRenForce/RoboRenForce"
 PPO_PAGE = ROOT / "docs/algorithms/ppo.md"
-OWN_TESTS = {"docs/configuration.md", "docs/adding/network.md", "docs/adding/environment.md"}
+OWN_TESTS = {"docs/configuration.md", "docs/adding/network.md", "docs/adding/environment.md", "docs/vla/tabletop.md"}
 """Pages whose snippets and commands are run by tests of their own."""
 RUN_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS]
 PACKAGES = {"mjlab": ("mjlab", "RRF_mjlab_tasks"), "d4rl": ("RRF_d4rl_tasks",)}

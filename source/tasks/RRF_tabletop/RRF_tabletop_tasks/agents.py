@@ -10,6 +10,7 @@ from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.data import DataLoaderCfg
+from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners.vla_pretrain_runner import VLAPretrainRunnerCfg
 from RoboRenForce.runners.vla_sft_runner import VLASFTRunnerCfg
 
@@ -34,7 +35,7 @@ def reach_ppo() -> runners.OnPolicyRunnerCfg:
 
 def behavior_cloning() -> VLAPretrainRunnerCfg:
     """A small policy that learns from demonstrations from scratch; give `dataset.data_root`, what was recorded."""
-    return VLAPretrainRunnerCfg(algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(1.0e-3)), **_policy_and_data())
+    return VLAPretrainRunnerCfg(algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(2.0e-3)), **_policy_and_data())
 
 
 def fine_tuning() -> VLASFTRunnerCfg:
@@ -45,9 +46,9 @@ def fine_tuning() -> VLASFTRunnerCfg:
 def _policy_and_data() -> dict[str, Any]:
     """Chunks of eight actions, of which the environment executes four. Pictures of 64 pixels are read by one worker."""
     return {
-        "policy": MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=8)),
+        "policy": MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=RegressionHeadCfg(chunk_size=8)),
         "loader": DataLoaderCfg(batch_size=64, num_workers=1),
-        "epochs": 25.0,
+        "epochs": 15.0,
     }
 
 
