@@ -28,7 +28,7 @@ VARIANTS: dict[str, tuple[str, str]] = {
     f"{system} {what}": (system, what)
     for what in ("frozen", "LoRA", "acting")
     for system in ("ours", "transformers + peft")
-} | {"ours frozen, cached features": ("ours", "cached")}
+} | {"ours cached features": ("ours", "cached")}
 
 
 def main() -> None:
