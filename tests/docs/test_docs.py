@@ -243,7 +243,7 @@ def test_the_layers_on_the_page_are_those_that_are_proven():
 def test_files_tests_and_functions_that_a_page_names_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     for path, function in re.findall(r"`([\w./]+/[\w.]*)(?:::(\w+))?`", text):
-        if re.match(r"(logs|params|videos|exported|Train|Eval|Loss|Policy|Perf|Rnd)/", path) or "*" in path:
+        if re.match(r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd)/", path) or "*" in path:
             continue
         places = [base / path for base in (ROOT, CORE, CORE / "algorithms") if (base / path).exists()]
         assert places, f"{path} does not exist"
