@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 # Compiled kernels are kept between runs of the tests; the first run compiles for some minutes.
@@ -162,6 +163,17 @@ def test_rewards_grow_on_the_way(env: Any) -> None:
     far, near = found
     assert near["reach"] > 3 * far["reach"] and near["lift"] > 0.1 * near["reach"] > far["lift"]
     assert far["at_goal"] == 0
+
+
+def test_a_hand_that_rolls_over_gains_nothing() -> None:
+    """Half a turn about x points the site's z axis down; less of it leaves the hand tilted."""
+    tilt = torch.tensor([0.0, 30.0, 48.0, 60.0, 90.0, 180.0]).deg2rad()
+    half, zero = (torch.pi - tilt) / 2, torch.zeros(6)
+    quat = torch.stack([torch.cos(half), torch.sin(half), zero, zero], dim=-1)
+    robot = SimpleNamespace(data=SimpleNamespace(site_quat_w=quat.unsqueeze(1)))
+    site: Any = SimpleNamespace(name="robot", site_ids=[0])
+    paid = terms.pointing_down(SimpleNamespace(scene={"robot": robot}), site)
+    torch.testing.assert_close(paid, torch.tensor([1.0, 1.0, 0.5, 0.15, 0.0, 0.0]), atol=0.02, rtol=0.0)
 
 
 def test_members_of_a_group_start_alike_and_chunks_end_exactly() -> None:

@@ -15,6 +15,9 @@ from .command import TargetCube
 
 COMMAND = "target"
 
+UPRIGHT = 0.8
+"""Cosine of the angle to straight down, 37 degrees, up to which the hand counts as pointing down."""
+
 
 def _target(env: Any) -> TargetCube:
     return env.command_manager.get_term(COMMAND)
@@ -22,6 +25,17 @@ def _target(env: Any) -> TargetCube:
 
 def _grasp_position(env: Any, site: SceneEntityCfg) -> torch.Tensor:
     return env.scene[site.name].data.site_pos_w[:, site.site_ids].squeeze(1)
+
+
+def pointing_down(env: Any, site: SceneEntityCfg) -> torch.Tensor:
+    """1 where the hand points at the ground, 1/2 at 48 degrees, 0 where it lies on its side, `(num_envs,)`.
+
+    Pressed against the ground the hand rolls over, and as a lever it brings the cube to 10 cm: more is paid on the way
+    there than on the way out, down again and up by the arm. Whoever rolls over is to gain nothing.
+    """
+    _, x, y, _ = env.scene[site.name].data.site_quat_w[:, site.site_ids].squeeze(1).unbind(-1)
+    cosine = 2.0 * (x * x + y * y) - 1.0  # of the site's z axis to straight down
+    return (cosine / UPRIGHT).clamp(0.0, 1.0) ** 4
 
 
 # --- observations ----------------------------------------------------------------------------------------------------
@@ -69,26 +83,26 @@ def reach(env: Any, std: float, site: SceneEntityCfg) -> torch.Tensor:
 
 
 def grasp(env: Any, near: float, site: SceneEntityCfg, finger: SceneEntityCfg) -> torch.Tensor:
-    """How far the gripper has closed on the target, 0 to 1, as long as it is between the fingers."""
+    """How far the gripper has closed on the target, 0 to 1, as long as it is between the fingers of an upright hand."""
     data, size = env.scene[finger.name].data, _target(env).cfg.cube_size
     opening = data.joint_pos[:, finger.joint_ids].squeeze(1)  # from the middle
     opened = data.default_joint_pos[:, finger.joint_ids].squeeze(1)
     closed = ((opened - opening) / (opened - size)).clamp(0.0, 1.0)
     distance = (_target(env).target_position() - _grasp_position(env, site)).norm(dim=-1)
-    return closed * torch.exp(-torch.square(distance / near))
+    return closed * torch.exp(-torch.square(distance / near)) * pointing_down(env, site)
 
 
 def lift(env: Any, near: float, site: SceneEntityCfg) -> torch.Tensor:
-    """How much of the way up the target has come, 0 to 1, as long as it is between the fingers.
+    """How much of the way up the target has come, 0 to 1, as long as it is between the fingers of an upright hand.
 
-    Nothing is to be gained by throwing it, and little by tilting it.
+    Nothing is to be gained by throwing it, by tilting it, or by rolling the hand over on the ground.
     """
     term = _target(env)
     position = term.target_position()
     start = term.cfg.cube_size
     height = ((position[:, 2] - start) / (term.cfg.goal_height - start)).clamp(0.0, 1.0)
     distance = (position - _grasp_position(env, site)).norm(dim=-1)
-    return height * torch.exp(-torch.square(distance / near))
+    return height * torch.exp(-torch.square(distance / near)) * pointing_down(env, site)
 
 
 def at_goal(env: Any) -> torch.Tensor:
