@@ -35,6 +35,7 @@ from .evaluation import EvalResult, evaluate, measure
 from .filming import MOST_PLAY_ENVS, eval_cfg, film
 from .playing import build_player
 from .saved_run import SavedRun, read_newest, read_run
+from .success_table import success_table
 from .trainer import Trainer
 
 EXPORTED_ACTIONS = {
@@ -73,7 +74,7 @@ class PlayRun:
         return runner
 
     def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
-        """Evaluate the mode and samples of the policy, print both and write `eval.json`.
+        """Evaluate the mode and samples of the policy in the same scenes, print both and write `eval.json`.
 
         Further measurements of the environment, such as tracking errors, are averaged and written too.
         """
@@ -88,6 +89,8 @@ class PlayRun:
                 seed=self.task.env_cfg.seed,
             )
             say(f"{mode:13s} {results[mode]}")
+        for line in success_table({mode: result.success_by_instruction for mode, result in results.items()}):
+            say(line)
         content = {"checkpoint": self.saved.path.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
         content |= {mode: result.to_dict() for mode, result in results.items()}
         measured = measure(self.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
