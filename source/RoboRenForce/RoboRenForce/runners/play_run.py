@@ -30,6 +30,7 @@ from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
+from .arguments import EXECUTIONS
 from .checkpoint_task import task_of_checkpoint
 from .evaluation import EvalResult, evaluate, measure
 from .filming import MOST_PLAY_ENVS, eval_cfg, film
@@ -141,7 +142,10 @@ def prepare_play(args: Namespace) -> PlayRun:
         raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
     task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
+    if args.execution is not None:
+        task.apply_overrides([f"execution=RoboRenForce.components.chunk_execution:{EXECUTIONS[args.execution]}"])
     task.apply_overrides(args.overrides)
+    task.runner_cfg.adapt_env_to_play(task.env_cfg)
     device = find_device(args.device or _device_that_exists(task.env_cfg.device))
     task.env_cfg.device = str(device)
     task.validate()
