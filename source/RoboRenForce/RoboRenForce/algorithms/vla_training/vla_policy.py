@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from tensordict import TensorDict
@@ -99,7 +100,8 @@ class VLAPlayPolicy(Policy):
             release(self._act)
             self._act = graphed(self._chunks, obs["instruction_id"].device, self._mode, "acting")
             self._captured_for = now
-        return self._act(dict(obs.items()))
+        groups: dict[str, Any] = dict(obs.items())
+        return self._act(groups)
 
     def _chunks(self, obs: Mapping[str, Tensor]) -> Tensor:
         return self.policy(obs, deterministic=self.deterministic)
