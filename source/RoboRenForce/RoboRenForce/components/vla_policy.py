@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,15 @@ from ..configclass import MISSING, Cfg, configclass
 from ..envs.spec import EnvSpec
 from ..networks.vlm import Backbone, BackboneCfg, MLPBaselineCfg, Prefix, Qwen2VLCfg, Qwen3VLCfg
 from ..utils.errors import SpecMismatch
-from .action_heads import ActionHead, ActionHeadCfg, Evaluation, LossSum, RegressionHeadCfg
+from .action_heads import (
+    ActionHead,
+    ActionHeadCfg,
+    Continuation,
+    Evaluation,
+    FlowHead,
+    LossSum,
+    RegressionHeadCfg,
+)
 from .vla_preprocessing import VLAPreprocessing, VLAPreprocessingCfg
 from .vla_spec import VLASpec
 
@@ -78,6 +86,13 @@ class VLAPolicy(nn.Module):
         """
         normalized, record = self.head.act(prefix, deterministic=deterministic)
         return self.preprocessing.env_actions(normalized, self.raw_state(prefix)), record
+
+    def go_on(self, prefix: Prefix, running: Continuation) -> Tensor:
+        """Choose chunks that go on from running ones, for flow heads; both `(B, H, A)` in the environment's units."""
+        state, head = self.raw_state(prefix), cast(FlowHead, self.head)
+        actions = self.preprocessing.normalize_actions(running.actions * self.preprocessing.sign, state)
+        normalized, _ = head.act(prefix, continuation=replace(running, actions=actions))
+        return self.preprocessing.env_actions(normalized, state)
 
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
         """Return the log-probabilities of recorded (normalized) actions under the current weights."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict
 
-from .vec_env import StepReturn, VecEnv
+from .vec_env import ActionWatcher, StepReturn, VecEnv
 from .wrapper import choose_rows
 
 _ANY_ACTION = ("terminated", "time_outs", "success", "active")
@@ -15,7 +15,14 @@ _SUMS = ("raw_rewards", "reward_terms")
 _OF_THE_STATE = ("command", "dynamics", "instruction", "group_id")
 
 
-def step_chunk(env: VecEnv, actions: torch.Tensor, active: torch.Tensor | None, *, has_images: bool) -> StepReturn:
+def step_chunk(
+    env: VecEnv,
+    actions: torch.Tensor,
+    active: torch.Tensor | None,
+    *,
+    has_images: bool,
+    watcher: ActionWatcher | None = None,
+) -> StepReturn:
     """Execute `actions`, `(num_envs, H, *single)`, one after the other; a row that is done is held for the rest.
 
     Images inside the chunk are not rendered, because no policy sees them.
@@ -25,15 +32,20 @@ def step_chunk(env: VecEnv, actions: torch.Tensor, active: torch.Tensor | None, 
         actions: H actions per environment.
         active: Rows to step, bool `(num_envs,)`; None: all.
         has_images: True if `env` has image groups that are read.
+        watcher: Called before every action, while the state is the one that the action meets.
     """
     horizon = actions.shape[1]
     chunk = _Chunk(env.num_envs, horizon, env.device)
     if horizon == 1 and active is None:
+        if watcher is not None:
+            watcher(chunk.runs)
         chunk.add(0, env.step(actions[:, 0].contiguous()))
         return chunk.result()
     if active is not None:
         chunk.runs = active
     for index in range(horizon):
+        if watcher is not None:
+            watcher(chunk.runs)
         hide = {"draw": False} if has_images and index + 1 < horizon else {}
         chunk.add(index, env.step_rows(actions[:, index].contiguous(), chunk.runs, **hide))
         if chunk.is_over:

@@ -33,7 +33,7 @@ from .action_chunk import step_chunk
 from .instructions import InstructionTable, add_instructions
 from .simulator_interface import ActionInterface, SimulatorInterface
 from .spec import ActionSpec, EnvSpec
-from .vec_env import EvalPolicy, StepReturn, VecEnv
+from .vec_env import ActionWatcher, EvalPolicy, StepReturn, VecEnv
 from .wrapper import VecEnvWrapper
 
 
@@ -46,6 +46,7 @@ class MultiModal(VecEnvWrapper):
         self._table: InstructionTable = dict(env.instruction_table)  # texts that the inner environment may give
         self._current: TensorDict | None = None
         self._instructions: list[str] = []
+        self._watcher: ActionWatcher | None = None
         self.spec = _spec(cfg, env)
         self._given = "instruction" in env.spec.extras
         self._follow([] if self._given else _instructions(cfg, env))
@@ -95,6 +96,11 @@ class MultiModal(VecEnvWrapper):
     def set_eval_policy(self, policy: EvalPolicy | None) -> None:
         """Refuse: eval rows below this link have other observations; give `GroupVec` their policy directly."""
 
+    def watch_chunks(self, watcher: ActionWatcher | None) -> bool:
+        """See `VecEnv.watch_chunks`."""
+        self._watcher = watcher
+        return self.multi_modal_cfg.chunk_size is not None
+
     def simulator_interface(self) -> SimulatorInterface:
         """See `VecEnv.simulator_interface`; the parts of `proprio` are not included."""
         inner, cfg = self.env.simulator_interface(), self.multi_modal_cfg
@@ -127,7 +133,9 @@ class MultiModal(VecEnvWrapper):
         if cfg.chunk_size:
             single = self.env.spec.action.shape
             actions = actions.reshape(self.num_envs, cfg.chunk_size, *single)
-            obs, rewards, dones, extras = step_chunk(self.env, actions, active, has_images=bool(cfg.images))
+            obs, rewards, dones, extras = step_chunk(
+                self.env, actions, active, has_images=bool(cfg.images), watcher=self._watcher
+            )
         elif active is None:
             obs, rewards, dones, extras = self.env.step(actions)
         else:

@@ -7,7 +7,7 @@ It is a superset of rsl_rl 5's `VecEnv`, so rsl_rl's runner drives our environme
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +20,8 @@ from .spec import EnvSpec
 
 StepReturn = tuple[TensorDict, torch.Tensor, torch.Tensor, dict[str, Any]]
 
+ActionWatcher = Callable[[torch.Tensor], None]
+"""Is told in which rows the next action is executed, bool `(num_envs,)`."""
 ALWAYS_IN_EXTRAS = ("terminated", "time_outs", "log")
 """Keys of `extras` that every environment provides at every step, declared or not."""
 
@@ -205,6 +207,14 @@ class VecEnv(ABC):
         raise RuntimeError(
             f"{type(self).__name__} can't render. Build the environment with render=True if it supports it."
         )
+
+    def watch_chunks(self, watcher: ActionWatcher | None) -> bool:
+        """Call `watcher` before every action inside a chunk (see `MultiModal`) until it is replaced; None for nobody.
+
+        Returns:
+            False where a step executes a single action: `watcher` is never called then.
+        """
+        return False
 
     def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
         """Return current performance in the task's own units: subject -> part -> float `(num_envs,)`.

@@ -10,7 +10,7 @@ from tensordict import TensorDict
 
 from .instructions import InstructionTable
 from .simulator_interface import SimulatorInterface
-from .vec_env import EvalPolicy, StepReturn, VecEnv
+from .vec_env import ActionWatcher, EvalPolicy, StepReturn, VecEnv
 
 
 class VecEnvWrapper(VecEnv):
@@ -80,6 +80,10 @@ class VecEnvWrapper(VecEnv):
     def render(self) -> Any:
         """See `VecEnv.render`."""
         return self.env.render()
+
+    def watch_chunks(self, watcher: ActionWatcher | None) -> bool:
+        """See `VecEnv.watch_chunks`."""
+        return self.env.watch_chunks(watcher)
 
     def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
         """See `VecEnv.measurements`; rows are those of the inner environment."""

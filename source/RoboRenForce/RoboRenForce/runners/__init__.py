@@ -4,11 +4,12 @@ from .callbacks import Callback, CallbackCfg
 from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
-from .evaluation import EvalResult, evaluate, record_video
+from .evaluation import EvalResult, evaluate
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .trainer import Trainer, TrainerCfg
+from .video import record_video
 from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
 from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 

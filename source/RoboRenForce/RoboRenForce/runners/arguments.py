@@ -19,6 +19,13 @@ from ..utils.errors import UserError, did_you_mean
 from ..utils.export_formats import DEFAULT_FORMATS, FORMATS, check_formats
 from ..utils.run_dir import DEFAULT_LOG_ROOT
 
+EXECUTIONS = {
+    "receding_horizon": "RecedingHorizonCfg",
+    "temporal_ensemble": "TemporalEnsembleCfg",
+    "rtc": "RealTimeChunkingCfg",
+}
+"""Name of `--execution` -> class in `components.chunk_execution`."""
+
 _OVERRIDES = """
 overrides:
   path.to.field=value    any field of the runner, for example algorithm.gamma=0.98 policy.actor_cfg.init_std=0.5
@@ -89,6 +96,12 @@ def play_parser(description: str | None) -> Parser:
     )
     parser.add_argument("--episodes", type=_positive, default=10, help="episodes per evaluation (default: 10)")
     parser.add_argument("--stochastic", action="store_true", help="play samples of the policy instead of its mode")
+    parser.add_argument(
+        "--execution",
+        choices=EXECUTIONS,
+        help="VLA: how chunks of actions become actions, set further by execution.<field>=value (default: as many "
+        "actions of a chunk as the environment takes per step)",
+    )
     parser.add_argument("--video", action="store_true", help="film the policy")
     parser.add_argument(
         "--steps", type=_positive, help="length of the video in steps (default: an episode, at most 500)"

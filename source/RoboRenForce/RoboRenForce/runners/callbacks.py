@@ -23,7 +23,8 @@ from ..utils.logging import cut_metrics, make_logger
 from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
 from .during_training import has_to_stop, most_steps, played_aside
-from .evaluation import evaluate, record_video
+from .evaluation import evaluate
+from .video import record_video
 
 if TYPE_CHECKING:
     from .trainer import Trainer

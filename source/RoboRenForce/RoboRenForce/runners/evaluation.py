@@ -1,4 +1,4 @@
-"""Evaluation of a policy: returns of a fixed number of episodes, and videos."""
+"""Evaluation of a policy: returns and successes of a fixed number of episodes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict
 
 from ..algorithms.algorithm import Policy
 from ..envs.vec_env import VecEnv
 from ..utils.errors import EnvContractError, NonFiniteError
-from ..utils.video import write_mp4
+from ..utils.success_rate import SuccessRate, rates_by_text
 
 _STEPS_WITHOUT_HORIZON = 100_000
-_MAX_FPS = 60.0
 
 
 class Stopped(Exception):  # noqa: N818 - reads better where it is raised
@@ -40,13 +37,17 @@ class EvalResult:
     returns: list[float]
     terms: dict[str, float] | None = None
     """Mean return of each reward term; None if the environment does not split its reward."""
+    success: SuccessRate | None = None
+    """The same share as `success_rate`, with its interval."""
+    success_by_instruction: dict[str, SuccessRate] | None = None
+    """Instruction -> share of its episodes; None if the environment gives no instructions."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `eval.json`."""
         return asdict(self)
 
     def __str__(self) -> str:
-        success = "" if self.success_rate is None else f", success {self.success_rate:.0%}"
+        success = "" if self.success is None else f", success {self.success}"
         return f"mean {self.mean:,.1f}, std {self.std:,.1f}, n {self.n}, mean length {self.mean_length:,.0f}{success}"
 
 
@@ -93,14 +94,16 @@ def evaluate(
     results = torch.zeros(len(running) + 1, num_envs, rounds, device=device, dtype=torch.float64)
     finished = torch.zeros(num_envs, device=device, dtype=torch.int64)
     has_success = "success" in env.spec.extras
+    texts: dict[tuple[int, int], str] = {}  # row and round -> instruction
     limit = max_steps or (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * rounds + 1
-    with _playing(policy, deterministic=deterministic):
-        obs, _ = env.reset(seed=seed)
+    with playing(policy, deterministic=deterministic):
+        obs, extras = env.reset(seed=seed)
+        instructions = extras.get("instruction")
         for _ in range(limit):
-            action = _act(env, policy, obs, finished, should_stop)
+            action = choose_actions(env, policy, obs, finished, should_stop)
             obs, reward, done, extras = env.step(action)
             running[0] += extras.get("raw_rewards", reward)
-            running[1] += 1
+            running[1] += extras.get("executed_steps", 1)
             if terms:
                 running[2:] += extras["reward_terms"].t()
             counted = (done != 0) & (finished < quota)
@@ -108,6 +111,10 @@ def evaluate(
             results[:-1, rows, columns] = running[:, counted]
             if has_success:
                 results[-1, rows, columns] = extras["success"][counted].double()
+            if instructions is not None:
+                for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+                    texts[row, column] = instructions[row]
+                instructions = extras["instruction"]  # those of rows that ended belong to their next episodes
             running[:, done != 0] = 0
             finished += done != 0
             policy.reset(done)
@@ -121,6 +128,7 @@ def evaluate(
     _require_finite_returns(env.spec.task, results[0])
     mask = torch.arange(rounds, device=device) < quota.unsqueeze(1)  # (num_envs, rounds)
     returns, lengths, *sums, success = (values[mask].cpu() for values in results)
+    outcomes = success.bool().tolist()
     return EvalResult(
         mean=returns.mean().item(),
         std=returns.std(unbiased=False).item(),
@@ -129,6 +137,10 @@ def evaluate(
         success_rate=success.mean().item() if has_success else None,
         returns=returns.tolist(),
         terms={name: total.mean().item() for name, total in zip(terms, sums, strict=True)} or None,
+        success=SuccessRate.of(outcomes) if has_success else None,
+        success_by_instruction=rates_by_text([texts[key] for key in sorted(texts)], outcomes)
+        if has_success and texts
+        else None,
     )
 
 
@@ -151,10 +163,10 @@ def measure(env: VecEnv, policy: Policy, steps: int, *, seed: int | None = None)
         return {}
     sums: dict[str, dict[str, torch.Tensor]] = {}
     finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
-    with _playing(policy, deterministic=True):
+    with playing(policy, deterministic=True):
         obs, _ = env.reset(seed=seed)
         for _ in range(steps):
-            obs, _, done, _ = env.step(_act(env, policy, obs, finished))
+            obs, _, done, _ = env.step(choose_actions(env, policy, obs, finished))
             finished += done != 0
             policy.reset(done)
             for subject, parts in env.measurements().items():
@@ -169,53 +181,7 @@ def measure(env: VecEnv, policy: Policy, steps: int, *, seed: int | None = None)
     return {subject: {**parts, "num_envs": env.num_envs, "steps": steps} for subject, parts in means.items()}
 
 
-def record_video(
-    env: VecEnv,
-    policy: Policy,
-    path: Path,
-    *,
-    steps: int,
-    deterministic: bool = True,
-    seed: int | None = None,
-    should_stop: Callable[[], bool] | None = None,
-) -> int:
-    """Film environment 0 for `steps` steps and return the number of frames.
-
-    The video runs in real time if the environment defines the length of its step.
-
-    Raises:
-        RuntimeError: The environment can't render.
-        NonFiniteError: An action is NaN or infinite.
-        Stopped: `should_stop`, called before every step, returned True; no file is left.
-    """
-    rate = 1.0 / env.spec.step_dt if env.spec.step_dt else 30.0
-    stride = max(1, round(rate / _MAX_FPS))
-    frames = _frames(env, policy, steps, stride, deterministic, seed, should_stop)
-    return write_mp4(path, frames, fps=rate / stride)
-
-
-@torch.no_grad()
-def _frames(
-    env: VecEnv,
-    policy: Policy,
-    steps: int,
-    stride: int,
-    deterministic: bool,
-    seed: int | None,
-    should_stop: Callable[[], bool] | None,
-) -> Iterator[np.ndarray]:
-    finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
-    with _playing(policy, deterministic=deterministic):
-        obs, _ = env.reset(seed=seed)
-        for step in range(steps):
-            if step % stride == 0:
-                yield env.render()
-            obs, _, done, _ = env.step(_act(env, policy, obs, finished, should_stop))
-            finished += done != 0
-            policy.reset(done)
-
-
-def _act(
+def choose_actions(
     env: VecEnv,
     policy: Policy,
     obs: TensorDict,
@@ -250,7 +216,7 @@ def _require_finite_returns(task: str, returns: torch.Tensor) -> None:
 
 
 @contextmanager
-def _playing(policy: Policy, *, deterministic: bool) -> Iterator[None]:
+def playing(policy: Policy, *, deterministic: bool) -> Iterator[None]:
     """Temporarily set `deterministic`; reset the state on entry and exit."""
     before = policy.deterministic
     policy.deterministic = deterministic

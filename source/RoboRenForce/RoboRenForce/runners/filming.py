@@ -11,8 +11,8 @@ from ..envs.env_cfg import evaluation_cfg
 from ..utils.console import say
 from ..utils.errors import UserError
 from ..utils.registry import Task
-from .evaluation import record_video
 from .trainer import Trainer
+from .video import record_video
 
 logger = logging.getLogger(__name__)
 

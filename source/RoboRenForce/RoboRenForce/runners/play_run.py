@@ -30,11 +30,13 @@ from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
+from .arguments import EXECUTIONS
 from .checkpoint_task import task_of_checkpoint
 from .evaluation import EvalResult, evaluate, measure
 from .filming import MOST_PLAY_ENVS, eval_cfg, film
 from .playing import build_player
 from .saved_run import SavedRun, read_newest, read_run
+from .success_table import success_table
 from .trainer import Trainer
 
 EXPORTED_ACTIONS = {
@@ -73,7 +75,7 @@ class PlayRun:
         return runner
 
     def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
-        """Evaluate the mode and samples of the policy, print both and write `eval.json`.
+        """Evaluate the mode and samples of the policy in the same scenes, print both and write `eval.json`.
 
         Further measurements of the environment, such as tracking errors, are averaged and written too.
         """
@@ -88,6 +90,8 @@ class PlayRun:
                 seed=self.task.env_cfg.seed,
             )
             say(f"{mode:13s} {results[mode]}")
+        for line in success_table({mode: result.success_by_instruction for mode, result in results.items()}):
+            say(line)
         content = {"checkpoint": self.saved.path.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
         content |= {mode: result.to_dict() for mode, result in results.items()}
         measured = measure(self.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
@@ -138,7 +142,10 @@ def prepare_play(args: Namespace) -> PlayRun:
         raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
     task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
+    if args.execution is not None:
+        task.apply_overrides([f"execution=RoboRenForce.components.chunk_execution:{EXECUTIONS[args.execution]}"])
     task.apply_overrides(args.overrides)
+    task.runner_cfg.adapt_env_to_play(task.env_cfg)
     device = find_device(args.device or _device_that_exists(task.env_cfg.device))
     task.env_cfg.device = str(device)
     task.validate()

@@ -299,3 +299,6 @@ class TrainerCfg(RunCfg):
     def check_env(self, env_cfg: Any) -> Iterable[str]:
         """Like `check`, for what contradicts the environment's configuration; asked before an environment starts."""
         return ()
+
+    def adapt_env_to_play(self, env_cfg: Any) -> None:
+        """Change the environment's configuration, in place, where playing needs another one than training."""

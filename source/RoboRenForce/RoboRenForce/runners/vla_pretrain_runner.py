@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, cast
 
 from ..algorithms.algorithm import Policy
+from ..components.chunk_execution import ChunkExecutorCfg
 from ..components.vla_policy import VLAPolicyCfg
 from ..configclass import MISSING, Range, configclass
 from ..data.dataset import DemonstrationsCfg, LeRobotDatasetCfg
 from ..data.loader import DataLoaderCfg
 from ..data.selection import Split
+from ..envs.env_cfg import VecEnvCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .vla_validation import ValidationCallback
 
@@ -44,10 +47,10 @@ class VLAPretrainRunner(DatasetRunner):
 
     def policy(self) -> Policy:
         """The policy, which knows the instructions of the environment that it is played in."""
+        learner = cast(Any, self.algorithm)
         if self.eval_env is not None:
-            env, learner = cast(Any, self.eval_env), cast(Any, self.algorithm)
-            learner.add_instructions(env.instruction_table.values())
-        return self.algorithm.policy()
+            learner.add_instructions(self.eval_env.instruction_table.values())
+        return learner.policy(execution=self.cfg.execution)
 
 
 @configclass
@@ -68,3 +71,24 @@ class VLAPretrainRunnerCfg(DatasetRunnerCfg):
     and all episodes are learned from."""
     validation_samples: Annotated[int, Range(ge=1)] = 2048
     """Frames of a validation."""
+    execution: ChunkExecutorCfg | None = None
+    """How chunks are executed in an environment of single actions; None: as many actions as its chunks have."""
+
+    def check_env(self, env_cfg: Any) -> Iterable[str]:
+        """Check that only one of both cuts chunks."""
+        yield from super().check_env(env_cfg)
+        if self.execution is not None and _chunk_size(env_cfg) is not None:
+            yield (
+                f"execution: {type(self.execution).__name__} decides for every action, and the environment executes "
+                f"{_chunk_size(env_cfg)} per step; set env.multi_modal.chunk_size=null"
+            )
+
+    def adapt_env_to_play(self, env_cfg: Any) -> None:
+        """Let the environment execute single actions if `execution` cuts the chunks."""
+        if self.execution is not None and _chunk_size(env_cfg) is not None:
+            env_cfg.multi_modal.chunk_size = None
+
+
+def _chunk_size(env_cfg: Any) -> int | None:
+    chain = env_cfg.multi_modal if isinstance(env_cfg, VecEnvCfg) else None
+    return None if chain is None else chain.chunk_size

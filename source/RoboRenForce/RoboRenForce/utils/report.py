@@ -18,6 +18,7 @@ from urllib.parse import quote
 from .errors import RunDirectoryError, UserError
 from .logging import read_metrics
 from .plots import drawable, plot_curves
+from .report_success import is_success, success_section
 from .run_dir import RunDir, write_text_atomically
 from .timing import format_duration
 
@@ -113,7 +114,7 @@ def read_evaluation(path: Path) -> dict[str, Any]:
 
 def _is_of_evaluation(name: str, value: Any) -> bool:
     if name in _MODES:
-        return isinstance(value, dict) and all(_is_number(value.get(key)) for key in _RESULT)
+        return isinstance(value, dict) and all(_is_number(value.get(key)) for key in _RESULT) and is_success(value)
     if isinstance(value, dict):  # what a task package measures
         return all(_is_number(number) for number in value.values())
     return isinstance(value, str | int)
@@ -131,6 +132,7 @@ def _page(run: RunDir, title: str, info: Mapping[str, Any], series: Mapping[str,
         _video(run),
         f"<h2>Curves</h2><section>{_image(run.curves)}</section>" if series else "",
         _evaluation(evaluation),
+        success_section({mode: evaluation[mode] for mode in _MODES if mode in evaluation}),
         _commands(run, info),
         _facts(info),
         _config(run),

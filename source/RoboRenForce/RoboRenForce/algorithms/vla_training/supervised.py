@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ...components import OptimizerCfg, ScheduleCfg
+from ...components.chunk_execution import ChunkExecutorCfg
 from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
@@ -165,8 +166,8 @@ class VLASupervised(DatasetLearner):
 
     # -------------------------------------------------------------------------------------------------- playing
 
-    def policy(self, env: EnvSpec | None = None) -> VLAPlayPolicy:
-        """The policy in an environment; None: the one that it is evaluated in."""
+    def policy(self, env: EnvSpec | None = None, execution: ChunkExecutorCfg | None = None) -> VLAPlayPolicy:
+        """The policy in an environment; None: the one that it is evaluated in, with the environment's chunks."""
         env = env or self.context.eval_spec
         if env is None:
             raise UserError("The policy was given no environment to act in: build the runner with eval_env.")
@@ -175,7 +176,7 @@ class VLASupervised(DatasetLearner):
                 "A sharded policy can't be played by one process: set eval_interval=0 and play its checkpoint, or use "
                 "algorithm.parallel.kind=ddp."
             )
-        return VLAPlayPolicy(self.policy_model, env)
+        return VLAPlayPolicy(self.policy_model, env, execution=execution)
 
     def add_instructions(self, texts: Iterable[str]) -> None:
         """Let the policy follow more texts."""
