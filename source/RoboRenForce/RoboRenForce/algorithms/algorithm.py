@@ -43,7 +43,7 @@ class RunContext:
     seed: int = 0
     """Of the run, alike in all processes."""
     data: Any = None
-    """What is learned from: the `TransitionDataset` of an offline run, or what a `DatasetRunner` reads batches of."""
+    """Data: the `TransitionDataset` of an offline run, or the source of a `DatasetRunner`'s batches."""
     eval_spec: EnvSpec | None = None
     """Environment that the policy is evaluated and played in, where nothing is learned by stepping one."""
 
@@ -82,7 +82,7 @@ class Algorithm(ABC):
     schema: TransitionSchema
     """Fields of a transition that the algorithm stores."""
     is_sharded: bool = False
-    """Whether every process holds a part of its state: all write and read checkpoints, which are directories."""
+    """True if every process holds a part of its state: all write and read checkpoints, which are directories."""
 
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
@@ -175,7 +175,7 @@ class DatasetLearner(Algorithm, ABC):
         """Take one gradient step (or accumulate one) on a batch on the device; returns 0-dim metrics."""
 
     def source(self, data: Any) -> Any:
-        """What batches are read from when learning begins: the data, or something made of it."""
+        """Return the source of batches when learning begins: the data, or something made of it."""
         return data
 
     def act(self, obs: Any) -> NoReturn:

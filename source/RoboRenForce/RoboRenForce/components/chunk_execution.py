@@ -1,4 +1,4 @@
-"""How chunks of actions become actions: receding horizon, temporal ensembling, real-time chunking.
+"""Execution of action chunks: receding horizon, temporal ensembling, real-time chunking.
 
 An executor holds the chunks of N environments on their device, in the units of its caller, and never reads a value
 back from it. A step is
@@ -219,6 +219,6 @@ class RealTimeChunkingCfg(ChunkExecutorCfg):
     delay: Annotated[int, Range(ge=0)] = 1
     """Steps that computing a chunk takes (d)."""
     schedule: Schedule = "exp"
-    """How the pull to what is left of the running chunk fades behind the delay."""
+    """Fading of the guidance towards the rest of the running chunk, behind the delay."""
     max_guidance_weight: Annotated[float, Range(gt=0)] = 10.0
     """Upper bound of the gain of the guidance; a head that was trained with `max_delay` takes none."""

@@ -47,7 +47,7 @@ class VectorNormalizer(nn.Module):
 
 @configclass
 class VectorNormalizerCfg(Cfg):
-    """How one vector is normalized; build it with `build(spec, what)`."""
+    """Normalization of one vector; build it with `build(spec, what)`."""
 
     class_type: type = VectorNormalizer
     method: Literal["mean_std", "min_max", "quantile", "identity"] = "quantile"

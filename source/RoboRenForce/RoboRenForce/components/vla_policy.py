@@ -58,7 +58,7 @@ class VLAPolicy(nn.Module):
 
     @property
     def spec(self) -> VLASpec:
-        """What the policy reads and gives, with every instruction that it knows."""
+        """Inputs and outputs of the policy, with every instruction that it knows."""
         return replace(self._spec, instructions=tuple(self.preprocessing.instructions.table.values()))
 
     @property
@@ -115,7 +115,7 @@ class VLAPolicy(nn.Module):
     def targets(
         self, prefix: Prefix, actions: Tensor, is_pad: Tensor | None = None, dim_mask: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """What heads learn from: normalized actions and their mask, `(B, H, A)`; arguments as of `loss`."""
+        """Return the targets of heads: normalized actions and their mask, `(B, H, A)`; arguments as of `loss`."""
         expected = (prefix.tokens.shape[0], self.chunk_size, self._spec.action.dim)
         if actions.shape != expected:
             raise SpecMismatch(
@@ -156,7 +156,7 @@ class VLAPolicyCfg(Cfg):
     preprocessing: VLAPreprocessingCfg = VLAPreprocessingCfg()
     """Everything before and after."""
     cameras: list[str] = []
-    """What it sees, in this order; empty: all cameras of the data."""
+    """Cameras in the order of the policy; empty: all of the data."""
 
 
 @configclass

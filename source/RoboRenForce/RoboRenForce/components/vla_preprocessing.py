@@ -93,7 +93,7 @@ class VLAPreprocessing(nn.Module):
         return self.action(self._shifted(actions, raw_state, -1.0))
 
     def env_actions(self, normalized: Tensor, raw_state: Tensor) -> Tensor:
-        """What a head chose, `(B, H, A)` -> actions in the environment's units."""
+        """Turn a head's actions `(B, H, A)` into the environment's units."""
         return self._shifted(self.action.inverse(normalized), raw_state, 1.0) * self.sign
 
     def _shifted(self, actions: Tensor, raw_state: Tensor, sign: float) -> Tensor:
@@ -148,7 +148,7 @@ class VLAPreprocessingCfg(Cfg):
 
     class_type: type = VLAPreprocessing
     resize: Literal["stretch", "pad"] = "stretch"
-    """How images of another size than the backbone's become it: stretched, or in their proportions on black."""
+    """Resizing of images to the backbone's size: stretched, or in their proportions on black."""
     state: VectorNormalizerCfg = VectorNormalizerCfg()
     """Normalization of the proprioception."""
     action: VectorNormalizerCfg = VectorNormalizerCfg()

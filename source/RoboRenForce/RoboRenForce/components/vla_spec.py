@@ -1,4 +1,4 @@
-"""What a VLA policy is built for: cameras, vectors with their statistics, instructions.
+"""Spec of a VLA policy's data: cameras, vectors with their statistics, instructions.
 
 It is plain data in every checkpoint of the policy.
 """
@@ -14,7 +14,7 @@ from ..envs.spec import EnvSpec
 from ..utils.errors import CheckpointError
 
 STATISTICS = ("min", "max", "mean", "std", "q01", "q99")
-"""What normalizers read. Quantiles may be absent."""
+"""Statistics that normalizers read. Quantiles may be absent."""
 _MOST = 65_536
 
 

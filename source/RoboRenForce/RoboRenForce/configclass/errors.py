@@ -20,7 +20,7 @@ class Problem:
     what: str
     """Description of the error: got and expected."""
     fix: str = ""
-    """What to write instead."""
+    """Suggested fix."""
 
     def below(self, prefix: str) -> Problem:
         """Return the same problem with the path from the configuration that holds this one at `prefix`."""

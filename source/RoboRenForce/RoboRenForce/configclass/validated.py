@@ -23,7 +23,7 @@ def validated(cfg: Any) -> Iterator[None]:
 
 
 def is_validated(cfg: Any) -> bool:
-    """Whether `cfg` is a part of what was validated; a copy is not."""
+    """Return True if `cfg` is a part of a validated configuration; a copy is not."""
     return id(cfg) in _known.get()
 
 

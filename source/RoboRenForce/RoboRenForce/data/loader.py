@@ -155,7 +155,7 @@ class DataLoader:
         return self.wait_s / max(self.wait_s + self.busy_s, 1e-9)
 
     def advised_workers(self) -> int:
-        """How many workers would keep the consumer busy, from what was measured so far."""
+        """Return the number of workers that would keep the consumer busy, from the measurements so far."""
         share, workers = min(self.data_wait_share, 0.99), self.cfg.num_workers
         # Without workers, reading and learning alternate; n workers read a batch in the time of 1 / (n (1 - share)).
         return math.ceil(workers / (1 - share)) if workers else math.ceil(share / (1 - share))

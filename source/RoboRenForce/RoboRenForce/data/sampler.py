@@ -107,12 +107,12 @@ class MixtureSampler:
 
     @property
     def has_batches(self) -> bool:
-        """Whether an epoch has a batch at all."""
+        """True if an epoch has at least one batch."""
         return not self.drop_last or self.epoch_size >= self.step_size
 
     @property
     def is_done(self) -> bool:
-        """Whether nothing of the epoch is left."""
+        """True if nothing of the epoch is left."""
         left = self.epoch_size - self.offset
         return left < self.step_size if self.drop_last else left <= 0
 
@@ -224,6 +224,6 @@ def _shares(weights: np.ndarray, size: int) -> np.ndarray:
 
 
 def _part(total: int, rank: int, world_size: int) -> tuple[int, int]:
-    """Where the part of a process begins and how long it is, if `total` are divided as evenly as possible."""
+    """Return start and length of a process's part, if `total` are divided as evenly as possible."""
     each, more = divmod(total, world_size)
     return rank * each + min(rank, more), each + (rank < more)

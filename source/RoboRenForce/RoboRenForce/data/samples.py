@@ -16,7 +16,7 @@ from ..envs.spec import EnvSpec
 
 
 class BatchSource(Protocol):
-    """What reads whole batches: a `LeRobotDataset`, a `MixtureDataset`, or anything of your own.
+    """Source of whole batches: a `LeRobotDataset`, a `MixtureDataset`, or anything of your own.
 
     A `DatasetRunner` also asks for `spec`, see `Samples`.
     """
@@ -28,7 +28,7 @@ class BatchSource(Protocol):
 
     @property
     def weights(self) -> Sequence[float] | None:
-        """How often each is drawn; None: in proportion to its samples."""
+        """Relative frequency of each dataset; None: in proportion to its samples."""
         ...
 
     def get_batch(self, indices: np.ndarray) -> dict[str, Any]:

@@ -31,7 +31,7 @@ class VecEnvCfg(Cfg):
     multi_modal: MultiModalCfg | None = None
     """Images, proprioception, instructions and action chunks."""
     expert: Cfg | None = None
-    """Who demonstrates the task: `expert.build(env)` is an `EvalPolicy` that gives single actions, however the
+    """Expert that demonstrates the task: `expert.build(env)` is an `EvalPolicy` that gives single actions, however the
     environment is wrapped. It may look at the simulator's state instead of the observations."""
 
     def build(self, *args: Any, **runtime: Any) -> VecEnv:

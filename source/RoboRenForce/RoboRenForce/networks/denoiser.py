@@ -20,7 +20,7 @@ from .vlm.backbone import Taps
 from .vlm.prefix import Prefix
 
 Context = dict[str, Tensor]
-"""What a denoiser makes of an observation once and reads in every denoising step, `(B, ...)` each."""
+"""Encoded observation, computed once and read in every denoising step, `(B, ...)` each."""
 
 
 class Denoiser(nn.Module, ABC):
@@ -45,7 +45,7 @@ class DenoiserCfg(Cfg):
     class_type: type = Denoiser
 
     time_per_action: ClassVar[bool] = False
-    """Whether each action of a chunk may have a time of its own."""
+    """True if each action of a chunk may have a time of its own."""
 
     def taps(self) -> Taps:
         """Say what the network reads of the backbone."""

@@ -1,4 +1,4 @@
-"""When a run saves what it has learned.
+"""Checkpoints of a run: when they are written.
 
 A checkpoint that can't be written ends nothing: it is tried again after the next iteration, and at the end of a run it
 goes to another folder.

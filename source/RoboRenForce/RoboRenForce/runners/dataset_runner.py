@@ -79,7 +79,7 @@ class DatasetRunner(Trainer):
         return self.cfg.max_iterations * self.cfg.updates_per_iteration
 
     def context(self) -> RunContext:
-        """What the learner is told about the run, with the data."""
+        """Return the facts about the run that the learner gets, with the data."""
         return replace(super().context(), data=self.dataset)
 
     def learn(self, num_iterations: int | None = None) -> None:
@@ -141,9 +141,9 @@ class DatasetRunnerCfg(TrainerCfg):
     class_type: type = DatasetRunner
 
     algorithm: DatasetLearnerCfg = MISSING
-    """What learns from the batches."""
+    """Learner."""
     dataset: Cfg = MISSING
-    """What is learned from: `LeRobotDatasetCfg`, `MixtureDatasetCfg`, or another that builds a source of batches."""
+    """Data: `LeRobotDatasetCfg`, `MixtureDatasetCfg`, or another that builds a source of batches."""
     loader: DataLoaderCfg = DataLoaderCfg()
     """In which batches, and by how many processes it is read."""
     updates_per_iteration: Annotated[int, Range(ge=1)] = 100

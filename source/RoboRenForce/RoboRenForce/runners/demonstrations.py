@@ -30,7 +30,7 @@ _MOST_FAILURES = 20
 
 @dataclass
 class Recorded:
-    """What a recording has come to."""
+    """Progress of a recording."""
 
     wanted: int
     saved: int = 0

@@ -97,7 +97,7 @@ def _state(trainer: Trainer, local: list[Any], interrupted: str | None = None) -
 
 
 def _local_state(trainer: Trainer, env: dict[str, Any]) -> dict[str, Any]:
-    """What differs between processes, with the state `env` of the environments."""
+    """Return the state that differs between processes, with the state `env` of the environments."""
     return {
         "env": env,
         # That of the main process is in the algorithm's own state.

@@ -1,4 +1,4 @@
-"""What the checkpoint of a run holds, checked when it is read: a file with valid checksums can lack anything."""
+"""Checkpoints of runs, checked when they are read: a file with valid checksums can lack anything."""
 
 from __future__ import annotations
 
@@ -61,12 +61,12 @@ class SavedRun:
 
     @property
     def is_directory(self) -> bool:
-        """Whether it holds shards."""
+        """True if it holds shards."""
         return self.path.is_dir()
 
     @property
     def spec(self) -> EnvSpec | None:
-        """What its learner was built for; None if that was no environment."""
+        """Spec that its learner was built for; None if that was no environment."""
         spec = self.data["spec"]
         return None if spec is None else EnvSpec.from_dict(spec)
 
@@ -76,7 +76,7 @@ class SavedRun:
 
     @property
     def is_newest(self) -> bool:
-        """Whether its run holds no newer checkpoint that can be read."""
+        """True if its run holds no newer checkpoint that can be read."""
         there = list(run_of(self.path).checkpoints().values())
         return self.path in there and not any(_is_whole(path) for path in there[there.index(self.path) + 1 :])
 

@@ -1,4 +1,4 @@
-"""What every run shares: session, metrics, callbacks, signals, checkpoints, resume. It has no loop and no environment.
+"""Base of every run: session, metrics, callbacks, signals, checkpoints, resume. No loop, no environment.
 
 A concrete trainer's `learn` reads
 
@@ -66,7 +66,7 @@ class Trainer(ABC):
     """
 
     steps_env: ClassVar[bool] = False
-    """Whether it learns by stepping an environment, which its constructor then takes as `env`."""
+    """True if it learns by stepping an environment, which its constructor then takes as `env`."""
 
     def __init__(
         self,
@@ -98,7 +98,7 @@ class Trainer(ABC):
         self.total_time = 0.0
         """Seconds of collecting and learning over all sessions."""
         self.evaluates = bool(cfg.eval_interval) and self.distributed.broadcast_object(eval_env is not None)
-        """Whether policies are evaluated during training, by the main process; all know it."""
+        """True if the main process evaluates policies during training; all processes know it."""
         self.best_score = -math.inf
         self.best_iteration: int | None = None
         self.metrics: dict[str, float] = {}
@@ -118,7 +118,7 @@ class Trainer(ABC):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and talks."""
+        """True if this process writes files and logs."""
         return self.distributed.is_main
 
     @property
@@ -133,7 +133,7 @@ class Trainer(ABC):
 
     @property
     def played_spec(self) -> EnvSpec | None:
-        """What the policy is played in: of an environment if there is one."""
+        """Spec that the policy is played in: of the environment if there is one."""
         return self.spec if self.eval_env is None else self.eval_env.spec
 
     def policy(self) -> Policy:
@@ -163,7 +163,7 @@ class Trainer(ABC):
                 callback.close(self)
 
     def should_continue(self) -> bool:
-        """Whether another iteration follows."""
+        """Return True if another iteration follows."""
         return self.iteration < self.target and not self.stop.agreed
 
     def end_iteration(
@@ -209,11 +209,11 @@ class Trainer(ABC):
         self.watchdog.begin_iteration(self.iteration + 1)
 
     def place(self) -> str:
-        """Where the loop is in the running iteration, for the message after an error."""
+        """Return the place of the loop in the running iteration, for the message after an error."""
         return f"in iteration {self.iteration + 1}"
 
     def progress(self, metrics: Mapping[str, float]) -> Progress:
-        """Where the run stands, for the display."""
+        """Return the progress of the run, for the display."""
         done = self.iteration - self.first_iteration
         per_iteration = (time.perf_counter() - self._session_start) / max(done, 1)
         left = per_iteration * (self.target - self.iteration)
@@ -273,17 +273,17 @@ class Trainer(ABC):
         """Restore `env_state` from the checkpoint `data`."""
 
     def raised_in_env(self, error: BaseException) -> bool:
-        """Whether `error` came out of an environment that is learned from."""
+        """Return True if `error` came out of an environment that is learned from."""
         return False
 
     def context(self) -> RunContext:
-        """What the learner is told about the run."""
+        """Return the facts about the run that the learner gets."""
         return run_context(self)
 
 
 @configclass
 class TrainerCfg(RunCfg):
-    """What every run has: seed, name, length, checkpoints, logs, policy and algorithm."""
+    """Settings of every run: seed, name, length, checkpoints, logs, policy and algorithm."""
 
     class_type: type = Trainer
 
@@ -292,7 +292,7 @@ class TrainerCfg(RunCfg):
     policy: Cfg = MISSING
     """The modules that act and judge."""
     algorithm: AlgorithmCfg = MISSING
-    """How they learn."""
+    """Learning algorithm."""
     callbacks: list[CallbackCfg] = []
     """Further side activities."""
 

@@ -17,7 +17,7 @@ from .evaluation import choose_actions, playing
 
 _MAX_FPS = 60.0
 _OUTCOME_SECONDS = 0.5
-"""How long the last picture of an episode with an instruction stays, with its outcome."""
+"""Seconds that the last picture of an episode with an instruction stays, with its outcome."""
 
 
 def record_video(

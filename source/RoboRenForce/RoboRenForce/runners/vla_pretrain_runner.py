@@ -72,7 +72,7 @@ class VLAPretrainRunnerCfg(DatasetRunnerCfg):
     validation_samples: Annotated[int, Range(ge=1)] = 2048
     """Frames of a validation."""
     execution: ChunkExecutorCfg | None = None
-    """How chunks are executed in an environment of single actions; None: as many actions as its chunks have."""
+    """Execution of chunks in an environment of single actions; None: as many actions as its chunks have."""
 
     def check_env(self, env_cfg: Any) -> Iterable[str]:
         """Check that only one of both cuts chunks."""

@@ -1,4 +1,4 @@
-"""How far a policy's actions are from demonstrated ones that it has not learned from, in the units of the data."""
+"""Validation: distance of a policy's actions from held-out demonstrations, in the units of the data."""
 
 from __future__ import annotations
 

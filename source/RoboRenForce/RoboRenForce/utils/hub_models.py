@@ -12,7 +12,7 @@ from .errors import UserError
 from .optional import require_package
 
 PATTERNS = ("*.safetensors", "*.json", "*.txt", "*.model")
-"""What a model needs to run here; no code of others, no other formats of the same weights."""
+"""Files that a model needs; no code of others, no other formats of the same weights."""
 
 MODELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "qwen2vl": {"2B": ("Qwen/Qwen2-VL-2B-Instruct",), "7B": ("Qwen/Qwen2-VL-7B-Instruct",)},
@@ -29,7 +29,7 @@ ALIASES = {"gr00t": "groot"}
 
 
 def repositories(name: str, size: str | None = None) -> tuple[str, ...]:
-    """What belongs to a model of `MODELS`.
+    """Return the files of a model of `MODELS`.
 
     Raises:
         UserError: there is no such model or size.

@@ -42,7 +42,7 @@ class RunDir:
     root: Path
 
     def checkpoint(self, iteration: int, *, sharded: bool = False) -> Path:
-        """Where the checkpoint of an iteration lies: a file, or for a sharded learner a directory."""
+        """Return the path of an iteration's checkpoint: a file, or for a sharded learner a directory."""
         return self.root / (f"global_step_{iteration}" if sharded else f"model_{iteration}.pt")
 
     def checkpoints(self) -> dict[int, Path]:
@@ -257,7 +257,7 @@ def resolve_checkpoint(target: str | Path, which: str = "latest") -> Path:
 
 
 def is_checkpoint_directory(path: Path) -> bool:
-    """Whether a checkpoint of this name is a directory, and not a file."""
+    """Return True if a checkpoint of this name is a directory, and not a file."""
     return path.name.startswith("global_step_") and _CHECKPOINT_NAME.fullmatch(path.name) is not None
 
 
@@ -294,12 +294,12 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def partial_path(path: Path) -> Path:
-    """Where this process makes what becomes `path` by a rename; `RunDir.remove_partial_files` finds what it left."""
+    """Return the temporary path that becomes `path` by a rename; `RunDir.remove_partial_files` removes leftovers."""
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
 def _is_written(partial: Path) -> bool:
-    """Whether the process in the name of a partial file, another one than this, is alive on this machine."""
+    """Return True if the process in the name of a partial file, another one than this, is alive on this machine."""
     match = _PARTIAL_NAME.fullmatch(partial.name)
     process = int(match[1]) if match else os.getpid()
     if process == os.getpid() or os.name != "posix":  # elsewhere, asking for a process ends it

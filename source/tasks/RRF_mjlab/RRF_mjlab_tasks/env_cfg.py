@@ -1,4 +1,4 @@
-"""What an mjlab environment is built from: the task's own configuration, and the few things that we add."""
+"""Configuration of an mjlab environment: the task's own, and the few options that we add."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class MJLabEnvCfg(VecEnvCfg):
     """Fields of mjlab's own configuration by dotted path, for example {"sim.njmax": 300} or, on the command line,
     env.mjlab='{episode_length_s: 10}'."""
     render: bool = False
-    """Whether `render` will be called."""
+    """True if `render` will be called."""
     render_width: Annotated[int, Range(ge=16)] = 480
     """Width of rendered frames in pixels."""
     render_height: Annotated[int, Range(ge=16)] = 360

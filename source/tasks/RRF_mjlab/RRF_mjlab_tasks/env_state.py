@@ -96,7 +96,7 @@ class EnvState:
             raise SpecMismatch(f"The state belongs to another task: {'; '.join(wrong[:5])}.")
 
     def physics(self) -> dict[str, torch.Tensor]:
-        """What the simulator integrates, live, `(num_envs, ...)` each."""
+        """State that the simulator integrates, live, `(num_envs, ...)` each."""
         sim = self._env.sim
         names = [name for name in _PHYSICS if getattr(sim.wp_data, name).size]
         return {name: getattr(sim.data, name)._tensor for name in names}

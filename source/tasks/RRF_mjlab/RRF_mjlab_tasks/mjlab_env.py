@@ -95,7 +95,7 @@ class MJLabVecEnv(VecEnv):
         return self._obs, self._state_extras()
 
     def get_observations(self) -> TensorDict:
-        """What the last `step` or `reset` returned: mjlab's own call would draw new noise and advance histories."""
+        """Return the observations of the last `step` or `reset`: mjlab's own call would draw new noise."""
         return self._obs
 
     def step(self, actions: torch.Tensor) -> StepReturn:

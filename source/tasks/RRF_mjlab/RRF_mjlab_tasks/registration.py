@@ -42,7 +42,7 @@ NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
 
 ACTION_BOUND = 2.0
-"""What an action of 1 means off-policy in mjlab's units, in which PPO starts with a standard deviation of 1."""
+"""Size of an off-policy action of 1 in mjlab's units, in which PPO starts with a standard deviation of 1."""
 
 
 def register_tasks() -> None:

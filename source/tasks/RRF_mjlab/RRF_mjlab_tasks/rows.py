@@ -70,7 +70,7 @@ class Rows:
                 self._env._reset_idx(row)
 
     def observe_reset(self, env_ids: torch.Tensor) -> dict[str, torch.Tensor]:
-        """What `reset` of mjlab's environment does once rows have their first state; returns the observations."""
+        """Finish a reset as mjlab's environment does once rows have their first state; return the observations."""
         env = self._env
         env.scene.write_data_to_sim()
         env.sim.forward()

@@ -1,4 +1,4 @@
-"""How the tasks of this package are trained: one function per task and algorithm."""
+"""Training configurations: one function per task and algorithm."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the table moves: the hand goes where it is told, fingers close over a block, a held block goes with the hand."""
+"""Dynamics of the table: the hand follows its command, fingers close over a block, a held block goes with the hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What counts as done, as failed and as progress, by task: functions of the scene.
+"""Success, failure and progress by task: functions of the scene.
 
 Progress is a potential: the dense reward is its difference over a step (Ng et al. 1999), so going back and forth earns
 nothing.

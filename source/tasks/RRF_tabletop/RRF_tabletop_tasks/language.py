@@ -1,4 +1,4 @@
-"""What is asked for: colours, sentences, and the split of pairs of colours that tests generalization.
+"""Instructions: colours, sentences, and the split of pairs of colours that tests generalization.
 
 Every sentence has a number, `(template * C + block) * C + plate` for C colours, so that the environment's state holds
 numbers and a text is looked up only when an episode begins.

@@ -52,7 +52,7 @@ class Canvas:
         self._pixels.index_copy_(0, index, below.lerp_(colour, cover.reshape(-1, 1).expand_as(below)))
 
     def images(self) -> torch.Tensor:
-        """What was painted, uint8 `(N, size, size, 3)`."""
+        """Return the painted images, uint8 `(N, size, size, 3)`."""
         return (self._pixels + 0.5).to(torch.uint8).view(-1, self._size, self._size, 3)
 
     def _window(self, shape: Shape, axis: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What is on the table: the state of all environments as tensors, and how an episode begins.
+"""Scenes: the state of all environments as tensors, and the start of an episode.
 
 The table is the square [-1, 1] x [-1, 1], x to the right and y away from the camera; heights are in the same unit. In
 every environment the block that is asked for has the index 0, and so has its plate: positions and colours are random.
@@ -20,7 +20,7 @@ PLATE = 0.22
 POST = 0.24
 """Radius of a post that the hand must not touch."""
 HOME = (0.0, -0.9)
-"""Where the hand begins."""
+"""Start of the hand."""
 
 _SLOTS = [(x, y) for y in (0.65, 0.05, -0.55) for x in (-0.65, 0.0, 0.65)]
 _JITTER = 0.1
@@ -69,13 +69,13 @@ class Scene:
 
     @property
     def hand_height(self) -> torch.Tensor:
-        """How far the fingers hover above the table, in [0, 1], `(N,)`: the hand goes down while they move."""
+        """Return the height of the fingers above the table, in [0, 1], `(N,)`: the hand goes down while they move."""
         return (2.0 * self.aperture - 1.0).abs()
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What a task puts on the table; tensors are on the device where scenes are drawn, so that no step copies any."""
+    """Objects of a task; tensors are on the device where scenes are drawn, so that no step copies any."""
 
     num_blocks: int
     num_plates: int
@@ -98,7 +98,7 @@ class Layout:
 
     @cached_property
     def home(self) -> torch.Tensor:
-        """Where the hand begins, `(2,)`."""
+        """Return the start of the hand, `(2,)`."""
         return torch.tensor(HOME, device=self.allowed.device)
 
 

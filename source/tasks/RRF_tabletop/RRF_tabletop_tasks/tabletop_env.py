@@ -133,7 +133,7 @@ class TabletopEnv(VecEnv):
         self._begun()
 
     def render(self) -> Any:
-        """What the front camera sees of environment 0, large enough for people."""
+        """Return the front camera's image of environment 0, large enough for people."""
         view = View(Camera("front", self.cfg.render_size, self.cfg.camera_tilt), self.cfg.colours, self.device)
         return view.draw(self.scene.rows(torch.zeros(1, dtype=torch.int64, device=self.device)))[0].cpu().numpy()
 
@@ -208,13 +208,13 @@ class TabletopCfg(VecEnvCfg):
     camera_tilt: Annotated[float, Range(ge=0, le=60)] = 35.0
     """Degrees from straight down."""
     language: bool = True
-    """Whether every row is given an instruction; without, only numbers tell what is asked for."""
+    """True to give every row an instruction; without, only numbers tell the goal."""
     num_templates: Annotated[int, Range(ge=1)] = 2
     """Sentences that say the same; at most as many as the task has."""
     colours: list[str] = list(COLOURS)
     """Of blocks and of plates."""
     pairs: Literal["train", "held_out", "all"] = "train"
-    """Which pairs of colours (block, plate) are asked for."""
+    """Pairs of colours (block, plate) in the instructions."""
     held_out: list[list[str]] | None = None
     """Pairs that `train` never asks for; None: every colour with the next one. Tasks without plates have none."""
     num_blocks: Annotated[int, Range(ge=1, le=5)] | None = None
@@ -227,7 +227,7 @@ class TabletopCfg(VecEnvCfg):
     exchange: Literal["nothing", "block", "plate"] = "nothing"
     """Ask for another block, or another plate, in the very same scenes: does a policy read the instruction?"""
     expert: ExpertCfg = ExpertCfg()
-    """Who demonstrates."""
+    """Demonstrating policy."""
 
     def check(self) -> Iterable[str]:
         """Colours must exist, and enough of them; pairs must be of them."""

@@ -1,4 +1,4 @@
-"""What the cameras see of a scene: a table in parallel projection, tilted towards the camera.
+"""Camera images of a scene: a table in parallel projection, tilted towards the camera.
 
 `front` sees the whole table. `wrist` looks at the table below the hand from nearer. Blocks have a lit top and a darker
 front, the hand two fingers and a palm; its shadow lies on the table right below it and tells the height.

@@ -19,7 +19,7 @@ from .supervised import VLAPretrainAlgorithmCfg
 
 
 class Mixture:
-    """Which of both acts, drawn for every environment and step.
+    """Mixture of expert and learner, drawn for every environment and step.
 
     Args:
         policy: The learner's.
@@ -48,14 +48,14 @@ class DAggerAlgorithmCfg(VLAPretrainAlgorithmCfg):
     beta_decay: Annotated[float, Range(ge=0, le=1)] = 0.98
     """Factor on it from round to round."""
     beta_min: Annotated[float, Range(ge=0, le=1)] = 0.05
-    """Where it stays."""
+    """Final value."""
 
     def beta(self, rounds: int) -> float:
         """Probability of the expert's action after so many rounds."""
         return max(self.beta_min, self.beta_start * self.beta_decay**rounds)
 
     def executor(self, policy: Policy, rounds: int, seed: int) -> Mixture:
-        """Who acts in the next round."""
+        """Return the acting policy of the next round."""
         return Mixture(policy, self.beta(rounds), seed)
 
     def check(self) -> Iterable[str]:

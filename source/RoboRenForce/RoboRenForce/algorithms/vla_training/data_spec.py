@@ -1,4 +1,4 @@
-"""What recorded data tells a VLA policy: cameras, dimensions, statistics, instructions."""
+"""Spec of recorded data for a VLA policy: cameras, dimensions, statistics, instructions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a policy's weights come from before it learns, and how frozen ones are told from others."""
+"""Initial weights of a policy, and fingerprints of frozen ones."""
 
 from __future__ import annotations
 

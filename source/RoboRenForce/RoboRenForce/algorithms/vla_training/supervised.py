@@ -259,7 +259,7 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     init_from: str = ""
     """Checkpoint or run directory whose policy is where learning begins; empty: the backbone's own weights."""
     checkpoints: Literal["trained", "all"] = "trained"
-    """What checkpoints hold of the policy: the weights that are trained, or frozen ones too, which are otherwise
+    """Weights in checkpoints: those that are trained, or frozen ones too, which are otherwise
     compared by a fingerprint when a checkpoint is loaded."""
     kl_coef: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the distance to the policy that learning begins with; 0: none."""

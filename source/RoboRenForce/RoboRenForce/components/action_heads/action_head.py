@@ -36,7 +36,7 @@ class LossSum:
 
 @dataclass
 class Evaluation:
-    """How likely recorded actions are now."""
+    """Log-probability and entropy of recorded actions under the current weights."""
 
     log_prob: Tensor
     """float32 `(B, H, A)`: for each action dimension (or token of it); what is not executed is masked by the caller."""

@@ -115,7 +115,7 @@ class BinsHeadCfg(ActionHeadCfg):
     decoding: Literal["parallel", "autoregressive"] = "parallel"
     """All tokens in one pass, independent of one another; or one by one, each knowing those before it."""
     features: Features = "queries"
-    """What parallel decoding reads: one action query token per action, or the mean of all tokens."""
+    """Input of parallel decoding: one action query token per action, or the mean of all tokens."""
     network: NetworkCfg = ResidualMLPCfg()
     """From features and state to logits, for parallel decoding."""
     decoder: TokenDecoderCfg = TokenDecoderCfg()

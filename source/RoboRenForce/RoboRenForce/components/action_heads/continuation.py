@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 Schedule = Literal["linear", "exp", "ones", "zeros"]
-"""How the pull to the running chunk fades behind the delay."""
+"""Fading of the guidance towards the running chunk, behind the delay."""
 
 
 @dataclass
 class Continuation:
-    """What a new chunk has to go on from. Rows without a running chunk have delay 0 and weights 0."""
+    """Running chunk that a new one continues. Rows without one have delay 0 and weights 0."""
 
     actions: Tensor
-    """What is left of the running chunk, from now on: normalized `(B, H, A)`, zeros behind its end."""
+    """Rest of the running chunk, from now on: normalized `(B, H, A)`, zeros behind its end."""
     delay: Tensor
     """int64 `(B,)`: actions that are executed before the new chunk arrives."""
     weights: Tensor

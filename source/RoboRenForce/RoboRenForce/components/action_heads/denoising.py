@@ -1,4 +1,4 @@
-"""What flow matching and diffusion share: a network learns from noisy chunks, and sampling starts from noise."""
+"""Base of flow matching and diffusion: a network learns from noisy chunks, and sampling starts from noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Corrupted:
 
     x: Tensor
     time: Tensor
-    """What the network gets as time, `(B,)`, or `(B, H)` where actions have times of their own."""
+    """Time input of the network, `(B,)`, or `(B, H)` if actions have times of their own."""
     target: Tensor
     mask: Tensor
     """bool: elements that are learned."""

@@ -78,13 +78,13 @@ class DiffusionHeadCfg(DenoisingHeadCfg):
     train_steps: Annotated[int, Range(ge=2, le=10_000)] = 100
     """Noise levels of training, on the squared-cosine schedule."""
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """What the network predicts: the noise, the clean chunk, or v = sqrt(abar) noise - sqrt(1 - abar) chunk."""
+    """Prediction of the network: the noise, the clean chunk, or v = sqrt(abar) noise - sqrt(1 - abar) chunk."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
-    """How noise is removed."""
+    """Sampler."""
     num_steps: Annotated[int, Range(ge=1, le=10_000)] = 10
     """Noise levels that sampling visits."""
     spacing: Literal["leading", "trailing"] = "leading"
-    """Which ones: from 0 in equal steps, or from the last one down in equal steps (arXiv 2305.08891)."""
+    """Choice of the steps: from 0 in equal steps, or from the last one down in equal steps (arXiv 2305.08891)."""
     clip: Annotated[float, Range(gt=0)] | None = 1.0
     """Bound of predicted clean chunks while sampling: 1 for actions normalized to [-1, 1]; None for others."""
 

@@ -1,4 +1,4 @@
-"""What a head reads of a prefix when one vector per chunk or per action is enough."""
+"""Features of a prefix for heads that need one vector per chunk or per action."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ...networks.vlm import Prefix
 
 Features = Literal["queries", "pooled"]
-"""Where a head reads: at learned query tokens, one per action of the chunk, or from the mean of all tokens."""
+"""Features of a head: learned query tokens, one per action of the chunk, or the mean of all tokens."""
 
 
 def read_features(prefix: Prefix, features: Features, chunk_size: int, dtype: torch.dtype) -> Tensor:

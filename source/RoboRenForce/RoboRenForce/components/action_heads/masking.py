@@ -1,4 +1,4 @@
-"""What keeps elements that are not valid out of losses, values and gradients."""
+"""Masking: invalid elements stay out of losses, values and gradients."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ class RegressionHeadCfg(ActionHeadCfg):
     class_type: type = RegressionHead
 
     features: Features = "queries"
-    """What is read: one action query token per action, or the mean of all tokens for the whole chunk."""
+    """Features: one action query token per action, or the mean of all tokens for the whole chunk."""
     network: NetworkCfg = ResidualMLPCfg()
     """From features and state to actions."""
     loss: Literal["l1", "l2", "nll"] = "l1"

@@ -15,12 +15,12 @@ from .prefix import Prefix
 
 @dataclass(frozen=True)
 class Taps:
-    """What a head reads of a backbone beside the last features of all tokens; a head's configuration says it."""
+    """Features that a head reads beside the last ones of all tokens; given by the head's configuration."""
 
     num_queries: int = 0
     """Learned query tokens that follow the prompt and see all of it."""
     num_layers: int = 0
-    """How many of the last layers' hidden states."""
+    """Number of last layers whose hidden states are read."""
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Backbone(nn.Module, ABC):
 
     @property
     def is_frozen(self) -> bool:
-        """Whether nothing in it is trained, so that the features of an observation may be kept."""
+        """True if nothing in it is trained, so that the features of an observation may be kept."""
         return not any(parameter.requires_grad for parameter in self.parameters())
 
     def export(self, folder: Path) -> BackboneCfg:

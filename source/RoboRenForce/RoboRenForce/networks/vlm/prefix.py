@@ -1,4 +1,4 @@
-"""What a backbone makes of an observation: computed once, read by acting, evaluating and every epoch of learning."""
+"""Features of an observation: computed once, read by acting, evaluating and every epoch of learning."""
 
 from __future__ import annotations
 

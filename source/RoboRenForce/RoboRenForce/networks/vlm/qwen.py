@@ -1,4 +1,4 @@
-"""What Qwen2-VL and Qwen3-VL have in common as backbones. transformers brings modules and weights; the rest is here.
+"""Common parts of the backbones Qwen2-VL and Qwen3-VL. transformers brings modules and weights; the rest is here.
 
     prompt, images | instruction | state | action queries
 
@@ -231,7 +231,7 @@ class QwenBackbone(Backbone):
 
 @configclass
 class QwenCfg(BackboneCfg):
-    """What the configurations of Qwen backbones share."""
+    """Base of the configurations of Qwen backbones."""
 
     class_type: type = QwenBackbone
     model_name: str = ""
@@ -244,15 +244,15 @@ class QwenCfg(BackboneCfg):
     image_size: list[Annotated[int, Range(ge=1, le=4096)]] = [224, 224]
     """Height and width of all images, multiples of what one token covers: fixed, so that shapes are."""
     prompt: str = "<|im_start|>user\n{images}{instruction}<|im_end|>\n<|im_start|>assistant\n"
-    """Where images and instruction stand in the text."""
+    """Template of the text, with the places of images and instruction."""
     finetune: Literal["frozen", "lora", "full"] = "frozen"
-    """What is trained: nothing but what is new (state token and queries), adapters of the language model, or all."""
+    """Trained weights: only the new ones (state token and queries), adapters of the language model, or all."""
     lora: LoRACfg = LoRACfg()
     """Adapters, with `finetune="lora"`."""
     train_vision: bool = True
-    """Whether `finetune="full"` includes the vision tower."""
+    """True to include the vision tower in `finetune="full"`."""
     state_token: bool | None = None
-    """Whether the language model reads the proprioception; None: if it is trained. Heads read it anyway."""
+    """True to give the language model the proprioception; None: if it is trained. Heads read it anyway."""
     num_layers: Annotated[int, Range(ge=1)] | None = None
     """Layers of the language model that are kept, from below; None: all."""
     gradient_checkpointing: bool = False
@@ -277,7 +277,7 @@ class QwenCfg(BackboneCfg):
 
     @property
     def reads_state(self) -> bool:
-        """Whether the proprioception is a token."""
+        """True if the proprioception is a token."""
         return self.finetune != "frozen" if self.state_token is None else self.state_token
 
     def check(self) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Where a Qwen model comes from: a folder, the cache of the Hugging Face hub, or random weights."""
+"""Loading of Qwen models: from a folder, the cache of the Hugging Face hub, or with random weights."""
 
 from __future__ import annotations
 
@@ -115,6 +115,6 @@ def tokenizer_of(folder: Path | None) -> Any:
 
 
 def _is_cut(key: str, num_layers: int) -> bool:
-    """Whether a weight is of the language-model head, or of layers beyond the kept ones."""
+    """Return True for weights of the language-model head, or of layers beyond the kept ones."""
     layer = re.search(r"(?<!visual\.)\blayers\.(\d+)\.", key)
     return key.startswith("lm_head.") or (layer is not None and int(layer[1]) >= num_layers)

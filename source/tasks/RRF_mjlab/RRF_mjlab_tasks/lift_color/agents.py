@@ -1,4 +1,4 @@
-"""How LiftColor is trained: the teacher by PPO, policies of pixels and language by imitating it."""
+"""Training configurations of LiftColor: the teacher by PPO, policies of pixels and language by imitation."""
 
 from __future__ import annotations
 

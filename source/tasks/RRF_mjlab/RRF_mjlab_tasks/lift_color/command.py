@@ -106,7 +106,7 @@ class TargetCubeCfg(CommandTermCfg):
     entity_names: tuple[str, ...]
     """Names of the cubes in the scene."""
     exchange: int = 0
-    """How many cubes further on the target is: other than 0 gives the same scene another instruction."""
+    """Offset of the target among the cubes: other than 0 gives the same scene another instruction."""
     num_templates: int = 1
     """Wordings of an instruction."""
     cube_size: float = 0.02

@@ -33,9 +33,9 @@ class LiftColorEnvCfg(MJLabEnvCfg):
     image_size: Annotated[int, Range(ge=8, le=512)] = 64
     """Height and width of images in pixels."""
     language: bool = False
-    """Whether `extras["instruction"]` has the text of each row."""
+    """True to put the text of each row into `extras["instruction"]`."""
     end_on_success: bool = False
-    """Whether an episode ends where the target has been lifted; a learner that is paid for holding it must not end."""
+    """True to end an episode when the target was lifted; a learner that is paid for holding it must not end."""
     noise: bool = True
     """Noise on what the actor observes."""
     vary_friction: bool = False

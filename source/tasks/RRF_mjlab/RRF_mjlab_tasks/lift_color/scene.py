@@ -44,10 +44,10 @@ CUBE_SIZE = 0.02
 """Half an edge in m."""
 
 OPEN_FINGER = 0.035
-"""Where fingers begin, in m from the middle of the gripper: open, so that a cube fits between them."""
+"""Initial position of the fingers, in m from the middle of the gripper: open, so that a cube fits."""
 
 ACTION_SCALE = {"joint[123]": 0.3, "joint[45]": 0.4, "joint6": 0.8, "left_finger": 0.04}
-"""What an action of 1 means in rad and m from the initial posture. mjlab's scales let untrained noise turn the wrist
+"""Size of an action of 1, in rad and m from the initial posture. mjlab's scales let untrained noise turn the wrist
 from limit to limit."""
 
 PENALTIES = {"action_rate_l2": -0.005, "joint_pos_limits": -1.0, "joint_vel_hinge": -0.005}
@@ -60,7 +60,7 @@ MAX_CONTACTS, MAX_CONSTRAINTS = 120, 300
 """Of one environment; a grasp beside two resting cubes has about 30 contacts and 120 constraints."""
 
 FRONT_POSITION, FRONT_TARGET = (0.76, 0.0, 0.46), (0.27, 0.0, 0.08)
-"""Where the front camera is, and what it looks at, in m."""
+"""Position of the front camera and the point that it looks at, in m."""
 
 FRONT_ANGLE = 42.0
 """Of view, in degrees."""

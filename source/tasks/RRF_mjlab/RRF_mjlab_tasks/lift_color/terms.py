@@ -1,4 +1,4 @@
-"""What a policy sees, what is rewarded and when an episode ends: functions of mjlab's environment, `(num_envs, ...)`.
+"""Observation, reward and termination terms: functions of mjlab's environment, `(num_envs, ...)`.
 
 Observations are in the frame of the robot's base, which stands at the origin unturned. `site` is the grasp point,
 between the finger tips.
@@ -69,7 +69,7 @@ def grasp_pose(env: Any, site: SceneEntityCfg) -> torch.Tensor:
 
 
 def camera_image(env: Any, sensor_name: str) -> torch.Tensor:
-    """What a camera sees, uint8 `(num_envs, H, W, 3)`."""
+    """Return the image of a camera, uint8 `(num_envs, H, W, 3)`."""
     return env.scene[sensor_name].data.rgb
 
 
@@ -83,7 +83,7 @@ def reach(env: Any, std: float, site: SceneEntityCfg) -> torch.Tensor:
 
 
 def grasp(env: Any, near: float, site: SceneEntityCfg, finger: SceneEntityCfg) -> torch.Tensor:
-    """How far the gripper has closed on the target, 0 to 1, as long as it is between the fingers of an upright hand."""
+    """Return how far an upright hand has closed on the target, 0 to 1; 0 if it is not between the fingers."""
     data, size = env.scene[finger.name].data, _target(env).cfg.cube_size
     opening = data.joint_pos[:, finger.joint_ids].squeeze(1)  # from the middle
     opened = data.default_joint_pos[:, finger.joint_ids].squeeze(1)
@@ -93,7 +93,7 @@ def grasp(env: Any, near: float, site: SceneEntityCfg, finger: SceneEntityCfg) -
 
 
 def lift(env: Any, near: float, site: SceneEntityCfg) -> torch.Tensor:
-    """How much of the way up the target has come, 0 to 1, as long as it is between the fingers of an upright hand.
+    """Return the lifted share of the goal height, 0 to 1, while the target is between the fingers of an upright hand.
 
     Nothing is to be gained by throwing it, by tilting it, or by rolling the hand over on the ground.
     """
@@ -114,10 +114,10 @@ def at_goal(env: Any) -> torch.Tensor:
 
 
 def target_lifted(env: Any) -> torch.Tensor:
-    """Whether the target has been held long enough, bool."""
+    """Return True where the target has been held long enough."""
     return _target(env).episode_success > 0
 
 
 def wrong_cube_lifted(env: Any) -> torch.Tensor:
-    """Whether another cube was lifted, bool."""
+    """Return True where another cube was lifted."""
     return _target(env).wrong_cube > 0
