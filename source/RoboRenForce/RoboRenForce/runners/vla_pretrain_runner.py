@@ -12,7 +12,6 @@ from ..configclass import MISSING, Range, configclass
 from ..data.dataset import DemonstrationsCfg, LeRobotDatasetCfg
 from ..data.loader import DataLoaderCfg
 from ..data.selection import Split
-from ..envs.env_cfg import VecEnvCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .vla_validation import ValidationCallback
 
@@ -90,5 +89,5 @@ class VLAPretrainRunnerCfg(DatasetRunnerCfg):
 
 
 def _chunk_size(env_cfg: Any) -> int | None:
-    chain = env_cfg.multi_modal if isinstance(env_cfg, VecEnvCfg) else None
+    chain = getattr(env_cfg, "multi_modal", None)  # a run may have no environment
     return None if chain is None else chain.chunk_size
