@@ -89,5 +89,5 @@ class VLAPretrainRunnerCfg(DatasetRunnerCfg):
 
 
 def _chunk_size(env_cfg: Any) -> int | None:
-    chain = getattr(env_cfg, "multi_modal", None)  # a run may have no environment
+    chain = env_cfg.multi_modal
     return None if chain is None else chain.chunk_size
