@@ -10,7 +10,7 @@ count too much.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -103,8 +103,7 @@ class VLASupervised(DatasetLearner):
             self.reference.keep_backbone(self.module)
         updates = context.max_updates // cfg.optimizer.accumulation_steps
         optimizer = cfg.optimizer.for_run(updates).build(self.module, distributed=context.distributed)
-        assert isinstance(optimizer, TorchOptimizer), "`check` refuses the flat Adam"
-        self.optimizer = optimizer
+        self.optimizer = cast(TorchOptimizer, optimizer)  # `check` refuses the flat Adam
         self._grad_norm = torch.zeros((), device=context.device)
         self.train()
 
