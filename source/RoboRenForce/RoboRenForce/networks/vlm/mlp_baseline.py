@@ -1,7 +1,7 @@
 """A small backbone that learns from scratch on one CPU core: a CNN steered by the text, and MLPs.
 
     text  -> words -> convolution over neighboring words -> mean
-    image -> patches -> convolution -> looks (the text attends to the patches), and a coarse grid
+    image -> colors -> patches -> looks (the text attends to the patches), and a coarse grid
     looks, text, state -> summary (MLP) -> added to every token
 
 It is what the whole VLA path is tested and demonstrated with, and the baseline that a language model has to beat.
@@ -26,6 +26,8 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _BUCKETS = 4096
 _GRID = 4
 """Grid tokens per side of an image."""
+_STEM = 16
+"""Features of 2x2 pixels, from which patches are made."""
 
 
 class MLPBaseline(Backbone):
@@ -120,8 +122,9 @@ class WordEncoder(nn.Module):
 class TextGuidedCNN(nn.Module):
     """Let the text look at the image: `(B, C, H, W, 3)` uint8 -> tokens `(B, C, looks + grid, D)`.
 
-    Every look is a query, made from one reading of the text, that attends to the patches. It returns what it sees and
-    where: the expected position is what makes reaching for a named object easy to learn.
+    Every look is a query, made from one reading of the text, that attends to the patches. It returns where it looks, and
+    what it sees there only if configured. Features are of single patches, colors are mixed before patches are: whatever
+    else tells one scene from another would be learned by heart before the words are understood.
     """
 
     position: Tensor
@@ -130,12 +133,14 @@ class TextGuidedCNN(nn.Module):
         super().__init__()
         channels, patch = cfg.channels, cfg.patch
         side = cfg.image_size[0] // patch, cfg.image_size[1] // patch
-        self.patches = nn.Conv2d(3, channels, patch, patch)
-        self.local = nn.Conv2d(channels, channels, 3, padding=1)
+        self.content = cfg.content
+        self.stem = nn.Conv2d(3, _STEM, 2, 2)
+        self.patches = nn.Conv2d(_STEM, channels, patch // 2, patch // 2)
+        self.mix = nn.Conv2d(channels, channels, 1)
         self.norm = nn.LayerNorm(channels)
         self.query = nn.Linear(cfg.width, channels)
         self.key = nn.Linear(channels, channels)
-        self.seen = nn.Linear(channels + 2, cfg.width)
+        self.seen = nn.Linear(2 + channels * cfg.content, cfg.width)
         self.grid = nn.Linear(channels, cfg.width)
         rows, columns = (torch.linspace(-1, 1, size) for size in side)
         position = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
@@ -145,12 +150,13 @@ class TextGuidedCNN(nn.Module):
         """Encode images; `guides` `(B, looks, D)` is what each look was told."""
         rows, cameras = images.shape[:2]
         pixels = images.flatten(0, 1).movedim(-1, 1).to(guides.dtype) / 127.5 - 1.0
-        x = F.gelu(self.patches(pixels))
-        x = x + F.gelu(self.local(x))
+        x = F.gelu(self.patches(F.gelu(self.stem(pixels))))
+        x = x + F.gelu(self.mix(x))
         features = self.norm(x.flatten(2).transpose(1, 2))  # (B C, P, channels)
         query = self.query(guides).repeat_interleave(cameras, 0)
-        position = self.position.to(features.dtype).expand(len(features), -1, -1)
-        values = torch.cat([features, position], dim=-1)
+        values = self.position.to(features.dtype).expand(len(features), -1, -1)
+        if self.content:
+            values = torch.cat([features, values], dim=-1)
         looks = F.scaled_dot_product_attention(query, self.key(features), values)
         what = F.adaptive_avg_pool2d(x, _GRID).flatten(2).transpose(1, 2)
         return torch.cat([self.seen(looks), self.grid(what)], dim=1).unflatten(0, (rows, cameras))
@@ -171,28 +177,32 @@ class ResidualMLP(nn.Module):
 
 @configclass
 class MLPBaselineCfg(BackboneCfg):
-    """Configuration of `MLPBaseline`; the default has about 0.7 million parameters."""
+    """Configuration of `MLPBaseline`; the default has about 0.8 million parameters."""
 
     class_type: type = MLPBaseline
     image_size: list[Annotated[int, Range(ge=8, le=1024)]] = [64, 64]
     """Height and width."""
-    patch: Annotated[int, Range(ge=1, le=64)] = 4
-    """Pixels per side of a patch, what the first convolution reads at once."""
-    channels: Annotated[int, Range(ge=1, le=1024)] = 48
-    """Of the convolutions."""
+    patch: Annotated[int, Range(ge=2, le=64)] = 4
+    """Pixels per side of a patch, an even number."""
+    channels: Annotated[int, Range(ge=1, le=1024)] = 16
+    """Features of a patch."""
     looks: Annotated[int, Range(ge=1, le=64)] = 4
     """Queries of the text to each image."""
+    content: bool = False
+    """True: a look also returns what it sees. It takes many more demonstrations then until the words are understood."""
     width: Annotated[int, Range(ge=8, le=4096)] = 128
     """Of the tokens."""
     hidden: Annotated[int, Range(ge=8, le=8192)] = 512
     """Of the MLP that makes the summary."""
-    num_layers: Annotated[int, Range(ge=1, le=64)] = 2
+    num_layers: Annotated[int, Range(ge=1, le=64)] = 1
     """Residual MLPs."""
 
     def check(self) -> Iterable[str]:
         """Sentences on an image that patches do not fill."""
         if len(self.image_size) != 2:
             yield f"image_size: has {len(self.image_size)} entries, expected height and width"
+        elif self.patch % 2:
+            yield f"patch: got {self.patch}, expected an even number"
         elif any(size % self.patch or size // self.patch < _GRID for size in self.image_size):
             yield f"image_size: {self.image_size} does not hold {_GRID}x{_GRID} whole patches of {self.patch} pixels"
 
