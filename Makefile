@@ -1,6 +1,8 @@
 # `make quickstart` shows what this is, `make test` shows that it works. Both set up .venv first.
 
 TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
+VLA_TASK ?= RoboRenForce-Tabletop-Reach-BC
+DEMOS ?= data/tabletop_reach
 # Test processes; each uses one thread, and a file of tests stays in one of them.
 JOBS ?= 2
 PY := .venv/bin/python
@@ -10,10 +12,10 @@ SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab:sourc
 export MUJOCO_GL ?= egl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-fast test-long lint type format bench clean
+.PHONY: help setup quickstart quickstart-vla test test-fast test-long lint type format bench clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
 
 setup: ## make .venv with the core and RRF_gym
 	@./setup_ext.sh --extras export RRF_gym
@@ -25,6 +27,15 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 	  '.venv/bin/rrf list                                                     all tasks' \
 	  '.venv/bin/rrf train --task RoboRenForce-Gym-Walker2d-PPO env.num_envs=32   another robot' \
 	  '.venv/bin/rrf doctor                                                   what this machine can do'
+
+quickstart-vla: ## record demonstrations, clone a policy of pixels and language, exchange its instructions
+	@./setup_ext.sh --extras vla RRF_tabletop
+	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 200 --noise 0.3 --output $(DEMOS) --resume \
+	  env.expert.speed=0.6
+	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS)
+	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 --video
+	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 env.exchange=block
+	@printf '\nThe last line is of the same scenes, each asked for another block. Next: docs/vla/overview.md\n'
 
 test: ## set up and run every test that needs no GPU, learning suite included
 	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl RRF_tabletop

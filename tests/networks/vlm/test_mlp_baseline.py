@@ -28,7 +28,7 @@ def inputs(backbone, texts=TEXTS, cameras=2, states=3):
 def test_shapes_and_masks():
     backbone = MLPBaselineCfg().build(num_cameras=2, state_dim=3, taps=Taps(num_queries=5, num_layers=1))
     prefix = backbone(inputs(backbone))
-    per_camera = backbone.cfg.looks + 16
+    per_camera = backbone.cfg.looks + 4
     assert prefix.tokens.shape == (3, 2 * per_camera + 2, 128) and prefix.queries.shape == (3, 5, 128)
     assert prefix.is_image.sum(1).tolist() == [2 * per_camera] * 3 and prefix.mask.all() and len(prefix.layers) == 1
     assert 0.5e6 < sum(parameter.numel() for parameter in backbone.parameters()) < 1.5e6

@@ -1,7 +1,7 @@
 """A small backbone that learns from scratch on one CPU core: a CNN steered by the text, and MLPs.
 
-    text  -> words -> convolution over neighboring words -> mean
-    image -> colors -> patches -> looks (the text attends to the patches), and a coarse grid
+    text  -> words -> convolution over neighboring words -> readings (weighted means)
+    image -> colors -> patches -> looks (words attend to the patches), and a coarse grid
     looks, text, state -> summary (MLP) -> added to every token
 
 It is what the whole VLA path is tested and demonstrated with, and the baseline that a language model has to beat.
@@ -24,14 +24,14 @@ from .prefix import Prefix
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 _BUCKETS = 4096
-_GRID = 4
+_GRID = 2
 """Grid tokens per side of an image."""
 _STEM = 16
 """Features of 2x2 pixels, from which patches are made."""
 
 
 class MLPBaseline(Backbone):
-    """See the module. Tokens: per camera the looks and 16 of a grid, then one of the text and one of the state."""
+    """See the module. Tokens: per camera the looks and four of a grid, then one of the text and one of the state."""
 
     cfg: MLPBaselineCfg
 
@@ -46,6 +46,7 @@ class MLPBaseline(Backbone):
         self.cfg, self.taps, self.num_cameras = cfg, taps, num_cameras
         self.width, self.image_size = cfg.width, (cfg.image_size[0], cfg.image_size[1])
         self.words = WordEncoder(cfg.width, cfg.looks + 1)
+        self.text = nn.Linear(cfg.width, cfg.width)
         self.eye = TextGuidedCNN(cfg)
         self.camera = nn.Parameter(0.02 * torch.randn(num_cameras, 1, cfg.width))
         self.grid = nn.Parameter(0.02 * torch.randn(cfg.looks + _GRID**2, cfg.width))
@@ -69,8 +70,9 @@ class MLPBaseline(Backbone):
     def forward(self, inputs: VLMInputs) -> Prefix:
         """See `Backbone.forward`."""
         rows = inputs.images.shape[0]
-        *guides, text = self.words(inputs.text_ids, inputs.text_mask).unbind(1)
-        seen = self.eye(inputs.images, torch.stack(guides, 1)) + self.grid + self.camera  # (B, C, looks + grid, D)
+        words, weights = self.words(inputs.text_ids, inputs.text_mask)  # (B, T, D), (B, looks + 1, T)
+        text = self.text((weights[:, -1:] @ words).squeeze(1))
+        seen = self.eye(inputs.images, words, weights[:, :-1]) + self.grid + self.camera  # (B, C, looks + grid, D)
         seen = seen * inputs.has_image.view(rows, -1, 1, 1)
         single = [text] if self.state is None else [text, self.state(inputs.state.to(text.dtype))]
         summary = self.summary(torch.cat([seen[:, :, : self.cfg.looks].flatten(1), *single], dim=1)).unsqueeze(1)
@@ -95,11 +97,11 @@ class MLPBaseline(Backbone):
 
 
 class WordEncoder(nn.Module):
-    """Read a text several times: `(B, T)` and its mask -> `(B, readings, D)`.
+    """Encode words, and weigh them in several ways: `(B, T)` and its mask -> `(B, T, D)`, `(B, readings, T)`.
 
     A word is seen with its two neighbors, so that it matters which adjective stands before which noun; every reading
-    attends to other words. The two halves of a word's hash choose a row of a table each, so that hardly any two words
-    share both.
+    weighs other words. The two halves of a word's hash choose a row of a table each, so that hardly any two words share
+    both.
     """
 
     def __init__(self, width: int, readings: int) -> None:
@@ -107,24 +109,25 @@ class WordEncoder(nn.Module):
         self.high, self.low = nn.Embedding(_BUCKETS, 32), nn.Embedding(_BUCKETS, 32)
         self.neighbors = nn.Conv1d(32, width, 3, padding=1)
         self.norm = nn.LayerNorm(width)
-        self.query = nn.Parameter(torch.randn(readings, width))
-        self.output = nn.Linear(width, width)
+        self.readings = nn.Linear(width, readings, bias=False)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Encode texts."""
         words = (self.high(ids // _BUCKETS) + self.low(ids % _BUCKETS)) * mask.unsqueeze(-1)
         words = self.norm(F.gelu(self.neighbors(words.transpose(1, 2))).transpose(1, 2))
         # A text without words is read as its padding, which is the same for all.
         there = (mask | ~mask.any(1, keepdim=True)).unsqueeze(1)
-        return self.output(F.scaled_dot_product_attention(self.query.expand(len(ids), -1, -1), words, words, there))
+        logits = self.readings(words).transpose(1, 2).masked_fill(~there, -torch.inf)
+        return words, logits.softmax(-1)
 
 
 class TextGuidedCNN(nn.Module):
     """Let the text look at the image: `(B, C, H, W, 3)` uint8 -> tokens `(B, C, looks + grid, D)`.
 
-    Every look is a query, made from one reading of the text, that attends to the patches. It returns where it looks, and
-    what it sees there only if configured. Features are of single patches, colors are mixed before patches are: whatever
-    else tells one scene from another would be learned by heart before the words are understood.
+    Every word is a query that attends to the patches, and a look is a mean over the words by its reading of the text.
+    It returns where the words look, and what they see there only if configured. Features are of single patches, colors
+    are mixed before patches are: whatever else tells one scene from another would be learned by heart before the words
+    are understood.
     """
 
     position: Tensor
@@ -146,18 +149,19 @@ class TextGuidedCNN(nn.Module):
         position = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1).flatten(0, 1)
         self.register_buffer("position", position, persistent=False)  # (P, 2): row and column
 
-    def forward(self, images: Tensor, guides: Tensor) -> Tensor:
-        """Encode images; `guides` `(B, looks, D)` is what each look was told."""
+    def forward(self, images: Tensor, words: Tensor, weights: Tensor) -> Tensor:
+        """Encode images by words `(B, T, D)`, which every look weighs `(B, looks, T)`."""
         rows, cameras = images.shape[:2]
-        pixels = images.flatten(0, 1).movedim(-1, 1).to(guides.dtype) / 127.5 - 1.0
-        x = F.gelu(self.patches(F.gelu(self.stem(pixels))))
-        x = x + F.gelu(self.mix(x))
+        pixels = images.flatten(0, 1).movedim(-1, 1).to(words.dtype) / 127.5 - 1.0
+        x = F.relu(self.patches(F.relu(self.stem(pixels))))
+        x = x + F.relu(self.mix(x))
         features = self.norm(x.flatten(2).transpose(1, 2))  # (B C, P, channels)
-        query = self.query(guides).repeat_interleave(cameras, 0)
         values = self.position.to(features.dtype).expand(len(features), -1, -1)
         if self.content:
             values = torch.cat([features, values], dim=-1)
-        looks = F.scaled_dot_product_attention(query, self.key(features), values)
+        query = self.query(words).repeat_interleave(cameras, 0)
+        seen = F.scaled_dot_product_attention(query, self.key(features), values, scale=1.0)  # (B C, T, 2)
+        looks = weights.repeat_interleave(cameras, 0) @ seen
         what = F.adaptive_avg_pool2d(x, _GRID).flatten(2).transpose(1, 2)
         return torch.cat([self.seen(looks), self.grid(what)], dim=1).unflatten(0, (rows, cameras))
 
@@ -187,7 +191,7 @@ class MLPBaselineCfg(BackboneCfg):
     channels: Annotated[int, Range(ge=1, le=1024)] = 16
     """Features of a patch."""
     looks: Annotated[int, Range(ge=1, le=64)] = 4
-    """Queries of the text to each image."""
+    """Ways to weigh where the words look in each image."""
     content: bool = False
     """True: a look also returns what it sees. It takes many more demonstrations then until the words are understood."""
     width: Annotated[int, Range(ge=8, le=4096)] = 128
