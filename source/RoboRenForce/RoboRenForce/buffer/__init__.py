@@ -1,5 +1,6 @@
 """Storage and sampling of transitions; nothing learnable."""
 
+from .chunk_replay import ChunkReplayBuffer, ChunkReplayBufferCfg
 from .dataset import DatasetCfg, DatasetLoader, TransitionDataset
 from .dataset_buffer import DatasetBuffer
 from .dataset_checks import DatasetError
@@ -13,6 +14,8 @@ from .transition import ActOut, Collector, Field, Transition, TransitionSchema
 
 __all__ = [
     "ActOut",
+    "ChunkReplayBuffer",
+    "ChunkReplayBufferCfg",
     "Collector",
     "DatasetBuffer",
     "DatasetCfg",

@@ -98,6 +98,10 @@ class Transition:
     """bool `(N,)`: False in rows that waited and did not act (`extras["active"]`); None: all acted."""
     group_id: Tensor | None = None
     """int64 `(N,)`: block or group of each row; None: there are none."""
+    executed_steps: Tensor | None = None
+    """int64 `(N,)`: actions of the chunk that were executed; None: actions come one by one."""
+    chunk_rewards: Tensor | None = None
+    """float `(N, chunk)`: reward of each action of the chunk, 0 where none was executed; `reward` is their sum."""
 
     @classmethod
     def of_step(cls, obs: TensorDict, action: Tensor, record: Mapping[str, Tensor], step: StepReturn) -> Transition:
@@ -115,6 +119,8 @@ class Transition:
             record=record,
             mask=extras.get("active"),
             group_id=extras.get("group_id"),
+            executed_steps=extras.get("executed_steps"),
+            chunk_rewards=extras.get("chunk_rewards"),
         )
 
     def value_of(self, name: str) -> Tensor:
