@@ -5,6 +5,7 @@ from .dataset import DatasetCfg, DatasetLoader, TransitionDataset
 from .dataset_buffer import DatasetBuffer
 from .dataset_checks import DatasetError
 from .dataset_episodes import EpisodeArrays
+from .feature_replay import FeatureReplayBuffer, FeatureReplayBufferCfg
 from .prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferCfg
 from .replay import ReplayBuffer, ReplayBufferCfg
 from .replay_batch import Observations, ReplayBatch
@@ -22,6 +23,8 @@ __all__ = [
     "DatasetError",
     "DatasetLoader",
     "EpisodeArrays",
+    "FeatureReplayBuffer",
+    "FeatureReplayBufferCfg",
     "Field",
     "Observations",
     "PrioritizedReplayBuffer",

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from ..configclass import configclass
+from ..configclass import ConfigError, configclass
 from ..envs.spec import EnvSpec
 from .chunk_replay import ChunkReplayBuffer, ChunkReplayBufferCfg
 from .records import Column
@@ -38,16 +38,16 @@ class FeatureReplayBuffer(ChunkReplayBuffer):
 
     def __init__(self, cfg: FeatureReplayBufferCfg, *, spec: EnvSpec, **options: Any) -> None:
         super().__init__(cfg, spec=spec, **options)
+        if self.rows <= cfg.n_step:
+            raise ConfigError(
+                f"replay.capacity={cfg.capacity} leaves {self.rows} steps for each of {self.num_envs} environments, "
+                f"expected more than n_step={cfg.n_step}: set it to {(cfg.n_step + 1) * self.num_envs} or more."
+            )
         # An episode is cut after its horizon, whatever its first chunks were: so many cuts fit into the ring, and two.
         least = -(-spec.max_episode_length // self.schema.fields["chunk_rewards"].shape[0]) or self.rows
         self.num_finals = self.rows // least + 2
         self._cuts = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         """Number of episodes that were cut, by environment."""
-
-    @property
-    @override
-    def window(self) -> int:
-        return self.cfg.n_step + 1
 
     @cached_property
     def finals(self) -> dict[str, Tensor]:

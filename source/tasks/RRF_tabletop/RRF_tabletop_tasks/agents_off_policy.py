@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from RoboRenForce.algorithms.off_policy import SACCfg
 from RoboRenForce.algorithms.vla_rl import DSRLCfg, VLASACCfg
-from RoboRenForce.buffer import ChunkReplayBufferCfg
+from RoboRenForce.buffer import FeatureReplayBufferCfg
 from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.temperature import TemperatureCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
@@ -37,7 +37,7 @@ def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
 def _learner() -> SACCfg:
     return SACCfg(
         gamma=0.95,
-        replay=ChunkReplayBufferCfg(capacity=50_000),
+        replay=FeatureReplayBufferCfg(capacity=50_000),
         learning_starts=500,
         batch_size=256,
         gradient_steps=2,

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ...buffer.chunk_replay import ChunkReplayBufferCfg
+from ...buffer.feature_replay import FeatureReplayBufferCfg
 from ...buffer.transition import Transition
 from ...components.actor_q import ActorQPackCfg
 from ...components.critic import QNetworkCfg
@@ -101,6 +101,8 @@ class VLASAC(Algorithm):
         """Start new episodes in all environments."""
         self.collector.restart_episodes()
         self.learner.restart_episodes()
+        if self.learner.acts:
+            self.learner.experience.buffer.restart()
 
     def policy(self) -> LatentPolicy:
         """The policy in the environment; it shares all weights with the learner."""
@@ -164,7 +166,7 @@ class VLASACCfg(AlgorithmCfg):
     """Meaning of what is learned."""
     learner: OffPolicyAlgorithmCfg = SACCfg(
         gamma=0.97,
-        replay=ChunkReplayBufferCfg(),
+        replay=FeatureReplayBufferCfg(),
         learning_starts=1000,
         temperature=TemperatureCfg(initial=0.1),
     )
@@ -174,10 +176,10 @@ class VLASACCfg(AlgorithmCfg):
 
     def check(self) -> Iterable[str]:
         """Sentences on what a learner of chunks can't have."""
-        if not isinstance(self.learner.replay, ChunkReplayBufferCfg):
+        if not isinstance(self.learner.replay, FeatureReplayBufferCfg):
             yield (
                 f"learner.replay: a {type(self.learner.replay).__name__} does not know how many actions of a chunk "
-                "were executed; take ChunkReplayBufferCfg"
+                "were executed; take FeatureReplayBufferCfg"
             )
         if self.learner.max_return is not None:
             yield "learner.max_return: scales rewards per step, and a step is a chunk here; leave it null"
