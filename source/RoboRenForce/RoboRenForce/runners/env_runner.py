@@ -66,6 +66,7 @@ class EnvRunner(Trainer):
         self.statistics = EpisodeStatistics(
             spec.num_envs, steps, self.device, success="success" in spec.extras, terms=terms
         )
+        self.algorithm.add_instructions(env.instruction_table.values())
         env.set_eval_policy(self.policy())
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
