@@ -94,6 +94,16 @@ class ChunkRollout:
         """Cut `(T, N, ...)` (or as many steps as there are) to the stored decisions, `(S, ...)`, in their order."""
         return per_step[: self.step][self.mask[: self.step]]
 
+    def episode_index(self) -> Tensor:
+        """int64 `(T, N)` of the stored steps: number of the episode, where rows start together wave by wave."""
+        rows = self.mask.shape[1]
+        return self.wave[: self.step].unsqueeze(1) * rows + torch.arange(rows, device=self.wave.device)
+
+    def per_episode(self, per_step: Tensor, waves: int) -> Tensor:
+        """Sum `(T, N)` over the steps of each episode: `(waves, N)`."""
+        total = torch.zeros(waves, self.mask.shape[1], device=self.wave.device)
+        return total.index_add(0, self.wave[: self.step], per_step[: self.step].to(total.dtype))
+
     def executed_actions(self) -> Tensor:
         """bool `(T, N, E)` of the stored steps."""
         return executed_mask(self.executed[: self.step], self.chunk)
