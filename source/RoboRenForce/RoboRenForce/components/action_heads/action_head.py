@@ -57,6 +57,9 @@ class ActionHead(nn.Module, ABC):
     """Whether acting with exploration has a log-probability, which policy gradients need."""
     only_whole_chunks: ClassVar[bool] = False
     """True if log-probabilities have a meaning only as a sum over H and A, of which nothing may be masked."""
+    untaught: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of its tensors that demonstrations don't teach: weights of a fine-tuned policy may lack
+    them, and they then start fresh."""
     density_advice: ClassVar[str] = "choose a flow head with density='sde', or one of regression or tokens"
     """Fix for a head without density, in an error message."""
 

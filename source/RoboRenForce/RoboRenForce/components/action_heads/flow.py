@@ -28,6 +28,7 @@ class FlowHead(DenoisingHead):
     """A network that predicts the velocity from noise to actions; sampling integrates it by Euler steps."""
 
     cfg: FlowHeadCfg
+    untaught = ("noise.",)
     density_advice = "set head.density=sde (or noise)"
 
     def __init__(self, cfg: FlowHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:

@@ -98,7 +98,7 @@ class RegressionHead(ActionHead):
 
     def _kl(self, prefix: Prefix, reference: RegressionHead, reference_prefix: Prefix) -> Tensor:
         with torch.no_grad():
-            other = reference.mean(reference_prefix), reference.bounded_log_std()
+            other = reference.mean(reference_prefix), reference.bounded_log_std().detach()  # may be the parameter
         return normal_kl(self.mean(prefix), self.bounded_log_std(), *other)
 
 
