@@ -39,7 +39,7 @@ def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
     return MLPBaselinePolicyCfg(backbone=backbone, head=head)
 
 
-def demonstrations(episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, speed: float = 0.4) -> dict[str, Tensor]:
+def demonstrations(episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, speed: float = 0.35) -> dict[str, Tensor]:
     """Frames with the chunks of the expert's actions that follow; a row per frame."""
     env = reach_cfg(episodes, chunk=None, seed=seed).build()
     expert = ExpertCfg(speed=speed, seed=seed).build(env)
