@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from RoboRenForce.components.action_heads import RegressionHeadCfg
-from RoboRenForce.components.vla_images import resize
+from RoboRenForce.utils.images import resize
 from RoboRenForce.components.vla_normalizer import VectorNormalizerCfg
 from RoboRenForce.components.vla_preprocessing import VLAPreprocessingCfg
 from RoboRenForce.components.vla_spec import VLASpec
