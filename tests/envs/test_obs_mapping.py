@@ -157,5 +157,5 @@ def test_an_environment_with_texts_of_its_own_takes_no_other() -> None:
             self.spec = EnvSpec(**{**vars(env.spec), "extras": ("instruction",)})
 
     chain = MultiModalCfg(mapping=ObsMappingCfg(states=["policy"], task_description="go"))
-    with pytest.raises(ConfigError, match="leave MultiModalCfg.mapping.task_description at None"):
+    with pytest.raises(ConfigError, match=r"leave MultiModalCfg\.mapping\.task_description at None"):
         chain.build(Telling(ScriptedEnvCfg().build()))
