@@ -142,6 +142,9 @@ class Algorithm(ABC):
     def restart_episodes(self) -> None:  # noqa: B027 - only what remembers earlier steps cares
         """Start new episodes in all environments, although the last stored step ended none."""
 
+    def add_instructions(self, texts: Iterable[str]) -> None:  # noqa: B027 - only what follows instructions cares
+        """Get to know the texts that the environment may give, before the first observation."""
+
     @abstractmethod
     def train(self) -> None:
         """Switch modules to training mode."""

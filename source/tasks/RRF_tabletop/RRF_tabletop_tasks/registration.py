@@ -24,6 +24,11 @@ def vla_cfg(task: TaskName, **options: Any) -> TabletopCfg:
     return TabletopCfg(task=task, multi_modal=chain, **options)
 
 
+def easy_reach_cfg() -> TabletopCfg:
+    """Reach for one of two blocks in three colours, which a core learns to do in minutes."""
+    return vla_cfg("Reach", colours=["red", "green", "blue"], num_blocks=2, num_templates=1)
+
+
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
     agents = "RRF_tabletop_tasks.agents"
@@ -31,6 +36,8 @@ def register_tasks() -> None:
     for task in GOALS:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
+    for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
+        _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

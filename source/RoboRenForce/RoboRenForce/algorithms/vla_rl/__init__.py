@@ -1,0 +1,18 @@
+"""Reinforcement learning of vision-language-action policies."""
+
+from .dsrl import DSRLCfg, StartNoise, StartNoiseCfg
+from .latent_actions import LatentActions, LatentActionsCfg
+from .residual_chunk import ResidualChunk, ResidualChunkCfg
+from .vla_sac import VLASAC, VLASACCfg
+
+__all__ = [
+    "VLASAC",
+    "DSRLCfg",
+    "LatentActions",
+    "LatentActionsCfg",
+    "ResidualChunk",
+    "ResidualChunkCfg",
+    "StartNoise",
+    "StartNoiseCfg",
+    "VLASACCfg",
+]

@@ -1,0 +1,45 @@
+"""Off-policy reinforcement learning of policies that were trained on demonstrations; give `algorithm.init_from`."""
+
+from __future__ import annotations
+
+from RoboRenForce.algorithms.off_policy import SACCfg
+from RoboRenForce.algorithms.vla_rl import DSRLCfg, VLASACCfg
+from RoboRenForce.buffer import FeatureReplayBufferCfg
+from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
+from RoboRenForce.components.temperature import TemperatureCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.networks.vlm import MLPBaselineCfg
+from RoboRenForce.runners import OffPolicyRunnerCfg
+
+
+def reach_vla_sac() -> OffPolicyRunnerCfg:
+    """SAC that corrects the chunks of a policy with a regression head."""
+    return _run(RegressionHeadCfg(chunk_size=8), VLASACCfg(learner=_learner()))
+
+
+def reach_dsrl() -> OffPolicyRunnerCfg:
+    """SAC over the start noise of a policy with a flow head."""
+    return _run(FlowHeadCfg(chunk_size=8), DSRLCfg(learner=_learner()))
+
+
+def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
+    return OffPolicyRunnerCfg(
+        num_steps_per_env=50,
+        max_iterations=40,
+        save_interval=20,
+        eval_interval=10,
+        eval_episodes=50,
+        policy=MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=head),
+        algorithm=algorithm,
+    )
+
+
+def _learner() -> SACCfg:
+    return SACCfg(
+        gamma=0.95,
+        replay=FeatureReplayBufferCfg(capacity=50_000),
+        learning_starts=500,
+        batch_size=256,
+        gradient_steps=2,
+        temperature=TemperatureCfg(initial=0.02),
+    )
