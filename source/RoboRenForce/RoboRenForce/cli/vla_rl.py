@@ -91,10 +91,11 @@ def prepare_benchmark(args: Namespace) -> TrainingRun:
     if args.config_name is None and args.resume is None:
         task = args.task_name or BENCHMARKS[args.benchmark]
         name = f"{args.benchmark}_{task}_{args.algo}".lower()
-        known = run_configs()
-        if name not in known and not any(other.startswith(f"{args.benchmark}_") for other in known):
+        installed = task_packages.announced()
+        if args.benchmark not in installed:
             project = task_packages.project_of(args.benchmark)
-            fix = project.install if project else f"take one of {_installed(known)}"
+            there = ", ".join(name for name in BENCHMARKS if name in installed) or "none"
+            fix = project.install if project else f"take one of those that are, {there}"
             raise UserError(f"The benchmark '{args.benchmark}' is not installed: {fix}.")
         args.config_name = name
     return prepare_rl_training(args)
@@ -175,7 +176,3 @@ def _take_policy(task: Task, args: Namespace) -> None:
 def _start_from_model(task: Task, args: Namespace) -> None:
     if args.model_path is not None:
         task.apply_overrides([f"algorithm.init_from={args.model_path}"])
-
-
-def _installed(known: dict[str, Path]) -> str:
-    return ", ".join(name for name in BENCHMARKS if any(other.startswith(f"{name}_") for other in known)) or "none"

@@ -118,8 +118,15 @@ class PlayRun:
     def film_tiles(self, runner: Trainer) -> Path:
         """Film one episode of every environment, side by side, into `videos/`."""
         path = self.run_dir.videos / f"tiles_{self.saved.path.stem}.mp4"
-        deterministic, seed = not self.args.stochastic, self.task.env_cfg.seed
-        record_tiles(self.env, runner.policy(), path, deterministic=deterministic, seed=seed)
+        record_tiles(
+            self.env,
+            runner.policy(),
+            path,
+            captions=self.task.runner_cfg.info_on_video,
+            steps=self.args.steps,
+            deterministic=not self.args.stochastic,
+            seed=self.task.env_cfg.seed,
+        )
         say(f"video         {path}")
         return path
 

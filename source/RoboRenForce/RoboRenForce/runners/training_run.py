@@ -108,7 +108,10 @@ class TrainingRun:
         if not self.distributed.is_main or not (cfg.eval_interval or cfg.video_interval):
             return None
         env_cfg = eval_cfg(
-            self.task, min(cfg.eval_episodes, MOST_PLAY_ENVS), cfg.seed + 1, render=bool(cfg.video_interval)
+            self.task,
+            min(cfg.eval_episodes, MOST_PLAY_ENVS),
+            cfg.seed + 1,
+            render=bool(cfg.video_interval and not cfg.video_tiles),
         )
         with validated(env_cfg):
             return env_cfg.build()

@@ -42,6 +42,7 @@ class VLASAC(Algorithm):
     """A frozen policy, and an off-policy learner of latent actions on its features."""
 
     obs_sets = ()
+    saves_directories = True
     cfg: VLASACCfg
 
     def __init__(self, cfg: VLASACCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
