@@ -2,6 +2,7 @@
 
 from .dsrl import DSRLCfg, StartNoise, StartNoiseCfg
 from .latent_actions import LatentActions, LatentActionsCfg
+from .parity import evaluation_mode, require_parity
 from .residual_chunk import ResidualChunk, ResidualChunkCfg
 from .vla_sac import VLASAC, VLASACCfg
 
@@ -15,4 +16,6 @@ __all__ = [
     "StartNoise",
     "StartNoiseCfg",
     "VLASACCfg",
+    "evaluation_mode",
+    "require_parity",
 ]

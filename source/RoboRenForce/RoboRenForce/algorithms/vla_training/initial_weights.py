@@ -108,7 +108,8 @@ def _copy_into(policy: VLAPolicy, tensors: dict[str, Any], left_out: set[str], p
                 f"the run it is from. {'' if name in mine else did_you_mean(name, mine)}".rstrip()
             )
         mine[name].copy_(value)
-    absent = [name for name in mine if name not in tensors and name not in left_out]
+    fresh = tuple(f"head.{name}" for name in policy.head.untaught)
+    absent = [n for n in mine if n not in tensors and n not in left_out and not n.startswith(fresh)]
     if absent:
         raise CheckpointError(
             f"'{path}' lacks '{absent[0]}' and {len(absent) - 1} more tensors of this policy: configure the policy as "
