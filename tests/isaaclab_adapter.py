@@ -20,7 +20,7 @@ class IsaacLabVecEnv(VecEnv):
         self.env = FakeManagerBasedRLEnv(cfg.num_envs, cfg.seed)
         self._final: TensorDict | None = None
         self._reset_idx = self.env._reset_idx
-        self.env._reset_idx = self._reset_and_keep  # ty: the last observations are gone after it
+        self.env._reset_idx = self._reset_and_keep  # after it the last observations are gone
         self._obs = self._flat(self.env.observation_manager.compute())
         capabilities = ("reset_rows", "step_rows") if cfg.same_start else ("step_rows",)
         self.spec = EnvSpec(
@@ -70,9 +70,7 @@ class IsaacLabVecEnv(VecEnv):
         final = self._obs
         if self._final is not None:
             pairs = ((name, self._final[name], value) for name, value in self._obs.items())
-            chosen = {
-                name: torch.where(done.view(-1, *[1] * (new.dim() - 1)), old, new) for name, old, new in pairs
-            }
+            chosen = {name: torch.where(done.view(-1, *[1] * (new.dim() - 1)), old, new) for name, old, new in pairs}
             final = TensorDict(chosen, batch_size=[self.num_envs])
         extras = {"terminated": terminated, "time_outs": time_outs, "success": success}
         extras |= {"final_observations": final, "log": {}}
