@@ -42,7 +42,7 @@ def add_package(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(task_packages, "announced", lambda group="": {**announced, "isaaclab": "my_isaac_tasks"})
     mapping = ObsMappingCfg.from_dict(yaml_text.load(example())["env"]["multi_modal"]["mapping"])
     policy = MLPBaselinePolicyCfg(
-        backbone=MLPBaselineCfg(image_size=(16, 16), patch=8), head=RegressionHeadCfg(chunk_size=4)
+        backbone=MLPBaselineCfg(image_size=[16, 16], patch=4), head=RegressionHeadCfg(chunk_size=4)
     )
     imitation = VLAPretrainRunnerCfg(
         policy=policy,
