@@ -19,11 +19,11 @@ COLOURS = ["red", "blue"]
 
 
 def reach_cfg(num_envs: int, *, chunk: int | None = 4, seed: int = 0, **options: Any) -> TabletopCfg:
-    """Reach with two colours and one sentence, small pictures and short episodes."""
+    """Reach with one block of two colours and one sentence, small pictures and short episodes."""
     chain = MultiModalCfg(images={"front": "front"}, proprio=["robot"], chunk_size=chunk)
     defaults: dict[str, Any] = {
         "colours": COLOURS,
-        "num_blocks": 2,
+        "num_blocks": 1,
         "num_templates": 1,
         "image_size": 32,
         "reward": "sparse",
@@ -34,7 +34,7 @@ def reach_cfg(num_envs: int, *, chunk: int | None = 4, seed: int = 0, **options:
 def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
     """A quarter of a million parameters, for pictures of 32 pixels."""
     backbone = MLPBaselineCfg(
-        image_size=[32, 32], patch=4, channels=24, looks=2, width=64, hidden=128, num_layers=1
+        image_size=[32, 32], patch=8, channels=24, looks=2, width=64, hidden=128, num_layers=1
     )
     return MLPBaselinePolicyCfg(backbone=backbone, head=head)
 
@@ -68,7 +68,7 @@ def demonstrations(episodes: int, chunk: int, *, seed: int = 1000, noise: float 
     }
 
 
-def clone(head: ActionHeadCfg, folder: Path, *, episodes: int = 40, steps: int = 200, seed: int = 0) -> Path:
+def clone(head: ActionHeadCfg, folder: Path, *, episodes: int = 300, steps: int = 180, seed: int = 0) -> Path:
     """Write a checkpoint as a run of supervised learning writes it."""
     torch.manual_seed(seed)
     data, env = demonstrations(episodes, head.chunk_size), reach_cfg(1).build()
@@ -87,16 +87,15 @@ def clone(head: ActionHeadCfg, folder: Path, *, episodes: int = 40, steps: int =
 
 def fit(policy: VLAPolicy, data: dict[str, Tensor], steps: int, batch: int = 64) -> None:
     """Behavior cloning."""
-    optimizer = torch.optim.AdamW(policy.parameters(), 2e-3, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    optimizer = torch.optim.AdamW(policy.parameters(), 1e-3, weight_decay=1e-4, fused=True)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
     for _ in range(steps):
         index = torch.randint(len(data["action"]), (batch,))
         rows = {name: tensor[index] for name, tensor in data.items()}
-        loss = policy.loss(policy.encode(rows), rows["action"], rows["action_is_pad"]).mean
-        loss.backward()
+        policy.loss(policy.encode(rows), rows["action"], rows["action_is_pad"]).mean.backward()
         optimizer.step()
         optimizer.zero_grad()
-        schedule.step()
+        warmup.step()
 
 
 def _spec(data: dict[str, Tensor], env: VecEnv) -> VLASpec:

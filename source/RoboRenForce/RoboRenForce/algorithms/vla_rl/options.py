@@ -23,6 +23,9 @@ class PolicyGradientOptions(AlgorithmCfg):
     # the policy
     init_from: str = ""
     """Checkpoint or run directory of the policy that is improved, usually of supervised fine-tuning."""
+    exploration: Literal["config", "checkpoint"] = "config"
+    """Std or noise that exploration begins with: of the head's configuration (cloning does not teach it), or as the run
+    of `init_from` has learned it."""
     freeze_backbone: bool = True
     """Train the action head only: features are then computed once per observation, and reused by every epoch."""
     checkpoints: Literal["trained", "all"] = "trained"

@@ -129,7 +129,7 @@ class VLAOnPolicy(Algorithm):
                 "algorithm.init_from is empty, expected the run whose policy is improved: train one first, for example "
                 "with scripts/vla/pretrain/train_single_gpu.py."
             )
-        model, _ = policy_of_run(policy, cfg.init_from)
+        model, _ = policy_of_run(policy, cfg.init_from, own_exploration=cfg.exploration == "config")
         model.head.require_density()
         model.to(self.device).eval()
         if cfg.freeze_backbone:

@@ -49,12 +49,15 @@ def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VL
     return policy, loaded
 
 
-def policy_of_run(cfg: VLAPolicyCfg, init_from: str) -> tuple[VLAPolicy, set[str]]:
+def policy_of_run(
+    cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False
+) -> tuple[VLAPolicy, set[str]]:
     """Build a policy for the data of another run, with its weights; the averaged ones if it has any.
 
     Args:
         cfg: The policy, configured as in that run.
         init_from: Checkpoint or run directory.
+        own_exploration: True to take what `ActionHead.exploration` names from `cfg`, not from the run.
 
     Returns:
         The policy, and the names of the tensors that were loaded.
@@ -68,7 +71,10 @@ def policy_of_run(cfg: VLAPolicyCfg, init_from: str) -> tuple[VLAPolicy, set[str
         raise CheckpointError(f"'{path}' holds no vision-language-action policy: init_from needs a run of one.")
     policy: VLAPolicy = cfg.build(VLASpec.from_dict(saved["spec"]))
     tensors, left_out = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {}), saved["policy"]["left_out"]
-    _copy_into(policy, tensors, set(left_out), str(path))
+    own = tuple(f"head.{name}" for name in policy.head.exploration) if own_exploration else ()
+    kept = {name for name in policy.state_dict() if name.startswith(own)} if own else set()
+    tensors = {name: tensor for name, tensor in tensors.items() if not (own and name.startswith(own))}
+    _copy_into(policy, tensors, kept.union(left_out), str(path))
     names = dict(policy.named_parameters())
     require_same_frozen(_fingerprints({name: names[name] for name in left_out}), saved.get("frozen", {}), left_out)
     return policy, set(tensors)
