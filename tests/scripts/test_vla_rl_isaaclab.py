@@ -41,20 +41,23 @@ def test_train_resume_and_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     place = Workplace(tmp_path, PAGE, monkeypatch)
     add_package(tmp_path, monkeypatch)
 
-    def run(*words: str) -> str:
-        code = place.run("python", *words)
+    def run(*words: str, code: int = 0) -> str:
+        left_with = place.run("python", *words)
         shown = capsys.readouterr()
-        assert code == 0, shown
+        assert left_with == code, shown
         return shown.out + shown.err
 
     task = ["--task", f"{PREFIX}-BC"]
     run("scripts/data/collect_demos.py", *task, "--num_episodes", "16", "--images", "--output", "data")
-    run(
-        *("scripts/vla/pretrain/train_single_gpu.py", *task, "--dataset_path", "data", "--experiment_name", "bc"),
-        *("--max_iterations", "1", "epochs=null", "updates_per_iteration=60", *QUICK),
-    )
-    model = str(the_only("logs/RFRL/bc/*", tmp_path).relative_to(tmp_path))
 
+    def imitate(name: str, seed: str) -> str:
+        run(
+            *("scripts/vla/pretrain/train_single_gpu.py", *task, "--dataset_path", "data", "--experiment_name", name),
+            *("--seed", seed, "--max_iterations", "1", "epochs=null", "updates_per_iteration=60", *QUICK),
+        )
+        return str(the_only(f"logs/RFRL/{name}/*", tmp_path).relative_to(tmp_path))
+
+    model = imitate("bc", "1")
     base = ["--config_name", "isaaclab_reach_grpo", "--model_path", model]
     run(TRAIN, *base, "--experiment_name", "rl", *QUICK)
     trained = the_only("logs/RFRL/rl/*", tmp_path)
@@ -68,6 +71,11 @@ def test_train_resume_and_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     resume = ["--resume_dir", str(trained.relative_to(tmp_path)), "--max_epochs", "3"]
     assert "configuration of the checkpoint" in run(TRAIN, *base, *resume)
+    assert (trained / "latest").read_text().strip() == "global_step_3"
+
+    other = ["--model_path", imitate("other", "2"), "--resume_dir", str(trained), "--max_epochs", "4"]
+    told = run(TRAIN, "--config_name", "isaaclab_reach_grpo", *other, code=1)
+    assert "are not those that this policy was trained with: load the same base model" in told
     assert (trained / "latest").read_text().strip() == "global_step_3"
 
     rl_model = ["--rl_model_path", str((trained / "global_step_3").relative_to(tmp_path))]

@@ -76,7 +76,8 @@ def policy_of_run(
     tensors = {name: tensor for name, tensor in tensors.items() if not (own and name.startswith(own))}
     _copy_into(policy, tensors, kept.union(left_out), str(path))
     names = dict(policy.named_parameters())
-    require_same_frozen(_fingerprints({name: names[name] for name in left_out}), saved.get("frozen", {}), left_out)
+    compared = [name for name in left_out if name not in kept]
+    require_same_frozen(_fingerprints({name: names[name] for name in compared}), saved.get("frozen", {}), compared)
     return policy, set(tensors)
 
 
