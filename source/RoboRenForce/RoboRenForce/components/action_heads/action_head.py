@@ -61,7 +61,7 @@ class ActionHead(nn.Module, ABC):
     """Beginnings of the names of its tensors that demonstrations don't teach: weights of a fine-tuned policy may lack
     them, and they then start fresh."""
     density_advice: ClassVar[str] = "choose a flow head with density='sde', or one of regression or tokens"
-    """Fix for a head without density, in an error message."""
+    """Fix, in the error message of a head without density."""
 
     def fit(self, actions: Tensor) -> None:
         """Learn what no gradient teaches, such as FAST's vocabulary, from normalized chunks `(N, H, A)`."""
