@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NoReturn, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +88,7 @@ class ActionHead(nn.Module, ABC):
         Args:
             prefix: Features of B observations.
             deterministic: No exploration: the mode where there is one; generative heads still draw their start noise.
-                False where there is no density acts the same.
+                Where there is no density, False acts the same.
             generator: Where noise is drawn; None for torch's own.
 
         Returns:
@@ -111,8 +111,8 @@ class ActionHead(nn.Module, ABC):
     ) -> Tensor:
         """KL(head || reference), exact, of the distributions that recorded actions were drawn from.
 
-        Where actions are drawn one after another (tokens, noisy steps) it is the sum over these draws, each behind the
-        recorded ones: its mean over recorded actions is the KL divergence of whole chunks.
+        Where there are several draws one after another (tokens, noisy steps) it is the sum of theirs, each behind the
+        recorded ones: its mean over records is the KL divergence of all draws together.
 
         Args:
             prefix: Features of B observations.
@@ -130,14 +130,10 @@ class ActionHead(nn.Module, ABC):
     def require_density(self) -> None:
         """Raise a UserError that says what to choose if the head has no density."""
         if not self.has_density:
-            self.refuse_density()
-
-    def refuse_density(self) -> NoReturn:
-        """Raise the error of `require_density`."""
-        raise UserError(
-            f"{type(self).__name__} has no log-probabilities of its actions as it is configured, and policy "
-            f"gradients (PPO, GRPO) need them: {self.density_advice}."
-        )
+            raise UserError(
+                f"{type(self).__name__} has no log-probabilities of its actions as it is configured, and policy "
+                f"gradients (PPO, GRPO) need them: {self.density_advice}."
+            )
 
     @abstractmethod
     def divergence(
