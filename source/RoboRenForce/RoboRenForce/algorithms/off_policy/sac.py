@@ -14,6 +14,7 @@ The critics' return head decides what they predict, a value or a distribution of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -78,7 +79,9 @@ class SAC(OffPolicyAlgorithm):
                 next_action, next_log_prob = self._sample(actor_at_next_obs(self.target_actor, batch))
                 bonus = -self.temperature() * next_log_prob if cfg.backup_entropy else torch.zeros_like(next_log_prob)
             # By default the smaller target value counts (twin critics), against overestimation.
-            loss, errors, metrics = td_loss(self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate)
+            loss, errors, metrics = td_loss(
+                self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate, cfg.target_members
+            )
         if self.critic_term is not None:
             # CQL adds its conservative term to the same loss.
             term, more = self.critic_term.loss(batch)
@@ -91,7 +94,8 @@ class SAC(OffPolicyAlgorithm):
         with autocast(self.cfg.precision, self.device):
             action, log_prob = self._sample(actor_at_obs(self.actor, batch))
             values = action_values(self.critic, batch, action)
-        value = values.amin(0) if self.cfg.aggregate == "min" else values.mean(0)
+        pessimistic = self.cfg.aggregate == "min" and self.cfg.target_members is None
+        value = values.amin(0) if pessimistic else values.mean(0)
         # Maximize value plus entropy.
         loss = batch.mean(self.temperature() * log_prob - value)
         metrics = {"Policy/entropy": -batch.mean(log_prob), "Policy/alpha": self.temperature()}
@@ -138,5 +142,13 @@ class SACCfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
     """Temperature, the weight of the entropy."""
     backup_entropy: bool = True
     """True to include the entropy of a' in the target."""
+    target_members: Annotated[int, Range(ge=1)] | None = None
+    """Target critics drawn for each batch, among which `aggregate` chooses, while the policy maximizes the mean of all
+    critics (REDQ, RLPD); None: all of them."""
     policy_updates: Annotated[int, Range(ge=1)] = 1
     """Gradient steps of the policy per turn; CleanRL takes `policy_delay` of them."""
+
+    def check(self) -> Iterable[str]:
+        """Check that drawn critics have one target in common."""
+        if self.target_members is not None and self.aggregate == "own":
+            yield "target_members: draws critics that all learn from, and with aggregate=own each has its own target"

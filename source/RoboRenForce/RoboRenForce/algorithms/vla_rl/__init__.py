@@ -3,16 +3,19 @@
 from .dsrl import DSRLCfg, StartNoise, StartNoiseCfg
 from .latent_actions import LatentActions, LatentActionsCfg
 from .residual_chunk import ResidualChunk, ResidualChunkCfg
-from .vla_sac import VLASAC, VLASACCfg
+from .rlpd import RLPDCfg
+from .vla_sac import VLASAC, VLASACCfg, vla_sac_networks
 
 __all__ = [
     "VLASAC",
     "DSRLCfg",
     "LatentActions",
     "LatentActionsCfg",
+    "RLPDCfg",
     "ResidualChunk",
     "ResidualChunkCfg",
     "StartNoise",
     "StartNoiseCfg",
     "VLASACCfg",
+    "vla_sac_networks",
 ]
