@@ -171,7 +171,9 @@ def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
     refused(algorithm_cfg(tmp_path, learner=odd, demonstrations="somewhere"), "is odd, and half of it")
     chunks = MultiModalCfg(images={"front": "image"}, proprio=["policy"], instruction=runs.TEXT, chunk_size=5)
     longer = runs.env_cfg(multi_modal=chunks).build()
-    refused(algorithm_cfg(tmp_path), "executes 5 actions per step, and the policy predicts", error=SpecMismatch, env=longer)
+    refused(
+        algorithm_cfg(tmp_path), "executes 5 actions per step, and the policy predicts", error=SpecMismatch, env=longer
+    )
     other = MultiModalCfg(images={"side": "image"}, proprio=["policy"], instruction=runs.TEXT, chunk_size=3)
     refused(algorithm_cfg(tmp_path), "cameras", error=SpecMismatch, env=runs.env_cfg(multi_modal=other).build())
 
