@@ -45,6 +45,7 @@ class VLASAC(Algorithm):
 
     obs_sets = ()
     cfg: VLASACCfg
+    collector: VLACollector
 
     def __init__(self, cfg: VLASACCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
         if not isinstance(policy, VLAPolicyCfg):
@@ -66,11 +67,14 @@ class VLASAC(Algorithm):
             learner = learner.replace(batch_size=learner.batch_size // 2)
         self.learner: OffPolicyAlgorithm = learner.build(policy=cfg.networks, context=inner)
         self.schema = self.learner.schema
-        self.collector = VLACollector(self.features, self.learner.collector)
+        self.collector = VLACollector(
+            self.features, self.learner.collector, device=context.device, cuda_graph=cfg.learner.cuda_graph
+        )
 
     def add_instructions(self, texts: Iterable[str]) -> None:
         """Let the policy follow more texts."""
         self.model.add_instructions(texts)
+        self.collector.forget_graphs()
 
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
@@ -116,14 +120,15 @@ class VLASAC(Algorithm):
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """See `OffPolicyAlgorithm.warnings`."""
+        # Once per iteration: on a GPU an unknown text is only counted, and asking waits for the device.
+        self.model.preprocessing.instructions.require_known()
         return self.learner.warnings(metrics)
 
     def restart_episodes(self) -> None:
         """Start new episodes in all environments."""
         self.collector.restart_episodes()
         self.learner.restart_episodes()
-        if self.learner.acts:
-            self.learner.experience.buffer.restart()
+        self.learner.experience.buffer.restart()
 
     def policy(self) -> LatentPolicy:
         """The policy in the environment; it shares all weights with the learner."""
@@ -142,7 +147,7 @@ class VLASAC(Algorithm):
             CheckpointError: it was trained on another frozen policy.
         """
         require_same_frozen(frozen_fingerprints(self.model), state["frozen"], state["frozen"])
-        self.model.add_instructions(state["spec"]["instructions"])
+        self.add_instructions(state["spec"]["instructions"])
         self.learner.load_state_dict(state["learner"])
 
     def local_state_dict(self) -> dict[str, Any]:
@@ -163,6 +168,7 @@ class VLASAC(Algorithm):
 
     def close(self) -> None:
         """Free the captured graphs."""
+        self.collector.close()
         self.learner.close()
 
 
