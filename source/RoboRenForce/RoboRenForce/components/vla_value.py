@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..configclass import Cfg, configclass
 from ..networks import MLPCfg, NetworkCfg
 from ..networks.vlm import Prefix
+from ..utils.precision import full_precision
 from .action_heads.features import Features, read_features
 
 
@@ -39,7 +40,7 @@ class ValueHead(nn.Module):
             features = features.detach()
         if features.dim() == 3 and not self.cfg.per_action:
             features = features.mean(1)
-        with torch.autocast(features.device.type, enabled=False):
+        with full_precision(features.device):
             tokens, state = features.split([self.norm.normalized_shape[0], self.state_dim], -1)
             return self.network(torch.cat([self.norm(tokens), state], -1)).squeeze(-1)
 

@@ -7,6 +7,8 @@ from .diffusion import DiffusionHead, DiffusionHeadCfg
 from .dit import DiTHeadCfg
 from .fast import FASTHead, FASTHeadCfg
 from .flow import FlowHead, FlowHeadCfg
+from .flow_noise import FlowNoiseCfg
+from .flow_sde import FlowSDECfg
 from .regression import RegressionHead, RegressionHeadCfg
 
 __all__ = [
@@ -23,6 +25,8 @@ __all__ = [
     "FASTHeadCfg",
     "FlowHead",
     "FlowHeadCfg",
+    "FlowNoiseCfg",
+    "FlowSDECfg",
     "LossSum",
     "RegressionHead",
     "RegressionHeadCfg",

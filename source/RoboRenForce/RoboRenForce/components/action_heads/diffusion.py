@@ -6,8 +6,8 @@ DDPM (arXiv 2006.11239) trains at `train_steps` noise levels; sampling takes `nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Annotated, Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks.vlm import Prefix
 from ...utils.optional import require_package
-from .action_head import LossSum
+from .action_head import ActionHead, LossSum
 from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
 from .masking import share
 
@@ -25,6 +25,7 @@ class DiffusionHead(DenoisingHead):
     """A network that predicts the noise of a chunk (or the clean chunk, or v), and a scheduler that removes it."""
 
     cfg: DiffusionHeadCfg
+    has_density = False
 
     def __init__(self, cfg: DiffusionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__(cfg, width=width, state_dim=state_dim, action_dim=action_dim)
@@ -58,6 +59,18 @@ class DiffusionHead(DenoisingHead):
         if self.cfg.clip is not None:
             loss.metrics["clipped"] = share(actions.abs() > self.cfg.clip, mask)
         return loss
+
+    @override
+    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> NoReturn:
+        """Refuse: there is no density."""
+        self.refuse_density()
+
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> NoReturn:
+        """Refuse, see `evaluate`."""
+        self.refuse_density()
 
     @override
     def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
