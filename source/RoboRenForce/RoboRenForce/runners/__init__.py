@@ -11,6 +11,7 @@ from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .trainer import Trainer, TrainerCfg
 from .video import record_video
 from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
+from .vla_rl_runner import VLAGRPORunner, VLAGRPORunnerCfg, VLAPPORunner, VLAPPORunnerCfg
 from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 
 __all__ = [
@@ -31,6 +32,10 @@ __all__ = [
     "OnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",
+    "VLAGRPORunner",
+    "VLAGRPORunnerCfg",
+    "VLAPPORunner",
+    "VLAPPORunnerCfg",
     "VLAPretrainRunner",
     "VLAPretrainRunnerCfg",
     "VLASFTRunner",

@@ -43,15 +43,40 @@ def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VL
     """
     if not init_from:
         return cfg.build(spec), set()
+    policy, loaded = policy_of_run(cfg, init_from)
+    policy.require_data(spec)
+    policy.add_instructions(spec.instructions)
+    return policy, loaded
+
+
+def policy_of_run(
+    cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False
+) -> tuple[VLAPolicy, set[str]]:
+    """Build a policy for the data of another run, with its weights; the averaged ones if it has any.
+
+    Args:
+        cfg: The policy, configured as in that run.
+        init_from: Checkpoint or run directory.
+        own_exploration: True to take what `ActionHead.exploration` names from `cfg`, not from the run.
+
+    Returns:
+        The policy, and the names of the tensors that were loaded.
+
+    Raises:
+        CheckpointError: it is of another kind of run, of another policy, or stands on another base model.
+    """
     path = resolve_checkpoint(init_from)
     saved = load_checkpoint(path, schema={"algorithm": dict})["algorithm"]
     if not {"spec", "policy"} <= saved.keys():
         raise CheckpointError(f"'{path}' holds no vision-language-action policy: init_from needs a run of one.")
     policy: VLAPolicy = cfg.build(VLASpec.from_dict(saved["spec"]))
-    policy.require_data(spec)
-    policy.add_instructions(spec.instructions)
-    tensors = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {})
-    _copy_into(policy, tensors, set(saved["policy"]["left_out"]), str(path))
+    tensors, left_out = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {}), saved["policy"]["left_out"]
+    own = tuple(f"head.{name}" for name in policy.head.exploration) if own_exploration else ()
+    kept = {name for name in policy.state_dict() if name.startswith(own)} if own else set()
+    tensors = {name: tensor for name, tensor in tensors.items() if not (own and name.startswith(own))}
+    _copy_into(policy, tensors, kept.union(left_out), str(path))
+    names = dict(policy.named_parameters())
+    require_same_frozen(_fingerprints({name: names[name] for name in left_out}), saved.get("frozen", {}), left_out)
     return policy, set(tensors)
 
 
@@ -74,11 +99,14 @@ def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> Non
 
 def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
     """Name -> a number that tells the frozen weights of one base model from those of another, on any device."""
-    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
-    if not frozen:
+    return _fingerprints({name: p for name, p in module.named_parameters() if not p.requires_grad})
+
+
+def _fingerprints(tensors: dict[str, nn.Parameter]) -> dict[str, int]:
+    if not tensors:
         return {}
-    sums = torch.stack([_bits(tensor).sum(dtype=torch.int64) for tensor in frozen.values()])
-    return dict(zip(frozen, (sums & (2**62 - 1)).tolist(), strict=True))
+    sums = torch.stack([_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors.values()])
+    return dict(zip(tensors, (sums & (2**62 - 1)).tolist(), strict=True))
 
 
 def require_same_frozen(here: dict[str, int], saved: dict[str, int], names: Iterable[str]) -> None:

@@ -60,6 +60,9 @@ class ActionHead(nn.Module, ABC):
     untaught: ClassVar[tuple[str, ...]] = ()
     """Beginnings of the names of its tensors that demonstrations don't teach: weights of a fine-tuned policy may lack
     them, and they then start fresh."""
+    exploration: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of tensors that are about exploration alone: cloning demonstrations never uses them, so
+    that reinforcement learning begins with those of its own configuration."""
     density_advice: ClassVar[str] = "choose a flow head with density='sde', or one of regression or tokens"
     """Fix, in the error message of a head without density."""
 

@@ -29,6 +29,7 @@ class FlowHead(DenoisingHead):
 
     cfg: FlowHeadCfg
     untaught = ("noise.",)
+    exploration = ("noise.",)
     density_advice = "set head.density=sde (or noise)"
 
     def __init__(self, cfg: FlowHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:

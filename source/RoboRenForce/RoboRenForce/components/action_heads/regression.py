@@ -28,6 +28,7 @@ class RegressionHead(ActionHead):
     """A network from the features to the mean of a normal distribution whose std does not depend on the observation."""
 
     cfg: RegressionHeadCfg
+    exploration = ("log_std",)
 
     def __init__(self, cfg: RegressionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
