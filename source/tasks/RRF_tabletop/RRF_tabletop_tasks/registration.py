@@ -25,8 +25,8 @@ def vla_cfg(task: TaskName, **options: Any) -> TabletopCfg:
 
 
 def easy_reach_cfg() -> TabletopCfg:
-    """Reach for one of two blocks in three colours, which a core learns to do in minutes."""
-    return vla_cfg("Reach", colours=["red", "green", "blue"], num_blocks=2, num_templates=1)
+    """Reach for the only block, which a core learns in minutes."""
+    return vla_cfg("Reach", colours=["red", "blue"], num_blocks=1, num_templates=1)
 
 
 def grouped(cfg: TabletopCfg) -> TabletopCfg:

@@ -1,19 +1,22 @@
 """Reinforcement learning of vision-language-action policies."""
 
-from .dsrl import DSRLCfg, StartNoise, StartNoiseCfg
+from .dsrl import DSRL, DSRLCfg, StartNoise, StartNoiseCfg
 from .grpo import GRPO, GRPOCfg
 from .latent_actions import LatentActions, LatentActionsCfg
 from .parity import evaluation_mode, require_parity
 from .residual_chunk import ResidualChunk, ResidualChunkCfg
-from .vla_sac import VLASAC, VLASACCfg
+from .rlpd import RLPDCfg
+from .vla_sac import VLASAC, VLASACCfg, vla_sac_networks
 
 __all__ = [
+    "DSRL",
     "GRPO",
     "VLASAC",
     "DSRLCfg",
     "GRPOCfg",
     "LatentActions",
     "LatentActionsCfg",
+    "RLPDCfg",
     "ResidualChunk",
     "ResidualChunkCfg",
     "StartNoise",
@@ -21,4 +24,5 @@ __all__ = [
     "VLASACCfg",
     "evaluation_mode",
     "require_parity",
+    "vla_sac_networks",
 ]
