@@ -37,6 +37,9 @@ OWN_TESTS = {"docs/configuration.md", "docs/adding/network.md", "docs/adding/env
 RUN_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS]
 PACKAGES = {"mjlab": ("mjlab", "RRF_mjlab_tasks"), "d4rl": ("RRF_d4rl_tasks",)}
 """Part of a task id -> what it needs beyond RRF_gym."""
+RUN_FILE_OR_METRIC = re.compile(
+    r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd|env|eval|rollout|actor|time)/"
+)
 SCRIPT_TASK = "RoboRenForce-Gym-HalfCheetah-PPO"
 """What train_gym.py trains if no task is named."""
 
@@ -261,7 +264,7 @@ def test_the_layers_on_the_page_are_those_that_are_proven():
 def test_files_tests_and_functions_that_a_page_names_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     for path, function in re.findall(r"`([\w./]+/[\w.]*)(?:::(\w+))?`", text):
-        if re.match(r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd)/", path) or "*" in path:
+        if RUN_FILE_OR_METRIC.match(path) or "*" in path:
             continue
         places = [base / path for base in (ROOT, CORE, CORE / "algorithms") if (base / path).exists()]
         assert places, f"{path} does not exist"
