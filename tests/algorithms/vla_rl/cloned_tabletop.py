@@ -39,10 +39,10 @@ def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
     return MLPBaselinePolicyCfg(backbone=backbone, head=head)
 
 
-def demonstrations(episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1) -> dict[str, Tensor]:
+def demonstrations(episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, speed: float = 0.4) -> dict[str, Tensor]:
     """Frames with the chunks of the expert's actions that follow; a row per frame."""
     env = reach_cfg(episodes, chunk=None, seed=seed).build()
-    expert = ExpertCfg(speed=0.6, seed=seed).build(env)
+    expert = ExpertCfg(speed=speed, seed=seed).build(env)
     generator = torch.Generator().manual_seed(seed)
     running = torch.ones(episodes, dtype=torch.bool)
     frames: list[dict[str, Tensor]] = []
