@@ -42,6 +42,7 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
     _register("RoboRenForce-Tabletop-Reach-GRPO", grouped(easy_reach_cfg()), f"{agents}_rl:grpo")
+    _register("RoboRenForce-Tabletop-Reach-VLAPPO", easy_reach_cfg().replace(num_envs=64), f"{agents}_rl:ppo")
     for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
         _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
 

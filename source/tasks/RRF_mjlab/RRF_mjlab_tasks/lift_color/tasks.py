@@ -18,6 +18,7 @@ def lift_color_tasks() -> dict[str, tuple[LiftColorEnvCfg, str]]:
         "RoboRenForce-MJLab-LiftColor-BC": (vla_cfg(), agents + "bc"),
         "RoboRenForce-MJLab-LiftColor-SFT": (vla_cfg(), agents + "sft"),
         "RoboRenForce-MJLab-LiftColor-GRPO": (vla_cfg().replace(groups=GroupVecCfg(group_size=8)), agents + "grpo"),
+        "RoboRenForce-MJLab-LiftColor-VLAPPO": (vla_cfg(), agents + "vla_ppo"),
     }
 
 
