@@ -135,7 +135,7 @@ class MultiModal(VecEnvWrapper):
         if actions.shape != expected:
             raise ValueError(f"MultiModal got actions of shape {tuple(actions.shape)}, expected {expected}.")
         before, cfg = self._ids, self.multi_modal_cfg
-        if cfg.flat_actions:
+        if cfg.flat_actions and cfg.chunk_size:
             actions = actions.reshape(self.num_envs, cfg.chunk_size, -1)
         if self._mapping is not None:
             actions = self._mapping.env_actions(actions)
