@@ -18,7 +18,7 @@ from RoboRenForce.runners import VLASFTRunnerCfg
 from RoboRenForce.utils import task_packages
 from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import Task
-from RoboRenForce.utils.run_configs import run_configs
+from RoboRenForce.utils.run_configs import find_run_config, run_configs
 
 pytest.importorskip("RRF_tabletop_tasks")
 pytestmark = pytest.mark.contract
@@ -42,7 +42,10 @@ SCRIPTS = Path(__file__).parents[2] / "scripts" / "vla" / "rl"
         ("train_vla_benchmark.py --benchmark libero", "The benchmark 'libero' is not installed: take one of those"),
         ("train_vla_benchmark.py --benchmark tabletop --task_name fold", "no run configuration 'tabletop_fold_grpo'"),
         ("train_vla_benchmark.py --benchmark tabletop --algo dqn", "choose from"),
-        ("train_robotwin_grpo.py --algo ppo", "The benchmark 'robotwin' is not installed"),
+        ("train_robotwin_grpo.py --algo ppo --task place_empty_cup", "The benchmark 'robotwin' is not installed"),
+        ("train.py --config_name tabletop_reach_grpo --group_size 7", "group_size=7 must divide the 64 training"),
+        ("train.py --config_name tabletop_reach_ppo --group_size 8", "env.groups holds None, which has no fields"),
+        ("train.py --config_name tabletop_reach_grpo --num_episodes 0", "expected an integer of at least 1"),
     ],
 )
 def test_a_mistake_is_one_sentence(
@@ -66,6 +69,15 @@ def test_flags_have_the_names_of_other_tools_too() -> None:
     assert (args.rl_model_path, args.episodes) == ("a", 3)
     assert rl_play_parser("").parse([]).episodes == 10
     assert benchmark_parser("", benchmark="robotwin").parse([]).algo == "grpo"
+
+
+def test_flags_are_short_for_fields() -> None:
+    task = vla_rl.configured_task(find_run_config("tabletop_reach_grpo"))
+    words = "--lr 1e-4 --group_size 4 --update_epochs 3 --kl_coef 0.1 --model_path m"
+    vla_rl._apply_rl_flags(task, rl_train_parser("").parse(words.split()))
+    algorithm = task.runner_cfg.algorithm
+    assert (algorithm.optimizer.learning_rate, algorithm.num_learning_epochs, algorithm.kl_coef) == (1e-4, 3, 0.1)
+    assert task.env_cfg.groups.group_size == 4 and algorithm.init_from == "m"
 
 
 def test_only_eval_plays_what_would_be_trained() -> None:
@@ -114,7 +126,7 @@ def test_the_policy_comes_from_the_model_before_the_file_changes_it(
     args = rl_train_parser("").parse(["--model_path", "somewhere"])
     vla_rl._take_policy(task, args)
     task.apply_yaml("policy: {head: {chunk_size: 5}}\n")
-    vla_rl._start_from_model(task, args)
+    vla_rl._apply_rl_flags(task, args)
     assert task.runner_cfg.policy.cameras == ["front"] and task.runner_cfg.policy.head.chunk_size == 5
     assert task.runner_cfg.algorithm.init_from == "somewhere"
 

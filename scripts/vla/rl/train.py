@@ -13,7 +13,9 @@ def main() -> None:
         args = rl_train_parser(__doc__).parse()
         if args.only_eval:
             run = prepare_rl_play(to_play(args))
-            run.evaluate(run.build_runner(run.build_env()))
+            env = run.build_env()
+            run.evaluate(run.build_runner(env))
+            env.close()
             return
         run = prepare_rl_training(args)
         runner = run.build_runner(run.build_env())

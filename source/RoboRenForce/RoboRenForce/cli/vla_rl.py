@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from ..components.vla_policy import VLAPolicyCfg
-from ..runners.arguments import Parser, play_parser, train_parser
+from ..runners.arguments import Parser, play_parser, positive, train_parser
 from ..runners.checkpoint_task import task_of_checkpoint
 from ..runners.play_run import PlayRun, prepare_play
 from ..runners.saved_run import read_run
@@ -32,13 +32,21 @@ BENCHMARKS = {
 }
 """Benchmark, which is the second word of its task ids -> task that is trained if none is named."""
 ALGORITHMS = ("grpo", "ppo", "sac")
+_OVERRIDES = {
+    "model_path": "algorithm.init_from",
+    "lr": "algorithm.optimizer.learning_rate",
+    "group_size": "env.groups.group_size",
+    "update_epochs": "algorithm.num_learning_epochs",
+    "kl_coef": "algorithm.kl_coef",
+}
+"""Flag -> what it is short for."""
 
 
 def rl_train_parser(description: str | None) -> Parser:
     """The options of RL fine-tuning, beside those of all training."""
     parser = _train_flags(description)
     parser.add_argument("--only_eval", action="store_true", help="evaluate --model_path or --resume_dir, learn nothing")
-    parser.add_argument("--num_episodes", type=int, default=50, help="of --only_eval (default: 50)")
+    parser.add_argument("--num_episodes", type=positive, default=50, help="of --only_eval (default: 50)")
     return parser
 
 
@@ -58,7 +66,7 @@ def rl_play_parser(description: str | None) -> Parser:
         "--rl_model_path", metavar="PATH", help="what RL made of it: a run, or one of its global_step_N"
     )
     parser.add_argument("--resume_dir", dest="rl_model_path", metavar="PATH", help="the same as --rl_model_path")
-    parser.add_argument("--num_episodes", dest="episodes", type=int, help="the same as --episodes")
+    parser.add_argument("--num_episodes", dest="episodes", type=positive, help="the same as --episodes")
     parser.add_argument("--only_eval", action="store_true", help="evaluate, without a video and without an export")
     return parser
 
@@ -70,7 +78,7 @@ def benchmark_parser(description: str | None, *, benchmark: str | None = None) -
         parser.add_argument("--benchmark", choices=BENCHMARKS, required=True, help="simulator and its tasks")
     else:
         parser.set_defaults(benchmark=benchmark)
-    parser.add_argument("--task_name", help="task of the benchmark")
+    parser.add_argument("--task_name", help="task of the benchmark; --task means the same here")
     parser.add_argument("--algo", choices=ALGORITHMS, default="grpo", help="how it learns (default: grpo)")
     return parser
 
@@ -83,13 +91,14 @@ def prepare_rl_training(args: Namespace) -> TrainingRun:
         args.config = _config_file(args)
     if args.resume is None and args.config is None and args.task is None:
         raise UserError(f"No run given: name one with --config_name; there are {', '.join(run_configs()) or 'none'}.")
-    return prepare_training(args, _start_from_model, base=_take_policy)
+    return prepare_training(args, _apply_rl_flags, base=_take_policy)
 
 
 def prepare_benchmark(args: Namespace) -> TrainingRun:
     """Find the run configuration of a benchmark, and prepare the run."""
     if args.config_name is None and args.resume is None:
-        task = args.task_name or BENCHMARKS[args.benchmark]
+        task = args.task_name or args.task or BENCHMARKS[args.benchmark]
+        args.task = None  # the configuration names the id
         name = f"{args.benchmark}_{task}_{args.algo}".lower()
         installed = task_packages.announced()
         if args.benchmark not in installed:
@@ -112,7 +121,7 @@ def prepare_rl_play(args: Namespace) -> PlayRun:
         if config is not None:
             task.env_cfg = configured_task(config).env_cfg
         if args.rl_model_path is not None:
-            _start_from_model(task, args)
+            _apply_rl_flags(task, args)
 
     return prepare_play(args, play_there)
 
@@ -148,7 +157,11 @@ def _train_flags(description: str | None) -> Parser:
     parser.add_argument(
         "--resume_dir", dest="resume", metavar="PATH", help="continue a run: its directory, or one of its global_step_N"
     )
-    parser.add_argument("--max_epochs", dest="max_iterations", type=int, help="the same as --max_iterations")
+    parser.add_argument("--max_epochs", dest="max_iterations", type=positive, help="the same as --max_iterations")
+    parser.add_argument("--lr", type=float, help="learning rate")
+    parser.add_argument("--group_size", type=positive, help="GRPO: environments that start alike")
+    parser.add_argument("--update_epochs", type=positive, help="passes over the rollout per update")
+    parser.add_argument("--kl_coef", type=float, help="weight of the divergence from --model_path")
     return parser
 
 
@@ -173,6 +186,6 @@ def _take_policy(task: Task, args: Namespace) -> None:
         task.runner_cfg.policy = policy_of(args.model_path)
 
 
-def _start_from_model(task: Task, args: Namespace) -> None:
-    if args.model_path is not None:
-        task.apply_overrides([f"algorithm.init_from={args.model_path}"])
+def _apply_rl_flags(task: Task, args: Namespace) -> None:
+    given = {path: getattr(args, name, None) for name, path in _OVERRIDES.items()}
+    task.apply_overrides([f"{path}={value}" for path, value in given.items() if value is not None])

@@ -50,7 +50,7 @@ def record_tiles(
         path: Where to write.
         camera: Image group; None: the first.
         captions: Whether instruction, step, reward and outcome are written below each picture.
-        steps: Most steps of an episode; None: its horizon.
+        steps: Most environment steps of an episode; None: its horizon.
         deterministic: True to play the mode of the policy instead of samples.
         seed: Seed that makes the episodes reproducible.
         should_stop: Called whenever the policy acts; no file is left where it returns True.
@@ -59,9 +59,10 @@ def record_tiles(
         UserError: There is no such camera.
     """
     camera = _camera(env.spec, camera)
-    rate = 1.0 / (env.spec.step_dt or 0.1) / max(1, env.spec.action.chunk)
+    chunk = max(1, env.spec.action.chunk)
+    rate = 1.0 / (env.spec.step_dt or 0.1) / chunk
     tiles = _Tiles(env, camera, captions)
-    limit = steps or env.max_episode_length or _MOST_STEPS
+    limit = math.ceil((steps or env.max_episode_length or _MOST_STEPS) / chunk)
     frames = _frames(env, policy, tiles, limit, max(1, round(_HOLD_SECONDS * rate)), deterministic, seed, should_stop)
     return write_mp4(path, frames, fps=rate)
 

@@ -44,6 +44,9 @@ logger = logging.getLogger(__name__)
 
 _GOES_ON = "The run goes on from that one."
 
+ApplyFlags = Callable[[Task, Namespace], None]
+"""Changes a task by the arguments of the command line."""
+
 
 @dataclass
 class TrainingRun:
@@ -137,9 +140,6 @@ class TrainingRun:
                     self.run_dir.params("run").parent.rmdir()
                     self.run_dir.root.rmdir()
             raise
-
-
-ApplyFlags = Callable[[Task, Namespace], None]
 
 
 def prepare_training(
