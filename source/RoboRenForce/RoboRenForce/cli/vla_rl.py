@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ..components.vla_export import exported_cfg, is_exported
 from ..components.vla_policy import VLAPolicyCfg
 from ..runners.arguments import Parser, play_parser, positive, train_parser
 from ..runners.checkpoint_task import task_of_checkpoint
@@ -137,11 +138,13 @@ def configured_task(config: Path) -> Task:
 
 
 def policy_of(model_path: str) -> VLAPolicyCfg:
-    """Return the configuration of the policy of another run.
+    """Return the configuration of the policy of another run, or of an exported one.
 
     Raises:
         CheckpointError: it is no run of a VLA policy.
     """
+    if is_exported(model_path):
+        return exported_cfg(model_path)[0]
     saved = read_run(resolve_checkpoint(model_path))
     policy = task_of_checkpoint(saved.data).runner_cfg.policy
     if not isinstance(policy, VLAPolicyCfg):
@@ -171,7 +174,7 @@ def _with_run_flags(parser: Parser) -> Parser:
     )
     parser.add_argument("--config_path", type=Path, metavar="DIR", help="another folder of such files, looked in first")
     parser.add_argument(
-        "--model_path", metavar="PATH", help="run or checkpoint of the policy that learning begins with"
+        "--model_path", metavar="PATH", help="run, checkpoint or exported folder of the policy to begin with"
     )
     return parser
 
