@@ -147,9 +147,11 @@ class MultiModal(VecEnvWrapper):
             obs, rewards, dones, extras = self.env.step(actions)
         else:
             obs, rewards, dones, extras = self.env.step_rows(actions, active)
-        final = extras.get("final_observations")
+        final, inner_obs = extras.get("final_observations"), obs
         obs, extras = self._begin(obs, extras)
-        if final is not None:
+        if final is inner_obs:  # nothing ended: images are not scaled twice
+            extras["final_observations"] = obs
+        elif final is not None:
             ids = torch.where(dones.bool().unsqueeze(1), before, self._ids)
             extras["final_observations"] = self._observe(final, ids)
         return obs, rewards, dones, extras
