@@ -54,11 +54,13 @@ def walked(chosen, n_step, steps):
             stream.append((obs, rewards, done, bool(extras["terminated"]), extras["final_observations"]["policy"][0]))
         for t in range(steps - 1):
             reward, discount = 0.0, 1.0
-            for _, rewards, done, terminated, last in stream[t : min(t + n_step, steps - 1)]:
-                for each in rewards:
+            step = stream[t]
+            for step in stream[t : min(t + n_step, steps - 1)]:
+                for each in step[1]:
                     reward, discount = reward + discount * each, discount * GAMMA
-                if done:
+                if step[2]:
                     break
+            _, _, _, terminated, last = step
             found[tuple(stream[t][0].tolist())] = (reward, discount * (not terminated), last, t)
     return found
 

@@ -86,4 +86,3 @@ class ChunkReplayBufferCfg(ReplayBufferCfg):
 
     class_type: type = ChunkReplayBuffer
     capacity = 100_000
-

@@ -39,7 +39,6 @@ class OnPolicyRunner(EnvRunner):
                 self.timer.lap("learning")
                 self.end_env_iteration(learned)
 
-
     def collect(self, obs: TensorDict) -> TensorDict:
         """Take the steps of one rollout; returns the observations after it."""
         for _ in range(self.cfg.num_steps_per_env):

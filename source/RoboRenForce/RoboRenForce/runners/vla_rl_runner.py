@@ -15,6 +15,8 @@ from ..configclass import MISSING, configclass
 from ..envs.structure import require_step
 from ..envs.vec_env import StepReturn
 from ..utils.errors import ConfigError
+from .callbacks import CallbackCfg
+from .gpu_metrics import GpuMetricsCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .statistics import Ratio
 
@@ -127,6 +129,7 @@ class VLAPPORunnerCfg(OnPolicyRunnerCfg):
     init_at_random_ep_len = False
     max_iterations = 100
     save_interval = 20
+    callbacks: list[CallbackCfg] = [GpuMetricsCfg()]
 
 
 @configclass

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterable
+from typing import Annotated, cast
 
 from torch import Tensor
 from typing_extensions import override
 
 from ...components.action_heads import FlowHead
-from ...components.vla_policy import VLAPolicy
+from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...configclass import ConfigError, Range, configclass
 from ...networks.vlm import Prefix
+from ..algorithm import RunContext
+from ..off_policy.sac import SAC, SACCfg
 from .latent_actions import LatentActions, LatentActionsCfg
-from .vla_sac import VLASACCfg
+from .vla_sac import VLASAC, VLASACCfg
 
 
 class StartNoise(LatentActions):
@@ -62,8 +65,31 @@ class StartNoiseCfg(LatentActionsCfg):
     """True for one noise vector `(A,)` that all actions of a chunk start from: fewer dimensions for long chunks."""
 
 
+class DSRL(VLASAC):
+    """`VLASAC` over start noise."""
+
+    cfg: DSRLCfg
+
+    def __init__(self, cfg: DSRLCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
+        super().__init__(cfg, policy=policy, context=context)
+        if cfg.aliased:
+            from .noise_alias import NoiseAlias  # it builds on this module
+
+            sac = cast(SAC, self.learner)  # `check` refuses others
+            sac.critic_source = NoiseAlias(sac, self.features, cfg.networks.critic_cfg)
+
+
 @configclass
 class DSRLCfg(VLASACCfg):
-    """`VLASAC` in the noise space of a policy with a flow head."""
+    """Configuration of `DSRL`: `VLASACCfg` in the noise space of a policy with a flow head."""
 
+    class_type: type = DSRL
     actions: LatentActionsCfg = StartNoiseCfg()
+    aliased: bool = False
+    """True for critics of chunks, from which those of noise learn (DSRL-NA, see `noise_alias`)."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on a learner without critics of this kind."""
+        yield from super().check()
+        if self.aliased and not isinstance(self.learner, SACCfg):
+            yield f"aliased: a {type(self.learner).__name__} has no critics to replace; set learner=SACCfg(...)"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.transition import ActOut, Collector
+from ...utils.cuda_graph import GraphMode, graphed, release
 from .prefix_features import FEATURES, Encoded, PrefixFeatures, as_observations
 
 LATENT = "latent"
@@ -19,32 +21,48 @@ LATENT = "latent"
 class VLACollector:
     """`Collector` whose records hold the features of the observation and the latent action.
 
+    On a GPU, encoding and turning latent actions into chunks are a CUDA graph each.
+
     Args:
         features: Frozen features, and the meaning of latent actions.
         inner: Chooses latent actions from features.
+        device: Of everything.
+        cuda_graph: CUDA-graph mode.
     """
 
-    def __init__(self, features: PrefixFeatures, inner: Collector) -> None:
+    def __init__(
+        self, features: PrefixFeatures, inner: Collector, *, device: torch.device, cuda_graph: GraphMode
+    ) -> None:
         self.features, self.inner = features, inner
+        self._device = device
+        self._mode: GraphMode = cuda_graph
+        self.policy_version = inner.policy_version  # counted in place
         self._known: tuple[TensorDict, Encoded] | None = None
+        self._encode, self._decode = self._steps()
 
-    @property
-    def policy_version(self) -> Tensor:
-        """See `Collector`."""
-        return self.inner.policy_version
+    def _steps(self) -> tuple[Callable[..., Encoded], Callable[..., Tensor]]:
+        encode = graphed(self.features, self._device, self._mode, "features")
+        return encode, graphed(self.features.env_actions, self._device, self._mode, "chunks")
+
+    def forget_graphs(self) -> None:
+        """Capture again: the texts that the policy knows live elsewhere now."""
+        self.close()
+        self._encode, self._decode = self._steps()
 
     @torch.no_grad()
     def act(self, obs: TensorDict) -> ActOut:
         """Choose a chunk `(N, h, A)` for each environment."""
         seen = self.encode(obs)
         out = self.inner.act(as_observations(seen.features))
-        chunk = self.features.env_actions(out.action, seen)
+        chunk = self._decode(out.action, seen)
         return ActOut(chunk, {**out.record, FEATURES: seen.features, LATENT: out.action})
 
     def encode(self, obs: TensorDict) -> Encoded:
         """Compute the features of an observation; those of the newest one are kept, and not computed again."""
         if self._known is None or self._known[0] is not obs:
-            self._known = obs, self.features(obs)
+            seen = self._encode({name: obs[name] for name in self.features.groups})
+            # A graph overwrites its results, and the features have to last until they are stored.
+            self._known = obs, replace(seen, features=seen.features.clone())
         return self._known[1]
 
     def end_step(self, done: Tensor) -> None:
@@ -64,6 +82,10 @@ class VLACollector:
         """See `Collector`."""
         self._known = None
         self.inner.load_state_dict(state)
+
+    def close(self) -> None:
+        """Free the captured graphs."""
+        release(self._encode, self._decode)
 
     def weights(self) -> dict[str, Any]:
         """See `Collector`: frozen weights do not change."""

@@ -73,6 +73,7 @@ class VLAOnPolicy(Algorithm):
 
     cfg: PolicyGradientOptions
     collector: ChunkCollector
+    saves_directories = True
     whole_episodes: ClassVar[bool] = True
     """True if a rollout is waves of whole episodes, False if it is a number of steps of episodes that go on."""
 

@@ -27,9 +27,11 @@ from ...components.vla_policy import VLAPolicyCfg
 from ...configclass import ConfigError, configclass
 from ...networks.mlp import MLPCfg
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext
+from ..off_policy.experience import update_normalizers
 from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
 from ..off_policy.sac import SACCfg
 from ..vla_training.initial_weights import frozen_fingerprints, require_same_frozen
+from .demonstration_replay import encode_demonstrations
 from .frozen_policy import frozen_policy
 from .latent_actions import LatentActionsCfg
 from .prefix_features import FEATURES, PrefixFeatures, as_observations
@@ -42,7 +44,9 @@ class VLASAC(Algorithm):
     """A frozen policy, and an off-policy learner of latent actions on its features."""
 
     obs_sets = ()
+    saves_directories = True
     cfg: VLASACCfg
+    collector: VLACollector
 
     def __init__(self, cfg: VLASACCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
         if not isinstance(policy, VLAPolicyCfg):
@@ -59,13 +63,19 @@ class VLASAC(Algorithm):
             spec=self.features.learner_spec(context.spec),
             obs_groups={"actor": [FEATURES], "critic": [FEATURES]},
         )
-        self.learner: OffPolicyAlgorithm = cfg.learner.build(policy=cfg.networks, context=inner)
+        learner = cfg.learner
+        if cfg.demonstrations:
+            learner = learner.replace(batch_size=learner.batch_size // 2)
+        self.learner: OffPolicyAlgorithm = learner.build(policy=cfg.networks, context=inner)
         self.schema = self.learner.schema
-        self.collector = VLACollector(self.features, self.learner.collector)
+        self.collector = VLACollector(
+            self.features, self.learner.collector, device=context.device, cuda_graph=cfg.learner.cuda_graph
+        )
 
     def add_instructions(self, texts: Iterable[str]) -> None:
         """Let the policy follow more texts."""
         self.model.add_instructions(texts)
+        self.collector.forget_graphs()
 
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
@@ -87,7 +97,23 @@ class VLASAC(Algorithm):
 
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """See `OffPolicyAlgorithm.update`; transitions have features as observations."""
+        if self.cfg.demonstrations and self.learner.experience.beside is None:
+            self._open_demonstrations()
         return self.learner.update(data)
+
+    def _open_demonstrations(self) -> None:
+        """Encode the demonstrations when learning begins: who only plays does not need them."""
+        cfg, learner = self.cfg, self.learner
+        demonstrations = encode_demonstrations(
+            cfg.demonstrations,
+            self.features,
+            gamma=learner.cfg.gamma,
+            final_reward=cfg.demonstration_reward,
+            batch_size=learner.cfg.batch_size,
+        )
+        if not learner.num_updates:  # a resumed run has them in its statistics
+            update_normalizers(learner.networks, {FEATURES: demonstrations.features}, self.context.distributed)
+        learner.experience.beside = demonstrations.sample
 
     def stored_steps(self, num_steps: int) -> Mapping[str, Tensor]:
         """See `OffPolicyAlgorithm.stored_steps`."""
@@ -95,14 +121,15 @@ class VLASAC(Algorithm):
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """See `OffPolicyAlgorithm.warnings`."""
+        # Once per iteration: on a GPU an unknown text is only counted, and asking waits for the device.
+        self.model.preprocessing.instructions.require_known()
         return self.learner.warnings(metrics)
 
     def restart_episodes(self) -> None:
         """Start new episodes in all environments."""
         self.collector.restart_episodes()
         self.learner.restart_episodes()
-        if self.learner.acts:
-            self.learner.experience.buffer.restart()
+        self.learner.experience.buffer.restart()
 
     def policy(self) -> LatentPolicy:
         """The policy in the environment; it shares all weights with the learner."""
@@ -121,7 +148,7 @@ class VLASAC(Algorithm):
             CheckpointError: it was trained on another frozen policy.
         """
         require_same_frozen(frozen_fingerprints(self.model), state["frozen"], state["frozen"])
-        self.model.add_instructions(state["spec"]["instructions"])
+        self.add_instructions(state["spec"]["instructions"])
         self.learner.load_state_dict(state["learner"])
 
     def local_state_dict(self) -> dict[str, Any]:
@@ -142,15 +169,17 @@ class VLASAC(Algorithm):
 
     def close(self) -> None:
         """Free the captured graphs."""
+        self.collector.close()
         self.learner.close()
 
 
-def _networks() -> ActorQPackCfg:
+def vla_sac_networks(num_q: int = 2) -> ActorQPackCfg:
     """Two hidden layers each; the actor starts close to the mean of its latent actions."""
     actor = MLPCfg(hidden_features=[256, 256], activations="ReLU", output_gain=0.01)
     critic = MLPCfg(hidden_features=[256, 256], activations="ReLU", layer_norm=True)
     return ActorQPackCfg(
-        actor_cfg=TanhGaussianActorCfg(backbone_cfg=actor, init_std=0.5), critic_cfg=QNetworkCfg(backbone_cfg=critic)
+        actor_cfg=TanhGaussianActorCfg(backbone_cfg=actor, init_std=0.5),
+        critic_cfg=QNetworkCfg(backbone_cfg=critic, num_q=num_q),
     )
 
 
@@ -171,8 +200,12 @@ class VLASACCfg(AlgorithmCfg):
         temperature=TemperatureCfg(initial=0.1),
     )
     """SAC and its settings: `gamma` is per environment step, `learning_starts` and `capacity` count chunks."""
-    networks: ActorQPackCfg = _networks()
+    networks: ActorQPackCfg = vla_sac_networks()
     """Actor and critics, which read features."""
+    demonstrations: str = ""
+    """Folder of a LeRobot data set that is half of every batch (RLPD), with sparse rewards; empty: none."""
+    demonstration_reward: float = 1.0
+    """Reward of the last step of every demonstration, which succeeds and terminates; that of the environment."""
 
     def check(self) -> Iterable[str]:
         """Sentences on what a learner of chunks can't have."""
@@ -183,6 +216,9 @@ class VLASACCfg(AlgorithmCfg):
             )
         if self.learner.max_return is not None:
             yield "learner.max_return: scales rewards per step, and a step is a chunk here; leave it null"
+
+        if self.demonstrations and self.learner.batch_size % 2:
+            yield f"learner.batch_size: {self.learner.batch_size} is odd, and half of it are demonstrations"
 
     def check_rollout(self, num_envs: int, num_steps: int) -> Iterable[str]:
         """See `OffPolicyAlgorithmCfg.check_rollout`."""
