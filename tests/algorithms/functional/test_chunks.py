@@ -93,7 +93,7 @@ def test_gae_with_a_discount_per_step_is_gae_over_the_executed_actions() -> None
     rewards = torch.randn(steps, rows, width) * mask
     done, value, last = torch.rand(steps, rows) < 0.2, torch.randn(steps, rows), torch.randn(rows)
     chunked, _ = functional.gae(
-        functional.chunk_reward(rewards, gamma), value, done, last, gamma=gamma**executed.float(), lam=1.0
+        functional.chunk_reward(rewards, gamma), value, done, last, gamma=gamma ** executed.float(), lam=1.0
     )
     found = torch.zeros(steps, rows)
     for n in range(rows):

@@ -33,23 +33,24 @@ def reach_cfg(num_envs: int, *, chunk: int | None = 4, seed: int = 0, **options:
 
 def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
     """A quarter of a million parameters, for pictures of 32 pixels."""
-    backbone = MLPBaselineCfg(
-        image_size=[32, 32], patch=8, channels=24, looks=2, width=64, hidden=128, num_layers=1
-    )
+    backbone = MLPBaselineCfg(image_size=[32, 32], patch=8, channels=24, looks=2, width=64, hidden=128, num_layers=1)
     return MLPBaselinePolicyCfg(backbone=backbone, head=head)
 
 
-def demonstrations(episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, speed: float = 0.35) -> dict[str, Tensor]:
+def demonstrations(
+    episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, speed: float = 0.35
+) -> dict[str, Tensor]:
     """Frames with the chunks of the expert's actions that follow; a row per frame."""
     env = reach_cfg(episodes, chunk=None, seed=seed).build()
     expert = ExpertCfg(speed=speed, seed=seed).build(env)
     generator = torch.Generator().manual_seed(seed)
     running = torch.ones(episodes, dtype=torch.bool)
     frames: list[dict[str, Tensor]] = []
-    obs, rows = env.get_observations(), torch.arange(episodes)
+    obs = env.get_observations()
     while running.any():
         wanted = expert()
-        frames.append({name: obs[name].clone() for name in obs.keys()} | {"action": wanted, "row": rows, "runs": running})
+        seen = {name: obs[name].clone() for name in ("front", "proprio", "instruction_id")}
+        frames.append(seen | {"action": wanted, "runs": running})
         disturbed = wanted + noise * torch.randn(wanted.shape, generator=generator) * torch.tensor([1.0, 1.0, 0.0])
         obs, _, dones, _ = env.step(disturbed)
         running = running & ~dones.bool()
@@ -76,7 +77,7 @@ def clone(head: ActionHeadCfg, folder: Path, *, episodes: int = 300, steps: int 
     fit(policy, data, steps)
     state = {
         "spec": policy.spec.to_dict(),
-        "policy": {"tensors": {name: tensor for name, tensor in policy.state_dict().items()}, "left_out": []},
+        "policy": {"tensors": dict(policy.state_dict()), "left_out": []},
         "optimizer": {},
         "frozen": {},
     }

@@ -146,7 +146,7 @@ def test_rows_whose_episode_has_ended_are_neither_encoded_nor_stored(
     monkeypatch.setattr(run.env, "step_rows", step_rows)
     run.learn(1)
     acted = [8 - count for count in held]
-    assert sizes[2:] == acted[:] or sizes[-len(acted) :] == acted  # the check of log-probabilities comes first
+    assert sizes[-len(acted) :] == acted  # the check of log-probabilities comes first
     assert run.learner.rollout.mask[: len(acted)].sum(1).tolist() == acted
     assert run.metrics["rollout/num_samples"] == sum(acted)
 
@@ -263,7 +263,7 @@ def test_checkpoints_hold_what_is_trained_and_know_their_base(cloned: Path, tmp_
     state = load_checkpoint(path, schema={"algorithm": dict})["algorithm"]
     assert not any(name.startswith("backbone.") for name in state["policy"]["tensors"])
     other = clone(HEAD, tmp_path, episodes=8, steps=1, seed=5)
-    with pytest.raises(UserError, match="frozen weights .* are not those"):
+    with pytest.raises(UserError, match=r"frozen weights .* are not those"):
         runner(options(GRPOCfg, other)).load(path)
 
 

@@ -41,8 +41,9 @@ def register_tasks() -> None:
     for task in GOALS:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
-    _register("RoboRenForce-Tabletop-Reach-GRPO", grouped(easy_reach_cfg()), f"{agents}_rl:grpo")
-    _register("RoboRenForce-Tabletop-Reach-VLAPPO", easy_reach_cfg().replace(num_envs=64), f"{agents}_rl:ppo")
+    for task, cfg in (("Reach", easy_reach_cfg()), ("Place", vla_cfg("Place"))):
+        _register(f"RoboRenForce-Tabletop-{task}-GRPO", grouped(cfg), f"{agents}_rl:grpo")
+        _register(f"RoboRenForce-Tabletop-{task}-VLAPPO", cfg.replace(num_envs=64), f"{agents}_rl:ppo")
     for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
         _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
 

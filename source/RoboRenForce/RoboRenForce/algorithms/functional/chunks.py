@@ -1,7 +1,7 @@
 """Action chunks: rewards, discounts and log-probabilities at the level of tokens, actions or chunks. Pure functions.
 
-Shape letters: B decisions, H actions of a chunk, A dimensions of an action. A decision is followed by `executed` actions,
-fewer than H where the episode ended inside the chunk, or where the environment executes only the first of them.
+Shape letters: B decisions, H actions of a chunk, A dimensions of an action. A decision is followed by `executed`
+actions, fewer than H where the episode ended inside the chunk, or where the environment executes only the first of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def chunk_reward(rewards: Tensor, gamma: float) -> Tensor:
 
 
 def chunk_discount(executed: Tensor, gamma: float) -> Tensor:
-    """Discount `(...)` of what follows a chunk, gamma to the number of executed actions: not of all that were planned."""
+    """Discount `(...)` of what follows a chunk: gamma to the number of executed actions, not of planned ones."""
     return gamma ** executed.to(torch.get_default_dtype())
 
 

@@ -65,9 +65,7 @@ class SampleStore:
         pinned = place.type == "cpu" and self.device.type == "cuda"
         try:
             self.rows = {
-                name: torch.empty(
-                    self.capacity, *tensor.shape[1:], dtype=tensor.dtype, device=place, pin_memory=pinned
-                )
+                name: torch.empty(self.capacity, *tensor.shape[1:], dtype=tensor.dtype, device=place, pin_memory=pinned)
                 for name, tensor in rows.items()
             }
         except RuntimeError as error:  # OutOfMemoryError on a GPU, a plain one on the host

@@ -31,9 +31,8 @@ from ...utils.module_state import load_module_state, module_state
 from ...utils.parallelize import make_mesh, parallelize
 from ...utils.sharded_state import LEFT_OUT
 from ..algorithm import Algorithm, RunContext
-from ..vla_training.initial_weights import frozen_fingerprints, policy_of_run, require_same_frozen
+from ..vla_training.initial_weights import frozen_fingerprints, require_same_frozen
 from ..vla_training.reference import Reference
-from ..vla_training.supervised_module import Micro
 from ..vla_training.vla_policy import VLAPlayPolicy
 from .chunk_collector import ChunkCollector
 from .chunk_epochs import ChunkEpochs
@@ -43,7 +42,9 @@ from .episode_sums import EpisodeSums, Ratio
 from .options import PolicyGradientOptions
 from .parity import require_parity
 from .policy_gradient import ChunkBatch, PolicyGradientModule
+from .rollout_metrics import rollout_metrics
 from .sample_store import SampleStore
+from .starting_policy import starting_policy
 from .waves import Waves
 
 logger = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ class VLAOnPolicy(Algorithm):
                 "policy=MLPBaselinePolicyCfg(head=...), or another vision-language-action policy."
             )
         self.cfg, self.context, self.device = cfg, context, context.device
-        self.model = self._start(policy)
+        self.model = starting_policy(policy, cfg, context)
         self.value = self.build_value(self.model)
         self.reference = Reference(self.model) if self.needs_reference() else None
         self._build_training()
@@ -127,27 +128,6 @@ class VLAOnPolicy(Algorithm):
         return False
 
     # ----------------------------------------------------------------------------------------------------- building
-
-    def _start(self, policy: VLAPolicyCfg) -> VLAPolicy:
-        """Build the policy that is improved, and freeze."""
-        cfg = self.cfg
-        if not cfg.init_from:
-            raise ConfigError(
-                "algorithm.init_from is empty, expected the run whose policy is improved: train one first, for example "
-                "with scripts/vla/pretrain/train_single_gpu.py."
-            )
-        model, _ = policy_of_run(policy, cfg.init_from, own_exploration=cfg.exploration == "config")
-        model.head.require_density()
-        model.to(self.device).eval()
-        if cfg.freeze_backbone:
-            model.backbone.requires_grad_(False)
-        model.require_env(self.context.spec)
-        if model.head.only_whole_chunks and cfg.log_prob_level != "chunk":
-            raise ConfigError(
-                f"algorithm.log_prob_level is '{cfg.log_prob_level}', and a {type(model.head).__name__} configured like "
-                "this has log-probabilities of whole chunks only: set algorithm.log_prob_level=chunk."
-            )
-        return model
 
     def _build_training(self) -> None:
         cfg, context = self.cfg, self.context
@@ -230,7 +210,7 @@ class VLAOnPolicy(Algorithm):
                 waves.next_wave()
         self.collector.end_step(transition.done)
 
-    def after_step(self, transition: Transition, mask: Tensor) -> None:  # noqa: B027 - only values look at it
+    def after_step(self, transition: Transition, mask: Tensor) -> None:
         """Do what else a stored step needs."""
 
     @property
@@ -271,7 +251,7 @@ class VLAOnPolicy(Algorithm):
                 target=found.returns,
             )
         metrics = self.epochs.run(rollout.store, batch, self.reference, trains_policy=self.trains_policy())
-        metrics |= found.metrics | self._rollout_metrics(rollout, batch)
+        metrics |= found.metrics | rollout_metrics(rollout, batch)
         rollout.restart()
         if self.waves is not None:
             self.waves.restart()
@@ -283,28 +263,6 @@ class VLAOnPolicy(Algorithm):
         """Actions of each decision whose log-probability counts: all where densities are those of whole chunks."""
         executed = rollout.decisions(rollout.executed)
         return torch.full_like(executed, self.model.chunk_size) if self.model.head.only_whole_chunks else executed
-
-    def _rollout_metrics(self, rollout: ChunkRollout, batch: ChunkBatch) -> dict[str, Tensor]:
-        kept = batch.weight > 0
-        advantage = batch.advantage if batch.advantage.dim() == 1 else batch.advantage.mean(1)
-        advantage = advantage[kept] if bool(kept.any()) else torch.zeros(1, device=self.device)
-        rewards = rollout.decisions(rollout.rewards).sum(-1)
-        found = {
-            "rollout/rewards": rewards.mean(),
-            "rollout/advantages_mean": advantage.mean(),
-            "rollout/advantages_max": advantage.max(),
-            "rollout/advantages_min": advantage.min(),
-            "rollout/num_samples": torch.full((), float(len(kept)), device=self.device),
-            "rollout/used_samples": kept.float().mean(),
-            "rollout/is_silent": (advantage == 0).all().float(),
-        }
-        if batch.target.shape[1]:
-            found |= {
-                "rollout/returns_mean": batch.target.mean(),
-                "rollout/returns_max": batch.target.max(),
-                "rollout/returns_min": batch.target.min(),
-            }
-        return found
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """Say once that nothing has been learned for a while, because all rewards were equal."""
