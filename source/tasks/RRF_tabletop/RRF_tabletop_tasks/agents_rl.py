@@ -36,5 +36,5 @@ def _policy() -> MLPBaselinePolicyCfg:
 
 
 def _optimizer() -> OptimizerCfg:
-    """Adam's first steps are as long as the rate, however small the gradient: without a warm-up they undo the policy."""
+    """Adam's first steps are as long as the rate, however small the gradient: without warm-up they undo the policy."""
     return OptimizerCfg(learning_rate=5e-4, schedule=ScheduleCfg(warmup_steps=20))

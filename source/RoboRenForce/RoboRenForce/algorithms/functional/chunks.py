@@ -1,7 +1,7 @@
 """Action chunks: rewards, discounts and log-probabilities at the level of tokens, actions or chunks. Pure functions.
 
 Shape letters: B decisions, H actions of a chunk, A dimensions of an action. A decision is followed by `executed`
-actions, fewer than H where the episode ended inside the chunk, or where the environment executes only the first of them.
+actions, fewer than H where the episode ended inside the chunk, or where the environment executes only some of them.
 """
 
 from __future__ import annotations
