@@ -201,3 +201,17 @@ def test_a_replay_of_single_steps_is_named_with_its_replacement() -> None:
     cfg = VLASACCfg(init_from="run", learner=SACCfg(replay=ReplayBufferCfg()), actions=StartNoiseCfg())
     with pytest.raises(ConfigError, match=r"learner\.replay: a ReplayBufferCfg does not know how many"):
         cfg.validate()
+
+
+@pytest.mark.contract
+def test_what_was_gathered_elsewhere_is_learned_from_alike(case: Any) -> None:
+    cfg, head = case
+    here, env = learner(cfg, head)
+    taken = collect(here, env, 10)
+    there, _ = learner(cfg, head)
+    there.collector.load_weights(here.collector.weights())
+    for transition in taken:
+        there.update([transition])
+    stored, gathered = here.stored_steps(10), there.stored_steps(10)
+    for name in ("obs/features", "action", "chunk_rewards", "done"):
+        torch.testing.assert_close(gathered[name], stored[name], rtol=0, atol=0)
