@@ -50,7 +50,7 @@ def runner_cfg(kind: Any, cloned: Path, seed: int = 0, **options: Any) -> OffPol
     )
     return OffPolicyRunnerCfg(
         num_steps_per_env=50,
-        max_iterations=12,
+        max_iterations=14,
         seed=seed,
         logger=[],
         report=False,

@@ -100,8 +100,8 @@ def test_corrections_are_added_to_the_chunk_of_the_frozen_policy(tmp_path: Path,
 
 
 @pytest.mark.contract
-def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    algorithm = algorithm_cfg(tmp_path)
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(case: Any, tmp_path: Path) -> None:
+    algorithm, head = case
 
     def runner(name: str) -> Any:
         cfg = OffPolicyRunnerCfg(
@@ -109,7 +109,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
             max_iterations=4,
             logger=[],
             report=False,
-            policy=policy_cfg(),
+            policy=policy_cfg(head),
             algorithm=algorithm,
         )
         return cfg.build(env=runs.env_cfg().build(), log_dir=tmp_path / name)
