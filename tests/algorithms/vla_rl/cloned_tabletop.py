@@ -33,25 +33,31 @@ def reach_cfg(num_envs: int, *, chunk: int | None = 4, seed: int = 0, **options:
 
 def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
     """A quarter of a million parameters, for pictures of 32 pixels."""
-    backbone = MLPBaselineCfg(image_size=[32, 32], patch=8, channels=24, looks=2, width=64, hidden=128, num_layers=1)
+    backbone = MLPBaselineCfg(
+        image_size=[32, 32], patch=8, channels=24, looks=2, width=64, hidden=128, num_layers=1
+    )
     return MLPBaselinePolicyCfg(backbone=backbone, head=head)
 
 
 def demonstrations(
-    episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, label_noise: float = 0.0
+    episodes: int,
+    chunk: int,
+    *,
+    seed: int = 1000,
+    noise: float = 0.1,
+    speed: float = 0.4,
+    label_noise: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Frames with the chunks of the expert's actions that follow, which are noisy themselves; a row per frame."""
+    """Frames with the chunks of the expert's actions that follow, noisy themselves if asked for; a row per frame."""
     env = reach_cfg(episodes, chunk=None, seed=seed).build()
-    expert = ExpertCfg(speed=0.6, seed=seed, noise=label_noise).build(env)
+    expert = ExpertCfg(speed=speed, seed=seed, noise=label_noise).build(env)
     generator = torch.Generator().manual_seed(seed)
     running = torch.ones(episodes, dtype=torch.bool)
     frames: list[dict[str, Tensor]] = []
     obs, rows = env.get_observations(), torch.arange(episodes)
     while running.any():
         wanted = expert()
-        frames.append(
-            {name: obs[name].clone() for name in obs.keys()} | {"action": wanted, "row": rows, "runs": running}
-        )
+        frames.append({name: obs[name].clone() for name in obs.keys()} | {"action": wanted, "row": rows, "runs": running})
         disturbed = wanted + noise * torch.randn(wanted.shape, generator=generator) * torch.tensor([1.0, 1.0, 0.0])
         obs, _, dones, _ = env.step(disturbed)
         running = running & ~dones.bool()
@@ -71,18 +77,11 @@ def demonstrations(
 
 
 def clone(
-    head: ActionHeadCfg,
-    folder: Path,
-    *,
-    episodes: int = 300,
-    steps: int = 180,
-    seed: int = 0,
-    label_noise: float = 0.0,
+    head: ActionHeadCfg, folder: Path, *, episodes: int = 300, steps: int = 180, seed: int = 0, **expert: float
 ) -> Path:
-    """Write a checkpoint as a run of supervised learning writes it."""
+    """Write a checkpoint as a run of supervised learning writes it; `expert` as in `demonstrations`."""
     torch.manual_seed(seed)
-    data = demonstrations(episodes, head.chunk_size, label_noise=label_noise)
-    env = reach_cfg(1).build()
+    data, env = demonstrations(episodes, head.chunk_size, **expert), reach_cfg(1).build()
     policy = small_policy(head).build(_spec(data, env))
     fit(policy, data, steps)
     state = {

@@ -31,7 +31,7 @@ CASES: dict[str, tuple[Any, dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def cloned(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return clone(HEAD, tmp_path_factory.mktemp("cloned"), steps=300, label_noise=0.5)
+    return clone(HEAD, tmp_path_factory.mktemp("cloned"), steps=300, speed=0.6, label_noise=0.5)
 
 
 def runner_cfg(kind: Any, cloned: Path, seed: int = 0, **options: Any) -> OffPolicyRunnerCfg:

@@ -13,7 +13,7 @@ from .expectile import advantage_weight, expectile_loss
 from .group_advantage import episode_weights, globally_normalized, group_advantage, informative_groups
 from .masked import masked_mean, masked_mse, masked_var
 from .policy_loss import approximate_kl, clipped_surrogate, same_shape, surrogate_terms
-from .returns import bootstrap_time_outs, gae, normalize_advantage
+from .returns import bootstrap_time_outs, discounted_returns, gae, normalize_advantage
 from .value_loss import clipped_value_loss, value_loss, value_terms
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "chunk_reward",
     "clipped_surrogate",
     "clipped_value_loss",
+    "discounted_returns",
     "episode_weights",
     "executed_mask",
     "expectile_loss",

@@ -69,7 +69,27 @@ def _gae_over_waits(
     return advantage, advantage + value
 
 
-def bootstrap_time_outs(reward: Tensor, time_outs: Tensor, bootstrap_value: Tensor, *, gamma: float | Tensor) -> Tensor:
+def discounted_returns(reward: Tensor, done: Tensor, discount: Tensor, mask: Tensor) -> Tensor:
+    """Sum up what follows each step until the end of its episode, without any value: R_t = r_t + discount_t R_{t+1}.
+
+    Args:
+        reward: `(T, N)`.
+        done: `(T, N)`, nonzero where the episode ended.
+        discount: `(T, N)` of what follows a step.
+        mask: bool `(T, N)`, False at steps in which a row waited: they are skipped, and their return is 0.
+    """
+    following = torch.zeros_like(reward[0])
+    returns = []
+    for t in reversed(range(len(reward))):
+        total = reward[t] + discount[t] * (1.0 - done[t].to(reward.dtype)) * following
+        following = torch.where(mask[t], total, following)
+        returns.append(torch.where(mask[t], total, 0.0))
+    return torch.stack(returns[::-1])
+
+
+def bootstrap_time_outs(
+    reward: Tensor, time_outs: Tensor, bootstrap_value: Tensor, *, gamma: float | Tensor
+) -> Tensor:
     """Add the discounted value of the cut-off future to the reward of steps that ended by a time limit.
 
     With `bootstrap_value` = V(final observation) this is exact; rsl_rl uses V(s_t), the value before the step.

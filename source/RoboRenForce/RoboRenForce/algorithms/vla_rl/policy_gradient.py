@@ -10,6 +10,7 @@ All sums are divided by weights of the whole mini-batch, so that its micro-batch
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from ...components.action_heads import ActionHead
 from ...components.vla_policy import VLAPolicy
 from ...components.vla_value import ValueHead
 from ...networks.vlm import Prefix
+from ...utils.precision import autocast
 from ..functional import advantage_at_level, approximate_kl, at_level, executed_mask, surrogate_terms, value_terms
 from ..vla_training.supervised_module import Micro, actions_of
 from .chunk_collector import OBS, PREFIX, RECORD
@@ -113,6 +115,10 @@ class PolicyGradientModule(nn.Module):
         if stored:
             return Prefix.from_tensors(stored)
         return self.policy.encode({name.removeprefix(OBS): t for name, t in samples.items() if name.startswith(OBS)})
+
+    def precision(self) -> AbstractContextManager:
+        """Return the autocast that `forward` runs in, for other uses of the same networks."""
+        return autocast(self.options.parallel.mixed_precision, next(self.parameters()).device)
 
     def _policy_loss(self, prefix: Prefix, batch: ChunkBatch) -> tuple[Tensor, dict[str, Tensor]]:
         cfg = self.options

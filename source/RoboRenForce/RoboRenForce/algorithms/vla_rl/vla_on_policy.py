@@ -82,7 +82,7 @@ class VLAOnPolicy(Algorithm):
         self.cfg, self.context, self.device = cfg, context, context.device
         self.model = self._start(policy)
         self.value = self.build_value(self.model)
-        self.reference = Reference(self.model) if cfg.kl_coef else None
+        self.reference = Reference(self.model) if self.needs_reference() else None
         self._build_training()
         spec = context.spec
         self.sums = EpisodeSums(spec.num_envs, self.device)
@@ -109,6 +109,10 @@ class VLAOnPolicy(Algorithm):
     def build_value(self, policy: VLAPolicy) -> ValueHead | None:
         """Build the head that judges observations, if there is one."""
         return None
+
+    def needs_reference(self) -> bool:
+        """Return True if the policy as it is now has to be kept."""
+        return bool(self.cfg.kl_coef)
 
     def trains_policy(self) -> bool:
         """Return False while only the value is trained."""
@@ -143,8 +147,8 @@ class VLAOnPolicy(Algorithm):
 
     def _build_training(self) -> None:
         cfg, context = self.cfg, self.context
-        head = None if self.reference is None else self.reference.head
-        module = PolicyGradientModule(self.model, None if self.value is None else self.value, cfg, head)
+        head = self.reference.head if self.reference is not None and cfg.kl_coef else None
+        module = self.plain_module = PolicyGradientModule(self.model, self.value, cfg, head)
         cfg.optimizer.freeze(module)
         self._frozen = frozen_fingerprints(self.model)
         mesh = make_mesh(context.distributed, self.device)
