@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.feature_replay import FeatureReplayBufferCfg
@@ -86,9 +87,9 @@ class VLASAC(Algorithm):
         successor = self.collector.encode(transition.reset_obs).features
         # Only an episode that was cut needs the value of its last observation, which nothing else has encoded. Finding
         # such rows waits for the device once per chunk, as executing it did.
-        cut = transition.time_outs.nonzero().squeeze(1)
+        cut, final = transition.time_outs.nonzero().squeeze(1), cast(TensorDict, transition.next_obs)
         if len(cut):
-            last = self.features(transition.next_obs[cut]).features  # pyright: ignore[reportOptionalSubscript]
+            last = self.features(final[cut]).features
             successor = successor.index_copy(0, cut, last)
         return replace(
             transition,
@@ -99,7 +100,8 @@ class VLASAC(Algorithm):
 
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """See `OffPolicyAlgorithm.update`."""
-        if self.cfg.demonstrations and self.learner.experience.beside is None:
+        experience = self.learner.experience
+        if self.cfg.demonstrations and experience.beside is None and experience.is_enough:
             self._open_demonstrations()
         return self.learner.update(None if data is None else map(self._encoded, data))
 
