@@ -45,7 +45,7 @@ def demonstrations(
     *,
     seed: int = 1000,
     noise: float = 0.1,
-    speed: float = 0.4,
+    speed: float = 0.35,
     label_noise: float = 0.0,
 ) -> dict[str, Tensor]:
     """Frames with the chunks of the expert's actions that follow, noisy themselves if asked for; a row per frame."""

@@ -46,11 +46,12 @@ def runner_cfg(kind: Any, cloned: Path, seed: int = 0, **options: Any) -> OffPol
         gradient_steps=4,
         actor_learning_rate=1e-3,
         critic_learning_rate=1e-3,
+        final_learning_rate=0.1,
         temperature=TemperatureCfg(initial=0.01),
     )
     return OffPolicyRunnerCfg(
         num_steps_per_env=50,
-        max_iterations=14,
+        max_iterations=18,
         seed=seed,
         logger=[],
         report=False,

@@ -43,6 +43,7 @@ DENSITIES = {
     "flow-sde-chain": CASES["flow"].replace(num_steps=4, average_steps=True, **SDE_CHAIN),
     "flow-noise": CASES["flow"].replace(density="noise", num_steps=3, noise=SMALL_NOISE),
     "flow-dit-sde": CASES["flow-dit"].replace(density="sde", num_steps=4),
+    "diffusion-dppo": CASES["diffusion"].replace(density="dppo", num_steps=5),
     "flow-layerwise-noise": CASES["flow-layerwise"].replace(density="noise", num_steps=2, noise=SMALL_NOISE),
 }
 """Heads with a density."""

@@ -164,6 +164,7 @@ def test_tokens_behind_the_end_have_no_log_probability_no_entropy_and_no_diverge
 @pytest.mark.oracle
 @pytest.mark.parametrize("name", ["bins", "bins-autoregressive"])
 @pytest.mark.parametrize("temperature", [0.5, 1.6])
+@torch.no_grad()
 def test_token_log_probabilities_and_divergences_by_brute_force_at_a_temperature(name, temperature):
     head, prefix = trained_looking(name)
     head.cfg = head.cfg.replace(temperature=temperature)
@@ -219,7 +220,7 @@ def test_a_head_without_density_says_what_to_choose(name):
     head, prefix = trained_looking(name)
     actions, record = head.act(prefix, deterministic=False)
     assert actions.shape == (6, H, 2) and record == {} and not head.has_density
-    advice = "has no log-probabilities .* need them: (set head.density=sde|choose a flow head with density='sde')"
+    advice = rf"has no log-probabilities .* need them: set head\.density={'dppo' if name == 'diffusion' else 'sde'}"
     for refused in (
         head.require_density,
         lambda: head.evaluate(prefix, {}),
@@ -227,6 +228,13 @@ def test_a_head_without_density_says_what_to_choose(name):
     ):
         with pytest.raises(UserError, match=advice):
             refused()
+
+
+def test_a_head_of_one_s_own_without_density_is_refused_with_the_choice_there_is():
+    head, _ = trained_looking("regression")
+    head.has_density = False
+    with pytest.raises(UserError, match=r"RegressionHead has no .*: choose a flow head with density='sde', or one"):
+        head.require_density()
 
 
 def test_a_reference_of_another_kind_is_named():

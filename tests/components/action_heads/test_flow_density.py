@@ -9,7 +9,7 @@ from prefixes import build, prefix_for
 from RoboRenForce.components.action_heads import FlowHeadCfg, FlowNoiseCfg, FlowSDECfg
 from RoboRenForce.components.action_heads.flow import euler
 from RoboRenForce.components.action_heads.flow_sde import sde_step
-from RoboRenForce.components.action_heads.noisy_flow import NoisyFlow
+from RoboRenForce.components.action_heads.noisy_steps import NoisyChain, OneNoisyStep, step_times
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks import MLPDenoiserCfg, ResidualMLPCfg
 from torch.distributions import Categorical, MixtureSameFamily, Normal
@@ -41,11 +41,8 @@ def exact_velocity(x, t):
     return (of * each).sum(-1)
 
 
-def noisy(num_steps, level=0.5, average=False):
-    def law(x, velocity, time):
-        return sde_step(x, velocity, time, 1 / num_steps, level)
-
-    return NoisyFlow(exact_velocity, law, num_steps, average)
+def law(num_steps):
+    return lambda x, velocity, time: sde_step(x, velocity, time, 1 / num_steps, 0.5)
 
 
 def start(number, seed=0):
@@ -81,7 +78,12 @@ def test_the_sde_has_the_marginals_of_the_ode_at_every_time():
     steps, number = 400, 20_000
     noise = start(number)
     torch.manual_seed(1)
-    actions, record = noisy(steps).draw_all(noise, None)
+    times = step_times(steps, noise.device).double()
+
+    def step(x, number):
+        return law(steps)(x, exact_velocity(x, number / steps), times[number].expand(len(x)))
+
+    actions, record = NoisyChain(steps, step, average=False).draw(noise, None)
     assert distance(actions, marginal(1.0)) < 0.015  # 1.36 / sqrt(number) = 0.0096 is the 5 % bound of exact samples
     for step in (100, 200, 300):
         assert distance(record["chain"][:, step], marginal(step / steps)) < 0.015
@@ -138,10 +140,10 @@ def test_steps_are_those_of_the_papers_in_their_time():
 @pytest.mark.oracle
 def test_the_noisy_step_follows_its_log_probability_and_the_others_the_ode():
     steps, number = 4, 200_000
-    flow, one = noisy(steps), start(1, seed=3)
+    one = start(1, seed=3)
     noise = one.expand(number, 1, 1)
     torch.manual_seed(4)
-    actions, record = flow.draw_one(noise, None)
+    actions, record = OneNoisyStep(steps, exact_velocity, law(steps)).draw(noise, None)
     counts = torch.bincount(record["step"], minlength=steps) / number
     torch.testing.assert_close(counts, torch.full((steps,), 1 / steps), atol=5e-3, rtol=0)
     x = one

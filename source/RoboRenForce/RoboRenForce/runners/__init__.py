@@ -8,6 +8,7 @@ from .evaluation import EvalResult, evaluate
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
+from .tiles import record_tiles
 from .trainer import Trainer, TrainerCfg
 from .video import record_video
 from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
@@ -41,5 +42,6 @@ __all__ = [
     "VLASFTRunner",
     "VLASFTRunnerCfg",
     "evaluate",
+    "record_tiles",
     "record_video",
 ]

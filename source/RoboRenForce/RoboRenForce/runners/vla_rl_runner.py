@@ -15,6 +15,8 @@ from ..configclass import MISSING, configclass
 from ..envs.structure import require_step
 from ..envs.vec_env import StepReturn
 from ..utils.errors import ConfigError
+from .callbacks import CallbackCfg
+from .gpu_metrics import GpuMetricsCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .statistics import Ratio
 
@@ -56,12 +58,16 @@ class VLAPPORunner(OnPolicyRunner):
 
     def finish_iteration(self, metrics: dict[str, float], losses: set[str]) -> None:
         """Add what speed means for a policy of chunks."""
-        seconds = metrics["Perf/collection_time"] + metrics["Perf/learning_time"]
-        metrics["time/generate_rollouts"] = metrics["Perf/collection_time"]
-        metrics["time/actor_training"] = metrics["Perf/learning_time"]
-        metrics["time/step"] = seconds
-        metrics["Perf/env_frames_per_second"] = metrics.get("Perf/total_fps", 0.0)
-        metrics["Perf/chunk_samples_per_second"] = metrics["rollout/num_samples"] / seconds
+        collecting, learning = metrics["Perf/collection_time"], metrics["Perf/learning_time"]
+        more = {
+            "time/generate_rollouts": collecting,
+            "time/actor_training": learning,
+            "time/step": collecting + learning,
+            "Perf/env_frames_per_second": metrics.get("Perf/total_fps", 0.0),
+            "Perf/chunk_samples_per_second": metrics["rollout/num_samples"] / (collecting + learning),
+        }
+        metrics |= more
+        self.metrics |= more
         super().finish_iteration(metrics, losses)
 
     def _follow_instructions(self) -> None:
@@ -123,6 +129,7 @@ class VLAPPORunnerCfg(OnPolicyRunnerCfg):
     init_at_random_ep_len = False
     max_iterations = 100
     save_interval = 20
+    callbacks: list[CallbackCfg] = [GpuMetricsCfg()]
 
 
 @configclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-from RoboRenForce.envs import MultiModalCfg
+from RoboRenForce.envs import GroupVecCfg, MultiModalCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
@@ -29,6 +29,11 @@ def easy_reach_cfg() -> TabletopCfg:
     return vla_cfg("Reach", colours=["red", "blue"], num_blocks=1, num_templates=1)
 
 
+def grouped(cfg: TabletopCfg) -> TabletopCfg:
+    """Groups of eight tables that start alike."""
+    return cfg.replace(num_envs=64, groups=GroupVecCfg(group_size=8))
+
+
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
     agents = "RRF_tabletop_tasks.agents"
@@ -36,6 +41,8 @@ def register_tasks() -> None:
     for task in GOALS:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
+    _register("RoboRenForce-Tabletop-Reach-GRPO", grouped(easy_reach_cfg()), f"{agents}_rl:grpo")
+    _register("RoboRenForce-Tabletop-Reach-VLAPPO", easy_reach_cfg().replace(num_envs=64), f"{agents}_rl:ppo")
     for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
         _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
 

@@ -87,9 +87,7 @@ def discounted_returns(reward: Tensor, done: Tensor, discount: Tensor, mask: Ten
     return torch.stack(returns[::-1])
 
 
-def bootstrap_time_outs(
-    reward: Tensor, time_outs: Tensor, bootstrap_value: Tensor, *, gamma: float | Tensor
-) -> Tensor:
+def bootstrap_time_outs(reward: Tensor, time_outs: Tensor, bootstrap_value: Tensor, *, gamma: float | Tensor) -> Tensor:
     """Add the discounted value of the cut-off future to the reward of steps that ended by a time limit.
 
     With `bootstrap_value` = V(final observation) this is exact; rsl_rl uses V(s_t), the value before the step.

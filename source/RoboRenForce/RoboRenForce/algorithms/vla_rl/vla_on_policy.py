@@ -41,6 +41,7 @@ from .chunk_rollout import ChunkRollout
 from .co_training import CoTraining
 from .episode_sums import EpisodeSums, Ratio
 from .options import PolicyGradientOptions
+from .parity import require_parity
 from .policy_gradient import ChunkBatch, PolicyGradientModule
 from .sample_store import SampleStore
 from .waves import Waves
@@ -49,6 +50,8 @@ logger = logging.getLogger(__name__)
 
 _SILENT_ITERATIONS = 20
 """Iterations without any difference in rewards after which the user is told."""
+_COMPARED_ROWS = 8
+"""Rows that the check of log-probabilities at the start acts for."""
 
 
 @dataclass
@@ -70,6 +73,7 @@ class VLAOnPolicy(Algorithm):
 
     cfg: PolicyGradientOptions
     collector: ChunkCollector
+    saves_directories = True
     whole_episodes: ClassVar[bool] = True
     """True if a rollout is waves of whole episodes, False if it is a number of steps of episodes that go on."""
 
@@ -88,7 +92,7 @@ class VLAOnPolicy(Algorithm):
         self.sums = EpisodeSums(spec.num_envs, self.device)
         self.waves = Waves(spec.num_envs, self.device) if self.whole_episodes else None
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._silent, self._told = 0, False
+        self._silent, self._told, self._checked = 0, False, False
         self.collector = ChunkCollector(
             self.model,
             self.value,
@@ -199,8 +203,16 @@ class VLAOnPolicy(Algorithm):
 
     def act(self, obs: TensorDict) -> ActOut:
         """Choose chunks for the rows that act; others get zeros."""
+        if not self._checked:
+            self._require_parity(obs)
         self.collector.rows = None if self.waves is None else self.waves.rows
         return self.collector.act(obs)
+
+    def _require_parity(self, obs: TensorDict) -> None:
+        """Check once that ratios begin at 1."""
+        seen = {name: obs[name][:_COMPARED_ROWS] for name in self.collector.groups}
+        require_parity(self.model, seen, precision=self.cfg.parallel.mixed_precision)
+        self._checked = True
 
     @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:

@@ -45,6 +45,7 @@ class VLASAC(Algorithm):
     """A frozen policy, and an off-policy learner of latent actions on its features."""
 
     obs_sets = ()
+    saves_directories = True
     cfg: VLASACCfg
     collector: VLACollector
 

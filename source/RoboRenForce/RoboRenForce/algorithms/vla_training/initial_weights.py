@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...components.action_heads import ActionHead
+from ...components.vla_export import exported_cfg, exported_weights, is_exported
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_preprocessing import STATE
 from ...components.vla_spec import VLASpec
@@ -49,14 +51,12 @@ def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VL
     return policy, loaded
 
 
-def policy_of_run(
-    cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False
-) -> tuple[VLAPolicy, set[str]]:
+def policy_of_run(cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False) -> tuple[VLAPolicy, set[str]]:
     """Build a policy for the data of another run, with its weights; the averaged ones if it has any.
 
     Args:
         cfg: The policy, configured as in that run.
-        init_from: Checkpoint or run directory.
+        init_from: Checkpoint or run directory, or a folder that `export_vla` wrote.
         own_exploration: True to take what `ActionHead.exploration` names from `cfg`, not from the run.
 
     Returns:
@@ -65,19 +65,28 @@ def policy_of_run(
     Raises:
         CheckpointError: it is of another kind of run, of another policy, or stands on another base model.
     """
-    path = resolve_checkpoint(init_from)
-    saved = load_checkpoint(path, schema={"algorithm": dict})["algorithm"]
-    if not {"spec", "policy"} <= saved.keys():
-        raise CheckpointError(f"'{path}' holds no vision-language-action policy: init_from needs a run of one.")
-    policy: VLAPolicy = cfg.build(VLASpec.from_dict(saved["spec"]))
-    tensors, left_out = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {}), saved["policy"]["left_out"]
+    path, spec, tensors, left_out, frozen = _weights_of(init_from)
+    policy: VLAPolicy = cfg.build(spec)
     own = tuple(f"head.{name}" for name in policy.head.exploration) if own_exploration else ()
     kept = {name for name in policy.state_dict() if name.startswith(own)} if own else set()
     tensors = {name: tensor for name, tensor in tensors.items() if not (own and name.startswith(own))}
     _copy_into(policy, tensors, kept.union(left_out), str(path))
     names = dict(policy.named_parameters())
-    require_same_frozen(_fingerprints({name: names[name] for name in left_out}), saved.get("frozen", {}), left_out)
+    compared = [name for name in left_out if name not in kept]
+    require_same_frozen(_fingerprints({name: names[name] for name in compared}), frozen, compared)
     return policy, set(tensors)
+
+
+def _weights_of(init_from: str) -> tuple[Path, VLASpec, dict[str, Any], list[str], dict[str, int]]:
+    """Return place, spec, tensors, names of frozen tensors that are left out, and fingerprints of these."""
+    if is_exported(init_from):
+        return Path(init_from), exported_cfg(init_from)[1], exported_weights(init_from), [], {}
+    path = resolve_checkpoint(init_from)
+    saved = load_checkpoint(path, schema={"algorithm": dict})["algorithm"]
+    if not {"spec", "policy"} <= saved.keys():
+        raise CheckpointError(f"'{path}' holds no vision-language-action policy: init_from needs a run of one.")
+    tensors = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {})
+    return path, VLASpec.from_dict(saved["spec"]), tensors, saved["policy"]["left_out"], saved.get("frozen", {})
 
 
 def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> None:

@@ -5,6 +5,7 @@ from .bins import BinsHead, BinsHeadCfg
 from .continuation import Continuation, Schedule, continuation_weights
 from .diffusion import DiffusionHead, DiffusionHeadCfg
 from .dit import DiTHeadCfg
+from .dppo import DPPOCfg
 from .fast import FASTHead, FASTHeadCfg
 from .flow import FlowHead, FlowHeadCfg
 from .flow_noise import FlowNoiseCfg
@@ -17,6 +18,7 @@ __all__ = [
     "BinsHead",
     "BinsHeadCfg",
     "Continuation",
+    "DPPOCfg",
     "DiTHeadCfg",
     "DiffusionHead",
     "DiffusionHeadCfg",

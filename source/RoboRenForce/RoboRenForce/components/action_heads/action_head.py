@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, NoReturn, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class ActionHead(nn.Module, ABC):
     """Beginnings of the names of tensors that are about exploration alone: cloning demonstrations never uses them, so
     that reinforcement learning begins with those of its own configuration."""
     density_advice: ClassVar[str] = "choose a flow head with density='sde', or one of regression or tokens"
-    """Fix for a head without density, in an error message."""
+    """Fix, in the error message of a head without density."""
 
     def fit(self, actions: Tensor) -> None:
         """Learn what no gradient teaches, such as FAST's vocabulary, from normalized chunks `(N, H, A)`."""
@@ -91,7 +91,7 @@ class ActionHead(nn.Module, ABC):
         Args:
             prefix: Features of B observations.
             deterministic: No exploration: the mode where there is one; generative heads still draw their start noise.
-                False where there is no density acts the same.
+                Where there is no density, False acts the same.
             generator: Where noise is drawn; None for torch's own.
 
         Returns:
@@ -114,8 +114,8 @@ class ActionHead(nn.Module, ABC):
     ) -> Tensor:
         """KL(head || reference), exact, of the distributions that recorded actions were drawn from.
 
-        Where actions are drawn one after another (tokens, noisy steps) it is the sum over these draws, each behind the
-        recorded ones: its mean over recorded actions is the KL divergence of whole chunks.
+        Where there are several draws one after another (tokens, noisy steps) it is the sum of theirs, each behind the
+        recorded ones: its mean over records is the KL divergence of all draws together.
 
         Args:
             prefix: Features of B observations.
@@ -133,14 +133,10 @@ class ActionHead(nn.Module, ABC):
     def require_density(self) -> None:
         """Raise a UserError that says what to choose if the head has no density."""
         if not self.has_density:
-            self.refuse_density()
-
-    def refuse_density(self) -> NoReturn:
-        """Raise the error of `require_density`."""
-        raise UserError(
-            f"{type(self).__name__} has no log-probabilities of its actions as it is configured, and policy "
-            f"gradients (PPO, GRPO) need them: {self.density_advice}."
-        )
+            raise UserError(
+                f"{type(self).__name__} has no log-probabilities of its actions as it is configured, and policy "
+                f"gradients (PPO, GRPO) need them: {self.density_advice}."
+            )
 
     @abstractmethod
     def divergence(

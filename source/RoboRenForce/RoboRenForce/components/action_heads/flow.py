@@ -21,7 +21,7 @@ from .continuation import Continuation, guided_velocity
 from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
 from .flow_noise import FlowNoiseCfg, NoiseNetwork
 from .flow_sde import FlowSDECfg, sde_step
-from .noisy_flow import NoisyFlow
+from .noisy_steps import NoisyChain, NoisySteps, OneNoisyStep, step_times
 
 
 class FlowHead(DenoisingHead):
@@ -66,13 +66,11 @@ class FlowHead(DenoisingHead):
         noise = self.draw_noise(prefix, generator)
         if deterministic or continuation is not None or not self.has_density:
             return self.sample(prefix, noise, continuation=continuation), {}
-        flow = self._noisy(prefix)
-        one = self.cfg.density == "sde" and self.cfg.sde.noisy_steps == "one"
-        return flow.draw_one(noise, generator) if one else flow.draw_all(noise, generator)
+        return self._noisy(prefix).draw(noise, generator)
 
     @override
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
-        """As in the base class: the density of the path that was drawn, see `noisy_flow`."""
+        """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
         self.require_density()
         return self._noisy(prefix).evaluate(record)
 
@@ -86,21 +84,28 @@ class FlowHead(DenoisingHead):
             other = reference._noisy(reference_prefix)
         return self._noisy(prefix).divergence(other, record)
 
-    def _noisy(self, prefix: Prefix) -> NoisyFlow:
+    def _noisy(self, prefix: Prefix) -> NoisySteps:
         cfg, context = self.cfg, self.network.encode(prefix)
-        delta = 1.0 / cfg.num_steps
-        if cfg.density == "noise":
-            noise_context = self.noise.encode(prefix)
+        steps, delta = cfg.num_steps, 1.0 / cfg.num_steps
+        noise_context = self.noise.encode(prefix) if cfg.density == "noise" else {}
 
-            def law(x: Tensor, velocity: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-                return x + delta * velocity, self.noise(x, time, noise_context)
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            return self.network(x, time, context)
 
-        else:
+        def law(x: Tensor, v: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            if cfg.density == "noise":
+                return x + delta * v, self.noise(x, time, noise_context)
+            return sde_step(x, v, time, delta, cfg.sde.noise_level)
 
-            def law(x: Tensor, velocity: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
-                return sde_step(x, velocity, time, delta, cfg.sde.noise_level)
+        if cfg.density == "sde" and cfg.sde.noisy_steps == "one":
+            return OneNoisyStep(steps, velocity, law)
+        times = step_times(steps, prefix.tokens.device)
 
-        return NoisyFlow(lambda x, time: self.network(x, time, context), law, cfg.num_steps, cfg.average_steps)
+        def step(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            time = times[number].expand(len(x))
+            return law(x, velocity(x, time), time)
+
+        return NoisyChain(steps, step, cfg.average_steps)
 
     @override
     def sample(

@@ -43,7 +43,11 @@ class NoiseNetwork(nn.Module):
 
 @configclass
 class FlowNoiseCfg(Cfg):
-    """Exploration by Flow-Noise; built with `build(chunk_size=, action_dim=, width=, state_dim=)`."""
+    """Exploration by Flow-Noise; built with `build(chunk_size=, action_dim=, width=, state_dim=)`.
+
+    Demonstrations don't teach it, and DDP refuses what gets no gradient: fine-tune with `density="none"`, and switch
+    to `"noise"` for reinforcement learning.
+    """
 
     class_type: type = NoiseNetwork
 
