@@ -25,8 +25,8 @@ def reach_dsrl() -> OffPolicyRunnerCfg:
 def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
     return OffPolicyRunnerCfg(
         num_steps_per_env=50,
-        max_iterations=40,
-        save_interval=20,
+        max_iterations=20,
+        save_interval=10,
         eval_interval=10,
         eval_episodes=50,
         policy=MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=head),
@@ -43,5 +43,6 @@ def _learner() -> SACCfg:
         gradient_steps=4,
         actor_learning_rate=1e-3,
         critic_learning_rate=1e-3,
+        final_learning_rate=0.1,
         temperature=TemperatureCfg(initial=0.01),
     )
