@@ -38,11 +38,17 @@ def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
 
 
 def demonstrations(
-    episodes: int, chunk: int, *, seed: int = 1000, noise: float = 0.1, speed: float = 0.35
+    episodes: int,
+    chunk: int,
+    *,
+    seed: int = 1000,
+    noise: float = 0.1,
+    speed: float = 0.35,
+    label_noise: float = 0.0,
 ) -> dict[str, Tensor]:
-    """Frames with the chunks of the expert's actions that follow; a row per frame."""
+    """Frames with the chunks of the expert's actions that follow, noisy themselves if asked for; a row per frame."""
     env = reach_cfg(episodes, chunk=None, seed=seed).build()
-    expert = ExpertCfg(speed=speed, seed=seed).build(env)
+    expert = ExpertCfg(speed=speed, seed=seed, noise=label_noise).build(env)
     generator = torch.Generator().manual_seed(seed)
     running = torch.ones(episodes, dtype=torch.bool)
     frames: list[dict[str, Tensor]] = []
@@ -69,10 +75,12 @@ def demonstrations(
     }
 
 
-def clone(head: ActionHeadCfg, folder: Path, *, episodes: int = 300, steps: int = 180, seed: int = 0) -> Path:
-    """Write a checkpoint as a run of supervised learning writes it."""
+def clone(
+    head: ActionHeadCfg, folder: Path, *, episodes: int = 300, steps: int = 180, seed: int = 0, **expert: float
+) -> Path:
+    """Write a checkpoint as a run of supervised learning writes it; `expert` as in `demonstrations`."""
     torch.manual_seed(seed)
-    data, env = demonstrations(episodes, head.chunk_size), reach_cfg(1).build()
+    data, env = demonstrations(episodes, head.chunk_size, **expert), reach_cfg(1).build()
     policy = small_policy(head).build(_spec(data, env))
     fit(policy, data, steps)
     state = {

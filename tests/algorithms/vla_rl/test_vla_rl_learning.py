@@ -27,7 +27,7 @@ HEADS: dict[str, ActionHeadCfg] = {
 
 
 def grpo(path: Path) -> VLAGRPORunnerCfg:
-    algorithm = GRPOCfg(init_from=str(path), num_learning_epochs=4, num_mini_batches=2, optimizer=rates())
+    algorithm = GRPOCfg(init_from=str(path), num_learning_epochs=2, num_mini_batches=1, optimizer=rates(1e-3))
     return VLAGRPORunnerCfg(algorithm=algorithm)
 
 
@@ -40,14 +40,14 @@ def ppo(path: Path) -> VLAPPORunnerCfg:
         value=ValueHeadCfg(network=MLPCfg(hidden_features=[128], activations="GELU")),
         num_learning_epochs=4,
         num_mini_batches=2,
-        optimizer=rates(value=True),
+        optimizer=rates(5e-4, value=True),
     )
     return VLAPPORunnerCfg(algorithm=algorithm, num_steps_per_env=8)
 
 
-def rates(*, value: bool = False) -> OptimizerCfg:
+def rates(learning_rate: float, *, value: bool = False) -> OptimizerCfg:
     groups = [value_rate(1e-3)] if value else []
-    return OptimizerCfg(learning_rate=5e-4, schedule=ScheduleCfg(warmup_steps=20), groups=groups)
+    return OptimizerCfg(learning_rate=learning_rate, schedule=ScheduleCfg(warmup_steps=20), groups=groups)
 
 
 def success(policy: Any) -> float:
@@ -71,7 +71,7 @@ def improve(algorithm: str, head: str, seed: int, iterations: int, folder: Path)
 
 
 def test_grpo_lifts_a_gaussian_policy_above_nine_of_ten(tmp_path: Path) -> None:
-    before, after = improve("grpo", "regression", 0, 45, tmp_path)
+    before, after = improve("grpo", "regression", 0, 40, tmp_path)
     assert before <= 0.7 and after >= 0.9, f"{before:.2f} -> {after:.2f}"
 
 

@@ -100,8 +100,8 @@ def test_corrections_are_added_to_the_chunk_of_the_frozen_policy(tmp_path: Path,
 
 
 @pytest.mark.contract
-def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    algorithm = algorithm_cfg(tmp_path)
+def test_a_run_that_was_interrupted_goes_on_bit_for_bit(case: Any, tmp_path: Path) -> None:
+    algorithm, head = case
 
     def runner(name: str) -> Any:
         cfg = OffPolicyRunnerCfg(
@@ -109,7 +109,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(tmp_path: Path) -> None:
             max_iterations=4,
             logger=[],
             report=False,
-            policy=policy_cfg(),
+            policy=policy_cfg(head),
             algorithm=algorithm,
         )
         return cfg.build(env=runs.env_cfg().build(), log_dir=tmp_path / name)
@@ -201,3 +201,17 @@ def test_a_replay_of_single_steps_is_named_with_its_replacement() -> None:
     cfg = VLASACCfg(init_from="run", learner=SACCfg(replay=ReplayBufferCfg()), actions=StartNoiseCfg())
     with pytest.raises(ConfigError, match=r"learner\.replay: a ReplayBufferCfg does not know how many"):
         cfg.validate()
+
+
+@pytest.mark.contract
+def test_what_was_gathered_elsewhere_is_learned_from_alike(case: Any) -> None:
+    cfg, head = case
+    here, env = learner(cfg, head)
+    taken = collect(here, env, 10)
+    there, _ = learner(cfg, head)
+    there.collector.load_weights(here.collector.weights())
+    for transition in taken:
+        there.update([transition])
+    stored, gathered = here.stored_steps(10), there.stored_steps(10)
+    for name in ("obs/features", "action", "chunk_rewards", "done"):
+        torch.testing.assert_close(gathered[name], stored[name], rtol=0, atol=0)

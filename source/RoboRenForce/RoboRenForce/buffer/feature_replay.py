@@ -75,8 +75,8 @@ class FeatureReplayBuffer(ChunkReplayBuffer):
         row = torch.where(cut, (self._cuts - 1) % self.num_finals, self.num_finals)
         for name, finals in self.finals.items():
             finals[row, self._envs] = values[f"next_obs/{name}"].to(finals.device, finals.dtype)
-        ones = torch.ones(self.num_envs, device=self.device)
-        super()._write({"mask": ones, **values, "final": torch.where(cut, self._cuts, 0)})
+        final = torch.where(cut, self._cuts, 0).to(values["done"].device)
+        super()._write({"mask": torch.ones_like(values["done"]), **values, "final": final})
 
     @override
     def _count(self, rows: int) -> None:

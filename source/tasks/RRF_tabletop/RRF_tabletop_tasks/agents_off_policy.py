@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from RoboRenForce.algorithms.off_policy import SACCfg
-from RoboRenForce.algorithms.vla_rl import DSRLCfg, VLASACCfg
+from RoboRenForce.algorithms.vla_rl import DSRLCfg, ResidualChunkCfg, VLASACCfg
 from RoboRenForce.buffer import FeatureReplayBufferCfg
 from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.temperature import TemperatureCfg
@@ -14,7 +14,7 @@ from RoboRenForce.runners import OffPolicyRunnerCfg
 
 def reach_vla_sac() -> OffPolicyRunnerCfg:
     """SAC that corrects the chunks of a policy with a regression head."""
-    return _run(RegressionHeadCfg(chunk_size=8), VLASACCfg(learner=_learner()))
+    return _run(RegressionHeadCfg(chunk_size=8), VLASACCfg(actions=ResidualChunkCfg(scale=1.0), learner=_learner()))
 
 
 def reach_dsrl() -> OffPolicyRunnerCfg:
@@ -25,8 +25,8 @@ def reach_dsrl() -> OffPolicyRunnerCfg:
 def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
     return OffPolicyRunnerCfg(
         num_steps_per_env=50,
-        max_iterations=40,
-        save_interval=20,
+        max_iterations=20,
+        save_interval=10,
         eval_interval=10,
         eval_episodes=50,
         policy=MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=head),
@@ -38,8 +38,11 @@ def _learner() -> SACCfg:
     return SACCfg(
         gamma=0.95,
         replay=FeatureReplayBufferCfg(capacity=50_000),
-        learning_starts=500,
-        batch_size=256,
-        gradient_steps=2,
-        temperature=TemperatureCfg(initial=0.02),
+        learning_starts=320,
+        batch_size=128,
+        gradient_steps=4,
+        actor_learning_rate=1e-3,
+        critic_learning_rate=1e-3,
+        final_learning_rate=0.1,
+        temperature=TemperatureCfg(initial=0.01),
     )

@@ -13,7 +13,7 @@ from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 
 def grpo() -> VLAGRPORunnerCfg:
     """The policy of behavior cloning, compared with itself in groups of eight that start alike."""
-    algorithm = GRPOCfg(num_learning_epochs=4, num_mini_batches=2, optimizer=_optimizer())
+    algorithm = GRPOCfg(num_learning_epochs=2, num_mini_batches=1, optimizer=_optimizer(1.0e-3))
     return VLAGRPORunnerCfg(policy=_policy(), algorithm=algorithm, max_iterations=60)
 
 
@@ -25,7 +25,7 @@ def ppo() -> VLAPPORunnerCfg:
         value_clip=None,
         num_learning_epochs=4,
         num_mini_batches=2,
-        optimizer=_optimizer().replace(groups=[value_rate(1e-3)]),
+        optimizer=_optimizer(5.0e-4).replace(groups=[value_rate(1e-3)]),
     )
     return VLAPPORunnerCfg(policy=_policy(), algorithm=algorithm, num_steps_per_env=8, max_iterations=60)
 
@@ -35,6 +35,6 @@ def _policy() -> MLPBaselinePolicyCfg:
     return MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=RegressionHeadCfg(chunk_size=8, std=0.3))
 
 
-def _optimizer() -> OptimizerCfg:
+def _optimizer(learning_rate: float) -> OptimizerCfg:
     """Adam's first steps are as long as the rate, however small the gradient: without warm-up they undo the policy."""
-    return OptimizerCfg(learning_rate=5e-4, schedule=ScheduleCfg(warmup_steps=20))
+    return OptimizerCfg(learning_rate=learning_rate, schedule=ScheduleCfg(warmup_steps=20))

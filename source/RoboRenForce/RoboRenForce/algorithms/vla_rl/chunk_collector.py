@@ -52,7 +52,9 @@ class ChunkCollector:
         cuda_graph: GraphMode,
     ) -> None:
         self.policy, self.value, self.spec, self.device = policy, value, spec, device
-        self.stores_features, self._precision, self._mode = stores_features, precision, cuda_graph
+        self.stores_features = stores_features
+        self._precision: Precision = precision
+        self._mode: GraphMode = cuda_graph
         self.groups = observed_groups(policy, spec)
         self.policy_version = torch.zeros((), dtype=torch.int64, device=device)
         self.rows: Tensor | None = None

@@ -51,8 +51,14 @@ class ChunkBatch:
 
     def rows(self, index: Tensor) -> ChunkBatch:
         """Select decisions; `samples` and `totals` are left to the caller."""
-        per_row = (self.executed, self.advantage, self.weight, self.value, self.target)
-        return ChunkBatch({}, *(tensor[index] for tensor in per_row))
+        return ChunkBatch(
+            samples={},
+            executed=self.executed[index],
+            advantage=self.advantage[index],
+            weight=self.weight[index],
+            value=self.value[index],
+            target=self.target[index],
+        )
 
 
 class PolicyGradientModule(nn.Module):

@@ -37,7 +37,8 @@ class ResidualChunk(LatentActions):
     def context(self, prefix: Prefix) -> Tensor:
         head = self.policy.head
         if isinstance(head, FlowHead):
-            chunk = head.sample(prefix, torch.zeros_like(head.draw_noise(prefix)))
+            size = (len(prefix.tokens), head.cfg.chunk_size, self.action_dim)
+            chunk = head.sample(prefix, torch.zeros(size, device=prefix.tokens.device))
         else:
             chunk = head.act(prefix, deterministic=True)[0]
         return chunk[:, : self.executed].flatten(1).float()

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.feature_replay import FeatureReplayBufferCfg
@@ -77,29 +78,33 @@ class VLASAC(Algorithm):
         self.model.add_instructions(texts)
         self.collector.forget_graphs()
 
-    @torch.no_grad()
     def process_env_step(self, transition: Transition) -> None:
-        """Store features and latent action; the next features are those that the next action is chosen from."""
+        """Store features and latent action; see `OffPolicyAlgorithm.process_env_step`."""
+        self.learner.process_env_step(self._encoded(transition))
+
+    @torch.no_grad()
+    def _encoded(self, transition: Transition) -> Transition:
+        """Return the transition of the learner; its next features are those that the next action is chosen from."""
         successor = self.collector.encode(transition.reset_obs).features
-        # Only an episode that was cut needs the value of its last observation, which nothing else has encoded.
-        cut = transition.time_outs.nonzero().squeeze(1)
+        # Only an episode that was cut needs the value of its last observation, which nothing else has encoded. Finding
+        # such rows waits for the device once per chunk, as executing it did.
+        cut, final = transition.time_outs.nonzero().squeeze(1), cast(TensorDict, transition.next_obs)
         if len(cut):
-            last = self.features(transition.next_obs[cut]).features  # pyright: ignore[reportOptionalSubscript]
+            last = self.features(final[cut]).features
             successor = successor.index_copy(0, cut, last)
-        self.learner.process_env_step(
-            replace(
-                transition,
-                obs=as_observations(transition.record[FEATURES]),
-                action=transition.record[LATENT],
-                next_obs=as_observations(successor),
-            )
+        return replace(
+            transition,
+            obs=as_observations(transition.record[FEATURES]),
+            action=transition.record[LATENT],
+            next_obs=as_observations(successor),
         )
 
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
-        """See `OffPolicyAlgorithm.update`; transitions have features as observations."""
-        if self.cfg.demonstrations and self.learner.experience.beside is None:
+        """See `OffPolicyAlgorithm.update`."""
+        experience = self.learner.experience
+        if self.cfg.demonstrations and experience.beside is None and experience.is_enough:
             self._open_demonstrations()
-        return self.learner.update(data)
+        return self.learner.update(None if data is None else map(self._encoded, data))
 
     def _open_demonstrations(self) -> None:
         """Encode the demonstrations when learning begins: who only plays does not need them."""
