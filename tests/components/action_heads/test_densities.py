@@ -184,6 +184,7 @@ def test_token_log_probabilities_and_divergences_by_brute_force_at_a_temperature
 
 
 @pytest.mark.oracle
+@torch.no_grad()
 def test_the_kl_of_normal_distributions_by_quadrature():
     head, prefix = trained_looking("regression-pooled")
     other = _other(head, 0.8)

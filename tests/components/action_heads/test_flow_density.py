@@ -75,7 +75,7 @@ def test_one_normal_distribution_gets_the_published_std(steps, std):
 
 @pytest.mark.oracle
 def test_the_sde_has_the_marginals_of_the_ode_at_every_time():
-    steps, number = 400, 20_000
+    steps, number = 200, 10_000
     noise = start(number)
     torch.manual_seed(1)
     times = step_times(steps, noise.device).double()
@@ -84,11 +84,11 @@ def test_the_sde_has_the_marginals_of_the_ode_at_every_time():
         return law(steps)(x, exact_velocity(x, number / steps), times[number].expand(len(x)))
 
     actions, record = NoisyChain(steps, step, average=False).draw(noise, None)
-    assert distance(actions, marginal(1.0)) < 0.015  # 1.36 / sqrt(number) = 0.0096 is the 5 % bound of exact samples
-    for step in (100, 200, 300):
-        assert distance(record["chain"][:, step], marginal(step / steps)) < 0.015
+    assert distance(actions, marginal(1.0)) < 0.02  # 1.36 / sqrt(number) = 0.0136 is the 5 % bound of exact samples
+    for step in (50, 100, 150):
+        assert distance(record["chain"][:, step], marginal(step / steps)) < 0.02
     ode = euler(exact_velocity, noise, steps)
-    assert distance(ode, marginal(1.0)) < 0.015
+    assert distance(ode, marginal(1.0)) < 0.02
     assert (actions - ode).abs().mean() > 0.1  # other paths, the same law
     x = noise
     for step in range(steps):  # what the test is there for: noise without the drift that makes up for it
@@ -254,7 +254,7 @@ def test_a_policy_gradient_finds_a_target(density):
 
     with torch.no_grad():
         before = float(error(head.act(prefix)[0]).mean())
-    for _ in range(150):
+    for _ in range(100):
         with torch.no_grad():
             actions, record = head.act(prefix, deterministic=False)
         reward = -error(actions)
@@ -263,4 +263,4 @@ def test_a_policy_gradient_finds_a_target(density):
         (-advantage * head.evaluate(prefix, record).log_prob).mean().backward()
         optimizer.step()
     with torch.no_grad():
-        assert float(error(head.act(prefix)[0]).mean()) < 0.4 * before
+        assert float(error(head.act(prefix)[0]).mean()) < 0.5 * before
