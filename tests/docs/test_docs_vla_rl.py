@@ -46,7 +46,9 @@ def test_every_option_is_on_a_page(cfg: GRPOCfg | VLAPPOCfg | ReinforcePPCfg) ->
     names = ("vla/rl.md", "algorithms/grpo.md", "algorithms/vla_ppo.md", "algorithms/reinforce_pp.md")
     text = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in names)
     hidden = {"class_type", "cuda_graph"}
-    assert not [name for name in cfg.to_dict() if name not in hidden and f"`{name}" not in text and f"{name}`" not in text]
+    assert not [
+        name for name in cfg.to_dict() if name not in hidden and f"`{name}" not in text and f"{name}`" not in text
+    ]
 
 
 def _found(root: Path, word: str) -> str:
