@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from RoboRenForce.components.action_heads import RegressionHeadCfg
-from RoboRenForce.components.vla_images import resize
 from RoboRenForce.components.vla_normalizer import VectorNormalizerCfg
 from RoboRenForce.components.vla_preprocessing import VLAPreprocessingCfg
 from RoboRenForce.components.vla_spec import VLASpec
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.utils.errors import CheckpointError, SpecMismatch, UserError
+from RoboRenForce.utils.images import resize
 from tensordict import TensorDict
 from vla_cases import CHUNK, HEIGHT, TEXTS, WIDTH, observed, policy, recorded, spec, vector
 

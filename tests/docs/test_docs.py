@@ -13,6 +13,7 @@ import torch
 from doc_pages import PAGES, ROOT, Command, Workplace, blocks, commands_of, name_of, snippets_of
 from RoboRenForce import algorithms
 from RoboRenForce.cli.commands import COMMANDS
+from RoboRenForce.cli.vla_rl import benchmark_parser, configured_task, rl_play_parser, rl_train_parser
 from RoboRenForce.cli.vla_tasks import PRETRAIN, apply_vla_flags, vla_parser
 from RoboRenForce.configclass.fields import field_names
 from RoboRenForce.envs import ScriptedEnvCfg
@@ -22,6 +23,7 @@ from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils.hub_models import repositories
 from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import list_tasks, load_task
+from RoboRenForce.utils.run_configs import find_run_config
 from small_runs import ppo_cfg
 
 pytest.importorskip("RRF_gym_tasks")
@@ -35,6 +37,9 @@ OWN_TESTS = {"docs/configuration.md", "docs/adding/network.md", "docs/adding/env
 RUN_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS]
 PACKAGES = {"mjlab": ("mjlab", "RRF_mjlab_tasks"), "d4rl": ("RRF_d4rl_tasks",)}
 """Part of a task id -> what it needs beyond RRF_gym."""
+RUN_FILE_OR_METRIC = re.compile(
+    r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd|env|eval|rollout|actor|time)/"
+)
 SCRIPT_TASK = "RoboRenForce-Gym-HalfCheetah-PPO"
 """What train_gym.py trains if no task is named."""
 
@@ -55,6 +60,8 @@ def test_a_command_names_what_exists(command: Command):
         test_a_command_names_what_exists(Command(command.page, words))
     elif rest[:1] == ["scripts/data/collect_dataset.py"]:
         pytest.importorskip("RRF_d4rl_tasks.collection", exc_type=ImportError).collect_parser("").parse(rest[1:])
+    elif tool == "python" and rest[0].startswith("scripts/vla/rl/"):
+        check_vla_rl(*rest)
     elif tool == "python" and rest[0].startswith("scripts/vla/"):
         args = vla_parser("", task=PRETRAIN).parse(rest[1:])
         task = load_task(args.task or PRETRAIN)
@@ -76,6 +83,20 @@ def test_a_command_names_what_exists(command: Command):
         assert repositories(*[word for word in rest if word[0] not in "-/"])
     else:
         assert command.words == ("source", ".venv/bin/activate")
+
+
+def check_vla_rl(script: str, *arguments: str) -> None:
+    """A script of VLA RL: its options, the configuration that it names, and the overrides."""
+    assert (ROOT / script).is_file()
+    if script.endswith("play.py"):
+        args = rl_play_parser("").parse(arguments)
+    else:
+        parser = benchmark_parser("") if "benchmark" in script else rl_train_parser("")
+        args = parser.parse(arguments)
+    if args.config_name is not None:
+        task = configured_task(find_run_config(args.config_name))
+        task.apply_overrides(args.overrides)
+        task.validate()
 
 
 def check_verb(command: Command) -> None:
@@ -243,7 +264,7 @@ def test_the_layers_on_the_page_are_those_that_are_proven():
 def test_files_tests_and_functions_that_a_page_names_exist(page: Path):
     text = page.read_text(encoding="utf-8")
     for path, function in re.findall(r"`([\w./]+/[\w.]*)(?:::(\w+))?`", text):
-        if re.match(r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd)/", path) or "*" in path:
+        if RUN_FILE_OR_METRIC.match(path) or "*" in path:
             continue
         places = [base / path for base in (ROOT, CORE, CORE / "algorithms") if (base / path).exists()]
         assert places, f"{path} does not exist"

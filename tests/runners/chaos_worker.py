@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from RoboRenForce.algorithms import PPO
 from RoboRenForce.runners.saved_run import SAVED_RUN, load_run
 from RoboRenForce.utils import checkpoint
 from RoboRenForce.utils.checkpoint import newest_usable
@@ -29,6 +30,7 @@ WRITES = ("open", "os.rename", "os.remove", "os.mkdir", "os.truncate", "fcntl.fl
 TIMES = ("time", "Perf/collection_time", "Perf/learning_time", "Perf/total_time", "Perf/total_fps")
 CFG = ppo_cfg(num_steps_per_env=4, max_iterations=10_000, save_interval=2, keep_checkpoints=2)
 CFG.eval_interval, CFG.eval_episodes = 3, 2
+PPO.saves_directories = len(sys.argv) > 4
 
 
 def train(run: RunDir, iterations: int) -> int:
@@ -112,14 +114,14 @@ def main() -> None:
     numbers = [line["iteration"] for line in lines(killed)]
     assert numbers == list(range(1, iterations + 1)), "metrics with doubled or missing lines"
     assert lines(killed) == lines(straight)
-    ends = [load_run(run.checkpoint(iterations)) for run in (killed, straight)]
+    ends = [load_run(run.checkpoints()[iterations]) for run in (killed, straight)]
     for part in ("algorithm", "local"):
         check_same(ends[0][part], ends[1][part], part)
     left = [path.name for path in killed.root.rglob("*") if path.name.endswith((".partial", ".aside", ".lock"))]
     assert not left, left
-    assert killed.pointed("latest") == killed.checkpoint(iterations)
+    assert killed.pointed("latest") == killed.checkpoints()[iterations]
     best = ends[0]["runner"]["best_iteration"]
-    assert best is None or killed.pointed("best") == killed.checkpoint(best)
+    assert best is None or killed.pointed("best") == killed.checkpoints()[best]
     assert len(killed.checkpoints()) <= CFG.keep_checkpoints + 1
     print(f"{KILLS} kills, {iterations} iterations")
 

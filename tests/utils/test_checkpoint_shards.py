@@ -214,14 +214,14 @@ def test_runs_hold_files_and_directories_alike(tmp_path: Path, mesh: DeviceMesh)
     run.root.mkdir(parents=True)
     for iteration in range(1, 7):
         sharded = iteration % 2 == 0
-        path = run.checkpoint(iteration, sharded=sharded)
+        path = run.checkpoint(iteration, directory=sharded)
         save_checkpoint(path, state(mesh) if sharded else {"iteration": iteration})
-    run.point("latest", run.checkpoint(6, sharded=True))
-    run.point("best", run.checkpoint(2, sharded=True))
+    run.point("latest", run.checkpoint(6, directory=True))
+    run.point("best", run.checkpoint(2, directory=True))
     assert [path.name for path in run.checkpoints().values()][:3] == ["model_1.pt", "global_step_2", "model_3.pt"]
     assert (
         resolve_checkpoint(run.root)
-        == resolve_checkpoint(run.checkpoint(6, sharded=True))
+        == resolve_checkpoint(run.checkpoint(6, directory=True))
         == run.root / "global_step_6"
     )
     assert resolve_checkpoint(run.root, "best") == resolve_checkpoint(run.root, "2") == run.root / "global_step_2"

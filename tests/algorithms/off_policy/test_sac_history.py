@@ -168,7 +168,7 @@ def losses(learner: algorithms.SAC, batch: ReplayBatch) -> tuple[torch.Tensor, t
 
 def quiet(learner: algorithms.SAC) -> None:
     """Take the noise out of the policy, so that losses of parts of a batch can be compared."""
-    learner._sample = lambda output: (learner.actor.mode(output), output.square().sum(-1))  # type: ignore[method-assign]
+    learner.sample = lambda output: (learner.actor.mode(output), output.square().sum(-1))  # type: ignore[method-assign]
 
 
 @every_encoder

@@ -8,6 +8,8 @@ from RoboRenForce.components.action_heads import (
     DiTHeadCfg,
     FASTHeadCfg,
     FlowHeadCfg,
+    FlowNoiseCfg,
+    FlowSDECfg,
     RegressionHeadCfg,
 )
 from RoboRenForce.networks import DiTCfg, MLPDenoiserCfg, ResidualMLPCfg, TokenDecoderCfg
@@ -32,6 +34,20 @@ CASES = {
     "fast": FASTHeadCfg(chunk_size=H, vocabulary=160, num_levels=128, decoder=DECODER),
 }
 
+SDE_CHAIN = {"density": "sde", "sde": FlowSDECfg(noisy_steps="all")}
+SMALL_NOISE = FlowNoiseCfg(network=MLPDenoiserCfg(network=ResidualMLPCfg(dim=16, num_blocks=1), time_dim=8))
+DENSITIES = {
+    name: CASES[name] for name in ("regression", "regression-pooled", "bins", "bins-autoregressive", "fast")
+} | {
+    "flow-sde": CASES["flow"].replace(density="sde", num_steps=4),
+    "flow-sde-chain": CASES["flow"].replace(num_steps=4, average_steps=True, **SDE_CHAIN),
+    "flow-noise": CASES["flow"].replace(density="noise", num_steps=3, noise=SMALL_NOISE),
+    "flow-dit-sde": CASES["flow-dit"].replace(density="sde", num_steps=4),
+    "diffusion-dppo": CASES["diffusion"].replace(density="dppo", num_steps=5),
+    "flow-layerwise-noise": CASES["flow-layerwise"].replace(density="noise", num_steps=2, noise=SMALL_NOISE),
+}
+"""Heads with a density."""
+
 
 def random_chunks(number, seed=0):
     generator = torch.Generator().manual_seed(seed)
@@ -40,7 +56,7 @@ def random_chunks(number, seed=0):
 
 def trained_looking(name, batch=6, **kwargs):
     """A head with random weights everywhere (fresh output layers are zero), and features for it."""
-    cfg = CASES[name]
+    cfg = (CASES | DENSITIES)[name]
     head = build(cfg, **kwargs)
     head.fit(random_chunks(300))
     with torch.no_grad():

@@ -67,9 +67,8 @@ def test_groups_that_start_together_fulfil_it_below_chunks() -> None:
 
 def test_every_registered_task_has_a_configuration() -> None:
     found = list_tasks("Tabletop")
-    assert found == sorted(
-        ["RoboRenForce-Tabletop-Reach-PPO", *(f"RoboRenForce-Tabletop-{t}-{a}" for t in TASKS for a in ("BC", "SFT"))]
-    )
+    learned = [f"RoboRenForce-Tabletop-{t}-{a}" for t in TASKS for a in ("BC", "SFT")]
+    assert {*learned, *(f"RoboRenForce-Tabletop-Reach-{a}" for a in ("PPO", "VLASAC", "DSRL"))} <= {*found}
     for task_id in found:
         load_task(task_id).env_cfg.validate()
 

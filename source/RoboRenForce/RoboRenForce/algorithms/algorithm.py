@@ -83,6 +83,8 @@ class Algorithm(ABC):
     """Fields of a transition that the algorithm stores."""
     is_sharded: bool = False
     """True if every process holds a part of its state: all write and read checkpoints, which are directories."""
+    saves_directories: bool = False
+    """True if its checkpoints are directories `global_step_<N>` even where it is not sharded, as in VLA RL."""
 
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
@@ -139,6 +141,9 @@ class Algorithm(ABC):
 
     def restart_episodes(self) -> None:  # noqa: B027 - only what remembers earlier steps cares
         """Start new episodes in all environments, although the last stored step ended none."""
+
+    def add_instructions(self, texts: Iterable[str]) -> None:  # noqa: B027 - only what follows instructions cares
+        """Get to know the texts that the environment may give, before the first observation."""
 
     @abstractmethod
     def train(self) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -51,6 +52,29 @@ class ReplayBatch:
     def map(self, function: Callable[[Tensor], Tensor]) -> ReplayBatch:
         """Apply `function` to every tensor."""
         return mapped(self, function)
+
+    def joined(self, other: ReplayBatch) -> ReplayBatch:
+        """Append transitions of another source; what only one of both has (weights, slots, groups) is left out."""
+
+        def both(first: Observations | None, second: Observations | None) -> Observations | None:
+            if first is None or second is None:
+                return None
+            return {name: torch.cat([first[name], second[name]]) for name, _ in first.items()}
+
+        mine, its = self.valid, other.valid
+        return ReplayBatch(
+            obs=both(self.obs, other.obs) or {},
+            action=torch.cat([self.action, other.action]),
+            reward=torch.cat([self.reward, other.reward]),
+            discount=torch.cat([self.discount, other.discount]),
+            next_obs=both(self.next_obs, other.next_obs),
+            valid=torch.cat(
+                [
+                    torch.ones_like(self.reward) if mine is None else mine,
+                    torch.ones_like(other.reward) if its is None else its,
+                ]
+            ),
+        )
 
     @property
     def is_sequence(self) -> bool:

@@ -98,6 +98,12 @@ class Transition:
     """bool `(N,)`: False in rows that waited and did not act (`extras["active"]`); None: all acted."""
     group_id: Tensor | None = None
     """int64 `(N,)`: block or group of each row; None: there are none."""
+    success: Tensor | None = None
+    """bool `(N,)`: the episode ended in success; None: the environment does not define it."""
+    executed_steps: Tensor | None = None
+    """int64 `(N,)`: actions of the chunk that were executed; None: actions come one by one."""
+    chunk_rewards: Tensor | None = None
+    """float `(N, chunk)`: reward of each action, 0 where it was not executed; None: actions come one by one."""
 
     @classmethod
     def of_step(cls, obs: TensorDict, action: Tensor, record: Mapping[str, Tensor], step: StepReturn) -> Transition:
@@ -115,6 +121,9 @@ class Transition:
             record=record,
             mask=extras.get("active"),
             group_id=extras.get("group_id"),
+            success=extras.get("success"),
+            executed_steps=extras.get("executed_steps"),
+            chunk_rewards=extras.get("chunk_rewards"),
         )
 
     def value_of(self, name: str) -> Tensor:

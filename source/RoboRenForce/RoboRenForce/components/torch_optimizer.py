@@ -61,6 +61,11 @@ class TorchOptimizer(Optimizer):
         """Learning rate of the next step: `lr` times the schedule; groups multiply it."""
         return self.lr * self.cfg.schedule.factor(self.steps)
 
+    def accumulate(self, micro_batches: int) -> None:
+        """Expect so many calls of `backward` before the next step, and drop the gradients of those that came."""
+        self.cfg.accumulation_steps = micro_batches
+        self._start_step()
+
     @override
     def backward(self, loss: Tensor, count: Tensor | None = None) -> None:
         """Add the gradients of `loss`, a mean over a micro-batch, to those of the step as a mean over micro-batches.
@@ -105,10 +110,7 @@ class TorchOptimizer(Optimizer):
         self.skipped.add_(bad)
         if self.ema is not None:
             self.ema.update(1.0 - bad)
-        for param in self.params.values():
-            param.grad = None
-        self._backwards, self._count = 0, None
-        self._announce_sync()
+        self._start_step()
         return {"all": norm}
 
     @override
@@ -186,6 +188,12 @@ class TorchOptimizer(Optimizer):
             name: {key: value for key, value in states.get(param, {}).items() if isinstance(value, Tensor)}
             for name, param in self.params.items()
         }
+
+    def _start_step(self) -> None:
+        for param in self.params.values():
+            param.grad = None
+        self._backwards, self._count = 0, None
+        self._announce_sync()
 
     def _announce_sync(self) -> None:
         """Average over ranks only in the last backward pass before a step; DDP asks in the forward pass."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..networks.vlm.lora import merge_lora
 from ..utils.errors import CheckpointError
@@ -59,18 +60,34 @@ def load_vla(folder: str | Path, *, trust: bool = False) -> VLAPolicy:
     Raises:
         CheckpointError: it is something else, or damaged.
     """
+    cfg, spec = exported_cfg(folder, trust=trust)
+    policy: VLAPolicy = cfg.build(spec)
+    copy_into(policy.state_dict(), exported_weights(folder), "model")
+    return policy
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Return True if a folder looks like what `export_vla` wrote."""
+    return all((Path(folder) / name).is_file() for name in ("config.json", "model.safetensors"))
+
+
+def exported_cfg(folder: str | Path, *, trust: bool = False) -> tuple[VLAPolicyCfg, VLASpec]:
+    """Return configuration and spec of an exported policy; arguments and errors as of `load_vla`."""
     folder = Path(folder)
     config = _read_config(folder / "config.json")
     cfg = VLAPolicyCfg.from_dict(config["policy"], trust=trust)
     cfg.backbone = cfg.backbone.located(folder)
-    policy: VLAPolicy = cfg.build(VLASpec.from_dict(config["spec"]))
+    return cfg, VLASpec.from_dict(config["spec"])
+
+
+def exported_weights(folder: str | Path) -> dict[str, Tensor]:
+    """Return the weights of an exported policy on the CPU; errors as of `load_vla`."""
+    path = Path(folder) / "model.safetensors"
     safetensors = require_package("safetensors.torch", extra="vla", purpose="exported policies")
     try:
-        tensors = safetensors.load_file(folder / "model.safetensors")
+        return safetensors.load_file(path)
     except Exception as error:  # noqa: BLE001 - the library's own error derives from nothing narrower
-        raise CheckpointError(f"'{folder / 'model.safetensors'}' can't be read ({error}): export it again.") from None
-    copy_into(policy.state_dict(), tensors, "model")
-    return policy
+        raise CheckpointError(f"'{path}' can't be read ({error}): export it again.") from None
 
 
 def _read_config(path: Path) -> dict[str, Any]:

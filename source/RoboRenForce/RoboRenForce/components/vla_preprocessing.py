@@ -20,7 +20,7 @@ from ..configclass import Cfg, ConfigError, configclass
 from ..envs.instructions import instruction_id
 from ..networks.vlm import Backbone, VLMInputs
 from ..utils.errors import SpecMismatch
-from .vla_images import resize
+from ..utils.images import resize
 from .vla_instructions import TokenTable
 from .vla_normalizer import VectorNormalizer, VectorNormalizerCfg, dimension
 from .vla_spec import VLASpec

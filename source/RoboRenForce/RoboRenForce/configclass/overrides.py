@@ -51,7 +51,7 @@ def apply_overrides(configs: Configs, overrides: Sequence[str]) -> None:
                     problems += error.problems
 
 
-def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = None) -> None:
+def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = None, ignore: Sequence[str] = ()) -> None:
     """Merge a YAML file, or YAML text, into configurations in place; it may name a few fields only.
 
     Args:
@@ -59,11 +59,12 @@ def apply_yaml(configs: Configs, source: str | Path, *, trust: bool | None = Non
         source: File or text.
         trust: True if it may name any class or function, False for those of the allow-list (see `trust`); None: text
             may, a file may not.
+        ignore: Keys that somebody else reads.
 
     Raises:
         ConfigError: Lists every unknown field and wrong value; nothing is changed then.
     """
-    data = yaml_text.load_mapping(source)
+    data = {key: item for key, item in yaml_text.load_mapping(source).items() if key not in ignore}
     is_file = yaml_text.is_file(source)
     name = str(source) if is_file else "The YAML text"
     yaml_text.require_bounded(data, name)

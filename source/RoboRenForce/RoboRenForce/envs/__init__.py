@@ -8,6 +8,7 @@ from .group_vec import GroupVec, GroupVecCfg
 from .instructions import InstructionTable, add_instructions, instruction_id
 from .multi_modal import MultiModal, MultiModalCfg
 from .obs_groups import PREVIOUS_ACTION, resolve_obs_groups, with_previous_action
+from .obs_mapping import ActionMappingCfg, ActionPartCfg, ObsMappingCfg, StateCfg
 from .scripted_env import ScriptedEnv, ScriptedEnvCfg
 from .simulator_interface import ActionInterface, SimulatorInterface
 from .spec import ActionSpec, EnvSpec
@@ -18,6 +19,8 @@ __all__ = [
     "ALWAYS_IN_EXTRAS",
     "PREVIOUS_ACTION",
     "ActionInterface",
+    "ActionMappingCfg",
+    "ActionPartCfg",
     "ActionSpec",
     "DynamicEnv",
     "DynamicEnvCfg",
@@ -30,9 +33,11 @@ __all__ = [
     "InstructionTable",
     "MultiModal",
     "MultiModalCfg",
+    "ObsMappingCfg",
     "ScriptedEnv",
     "ScriptedEnvCfg",
     "SimulatorInterface",
+    "StateCfg",
     "StepReturn",
     "VecEnv",
     "VecEnvCfg",

@@ -31,6 +31,7 @@ from tensordict import TensorDict
 from ..configclass import Cfg, ConfigError, Range, configclass
 from .action_chunk import step_chunk
 from .instructions import InstructionTable, add_instructions
+from .obs_mapping import ObsMapping, ObsMappingCfg
 from .simulator_interface import ActionInterface, SimulatorInterface
 from .spec import ActionSpec, EnvSpec
 from .vec_env import ActionWatcher, EvalPolicy, StepReturn, VecEnv
@@ -43,13 +44,15 @@ class MultiModal(VecEnvWrapper):
     def __init__(self, cfg: MultiModalCfg, env: VecEnv) -> None:
         super().__init__(env)
         self.multi_modal_cfg = cfg
+        self._mapping: ObsMapping | None = None if cfg.mapping is None else cfg.mapping.build(env.spec, env.device)
+        self._has_images = bool(cfg.images or (cfg.mapping and cfg.mapping.cameras))
         self._table: InstructionTable = dict(env.instruction_table)  # texts that the inner environment may give
         self._current: TensorDict | None = None
         self._instructions: list[str] = []
         self._watcher: ActionWatcher | None = None
-        self.spec = _spec(cfg, env)
+        self.spec = _spec(cfg, env, self._mapping)
         self._given = "instruction" in env.spec.extras
-        self._follow([] if self._given else _instructions(cfg, env))
+        self._follow(_instructions(cfg, env))
         if self._given:
             self.reset()  # only the extras of a reset tell the texts in force
 
@@ -104,7 +107,9 @@ class MultiModal(VecEnvWrapper):
     def simulator_interface(self) -> SimulatorInterface:
         """See `VecEnv.simulator_interface`; the parts of `proprio` are not included."""
         inner, cfg = self.env.simulator_interface(), self.multi_modal_cfg
-        sources = {**cfg.images, **{name: name for name in cfg.keep}}
+        cameras = [] if cfg.mapping is None else cfg.mapping.cameras
+        inner = inner if self._mapping is None else self._mapping.simulator_interface(inner)
+        sources = {**cfg.images, **{name: name for name in (*cameras, *cfg.keep)}}
         observations = {
             name: inner.observations[source] for name, source in sources.items() if source in inner.observations
         }
@@ -130,19 +135,23 @@ class MultiModal(VecEnvWrapper):
         if actions.shape != expected:
             raise ValueError(f"MultiModal got actions of shape {tuple(actions.shape)}, expected {expected}.")
         before, cfg = self._ids, self.multi_modal_cfg
+        if cfg.flat_actions and cfg.chunk_size:
+            actions = actions.reshape(self.num_envs, cfg.chunk_size, -1)
+        if self._mapping is not None:
+            actions = self._mapping.env_actions(actions)
         if cfg.chunk_size:
-            single = self.env.spec.action.shape
-            actions = actions.reshape(self.num_envs, cfg.chunk_size, *single)
             obs, rewards, dones, extras = step_chunk(
-                self.env, actions, active, has_images=bool(cfg.images), watcher=self._watcher
+                self.env, actions, active, has_images=self._has_images, watcher=self._watcher
             )
         elif active is None:
             obs, rewards, dones, extras = self.env.step(actions)
         else:
             obs, rewards, dones, extras = self.env.step_rows(actions, active)
-        final = extras.get("final_observations")
+        final, inner_obs = extras.get("final_observations"), obs
         obs, extras = self._begin(obs, extras)
-        if final is not None:
+        if final is inner_obs:  # nothing ended: images are not scaled twice
+            extras["final_observations"] = obs
+        elif final is not None:
             ids = torch.where(dones.bool().unsqueeze(1), before, self._ids)
             extras["final_observations"] = self._observe(final, ids)
         return obs, rewards, dones, extras
@@ -164,7 +173,8 @@ class MultiModal(VecEnvWrapper):
 
     def _observe(self, obs: TensorDict, ids: torch.Tensor) -> TensorDict:
         cfg = self.multi_modal_cfg
-        groups = {name: obs[source] for name, source in cfg.images.items()}
+        groups = {} if self._mapping is None else self._mapping.observe(obs)
+        groups |= {name: obs[source] for name, source in cfg.images.items()}
         if cfg.proprio:
             groups["proprio"] = torch.cat([obs[group].flatten(1) for group in cfg.proprio], dim=1)
         groups |= {name: obs[name] for name in cfg.keep}
@@ -183,6 +193,9 @@ class MultiModalCfg(Cfg):
     """Groups that are concatenated into the group `proprio`."""
     keep: list[str] = []
     """Groups that are passed on unchanged."""
+    mapping: ObsMappingCfg | None = None
+    """Another way to say what is observed, down to single dimensions and pixels, and what actions become; used instead
+    of `images`, `proprio` and `instruction`."""
     instruction: str | list[str] | None = None
     """Text for all environments, or one per environment; None if the inner environment gives its own."""
     chunk_size: Annotated[int, Range(ge=1)] | None = None
@@ -201,19 +214,23 @@ class MultiModalCfg(Cfg):
 
     def check(self) -> Iterable[str]:
         """Check that something is observed and that names do not collide."""
-        if not (self.images or self.proprio or self.keep):
+        if not (self.images or self.proprio or self.keep or self.mapping):
             yield "images, proprio and keep are all empty: name at least one group to observe"
-        names = [*self.images, *self.keep, *(["proprio"] if self.proprio else []), "instruction_id"]
+        if self.mapping is not None and (self.images or self.proprio or self.instruction is not None):
+            yield "mapping: it already says what is observed; leave images, proprio and instruction empty"
+        mapped = [] if self.mapping is None else self.mapping.cameras
+        has_proprio = self.proprio or (self.mapping is not None and self.mapping.states)
+        names = [*mapped, *self.images, *self.keep, *(["proprio"] if has_proprio else []), "instruction_id"]
         for name in sorted({name for name in names if names.count(name) > 1}):
             yield f"two groups would be called '{name}': rename the image or drop it from keep"
         if self.flat_actions and self.chunk_size is None:
             yield "flat_actions: there is no chunk to flatten, set chunk_size too"
 
 
-def _spec(cfg: MultiModalCfg, env: VecEnv) -> EnvSpec:
+def _spec(cfg: MultiModalCfg, env: VecEnv, mapping: ObsMapping | None) -> EnvSpec:
     inner = env.spec
-    groups: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, str] = {"instruction_id": "int64"}
+    groups: dict[str, tuple[int, ...]] = {} if mapping is None else dict(mapping.groups)
+    dtypes: dict[str, str] = {"instruction_id": "int64", **({} if mapping is None else mapping.dtypes)}
     for name, source in cfg.images.items():
         groups[name] = _image_shape(inner, name, source)
         dtypes[name] = "uint8"
@@ -244,13 +261,13 @@ def _spec(cfg: MultiModalCfg, env: VecEnv) -> EnvSpec:
         obs_dtypes=dtypes,
         extras=tuple(extras),
         extra_dims=dims,
-        action=_chunk_spec(inner, cfg),
+        action=_chunk_spec(inner, cfg, mapping),
     )
 
 
-def _chunk_spec(inner: EnvSpec, cfg: MultiModalCfg) -> ActionSpec:
+def _chunk_spec(inner: EnvSpec, cfg: MultiModalCfg, mapping: ObsMapping | None) -> ActionSpec:
     """Return the action space with the chunk as an axis or, flat, as more dimensions."""
-    action, chunk = inner.action, cfg.chunk_size or 0
+    action, chunk = inner.action if mapping is None else mapping.action_spec(inner.action), cfg.chunk_size or 0
     if not cfg.flat_actions:
         return replace(action, chunk=chunk)
     if action.kind == "discrete":
@@ -296,19 +313,20 @@ def _image_shape(spec: EnvSpec, name: str, group: str) -> tuple[int, ...]:
 
 def _instructions(cfg: MultiModalCfg, env: VecEnv) -> list[str]:
     """Return the configured texts; empty if the environment has its own."""
+    text, field = cfg.instruction, "instruction"
+    if cfg.mapping is not None:
+        text, field = cfg.mapping.task_description, "mapping.task_description"
     if "instruction" in env.spec.extras:
-        if cfg.instruction is not None:
-            raise ConfigError(f"{env.spec.task} gives its own instructions: leave MultiModalCfg.instruction at None.")
+        if text is not None:
+            raise ConfigError(f"{env.spec.task} gives its own instructions: leave MultiModalCfg.{field} at None.")
         return []
-    if cfg.instruction is None:
+    if text is None:
+        raise ConfigError(f"{env.spec.task} gives no instructions: set MultiModalCfg.{field} to the text to follow.")
+    if isinstance(text, str):
+        return [text] * env.num_envs
+    if len(text) != env.num_envs:
         raise ConfigError(
-            f"{env.spec.task} gives no instructions: set MultiModalCfg.instruction to the text to follow."
-        )
-    if isinstance(cfg.instruction, str):
-        return [cfg.instruction] * env.num_envs
-    if len(cfg.instruction) != env.num_envs:
-        raise ConfigError(
-            f"MultiModalCfg.instruction has {len(cfg.instruction)} texts for {env.num_envs} environments: give one "
+            f"MultiModalCfg.instruction has {len(text)} texts for {env.num_envs} environments: give one "
             f"text for all or one each."
         )
-    return list(cfg.instruction)
+    return list(text)

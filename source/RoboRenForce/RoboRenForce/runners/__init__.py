@@ -8,9 +8,11 @@ from .evaluation import EvalResult, evaluate
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
+from .tiles import record_tiles
 from .trainer import Trainer, TrainerCfg
 from .video import record_video
 from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
+from .vla_rl_runner import VLAGRPORunner, VLAGRPORunnerCfg, VLAPPORunner, VLAPPORunnerCfg
 from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 
 __all__ = [
@@ -31,10 +33,15 @@ __all__ = [
     "OnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",
+    "VLAGRPORunner",
+    "VLAGRPORunnerCfg",
+    "VLAPPORunner",
+    "VLAPPORunnerCfg",
     "VLAPretrainRunner",
     "VLAPretrainRunnerCfg",
     "VLASFTRunner",
     "VLASFTRunnerCfg",
     "evaluate",
+    "record_tiles",
     "record_video",
 ]

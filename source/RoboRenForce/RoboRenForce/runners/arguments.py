@@ -63,10 +63,10 @@ def train_parser(description: str | None, *, task: str | None = None) -> Parser:
     default = f" (default: {task})" if task else ""
     parser.set_defaults(default_task=task)
     parser.add_argument("--task", help=f"task id; `rrf list` shows all{default}")
-    parser.add_argument("--num_envs", type=_positive, help="number of environments")
+    parser.add_argument("--num_envs", type=positive, help="number of environments")
     parser.add_argument("--device", help="cpu, cuda, cuda:1, ...")
     parser.add_argument("--seed", type=_natural, help="seed of everything")
-    parser.add_argument("--max_iterations", type=_positive, help="length of the run")
+    parser.add_argument("--max_iterations", type=positive, help="length of the run")
     parser.add_argument(
         "--resume",
         nargs="?",
@@ -92,9 +92,9 @@ def play_parser(description: str | None) -> Parser:
     parser.add_argument("--task", help="without --target: the newest run of this task")
     parser.add_argument("--checkpoint", default="latest", help="latest, best or an iteration (default: latest)")
     parser.add_argument(
-        "--num_envs", type=_positive, help="number of environments (default: one per episode, at most 16)"
+        "--num_envs", type=positive, help="number of environments (default: one per episode, at most 16)"
     )
-    parser.add_argument("--episodes", type=_positive, default=10, help="episodes per evaluation (default: 10)")
+    parser.add_argument("--episodes", type=positive, default=10, help="episodes per evaluation (default: 10)")
     parser.add_argument("--stochastic", action="store_true", help="play samples of the policy instead of its mode")
     parser.add_argument(
         "--execution",
@@ -104,7 +104,7 @@ def play_parser(description: str | None) -> Parser:
     )
     parser.add_argument("--video", action="store_true", help="film the policy")
     parser.add_argument(
-        "--steps", type=_positive, help="length of the video in steps (default: an episode, at most 500)"
+        "--steps", type=positive, help="length of the video in steps (default: an episode, at most 500)"
     )
     parser.add_argument("--export", action="store_true", help="write the policy as files that run without RoboRenForce")
     parser.add_argument(
@@ -147,7 +147,8 @@ def _with_underscores(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + equals + value
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Read an argument that is an integer of at least 1."""
     return _integer(text, 1)
 
 

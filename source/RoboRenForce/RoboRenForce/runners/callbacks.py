@@ -11,6 +11,7 @@ import math
 import shlex
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,7 @@ from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
 from .during_training import has_to_stop, most_steps, played_aside
 from .evaluation import evaluate
+from .tiles import record_tiles
 from .video import record_video
 
 if TYPE_CHECKING:
@@ -116,8 +118,9 @@ class VideoCallback(Callback):
             return
         path = runner.run_dir.videos / f"iteration_{runner.iteration}.mp4"
         self._failed = True
+        record: Any = partial(record_tiles, captions=cfg.info_on_video) if cfg.video_tiles else record_video
         with played_aside(runner, "The video", "no more are made in this run", quiet=False):
-            record_video(
+            record(
                 runner.eval_env,
                 runner.policy(),
                 path,

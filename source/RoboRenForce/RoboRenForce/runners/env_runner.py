@@ -20,7 +20,7 @@ from ..utils.errors import ConfigError, NonFiniteError
 from ..utils.side_activity import side_activity
 from .failures import is_on_stack
 from .nan_guard import NanGuard
-from .statistics import EnvLog, EpisodeStatistics
+from .statistics import EnvLog, EpisodeStatistics, Ratio
 from .trainer import Trainer, TrainerCfg
 
 logger = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ class EnvRunner(Trainer):
                 f"the same device, as --device does (env.device={device}, or build(device='{env.device}'))."
             )
         super().__init__(cfg, spec=spec or env.spec, task=task or env.spec.task, **runtime)
-        spec, steps = env.spec, cfg.num_steps_per_env
+        spec, steps = env.spec, self.steps_per_iteration
         if cfg.log_reward_terms and "reward_terms" not in spec.extras:
             raise ConfigError(
                 f"log_reward_terms averages the extra reward_terms, which '{spec.task}' lacks: name them in its "
@@ -66,6 +66,7 @@ class EnvRunner(Trainer):
         self.statistics = EpisodeStatistics(
             spec.num_envs, steps, self.device, success="success" in spec.extras, terms=terms
         )
+        self.algorithm.add_instructions(env.instruction_table.values())
         env.set_eval_policy(self.policy())
         self.env_log = EnvLog()
         self.nan_guard = NanGuard(spec, steps, self.device) if cfg.check_for_nan else None
@@ -73,6 +74,11 @@ class EnvRunner(Trainer):
         self._pending_step: tuple[Transition, StepReturn] | None = None
         self._checked_steps = 0
         self._step_env = self._first_steps
+
+    @property
+    def steps_per_iteration(self) -> int:
+        """Most steps that an iteration takes."""
+        return self.cfg.num_steps_per_env
 
     @torch.no_grad()
     def step(self, obs: TensorDict) -> TensorDict:
@@ -108,7 +114,8 @@ class EnvRunner(Trainer):
         transition, (_, reward, done, extras) = self._pending_step
         self._pending_step = None
         terms = extras["reward_terms"] if self.cfg.log_reward_terms else None
-        self.statistics.record(reward, done, extras.get("success"), terms, transition.mask)
+        executed = extras.get("executed_steps", transition.mask)
+        self.statistics.record(reward, done, extras.get("success"), terms, executed)
         self.env_log.record(extras["log"])
         if self.nan_guard is not None:
             self.nan_guard.watch(transition)
@@ -116,7 +123,7 @@ class EnvRunner(Trainer):
     def place(self) -> str:
         """Return the position of the loop in the current iteration, for the message after an error."""
         step = self.statistics.steps + (self._pending_step is not None) + 1
-        return f"{super().place()}, step {min(step, self.cfg.num_steps_per_env)} of {self.cfg.num_steps_per_env}"
+        return f"{super().place()}, step {min(step, self.steps_per_iteration)} of {self.steps_per_iteration}"
 
     def end_env_iteration(self, learned: Mapping[str, Tensor]) -> None:
         """Call `end_iteration` with the statistics of this iteration's episodes."""
@@ -124,11 +131,19 @@ class EnvRunner(Trainer):
         logged, numbers = self.env_log.collect()
         self.end_iteration(
             learned,
-            env_steps=self.cfg.num_steps_per_env * self.env.num_envs,
-            ratios=self.statistics.collect(),
+            env_steps=self.env_steps(),
+            ratios=self.ratios(),
             local=logged,
             numbers=numbers,
         )
+
+    def env_steps(self) -> int:
+        """Environment steps of this iteration, of all rows of this process."""
+        return self.cfg.num_steps_per_env * self.env.num_envs
+
+    def ratios(self) -> dict[str, Ratio]:
+        """Return statistics of this iteration as (sum, count)."""
+        return self.statistics.collect()
 
     def first_observations(self) -> TensorDict:
         """Return the observations with which the run starts or continues."""
@@ -192,7 +207,7 @@ class EnvRunner(Trainer):
         self.log_step()
         if self.nan_guard is None or not self.nan_guard.tripped():
             return
-        report = self.nan_guard.report(self.algorithm.stored_steps(self.cfg.num_steps_per_env))
+        report = self.nan_guard.report(self.algorithm.stored_steps(self.steps_per_iteration))
         bad = report["bad_environments"]
         who, where = (f" (environments {bad[:8]})" if bad else ""), ""
         if self.run_dir is not None:

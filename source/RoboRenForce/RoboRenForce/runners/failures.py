@@ -71,7 +71,7 @@ def save_last(runner: Trainer, interrupted: str | None) -> Path | None:
     if not runner.is_main or runner.run_dir is None or runner.iteration == runner.first_iteration:
         return None
     sharded = runner.algorithm.is_sharded
-    there = runner.run_dir.checkpoint(runner.iteration, sharded=sharded)
+    there = runner.run_dir.checkpoint(runner.iteration, directory=sharded or runner.algorithm.saves_directories)
     if there.exists():
         return there
     if sharded:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from tensordict import TensorDict
+
 from ..configclass import configclass
 from ..envs.env_cfg import num_learning_envs
 from .env_runner import EnvRunner, EnvRunnerCfg
@@ -22,7 +24,7 @@ class OnPolicyRunner(EnvRunner):
     @property
     def rollout_steps(self) -> int:
         """Steps of each environment between two updates."""
-        return self.cfg.num_steps_per_env
+        return self.steps_per_iteration
 
     def learn(self, num_iterations: int | None = None) -> None:
         """Train; see `Trainer.learn`."""
@@ -30,13 +32,18 @@ class OnPolicyRunner(EnvRunner):
             obs = self.first_observations()
             while self.should_continue():
                 self.timer.start()
-                for _ in range(self.cfg.num_steps_per_env):
-                    obs = self.step(obs)
+                obs = self.collect(obs)
                 self.stop_at_nan()
                 self.timer.lap("collection")
                 learned = self.algorithm.update()
                 self.timer.lap("learning")
                 self.end_env_iteration(learned)
+
+    def collect(self, obs: TensorDict) -> TensorDict:
+        """Take the steps of one rollout; returns the observations after it."""
+        for _ in range(self.cfg.num_steps_per_env):
+            obs = self.step(obs)
+        return obs
 
 
 @configclass

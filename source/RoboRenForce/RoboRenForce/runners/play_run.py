@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from .filming import MOST_PLAY_ENVS, eval_cfg, film
 from .playing import build_player
 from .saved_run import SavedRun, read_newest, read_run
 from .success_table import success_table
+from .tiles import record_tiles
 from .trainer import Trainer
 
 EXPORTED_ACTIONS = {
@@ -113,6 +115,21 @@ class PlayRun:
         path = self.run_dir.videos / f"play_{self.saved.path.stem}.mp4"
         return film(self.task, runner, path, steps=self.args.steps, deterministic=not self.args.stochastic)
 
+    def film_tiles(self, runner: Trainer) -> Path:
+        """Film one episode of every environment, side by side, into `videos/`."""
+        path = self.run_dir.videos / f"tiles_{self.saved.path.stem}.mp4"
+        record_tiles(
+            self.env,
+            runner.policy(),
+            path,
+            captions=self.task.runner_cfg.info_on_video,
+            steps=self.args.steps,
+            deterministic=not self.args.stochastic,
+            seed=self.task.env_cfg.seed,
+        )
+        say(f"video         {path}")
+        return path
+
     def export(self, runner: Trainer) -> None:
         """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
         env, actions = self.env, self.args.export_actions or "policy"
@@ -131,8 +148,13 @@ class PlayRun:
         say(f"report        {write_report(self.run_dir)}")
 
 
-def prepare_play(args: Namespace) -> PlayRun:
-    """Find the checkpoint and the configuration that it was trained with."""
+def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:
+    """Find the checkpoint and the configuration that it was trained with.
+
+    Args:
+        args: What `play_parser` has parsed.
+        change: Changes that configuration, before flags and overrides: to play elsewhere, for example.
+    """
     setup_logging()
     args.export = args.export or bool(args.export_formats or args.export_actions)
     target = args.target or newest_run(args.log_root, task=args.task).root
@@ -140,6 +162,8 @@ def prepare_play(args: Namespace) -> PlayRun:
     task = task_of_checkpoint(saved.data, trust=args.trust, task=args.task)
     if args.target and args.task not in (None, task.id):
         raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
+    if change is not None:
+        change(task)
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
     task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
     if args.execution is not None:

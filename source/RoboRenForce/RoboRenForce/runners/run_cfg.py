@@ -54,6 +54,11 @@ class RunCfg(Cfg):
     """Iterations between videos during training; 0: none."""
     video_steps: Annotated[int, Range(ge=1)] = 300
     """Length of a video in environment steps."""
+    video_tiles: bool = False
+    """True to film an episode of every environment of the evaluation side by side, by its first camera; False to film
+    environment 0 by its renderer."""
+    info_on_video: bool = True
+    """True to write instruction, step, reward and outcome into the tiles of a video."""
     step_timeout: Annotated[float, Range(gt=0, le=1e7)] | None = 1800.0
     """Seconds without a finished step, update or answer of another process after which the run ends with a dump of all
     stacks; longer than any compilation takes. None: never, as a debugger needs it."""

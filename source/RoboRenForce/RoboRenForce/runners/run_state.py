@@ -68,7 +68,7 @@ def restore(trainer: Trainer, saved: SavedRun, *, resume: bool) -> None:
 
 def _learner_state(trainer: Trainer, saved: SavedRun) -> Any:
     """The learner's state, of which each process reads its part where it is sharded."""
-    if not (saved.is_directory or trainer.algorithm.is_sharded):
+    if not (saved.holds_shards or trainer.algorithm.is_sharded):
         return saved.data["algorithm"]
     into = {"algorithm": trainer.algorithm.state_dict()}
     return load_checkpoint(saved.path, trainer.device, into=into)["algorithm"]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..envs.spec import EnvSpec
 from ..utils.checkpoint import load_checkpoint
+from ..utils.checkpoint_manifest import read_manifest
 from ..utils.errors import CheckpointError, ConfigError
 from ..utils.run_dir import RunDir, resolve_checkpoint, run_of
 
@@ -60,9 +61,9 @@ class SavedRun:
     data: dict[str, Any]
 
     @property
-    def is_directory(self) -> bool:
-        """True if it holds shards."""
-        return self.path.is_dir()
+    def holds_shards(self) -> bool:
+        """True if some of its tensors are in files of their own, which were not read."""
+        return self.path.is_dir() and bool(read_manifest(self.path)[1])
 
     @property
     def spec(self) -> EnvSpec | None:

@@ -72,7 +72,7 @@ class EpisodeStatistics:
             done: Nonzero where the episode ended.
             success: Success, if the environment defines it.
             reward_terms: `(num_envs, K)`, if their means are wanted.
-            mask: False in rows that waited; None: none did.
+            mask: False in rows that waited, or the number of actions that each row executed; None: one each.
         """
         ended, totals, succeeded = self._rows[self._step]
         ended.copy_(done)

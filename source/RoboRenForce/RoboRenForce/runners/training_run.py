@@ -31,6 +31,7 @@ from ..utils.distributed import DistributedContext
 from ..utils.errors import SpecMismatch, UserError
 from ..utils.registry import Task, load_task
 from ..utils.report import try_to_write_report
+from ..utils.run_configs import task_in
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint
 from ..utils.run_lock import RunLock
 from .checkpoint_task import task_of_checkpoint
@@ -42,6 +43,9 @@ from .trainer import Trainer
 logger = logging.getLogger(__name__)
 
 _GOES_ON = "The run goes on from that one."
+
+ApplyFlags = Callable[[Task, Namespace], None]
+"""Changes a task by the arguments of the command line."""
 
 
 @dataclass
@@ -107,7 +111,10 @@ class TrainingRun:
         if not self.distributed.is_main or not (cfg.eval_interval or cfg.video_interval):
             return None
         env_cfg = eval_cfg(
-            self.task, min(cfg.eval_episodes, MOST_PLAY_ENVS), cfg.seed + 1, render=bool(cfg.video_interval)
+            self.task,
+            min(cfg.eval_episodes, MOST_PLAY_ENVS),
+            cfg.seed + 1,
+            render=bool(cfg.video_interval and not cfg.video_tiles),
         )
         with validated(env_cfg):
             return env_cfg.build()
@@ -135,16 +142,21 @@ class TrainingRun:
             raise
 
 
-def prepare_training(args: Namespace, flags: Callable[[Task, Namespace], None] | None = None) -> TrainingRun:
+def prepare_training(
+    args: Namespace, flags: ApplyFlags | None = None, *, base: ApplyFlags | None = None
+) -> TrainingRun:
     """Check everything before an environment starts: configuration, device, checkpoint, run directory.
 
     Args:
         args: What `train_parser` has parsed.
         flags: Applies further flags of a script, before the overrides.
+        base: Changes what a new run begins with, before --config and all flags.
     """
     setup_logging(is_main=os.environ.get("RANK", "0") == "0")
     saved = _checkpoint_to_resume(args)
     task = _task_to_train(args, saved)
+    if base is not None and saved is None:
+        base(task, args)
     apply_flags(task, args, flags)
     if not args.print_config:
         _derive(task, args.overrides)
@@ -173,7 +185,7 @@ def _derive(task: Task, overrides: list[str]) -> None:
         task.env_cfg.seed += rank * task.env_cfg.num_envs
 
 
-def apply_flags(task: Task, args: Namespace, more: Callable[[Task, Namespace], None] | None = None) -> None:
+def apply_flags(task: Task, args: Namespace, more: ApplyFlags | None = None) -> None:
     """Change the configuration of a task: first by --config, then by flags, last by overrides."""
     if args.config is not None:
         task.apply_yaml(args.config, trust=args.trust)
@@ -207,7 +219,10 @@ def _checkpoint_to_resume(args: Namespace) -> SavedRun | None:
 def _task_to_train(args: Namespace, saved: SavedRun | None) -> Task:
     """Return the task by its id, or the task of a checkpoint with the configuration that it was trained with."""
     if saved is None:
-        name = args.task or args.default_task
+        configured = None if args.config is None else task_in(args.config)
+        if None not in (args.task, configured) and args.task != configured:
+            raise UserError(f"'{args.config}' configures task '{configured}', not '{args.task}'; leave --task out.")
+        name = args.task or configured or args.default_task
         if name is None:
             raise UserError("No task given; name one with --task, `rrf list` shows all.")
         return load_task(name)

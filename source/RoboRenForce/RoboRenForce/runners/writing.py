@@ -37,13 +37,13 @@ def write_to_run(runner: Trainer, run: RunDir, data: Mapping[str, Any]) -> Path:
         bad = runner.distributed.broadcast_object(next((place for place in found if place is not None), None))
     if bad is not None:
         raise NonFiniteError(f"the learner holds NaN in {bad}; lower the learning rate.")
-    path = run.checkpoint(data["iteration"], sharded=sharded)
+    path = run.checkpoint(data["iteration"], directory=sharded or runner.algorithm.saves_directories)
     if not sharded:
         try:
             run.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise CheckpointError(f"'{path}' can't be written ({error.strerror}).") from error
-    save_checkpoint(path, data)
+    save_checkpoint(path, data, together=sharded)
     if not runner.is_main:
         return path
     with side_activity("Writing 'latest'"):

@@ -13,7 +13,9 @@ _COLORS = {True: (70, 200, 110), False: (240, 100, 90)}
 """Of an outcome: success, failure."""
 
 
-def add_caption(picture: np.ndarray, text: str, step: int, success: bool | None = None) -> np.ndarray:
+def add_caption(
+    picture: np.ndarray, text: str, step: int, success: bool | None = None, *, reward: float | None = None
+) -> np.ndarray:
     """Return `picture` with a strip below it: the text in two lines, the step, and the outcome if there is one.
 
     Args:
@@ -21,6 +23,7 @@ def add_caption(picture: np.ndarray, text: str, step: int, success: bool | None 
         text: Instruction; what does not fit ends with "...".
         step: Steps of the episode so far.
         success: Whether the episode that is over succeeded; None while it runs.
+        reward: Sum of the rewards of the episode so far; None: not written.
     """
     image, draw_module, font_module = (
         require_package(f"PIL.{name}", extra="vla", purpose="captions of videos", distribution="pillow")
@@ -35,7 +38,8 @@ def add_caption(picture: np.ndarray, text: str, step: int, success: bool | None 
     for row, words in enumerate(_wrapped(text, font, width - 2 * margin)):
         draw.text((margin, margin + row * line), words, font=font, fill=(240, 240, 240))
     bottom = margin + _TEXT_LINES * line
-    draw.text((margin, bottom), f"step {step}", font=font, fill=(150, 160, 170))
+    numbers = f"step {step}" if reward is None else f"step {step}  reward {reward:.2f}"
+    draw.text((margin, bottom), numbers, font=font, fill=(150, 160, 170))
     if success is not None:
         word = "success" if success else "failure"
         draw.text((width - margin - font.getlength(word), bottom), word, font=font, fill=_COLORS[success])

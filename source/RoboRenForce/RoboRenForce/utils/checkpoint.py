@@ -49,12 +49,13 @@ VERSION = 1
 _REST = "data.pt"
 
 
-def save_checkpoint(path: str | Path, data: Mapping[str, Any]) -> None:
+def save_checkpoint(path: str | Path, data: Mapping[str, Any], *, together: bool = True) -> None:
     """Write a checkpoint atomically: whoever reads `path` sees the old one or the complete new one.
 
     Args:
-        path: `global_step_<N>` for a directory, which every rank writes; any other name for a file of one process.
+        path: `global_step_<N>` for a directory; any other name for a file of one process.
         data: Nested tensors and plain data. In a directory, tensors that are not sharded are those of rank 0.
+        together: Every rank of the process group writes the directory; False: this process alone.
 
     Raises:
         TypeError: `data` holds something else than tensors and plain data, or a file is to hold sharded tensors; the
@@ -68,7 +69,7 @@ def save_checkpoint(path: str | Path, data: Mapping[str, Any]) -> None:
         from .checkpoint_shards import write_directory  # DCP, which small runs need not import
 
         facts = {"format": FORMAT, "torch": str(torch.__version__), "left_out": sorted(names_left_out(data))}
-        write_directory(path, sharded, facts, lambda folder: save_tensors(folder / _REST, rest))
+        write_directory(path, sharded, facts, lambda folder: save_tensors(folder / _REST, rest), together=together)
         _sync_folder(path.parent)
     elif sharded:
         raise TypeError(

@@ -46,15 +46,21 @@ from .safetensors_file import NAMES, as_bytes, write_tensors
 
 
 def write_directory(
-    path: Path, sharded: Mapping[str, Tensor], facts: Mapping[str, Any], write_rest: Callable[[Path], None]
+    path: Path,
+    sharded: Mapping[str, Tensor],
+    facts: Mapping[str, Any],
+    write_rest: Callable[[Path], None],
+    *,
+    together: bool = True,
 ) -> None:
-    """Write a checkpoint directory atomically; every rank calls.
+    """Write a checkpoint directory atomically.
 
     Args:
         path: What exists under this name is replaced.
         sharded: Tensors of which every rank has a part.
         facts: Plain data for readers of the manifest.
         write_rest: Writes other files into the folder it is given; rank 0 calls it.
+        together: Every rank of the process group calls; False: rank 0 alone, for tensors that are not sharded.
 
     Raises:
         CheckpointError: on every rank, where one of them could not write.
@@ -63,7 +69,9 @@ def write_directory(
     planner = DefaultSavePlanner(flatten_state_dict=False, flatten_sharded_tensors=False)
     try:
         with _no_warning_of_one_process():
-            save(dict(sharded), storage_writer=writer, planner=planner, no_dist=not dist.is_initialized())
+            save(
+                dict(sharded), storage_writer=writer, planner=planner, no_dist=not (together and dist.is_initialized())
+            )
     except CheckpointException as error:
         if writer.partial is not None and _rank() == 0:
             shutil.rmtree(writer.partial, ignore_errors=True)

@@ -23,6 +23,13 @@ def set_matmul_precision(precision: Precision, device: torch.device) -> None:
         torch.backends.cudnn.allow_tf32 = allowed
 
 
+def full_precision(device: torch.device) -> AbstractContextManager:
+    """Return a context that suspends autocast."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device knows none
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
+
+
 def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
     """Return a bfloat16 autocast for `precision="bf16"`, else a context without effect."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()

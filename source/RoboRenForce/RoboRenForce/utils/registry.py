@@ -35,6 +35,7 @@ from ..configclass.overrides import apply_overrides, apply_yaml, to_yaml
 from ..configclass.trust import AllowList, allowed_packages, is_covered, only
 from . import task_packages
 from .errors import Problem, UnknownTaskError, did_you_mean, nearest
+from .run_configs import TASK
 
 ENV_KEY = "env_cfg_entry_point"
 RUNNER_KEY = "RoboRenForce_entry_point"
@@ -59,7 +60,7 @@ class Task:
 
         With `trust` it may name any class or function, otherwise only those of the allow-list (SECURITY.md).
         """
-        apply_yaml(self._configs(), source, trust=trust)
+        apply_yaml(self._configs(), source, trust=trust, ignore=(TASK,))
 
     def restore(self, config: Mapping[str, Any], *, trust: bool = False) -> None:
         """Take over the configurations in a checkpoint; `trust` is as in `apply_yaml`.

@@ -3,7 +3,7 @@
 logs/RFRL/<experiment>/<timestamp>[_<run>]/
     params/{env,agent,run}.yaml   configuration, and the task, command and versions of the run
     model_<iteration>.pt          checkpoints; the iteration is the number of finished iterations
-    global_step_<iteration>/      checkpoints of sharded learners, which are directories
+    global_step_<iteration>/      checkpoints of sharded learners and of VLA RL, which are directories
     latest, best                  one line each: the name of a checkpoint (text files survive copying, links do not)
     metrics.jsonl                 one line per iteration; TensorBoard events lie beside it
     videos/  exported/  eval.json  curves.png  report.html
@@ -41,9 +41,9 @@ class RunDir:
 
     root: Path
 
-    def checkpoint(self, iteration: int, *, sharded: bool = False) -> Path:
-        """Return the path of an iteration's checkpoint: a file, or for a sharded learner a directory."""
-        return self.root / (f"global_step_{iteration}" if sharded else f"model_{iteration}.pt")
+    def checkpoint(self, iteration: int, *, directory: bool = False) -> Path:
+        """Return the path of an iteration's checkpoint: a file, or a directory."""
+        return self.root / (f"global_step_{iteration}" if directory else f"model_{iteration}.pt")
 
     def checkpoints(self) -> dict[int, Path]:
         """Iteration -> checkpoint, oldest first; files and directories."""

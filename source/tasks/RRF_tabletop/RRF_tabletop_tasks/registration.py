@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium as gym
-from RoboRenForce.envs import MultiModalCfg
+from RoboRenForce.envs import GroupVecCfg, MultiModalCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
@@ -24,6 +24,16 @@ def vla_cfg(task: TaskName, **options: Any) -> TabletopCfg:
     return TabletopCfg(task=task, multi_modal=chain, **options)
 
 
+def easy_reach_cfg() -> TabletopCfg:
+    """Reach for the only block, which a core learns in minutes."""
+    return vla_cfg("Reach", colours=["red", "blue"], num_blocks=1, num_templates=1)
+
+
+def grouped(cfg: TabletopCfg) -> TabletopCfg:
+    """Groups of eight tables that start alike."""
+    return cfg.replace(num_envs=64, groups=GroupVecCfg(group_size=8))
+
+
 def register_tasks() -> None:
     """Tell Gymnasium's registry about all tasks; calling it twice is harmless."""
     agents = "RRF_tabletop_tasks.agents"
@@ -31,6 +41,11 @@ def register_tasks() -> None:
     for task in GOALS:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
+    for task, cfg in (("Reach", easy_reach_cfg()), ("Place", vla_cfg("Place"))):
+        _register(f"RoboRenForce-Tabletop-{task}-GRPO", grouped(cfg), f"{agents}_rl:grpo")
+        _register(f"RoboRenForce-Tabletop-{task}-VLAPPO", cfg.replace(num_envs=64), f"{agents}_rl:ppo")
+    for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
+        _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

@@ -33,3 +33,32 @@ def clipped_value_loss(
     same_shape(value=value, old_value=old_value, target=target)
     clipped = old_value + (value - old_value).clamp(-clip, clip)
     return masked_mean(torch.maximum((value - target).square(), (clipped - target).square()), mask)
+
+
+def value_terms(
+    value: Tensor, old_value: Tensor, target: Tensor, *, clip: float | None = None, huber: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the regression loss of each value, for a caller that masks and weighs them.
+
+    Args:
+        value: V(s) of the current critic, any shape.
+        old_value: V(s) when the data was collected.
+        target: Return estimate.
+        clip: Largest change of the value that is not penalized further; None: no clip.
+        huber: Error above which the loss is linear; None: half the square everywhere.
+
+    Returns:
+        Loss, and 1 where the clip cut off the gradient, 0 elsewhere.
+    """
+    same_shape(value=value, old_value=old_value, target=target)
+
+    def error(estimate: Tensor) -> Tensor:
+        if huber is None:
+            return 0.5 * (estimate - target).square()
+        return torch.nn.functional.huber_loss(estimate, target, reduction="none", delta=huber)
+
+    plain = error(value)
+    if clip is None:
+        return plain, torch.zeros_like(plain)
+    clipped = error(old_value + (value - old_value).clamp(-clip, clip))
+    return torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,8 @@ class Experience:
         """Number of transitions to collect with random actions before learning starts."""
         self.num_stored: int = buffer.num_added
         """Number of transitions ever stored; counted here because asking the replay would wait for the device."""
+        self.beside: Callable[[], ReplayBatch] | None = None
+        """Another source, whose transitions are appended to every batch: demonstrations, for example."""
         self.reward_scaler: BoundedRewardScaler | None = None
         if cfg.max_return is not None:
             self.reward_scaler = BoundedRewardScaler(spec.num_envs, cfg.gamma, cfg.max_return).to(learner.device)
@@ -93,7 +95,7 @@ class Experience:
         # Rewards are scaled when they are drawn: stored ones would keep the scale of their time.
         if self.reward_scaler is not None:
             batch.reward = self.reward_scaler(batch.reward)
-        return batch
+        return batch if self.beside is None else batch.joined(self.beside())
 
     @property
     def is_enough(self) -> bool:

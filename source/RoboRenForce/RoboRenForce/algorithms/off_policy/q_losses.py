@@ -70,6 +70,7 @@ def td_loss(
     next_action: Tensor,
     bonus: Tensor,
     aggregate: Aggregate,
+    members: int | None = None,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Return L_Q = sum_j loss(Q_j(s, a), r + discount (Qbar(s', a') + bonus)), with the loss of the return head.
 
@@ -80,6 +81,8 @@ def td_loss(
         next_action: a', `(..., A)`.
         bonus: Term added to the value of a', `(...)`.
         aggregate: Target critic that counts.
+        members: Number of target critics, drawn at random for the batch, among which it is chosen; None: all (REDQ,
+            arXiv 2101.05982).
 
     Returns:
         The loss; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient.
@@ -88,6 +91,9 @@ def td_loss(
     # y comes from the target critics, without gradient: this is regression, not residual minimization.
     with torch.no_grad():
         next_output = critic_at_next_obs(target_critic, batch, next_action)
+        if members is not None:
+            drawn = torch.rand(len(next_output), device=next_output.device).argsort()
+            next_output = next_output[drawn[:members]]
         target = head.target(next_output, bonus, batch.reward, batch.discount, aggregate)
     # Each critic regresses onto the common target; importance weights correct prioritized drawing.
     output = critic_at_obs(critic, batch, next_action)

@@ -14,6 +14,7 @@ The critics' return head decides what they predict, a value or a distribution of
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -58,13 +59,16 @@ class SAC(OffPolicyAlgorithm):
             self.temperature_optimizer = self.make_optimizer(
                 {"temperature": self.temperature}, rate, max_grad_norm=None, weight_decay=0.0
             )
+        self.critic_source: Any = None
+        """Gives the critics what they learn instead of the TD target; see `NoiseAlias` of DSRL."""
         self.critic_term: Any = None if cfg.critic_term is None else cfg.critic_term(self)
         self._critic_loss = self.compiled(self.critic_loss)
         self._policy_loss = self.compiled(self.policy_loss)
 
     def train_step(self, batch: ReplayBatch, update_actor: bool) -> dict[str, Tensor]:
         """Update the critics and, if it is their turn, policy, temperature and targets."""
-        metrics = self.actor_critic.train_step(batch, update_actor, self._critic_loss, self.update_policy)
+        known = {} if self.critic_source is None else self.critic_source.train_step(batch)
+        metrics = self.actor_critic.train_step(batch, update_actor, self._critic_loss, self.update_policy) | known
         if self.critic_term is not None:
             self.critic_term.train_step(metrics)
         return metrics
@@ -72,13 +76,17 @@ class SAC(OffPolicyAlgorithm):
     def critic_loss(self, batch: ReplayBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Return L_Q; the error of each sample, for priorities; 0-dim metrics. The last two carry no gradient."""
         cfg = self.cfg
+        if self.critic_source is not None:
+            return self.critic_source.loss(batch)
         with autocast(cfg.precision, self.device):
             # a' is the policy's, not the replay's (off-policy); its entropy is part of the value of s'.
             with torch.no_grad():
-                next_action, next_log_prob = self._sample(actor_at_next_obs(self.target_actor, batch))
+                next_action, next_log_prob = self.sample(actor_at_next_obs(self.target_actor, batch))
                 bonus = -self.temperature() * next_log_prob if cfg.backup_entropy else torch.zeros_like(next_log_prob)
             # By default the smaller target value counts (twin critics), against overestimation.
-            loss, errors, metrics = td_loss(self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate)
+            loss, errors, metrics = td_loss(
+                self.critic, self.target_critic, batch, next_action, bonus, cfg.aggregate, cfg.target_members
+            )
         if self.critic_term is not None:
             # CQL adds its conservative term to the same loss.
             term, more = self.critic_term.loss(batch)
@@ -89,9 +97,10 @@ class SAC(OffPolicyAlgorithm):
         """Return L_pi; log pi of the sampled actions, without gradient; 0-dim metrics without gradient."""
         # Reparameterized a~: the gradient reaches the policy through the critics' values.
         with autocast(self.cfg.precision, self.device):
-            action, log_prob = self._sample(actor_at_obs(self.actor, batch))
+            action, log_prob = self.sample(actor_at_obs(self.actor, batch))
             values = action_values(self.critic, batch, action)
-        value = values.amin(0) if self.cfg.aggregate == "min" else values.mean(0)
+        pessimistic = self.cfg.aggregate == "min" and self.cfg.target_members is None
+        value = values.amin(0) if pessimistic else values.mean(0)
         # Maximize value plus entropy.
         loss = batch.mean(self.temperature() * log_prob - value)
         metrics = {"Policy/entropy": -batch.mean(log_prob), "Policy/alpha": self.temperature()}
@@ -109,7 +118,8 @@ class SAC(OffPolicyAlgorithm):
                 self.temperature_optimizer.step(batch.mean(self.temperature.loss(log_prob)))
         return metrics
 
-    def _sample(self, output: Tensor) -> tuple[Tensor, Tensor]:
+    def sample(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """Draw reparameterized actions with their log-probabilities from the actor's output."""
         distribution: Any = self.actor.distribution(output)
         return distribution.rsample_with_log_prob()
 
@@ -118,7 +128,8 @@ class SAC(OffPolicyAlgorithm):
         parts = self.actor_critic.parts() | {"temperature": self.temperature}
         if self.cfg.temperature.learned:
             parts["temperature_optimizer"] = self.temperature_optimizer
-        return parts | ({} if self.critic_term is None else self.critic_term.parts())
+        sources = [part for part in (self.critic_term, self.critic_source) if part is not None]
+        return parts | {name: part for source in sources for name, part in source.parts().items()}
 
 
 @configclass
@@ -138,5 +149,13 @@ class SACCfg(ActorCriticCfg, OffPolicyAlgorithmCfg):
     """Temperature, the weight of the entropy."""
     backup_entropy: bool = True
     """True to include the entropy of a' in the target."""
+    target_members: Annotated[int, Range(ge=1)] | None = None
+    """Target critics drawn for each batch, among which `aggregate` chooses, while the policy maximizes the mean of all
+    critics (REDQ, RLPD); None: all of them."""
     policy_updates: Annotated[int, Range(ge=1)] = 1
     """Gradient steps of the policy per turn; CleanRL takes `policy_delay` of them."""
+
+    def check(self) -> Iterable[str]:
+        """Check that drawn critics have one target in common."""
+        if self.target_members is not None and self.aggregate == "own":
+            yield "target_members: draws critics that all learn from, and with aggregate=own each has its own target"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...components.action_heads import ActionHead
+from ...components.vla_export import exported_cfg, exported_weights, is_exported
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_preprocessing import STATE
 from ...components.vla_spec import VLASpec
@@ -43,16 +45,48 @@ def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VL
     """
     if not init_from:
         return cfg.build(spec), set()
+    policy, loaded = policy_of_run(cfg, init_from)
+    policy.require_data(spec)
+    policy.add_instructions(spec.instructions)
+    return policy, loaded
+
+
+def policy_of_run(cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False) -> tuple[VLAPolicy, set[str]]:
+    """Build a policy for the data of another run, with its weights; the averaged ones if it has any.
+
+    Args:
+        cfg: The policy, configured as in that run.
+        init_from: Checkpoint or run directory, or a folder that `export_vla` wrote.
+        own_exploration: True to take what `ActionHead.exploration` names from `cfg`, not from the run.
+
+    Returns:
+        The policy, and the names of the tensors that were loaded.
+
+    Raises:
+        CheckpointError: it is of another kind of run, of another policy, or stands on another base model.
+    """
+    path, spec, tensors, left_out, frozen = _weights_of(init_from)
+    policy: VLAPolicy = cfg.build(spec)
+    own = tuple(f"head.{name}" for name in policy.head.exploration) if own_exploration else ()
+    kept = {name for name in policy.state_dict() if name.startswith(own)} if own else set()
+    tensors = {name: tensor for name, tensor in tensors.items() if not (own and name.startswith(own))}
+    _copy_into(policy, tensors, kept.union(left_out), str(path))
+    names = dict(policy.named_parameters())
+    compared = [name for name in left_out if name not in kept]
+    require_same_frozen(_fingerprints({name: names[name] for name in compared}), frozen, compared)
+    return policy, set(tensors)
+
+
+def _weights_of(init_from: str) -> tuple[Path, VLASpec, dict[str, Any], list[str], dict[str, int]]:
+    """Return place, spec, tensors, names of frozen tensors that are left out, and fingerprints of these."""
+    if is_exported(init_from):
+        return Path(init_from), exported_cfg(init_from)[1], exported_weights(init_from), [], {}
     path = resolve_checkpoint(init_from)
     saved = load_checkpoint(path, schema={"algorithm": dict})["algorithm"]
     if not {"spec", "policy"} <= saved.keys():
         raise CheckpointError(f"'{path}' holds no vision-language-action policy: init_from needs a run of one.")
-    policy: VLAPolicy = cfg.build(VLASpec.from_dict(saved["spec"]))
-    policy.require_data(spec)
-    policy.add_instructions(spec.instructions)
     tensors = saved["policy"]["tensors"] | saved["optimizer"].get("ema", {})
-    _copy_into(policy, tensors, set(saved["policy"]["left_out"]), str(path))
-    return policy, set(tensors)
+    return path, VLASpec.from_dict(saved["spec"]), tensors, saved["policy"]["left_out"], saved.get("frozen", {})
 
 
 def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> None:
@@ -74,11 +108,14 @@ def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> Non
 
 def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
     """Name -> a number that tells the frozen weights of one base model from those of another, on any device."""
-    frozen = {name: p.detach() for name, p in module.named_parameters() if not p.requires_grad}
-    if not frozen:
+    return _fingerprints({name: p for name, p in module.named_parameters() if not p.requires_grad})
+
+
+def _fingerprints(tensors: dict[str, nn.Parameter]) -> dict[str, int]:
+    if not tensors:
         return {}
-    sums = torch.stack([_bits(tensor).sum(dtype=torch.int64) for tensor in frozen.values()])
-    return dict(zip(frozen, (sums & (2**62 - 1)).tolist(), strict=True))
+    sums = torch.stack([_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors.values()])
+    return dict(zip(tensors, (sums & (2**62 - 1)).tolist(), strict=True))
 
 
 def require_same_frozen(here: dict[str, int], saved: dict[str, int], names: Iterable[str]) -> None:
@@ -108,7 +145,8 @@ def _copy_into(policy: VLAPolicy, tensors: dict[str, Any], left_out: set[str], p
                 f"the run it is from. {'' if name in mine else did_you_mean(name, mine)}".rstrip()
             )
         mine[name].copy_(value)
-    absent = [name for name in mine if name not in tensors and name not in left_out]
+    fresh = tuple(f"head.{name}" for name in policy.head.untaught)
+    absent = [n for n in mine if n not in tensors and n not in left_out and not n.startswith(fresh)]
     if absent:
         raise CheckpointError(
             f"'{path}' lacks '{absent[0]}' and {len(absent) - 1} more tensors of this policy: configure the policy as "

@@ -5,8 +5,11 @@ from .bins import BinsHead, BinsHeadCfg
 from .continuation import Continuation, Schedule, continuation_weights
 from .diffusion import DiffusionHead, DiffusionHeadCfg
 from .dit import DiTHeadCfg
+from .dppo import DPPOCfg
 from .fast import FASTHead, FASTHeadCfg
 from .flow import FlowHead, FlowHeadCfg
+from .flow_noise import FlowNoiseCfg
+from .flow_sde import FlowSDECfg
 from .regression import RegressionHead, RegressionHeadCfg
 
 __all__ = [
@@ -15,6 +18,7 @@ __all__ = [
     "BinsHead",
     "BinsHeadCfg",
     "Continuation",
+    "DPPOCfg",
     "DiTHeadCfg",
     "DiffusionHead",
     "DiffusionHeadCfg",
@@ -23,6 +27,8 @@ __all__ = [
     "FASTHeadCfg",
     "FlowHead",
     "FlowHeadCfg",
+    "FlowNoiseCfg",
+    "FlowSDECfg",
     "LossSum",
     "RegressionHead",
     "RegressionHeadCfg",

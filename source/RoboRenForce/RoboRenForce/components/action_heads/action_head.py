@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +53,18 @@ class ActionHead(nn.Module, ABC):
     cfg: ActionHeadCfg
     action_dim: int
     """A, without padding."""
+    has_density: bool = True
+    """Whether acting with exploration has a log-probability, which policy gradients need."""
+    only_whole_chunks: ClassVar[bool] = False
+    """True if log-probabilities have a meaning only as a sum over H and A, of which nothing may be masked."""
+    untaught: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of its tensors that demonstrations don't teach: weights of a fine-tuned policy may lack
+    them, and they then start fresh."""
+    exploration: ClassVar[tuple[str, ...]] = ()
+    """Beginnings of the names of tensors that are about exploration alone: cloning demonstrations never uses them, so
+    that reinforcement learning begins with those of its own configuration."""
+    density_advice: ClassVar[str] = "choose a flow head with density='sde', or one of regression or tokens"
+    """Fix, in the error message of a head without density."""
 
     def fit(self, actions: Tensor) -> None:
         """Learn what no gradient teaches, such as FAST's vocabulary, from normalized chunks `(N, H, A)`."""
@@ -79,16 +91,52 @@ class ActionHead(nn.Module, ABC):
         Args:
             prefix: Features of B observations.
             deterministic: No exploration: the mode where there is one; generative heads still draw their start noise.
+                Where there is no density, False acts the same.
             generator: Where noise is drawn; None for torch's own.
 
         Returns:
             Normalized actions `(B, H, A)`, and the record from which `evaluate` finds their log-probabilities again,
-            `(B, ...)` each; empty if `deterministic`.
+            `(B, ...)` each, with `log_prob` `(B, H, A)` as it is known while acting; empty if `deterministic` or if
+            there is no density.
         """
 
+    @abstractmethod
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
-        """Return log-probabilities of recorded actions under the current weights."""
-        raise NotImplementedError(f"{type(self).__name__} has no log-probabilities yet.")
+        """Return log-probabilities of recorded actions under the current weights, in float32.
+
+        Raises:
+            UserError: the head has no density.
+        """
+
+    @abstractmethod
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        """KL(head || reference), exact, of the distributions that recorded actions were drawn from.
+
+        Where there are several draws one after another (tokens, noisy steps) it is the sum of theirs, each behind the
+        recorded ones: its mean over records is the KL divergence of all draws together.
+
+        Args:
+            prefix: Features of B observations.
+            reference: Frozen head of the same class; no gradient reaches it.
+            reference_prefix: What it reads.
+            record: As `act` returned it.
+
+        Returns:
+            float32 `(B, H, A)`, as log-probabilities are spread.
+
+        Raises:
+            UserError: the head has no density, or the reference is of another class.
+        """
+
+    def require_density(self) -> None:
+        """Raise a UserError that says what to choose if the head has no density."""
+        if not self.has_density:
+            raise UserError(
+                f"{type(self).__name__} has no log-probabilities of its actions as it is configured, and policy "
+                f"gradients (PPO, GRPO) need them: {self.density_advice}."
+            )
 
     @abstractmethod
     def divergence(

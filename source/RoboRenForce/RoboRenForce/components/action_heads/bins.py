@@ -17,10 +17,11 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks import NetworkCfg, ResidualMLPCfg, TokenDecoderCfg
 from ...networks.vlm import Prefix, Taps
+from ...utils.precision import full_precision
 from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum, same_kind
 from .features import Features, read_features
 from .masking import masked_loss, share, valid_actions
-from .token_choice import categorical_kl, draw_tokens, log_prob_and_entropy
+from .token_choice import TokenDraw, categorical_kl, log_prob_and_entropy
 
 
 class BinsHead(ActionHead):
@@ -67,21 +68,38 @@ class BinsHead(ActionHead):
         self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """As in the base class; autoregressive decoding is greedy if `deterministic`."""
-
-        def choose(logits: Tensor) -> Tensor:
-            return draw_tokens(logits, self.cfg.temperature, deterministic, generator)
-
+        draw = TokenDraw(self.cfg.temperature, deterministic, generator)
         if self.cfg.decoding == "parallel":
-            tokens = choose(self._parallel_logits(prefix))
+            tokens = draw(self._parallel_logits(prefix))
         else:
-            tokens = self.decoder.generate(self.decoder.encode(prefix), choose).unflatten(1, self.shape)
+            # Token by token and as a whole sequence, bfloat16 differs by some percent of a chunk's probability, which a
+            # policy gradient would take for a change of the policy.
+            with full_precision(prefix.tokens.device):
+                tokens = self.decoder.generate(self.decoder.encode(prefix), draw).unflatten(1, self.shape)
         actions = from_bins(tokens, self.cfg.num_bins, self.cfg.limit)
-        return actions, {} if deterministic else {"tokens": tokens}
+        if deterministic:
+            return actions, {}
+        return actions, {"tokens": tokens, "log_prob": draw.log_probs().view(tokens.shape)}
 
     @override
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
         tokens = record["tokens"]
-        return Evaluation(*log_prob_and_entropy(self.logits(prefix, tokens), tokens, self.cfg.temperature))
+        return Evaluation(*log_prob_and_entropy(self._acting_logits(prefix, tokens), tokens, self.cfg.temperature))
+
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        reference, tokens = same_kind(self, reference), record["tokens"]
+        with torch.no_grad():
+            other = reference._acting_logits(reference_prefix, tokens)
+        return categorical_kl(self._acting_logits(prefix, tokens), other, self.cfg.temperature)
+
+    def _acting_logits(self, prefix: Prefix, tokens: Tensor) -> Tensor:
+        if self.cfg.decoding == "parallel":
+            return self._parallel_logits(prefix)
+        with full_precision(tokens.device):
+            return self.logits(prefix, tokens)
 
     @override
     def divergence(

@@ -6,7 +6,8 @@ DDPM (arXiv 2006.11239) trains at `train_steps` noise levels; sampling takes `nu
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
 import torch
@@ -16,15 +17,18 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks.vlm import Prefix
 from ...utils.optional import require_package
-from .action_head import LossSum
+from .action_head import ActionHead, Evaluation, LossSum, same_kind
 from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
+from .dppo import DPPOCfg, step_std
 from .masking import share
+from .noisy_steps import NoisyChain
 
 
 class DiffusionHead(DenoisingHead):
     """A network that predicts the noise of a chunk (or the clean chunk, or v), and a scheduler that removes it."""
 
     cfg: DiffusionHeadCfg
+    density_advice = "set head.density=dppo"
 
     def __init__(self, cfg: DiffusionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__(cfg, width=width, state_dim=state_dim, action_dim=action_dim)
@@ -34,6 +38,12 @@ class DiffusionHead(DenoisingHead):
         self._sampling.set_timesteps(cfg.num_steps)
         self._timesteps: list[int] = self._sampling.timesteps.tolist()
         self._step_options: dict[str, Any] = {"use_clipped_model_output": True} if cfg.sampler == "ddim" else {}
+        self.has_density = cfg.density != "none"
+        levels, stride = self._sampling.alphas_cumprod.tolist(), cfg.train_steps // cfg.num_steps
+        self._log_stds = [
+            math.log(step_std(levels[t], levels[t - stride] if t >= stride else 1.0, cfg.dppo.eta, cfg.dppo.min_std))
+            for t in self._timesteps
+        ]
 
     @override
     def corrupt(self, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> Corrupted:
@@ -58,6 +68,44 @@ class DiffusionHead(DenoisingHead):
         if self.cfg.clip is not None:
             loss.metrics["clipped"] = share(actions.abs() > self.cfg.clip, mask)
         return loss
+
+    @override
+    def act(
+        self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        noise = self.draw_noise(prefix, generator)
+        if deterministic or not self.has_density:
+            return self.sample(prefix, noise, generator=generator), {}
+        return self._noisy(prefix).draw(noise, generator)
+
+    @override
+    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
+        """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
+        self.require_density()
+        return self._noisy(prefix).evaluate(record)
+
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        self.require_density()
+        reference = same_kind(self, reference)
+        with torch.no_grad():
+            other = reference._noisy(reference_prefix)
+        return self._noisy(prefix).divergence(other, record)
+
+    def _noisy(self, prefix: Prefix) -> NoisyChain:
+        context = self.network.encode(prefix)
+
+        def step(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            timestep = self._timesteps[number]
+            time = torch.full((len(x),), timestep / self.cfg.train_steps, device=x.device)
+            options = {**self._step_options, "eta": self.cfg.dppo.eta, "variance_noise": torch.zeros_like(x)}
+            output = self.network(x, time, context)
+            mean = self._sampling.step(output, timestep, x, return_dict=False, **options)[0]
+            return mean, torch.full_like(x, self._log_stds[number])
+
+        return NoisyChain(self.cfg.num_steps, step, self.cfg.average_steps)
 
     @override
     def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
@@ -87,11 +135,21 @@ class DiffusionHeadCfg(DenoisingHeadCfg):
     """Choice of the steps: from 0 in equal steps, or from the last one down in equal steps (arXiv 2305.08891)."""
     clip: Annotated[float, Range(gt=0)] | None = 1.0
     """Bound of predicted clean chunks while sampling: 1 for actions normalized to [-1, 1]; None for others."""
+    density: Literal["none", "dppo"] = "none"
+    """Exploration with a log-probability, for reinforcement learning: by noisy steps of DDIM. What demonstrations teach
+    and acting without exploration do not depend on it."""
+    dppo: DPPOCfg = DPPOCfg()
+    """Read if `density` is `dppo`."""
+    average_steps: bool = False
+    """Take the mean of the log-probabilities of steps and start noise instead of the sum. Ratios are then no longer
+    those of chunks, but leave the clip range less soon."""
 
     def check(self) -> Iterable[str]:
-        """Sentences on steps that contradict one another."""
+        """Sentences on steps that contradict one another, and on densities that there are not."""
         if self.num_steps > self.train_steps:
             yield f"num_steps: {self.num_steps} is more than train_steps={self.train_steps}; take at most as many"
+        if self.density == "dppo" and self.sampler != "ddim":
+            yield f"density: 'dppo' explores by steps of DDIM, got sampler='{self.sampler}'; set sampler=ddim"
 
 
 def build_scheduler(cfg: DiffusionHeadCfg, kind: Literal["ddim", "ddpm"]) -> Any:

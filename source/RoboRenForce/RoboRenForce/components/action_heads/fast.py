@@ -13,16 +13,18 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks import TokenDecoderCfg
 from ...networks.vlm import Prefix
+from ...utils.precision import full_precision
 from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum, same_kind
 from .fast_tokenizer import FASTTokenizer
 from .masking import held_actions
-from .token_choice import categorical_kl, draw_tokens, log_prob_and_entropy
+from .token_choice import TokenDraw, categorical_kl, log_prob_and_entropy
 
 
 class FASTHead(ActionHead):
     """A tokenizer whose vocabulary `fit` learns, and a decoder of its tokens that reads all tokens of the prefix."""
 
     cfg: FASTHeadCfg
+    only_whole_chunks = True
     num_decoded: Tensor
     num_invalid: Tensor
     """int64, 0-dim: chunks that were decoded, and those of them whose tokens stood for too few or too many numbers."""
@@ -72,32 +74,47 @@ class FASTHead(ActionHead):
         self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """As in the base class: greedy if `deterministic`. Chunks of a wrong length are counted in `num_invalid`."""
-        tokens = self.decoder.generate(
-            self.decoder.encode(prefix),
-            lambda logits: draw_tokens(logits, self.cfg.temperature, deterministic, generator),
-        )
+        draw = TokenDraw(self.cfg.temperature, deterministic, generator)
+        with full_precision(prefix.tokens.device):  # as in `BinsHead.act`
+            tokens = self.decoder.generate(self.decoder.encode(prefix), draw)
         actions, valid = self.tokenizer.decode(tokens)
         self.num_decoded.add_(len(tokens))
         self.num_invalid.add_((~valid).sum())
-        return actions, {} if deterministic else {"tokens": tokens}
+        if deterministic:
+            return actions, {}
+        return actions, {"tokens": tokens, "log_prob": self._spread(draw.log_probs(), tokens)}
 
     @override
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
         """Spread log-probability and entropy of a chunk's tokens evenly over its elements.
 
-        Only the sum over H and A has a meaning, and is exact: ratios are to be taken by chunk.
+        Only the sum over H and A has a meaning, and is exact: ratios are to be taken by chunk. Tokens behind the end
+        stand for nothing and count for nothing.
         """
         tokens = record["tokens"]
-        logits = self.decoder(tokens, self.decoder.encode(prefix))
+        logits = self._acting_logits(prefix, tokens)
         log_prob, entropy = log_prob_and_entropy(logits, tokens, self.cfg.temperature)
-        valid = self._until_end(tokens)
-        size = (len(tokens), self.cfg.chunk_size, self.action_dim)
+        return Evaluation(self._spread(log_prob, tokens), self._spread(entropy, tokens))
 
-        def spread(values: Tensor) -> Tensor:
-            total = torch.where(valid, values, 0.0).sum(1)
-            return (total / (size[1] * size[2])).view(-1, 1, 1).expand(size)
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        reference, tokens = same_kind(self, reference), record["tokens"]
+        with torch.no_grad():
+            other = reference._acting_logits(reference_prefix, tokens)
+        kl = categorical_kl(self._acting_logits(prefix, tokens), other, self.cfg.temperature)
+        return self._spread(kl, tokens)
 
-        return Evaluation(spread(log_prob), spread(entropy))
+    def _acting_logits(self, prefix: Prefix, tokens: Tensor) -> Tensor:
+        with full_precision(tokens.device):
+            return self.decoder(tokens, self.decoder.encode(prefix))
+
+    def _spread(self, values: Tensor, tokens: Tensor) -> Tensor:
+        """Spread the sum of values `(B, N)` of tokens, up to the end, evenly over `(B, H, A)`."""
+        total = torch.where(self._until_end(tokens), values, 0.0).sum(1).view(-1, 1, 1)
+        elements = self.cfg.chunk_size * self.action_dim
+        return (total / elements).expand(-1, self.cfg.chunk_size, self.action_dim)
 
     @override
     def divergence(

@@ -7,7 +7,7 @@ v = actions - noise. In the convention of pi0, whose time is 1 at the noise, v c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor
@@ -16,14 +16,29 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks.denoiser import Context
 from ...networks.vlm import Prefix
+from .action_head import ActionHead, Evaluation, same_kind
 from .continuation import Continuation, guided_velocity
 from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
+from .flow_noise import FlowNoiseCfg, NoiseNetwork
+from .flow_sde import FlowSDECfg, sde_step
+from .noisy_steps import NoisyChain, NoisySteps, OneNoisyStep, step_times
 
 
 class FlowHead(DenoisingHead):
     """A network that predicts the velocity from noise to actions; sampling integrates it by Euler steps."""
 
     cfg: FlowHeadCfg
+    untaught = ("noise.",)
+    exploration = ("noise.",)
+    density_advice = "set head.density=sde (or noise)"
+
+    def __init__(self, cfg: FlowHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
+        super().__init__(cfg, width=width, state_dim=state_dim, action_dim=action_dim)
+        self.has_density = cfg.density != "none"
+        if cfg.density == "noise":
+            self.noise: NoiseNetwork = cfg.noise.build(
+                chunk_size=cfg.chunk_size, action_dim=action_dim, width=width, state_dim=state_dim
+            )
 
     @override
     def corrupt(self, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> Corrupted:
@@ -47,8 +62,50 @@ class FlowHead(DenoisingHead):
         generator: torch.Generator | None = None,
         continuation: Continuation | None = None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """As in the base class; with a continuation, the chunk goes on from the running one."""
-        return self.sample(prefix, self.draw_noise(prefix, generator), continuation=continuation), {}
+        """As in the base class; with a continuation, the chunk goes on from the running one, by the ODE."""
+        noise = self.draw_noise(prefix, generator)
+        if deterministic or continuation is not None or not self.has_density:
+            return self.sample(prefix, noise, continuation=continuation), {}
+        return self._noisy(prefix).draw(noise, generator)
+
+    @override
+    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
+        """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
+        self.require_density()
+        return self._noisy(prefix).evaluate(record)
+
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        self.require_density()
+        reference = same_kind(self, reference)
+        with torch.no_grad():
+            other = reference._noisy(reference_prefix)
+        return self._noisy(prefix).divergence(other, record)
+
+    def _noisy(self, prefix: Prefix) -> NoisySteps:
+        cfg, context = self.cfg, self.network.encode(prefix)
+        steps, delta = cfg.num_steps, 1.0 / cfg.num_steps
+        noise_context = self.noise.encode(prefix) if cfg.density == "noise" else {}
+
+        def velocity(x: Tensor, time: Tensor) -> Tensor:
+            return self.network(x, time, context)
+
+        def law(x: Tensor, v: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            if cfg.density == "noise":
+                return x + delta * v, self.noise(x, time, noise_context)
+            return sde_step(x, v, time, delta, cfg.sde.noise_level)
+
+        if cfg.density == "sde" and cfg.sde.noisy_steps == "one":
+            return OneNoisyStep(steps, velocity, law)
+        times = step_times(steps, prefix.tokens.device)
+
+        def step(x: Tensor, number: int) -> tuple[Tensor, Tensor]:
+            time = times[number].expand(len(x))
+            return law(x, velocity(x, time), time)
+
+        return NoisyChain(steps, step, cfg.average_steps)
 
     @override
     def sample(
@@ -101,6 +158,17 @@ class FlowHeadCfg(DenoisingHeadCfg):
     max_delay: Annotated[int, Range(ge=0, le=1024)] = 0
     """Training-time RTC (arXiv 2512.05964): up to so many first actions of a chunk are given clean, at time 1, and not
     learned, so that a chunk can go on from the running one without guidance. 0 switches it off."""
+
+    density: Literal["none", "sde", "noise"] = "none"
+    """Exploration with a log-probability, for reinforcement learning: by `sde` or by learned `noise`. What
+    demonstrations teach, and acting without exploration (by the ODE), do not depend on it."""
+    sde: FlowSDECfg = FlowSDECfg()
+    """Read if `density` is `sde`."""
+    noise: FlowNoiseCfg = FlowNoiseCfg()
+    """Read if `density` is `noise`."""
+    average_steps: bool = False
+    """Where every step is noisy: take the mean of their log-probabilities and that of the start noise, as pi_RL does,
+    instead of the sum. Ratios are then no longer those of chunks, but leave the clip range less soon."""
 
     def check(self) -> Iterable[str]:
         """Sentences on delays that can't be learned."""

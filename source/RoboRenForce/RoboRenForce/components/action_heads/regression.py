@@ -7,7 +7,7 @@ One pass, the best value per effort where demonstrations agree. Where they don't
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Literal
 
 import torch
@@ -17,15 +17,18 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks import NetworkCfg, ResidualMLPCfg
 from ...networks.vlm import Prefix, Taps
+from ..bounded import bounded
 from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum, same_kind
 from .features import Features, read_features
 from .masking import masked_loss, valid_actions
+from .normal import normal_entropy, normal_kl, normal_log_prob
 
 
 class RegressionHead(ActionHead):
     """A network from the features to the mean of a normal distribution whose std does not depend on the observation."""
 
     cfg: RegressionHeadCfg
+    exploration = ("log_std",)
 
     def __init__(self, cfg: RegressionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -40,13 +43,19 @@ class RegressionHead(ActionHead):
         features = read_features(prefix, self.cfg.features, self.cfg.chunk_size, self.log_std.dtype)
         return self.network(features).reshape(-1, self.cfg.chunk_size, self.action_dim).float()
 
+    def bounded_log_std(self) -> Tensor:
+        """Log-std float32 `(A,)`; a gradient leads back into its bounds."""
+        if not self.cfg.learn_std:
+            return self.log_std.float()
+        return bounded(self.log_std.float(), math.log(self.cfg.min_std), math.log(self.cfg.max_std))
+
     @override
     def loss(
         self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
     ) -> LossSum:
         actions, mean = valid_actions(actions, mask), self.mean(prefix)
         if self.cfg.loss == "nll":
-            return masked_loss(-normal_log_prob(actions, mean, self.log_std), mask)
+            return masked_loss(-normal_log_prob(actions, mean, self.bounded_log_std()), mask)
         error = (mean - actions).abs()
         return masked_loss(error if self.cfg.loss == "l1" else error.square(), mask)
 
@@ -57,15 +66,22 @@ class RegressionHead(ActionHead):
         mean = self.mean(prefix)
         if deterministic:
             return mean, {}
-        noise = torch.empty_like(mean).normal_(generator=generator)
-        actions = mean + self.log_std.exp() * noise
-        return actions, {"actions": actions}
+        log_std = self.bounded_log_std()
+        actions = mean + log_std.exp() * torch.empty_like(mean).normal_(generator=generator)
+        return actions, {"actions": actions, "log_prob": normal_log_prob(actions, mean, log_std)}
 
     @override
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
-        mean = self.mean(prefix)
-        entropy = self.log_std + 0.5 * math.log(2 * math.pi * math.e)
-        return Evaluation(normal_log_prob(record["actions"], mean, self.log_std), entropy.expand_as(mean))
+        mean, log_std = self.mean(prefix), self.bounded_log_std()
+        log_prob = normal_log_prob(record["actions"], mean, log_std)
+        return Evaluation(log_prob, normal_entropy(log_std).expand_as(mean))
+
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        """As in the base class; it does not depend on the recorded actions."""
+        return self._kl(prefix, same_kind(self, reference), reference_prefix)
 
     @override
     def divergence(
@@ -79,10 +95,12 @@ class RegressionHead(ActionHead):
         generator: torch.Generator | None = None,
     ) -> LossSum:
         """KL(head || reference) of the normal distributions."""
-        reference = same_kind(self, reference)
+        return masked_loss(self._kl(prefix, same_kind(self, reference), reference_prefix), mask)
+
+    def _kl(self, prefix: Prefix, reference: RegressionHead, reference_prefix: Prefix) -> Tensor:
         with torch.no_grad():
-            reference_mean, reference_log_std = reference.mean(reference_prefix), reference.log_std.detach()
-        return masked_loss(normal_kl(self.mean(prefix), self.log_std, reference_mean, reference_log_std), mask)
+            other = reference.mean(reference_prefix), reference.bounded_log_std().detach()  # may be the parameter
+        return normal_kl(self.mean(prefix), self.bounded_log_std(), *other)
 
 
 @configclass
@@ -102,18 +120,16 @@ class RegressionHeadCfg(ActionHeadCfg):
     it is learned, at the start."""
     learn_std: bool = False
     """Learn one std per dimension, by `nll` or by a policy gradient."""
+    min_std: Annotated[float, Range(gt=0)] = 0.01
+    """Smallest learned std."""
+    max_std: Annotated[float, Range(gt=0)] = 2.0
+    """Largest learned std."""
+
+    def check(self) -> Iterable[str]:
+        """Sentences on stds outside their bounds."""
+        if self.learn_std and not self.min_std <= self.std <= self.max_std:
+            yield f"std: {self.std} is not within min_std={self.min_std} and max_std={self.max_std}"
 
     @override
     def taps(self, action_dim: int) -> Taps:
         return Taps(num_queries=self.chunk_size if self.features == "queries" else 0)
-
-
-def normal_log_prob(x: Tensor, mean: Tensor, log_std: Tensor) -> Tensor:
-    """Log-density of a normal distribution, elementwise."""
-    return -0.5 * ((x - mean) * (-log_std).exp()).square() - log_std - 0.5 * math.log(2 * math.pi)
-
-
-def normal_kl(mean: Tensor, log_std: Tensor, other_mean: Tensor, other_log_std: Tensor) -> Tensor:
-    """KL(N(mean, std) || N(other_mean, other_std)), elementwise."""
-    precision = (-2 * other_log_std).exp()
-    return other_log_std - log_std + 0.5 * ((2 * log_std).exp() + (mean - other_mean).square()) * precision - 0.5

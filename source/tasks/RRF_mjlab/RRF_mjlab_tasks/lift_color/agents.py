@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from RoboRenForce import runners
+from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl.options import value_rate
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg
@@ -46,6 +48,22 @@ def sft() -> runners.VLASFTRunnerCfg:
     return runners.VLASFTRunnerCfg(
         algorithm=SFTAlgorithmCfg(optimizer=_optimizer(2.0e-4)), epochs=10.0, **_policy_and_data()
     )
+
+
+def grpo() -> runners.VLAGRPORunnerCfg:
+    """Better than its demonstrations: give `algorithm.init_from`, the run of `bc` or `sft`."""
+    policy = MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK, density="sde"))
+    optimizer = OptimizerCfg(learning_rate=1.0e-4, weight_decay=0.01)
+    algorithm = GRPOCfg(log_prob_level="chunk", score="success", num_learning_epochs=2, optimizer=optimizer)
+    return runners.VLAGRPORunnerCfg(policy=policy, algorithm=algorithm, max_iterations=100, save_interval=10)
+
+
+def vla_ppo() -> runners.VLAPPORunnerCfg:
+    """The same with a value head, and chunks of episodes that go on from one iteration to the next."""
+    policy = MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK, density="sde"))
+    optimizer = OptimizerCfg(learning_rate=5.0e-5, weight_decay=0.01, groups=[value_rate(1.0e-3)])
+    algorithm = VLAPPOCfg(log_prob_level="chunk", critic_warmup=5, num_learning_epochs=2, optimizer=optimizer)
+    return runners.VLAPPORunnerCfg(policy=policy, algorithm=algorithm, num_steps_per_env=16, save_interval=10)
 
 
 def _policy_and_data() -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""The ids of LiftColor: a teacher that sees the state, and what imitates it from pixels and language."""
+"""The ids of LiftColor: a teacher that sees the state, what imitates it from pixels and language, and what goes on."""
 
 from __future__ import annotations
 
-from RoboRenForce.envs import MultiModalCfg
+from RoboRenForce.envs import GroupVecCfg, MultiModalCfg
 
 from .env_cfg import LiftColorEnvCfg
 
@@ -17,6 +17,8 @@ def lift_color_tasks() -> dict[str, tuple[LiftColorEnvCfg, str]]:
         "RoboRenForce-MJLab-LiftColor-PPO": (teacher_cfg(), agents + "ppo"),
         "RoboRenForce-MJLab-LiftColor-BC": (vla_cfg(), agents + "bc"),
         "RoboRenForce-MJLab-LiftColor-SFT": (vla_cfg(), agents + "sft"),
+        "RoboRenForce-MJLab-LiftColor-GRPO": (vla_cfg().replace(groups=GroupVecCfg(group_size=8)), agents + "grpo"),
+        "RoboRenForce-MJLab-LiftColor-VLAPPO": (vla_cfg(), agents + "vla_ppo"),
     }
 
 

@@ -1,4 +1,4 @@
-"""Images on their way to a backbone: resized on the device, uint8 until there."""
+"""Batches of images on the device, uint8 `(B, H, W, 3)`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,19 @@
+"""Fine-tune a vision-language-action policy by reinforcement learning on a task of RoboTwin.
+
+python scripts/vla/rl/train_robotwin_grpo.py --task_name place_empty_cup --num_envs 64 --model_path <run>
+"""
+
+from RoboRenForce.cli.vla_rl import benchmark_parser, prepare_benchmark
+from RoboRenForce.utils.user_errors import user_errors
+
+
+def main() -> None:
+    with user_errors():
+        run = prepare_benchmark(benchmark_parser(__doc__, benchmark="robotwin").parse())
+        runner = run.build_runner(run.build_env())
+        runner.learn()
+        run.finish(runner)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,83 @@
+"""Storage of the decisions of a rollout: what the policy saw, as features or as observations, and what it recorded."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...utils.errors import NotEnoughMemory
+
+logger = logging.getLogger(__name__)
+
+Place = Literal["auto", "device", "host"]
+"""Memory of the learner's device, or (pinned) memory of the host; `auto`: the device if at most half of what is free
+there is taken."""
+
+
+class SampleStore:
+    """Rows of named tensors, one after another, written in place; allocated once, by the first rows.
+
+    Args:
+        capacity: Most rows of a rollout.
+        device: Where rows come from and go to.
+        place: Where they are kept.
+    """
+
+    def __init__(self, capacity: int, device: torch.device, place: Place = "auto") -> None:
+        self.capacity, self.device, self._place = capacity, device, place
+        self.count = 0
+        """Stored rows."""
+        self.rows: dict[str, Tensor] = {}
+
+    def add(self, rows: Mapping[str, Tensor]) -> None:
+        """Append rows `(n, ...)`.
+
+        Raises:
+            NotEnoughMemory: The whole store, estimated from the first rows, does not fit.
+        """
+        if not self.rows:
+            self._allocate(rows)
+        count = len(next(iter(rows.values())))
+        for name, tensor in rows.items():
+            self.rows[name][self.count : self.count + count].copy_(tensor, non_blocking=True)
+        self.count += count
+
+    def take(self, index: Tensor) -> dict[str, Tensor]:
+        """Gather rows on the device, by int64 indices on the device."""
+        found = {}
+        for name, rows in self.rows.items():
+            chosen = rows[index.to(rows.device)]
+            found[name] = chosen.to(self.device, non_blocking=True)
+        return found
+
+    def restart(self) -> None:
+        """Forget all rows; their memory stays."""
+        self.count = 0
+
+    def _allocate(self, rows: Mapping[str, Tensor]) -> None:
+        size = sum(tensor[0].nbytes for tensor in rows.values()) * self.capacity
+        place = self._where(size)
+        logger.info("A rollout of %s decisions takes %.2f GiB on %s.", f"{self.capacity:,}", size / 2**30, place)
+        pinned = place.type == "cpu" and self.device.type == "cuda"
+        try:
+            self.rows = {
+                name: torch.empty(self.capacity, *tensor.shape[1:], dtype=tensor.dtype, device=place, pin_memory=pinned)
+                for name, tensor in rows.items()
+            }
+        except RuntimeError as error:  # OutOfMemoryError on a GPU, a plain one on the host
+            raise NotEnoughMemory(
+                f"A rollout of {self.capacity:,} decisions takes {size / 2**30:.1f} GiB, which {place} has not: take "
+                "fewer environments or steps, set algorithm.sample_place=host, or store pictures instead of features "
+                "by algorithm.store=observations."
+            ) from error
+
+    def _where(self, size: int) -> torch.device:
+        if self._place == "host" or self.device.type != "cuda":
+            return torch.device("cpu") if self._place == "host" else self.device
+        if self._place == "auto" and size > torch.cuda.mem_get_info(self.device)[0] // 2:
+            return torch.device("cpu")
+        return self.device

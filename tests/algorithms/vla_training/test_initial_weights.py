@@ -1,0 +1,46 @@
+"""Weights of a fine-tuned policy for one that explores: only what demonstrations do not teach starts fresh."""
+
+import pytest
+import torch
+from RoboRenForce.algorithms.vla_training.initial_weights import initial_policy
+from RoboRenForce.components.action_heads import FlowHeadCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.utils.checkpoint import save_checkpoint
+from RoboRenForce.utils.errors import CheckpointError
+from vla_cases import CHUNK, spec
+
+pytestmark = pytest.mark.contract
+
+
+def _cfg(density):
+    return MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK, density=density))
+
+
+@pytest.fixture
+def fine_tuned(tmp_path):
+    policy = _cfg("none").build(spec())
+    path = tmp_path / "model_1.pt"
+
+    def save(left_out=()):
+        tensors = {name: value for name, value in policy.state_dict().items() if name not in left_out}
+        learner = {"spec": policy.spec.to_dict(), "policy": {"tensors": tensors, "left_out": []}, "optimizer": {}}
+        save_checkpoint(path, {"algorithm": learner})
+        return str(path)
+
+    return policy, save
+
+
+@pytest.mark.parametrize("density", ["none", "sde", "noise"])
+def test_a_flow_policy_goes_on_with_any_density(fine_tuned, density):
+    policy, save = fine_tuned
+    explores, loaded = initial_policy(_cfg(density), spec(), save())
+    mine = explores.state_dict()
+    assert loaded == set(policy.state_dict())
+    assert all(torch.equal(mine[name], value) for name, value in policy.state_dict().items())
+    assert all(name.startswith("head.noise.") for name in mine.keys() - loaded)
+
+
+def test_other_tensors_may_not_be_missing(fine_tuned):
+    _, save = fine_tuned
+    with pytest.raises(CheckpointError, match=r"lacks 'head\.network\.norm\.weight' and 0 more"):
+        initial_policy(_cfg("noise"), spec(), save(left_out=["head.network.norm.weight"]))

@@ -1,0 +1,147 @@
+"""The scripts of VLA RL say in a sentence what is missing, and their flags are short for what they say."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
+from RoboRenForce.cli import vla_rl
+from RoboRenForce.cli.vla_rl import benchmark_parser, policy_of, rl_play_parser, rl_train_parser, to_play
+from RoboRenForce.cli.vla_tasks import SFT, find_task
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.configclass import ConfigError
+from RoboRenForce.runners import VLASFTRunnerCfg
+from RoboRenForce.utils import task_packages
+from RoboRenForce.utils.optional import is_installed
+from RoboRenForce.utils.registry import Task
+from RoboRenForce.utils.run_configs import find_run_config, run_configs
+
+pytest.importorskip("RRF_tabletop_tasks")
+pytestmark = pytest.mark.contract
+SCRIPTS = Path(__file__).parents[2] / "scripts" / "vla" / "rl"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("train.py", "No run given: name one with --config_name; there are"),
+        ("train.py --config_name tabletop_rech_sac", "did you mean 'tabletop_reach_sac'"),
+        ("train.py --config_name tabletop_reach_sac --model_path nowhere", "'nowhere' is neither a run directory nor"),
+        ("train.py --config_name tabletop_reach_sac", "algorithm.init_from is empty, expected the run whose policy"),
+        ("train.py --config_name tabletop_reach_sac env.num_env=3", "did you mean 'num_envs'"),
+        (
+            "train.py --config_name tabletop_reach_sac --task My-Task",
+            "configures task 'RoboRenForce-Tabletop-Re",
+        ),
+        ("play.py --config_name tabletop_reach_sac --model_path nowhere", "'nowhere' is neither a run directory nor"),
+        ("train_vla_benchmark.py", "--benchmark"),
+        ("train_vla_benchmark.py --benchmark libero", "The benchmark 'libero' is not installed: take one of those"),
+        ("train_vla_benchmark.py --benchmark tabletop --task_name fold", "no run configuration 'tabletop_fold_grpo'"),
+        ("train_vla_benchmark.py --benchmark tabletop --algo dqn", "choose from"),
+        ("train_robotwin_grpo.py --algo ppo --task place_empty_cup", "The benchmark 'robotwin' is not installed"),
+        ("train.py --config_name tabletop_reach_grpo --group_size 7", "group_size=7 must divide the 64 training"),
+        ("train.py --config_name tabletop_reach_ppo --group_size 8", "env.groups holds None, which has no fields"),
+        ("train.py --config_name tabletop_reach_grpo --num_episodes 0", "expected an integer of at least 1"),
+    ],
+)
+def test_a_mistake_is_one_sentence(
+    tmp_path: Path, words: str, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    script, *argv = words.split()
+    monkeypatch.setattr(sys, "argv", [script, *argv])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(SCRIPTS / script), run_name="__main__")
+    shown = capsys.readouterr()
+    told = " ".join((shown.out + shown.err).split())
+    assert ended.value.code == 1 and message in told and "Traceback" not in told
+    assert not list(tmp_path.glob("logs/*/*/*")), "nothing is left of a run that was refused"
+
+
+def test_flags_have_the_names_of_other_tools_too() -> None:
+    args = rl_train_parser("").parse(["--resume_dir", "a", "--max_epochs", "3", "--num-envs", "2"])
+    assert (args.resume, args.max_iterations, args.num_envs) == ("a", 3, 2)
+    args = rl_play_parser("").parse(["--resume_dir", "a", "--num_episodes", "3"])
+    assert (args.rl_model_path, args.episodes) == ("a", 3)
+    assert rl_play_parser("").parse([]).episodes == 10
+    assert benchmark_parser("", benchmark="robotwin").parse([]).algo == "grpo"
+
+
+def test_flags_are_short_for_fields() -> None:
+    task = vla_rl.configured_task(find_run_config("tabletop_reach_grpo"))
+    words = "--lr 1e-4 --group_size 4 --update_epochs 3 --kl_coef 0.1 --model_path m"
+    vla_rl._apply_rl_flags(task, rl_train_parser("").parse(words.split()))
+    algorithm = task.runner_cfg.algorithm
+    assert (algorithm.optimizer.learning_rate, algorithm.num_learning_epochs, algorithm.kl_coef) == (1e-4, 3, 0.1)
+    assert task.env_cfg.groups.group_size == 4 and algorithm.init_from == "m"
+
+
+def test_only_eval_plays_what_would_be_trained() -> None:
+    words = ["--config_name", "c", "--model_path", "m", "--resume_dir", "r", "--only_eval", "--seed", "5", "env.a=1"]
+    args = to_play(rl_train_parser("").parse(words))
+    assert (args.config_name, args.model_path, args.rl_model_path, args.seed) == ("c", "m", "r", 5)
+    assert args.only_eval and args.episodes == 50 and args.overrides == ["env.a=1"] and args.log_root
+
+
+def test_every_configuration_is_one_of_a_task_and_complete() -> None:
+    assert {name.split("_")[0] for name in run_configs()} <= set(vla_rl.BENCHMARKS)
+    for name, path in run_configs().items():
+        if name.startswith("mjlab_") and not is_installed("mjlab"):
+            continue
+        task = vla_rl.configured_task(path)
+        task.validate()
+        task.refuse(task.runner_cfg.check_env(task.env_cfg))
+
+
+def test_a_file_without_a_task_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("max_iterations: 3\n")
+    with pytest.raises(Exception, match=r"names no task, expected a line such as task: <id>"):
+        vla_rl.configured_task(tmp_path / "a.yaml")
+
+
+def test_a_file_runs_no_code_and_its_unknown_keys_get_the_nearest_name(tmp_path: Path) -> None:
+    head = "task: RoboRenForce-Tabletop-Reach-VLASAC\n"
+    (tmp_path / "a.yaml").write_text(head + "max_iteration: 3\nenv: {multi_modal: {chunk_sise: 4}}\n")
+    with pytest.raises(ConfigError) as told:
+        vla_rl.configured_task(tmp_path / "a.yaml")
+    assert "did you mean 'max_iterations'" in str(told.value) and "did you mean 'chunk_size'" in str(told.value)
+    (tmp_path / "b.yaml").write_text(head + "algorithm: {class_type: 'os:system'}\n")
+    with pytest.raises(ConfigError, match="os:system"):
+        vla_rl.configured_task(tmp_path / "b.yaml")
+
+
+def test_the_policy_comes_from_the_model_before_the_file_changes_it(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    found = find_task(SFT)
+    assert found is not None
+    task = Task(found.id, found.env_cfg, VLASFTRunnerCfg(policy=MLPBaselinePolicyCfg(), algorithm=SFTAlgorithmCfg()))
+    model = MLPBaselinePolicyCfg(cameras=["front"])
+    model.head = model.head.replace(chunk_size=3)
+    monkeypatch.setattr(vla_rl, "policy_of", lambda path: model)
+    args = rl_train_parser("").parse(["--model_path", "somewhere"])
+    vla_rl._take_policy(task, args)
+    task.apply_yaml("policy: {head: {chunk_size: 5}}\n")
+    vla_rl._apply_rl_flags(task, args)
+    assert task.runner_cfg.policy.cameras == ["front"] and task.runner_cfg.policy.head.chunk_size == 5
+    assert task.runner_cfg.algorithm.init_from == "somewhere"
+
+
+def test_a_run_without_a_policy_of_this_kind_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: Any = type("Saved", (), {"path": "p", "data": {}})()
+    monkeypatch.setattr(vla_rl, "resolve_checkpoint", Path)
+    monkeypatch.setattr(vla_rl, "read_run", lambda path: saved)
+    stored = type("Stored", (), {"runner_cfg": type("Cfg", (), {"policy": 3})()})()
+    monkeypatch.setattr(vla_rl, "task_of_checkpoint", lambda data: stored)
+    with pytest.raises(Exception, match="holds a int, expected a vision-language-action policy"):
+        policy_of("p")
+
+
+def test_a_package_in_the_source_tree_is_named_with_its_installation(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(task_packages, "announced", dict)
+    with pytest.raises(Exception, match=r"'tabletop' is not installed: run `./setup_ext.sh RRF_tabletop`"):
+        vla_rl.prepare_benchmark(benchmark_parser("").parse(["--benchmark", "tabletop"]))
