@@ -105,6 +105,12 @@ def test_recording_goes_on_where_it_was_broken_off() -> None:
     assert len(lengths(collected(*arguments, "--num_episodes", "6", "--resume"))) == 6
 
 
+def test_resume_begins_where_there_is_nothing_and_leaves_what_is_complete() -> None:
+    arguments = ["--task", f"{REACH}-BC", "--num_episodes", "2", "--images", "--resume"]
+    first = lengths(collected(*arguments))
+    assert len(first) == 2 and lengths(collected(*arguments)) == first
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
@@ -115,7 +121,6 @@ def test_recording_goes_on_where_it_was_broken_off() -> None:
             ["--task", "RoboRenForce-Gym-InvertedPendulumPixels-PPO"],
             "has no scripted expert: name a trained policy with --checkpoint",
         ),
-        (["--task", PLACE, "--resume"], "demos"),
         (["--task", PLACE, "--checkpoint", "nowhere"], "nowhere"),
         (["--task", "RoboRenForce-Tabletop-Plaice-BC"], "There is no task"),
     ],

@@ -18,6 +18,7 @@ from ..components.action_heads import FlowHeadCfg
 from ..components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg, VLAPolicyCfg
 from ..configclass import configclass
 from ..envs.env_cfg import VecEnvCfg
+from ..networks.vlm import Qwen3VLCfg
 from ..runners.arguments import Parser, train_parser
 from ..runners.vla_pretrain_runner import VLAPretrainRunnerCfg
 from ..runners.vla_sft_runner import VLASFTRunnerCfg
@@ -25,7 +26,8 @@ from ..utils.errors import UserError
 from ..utils.registry import Task, add_task_finder
 
 PRETRAIN, SFT = "RoboRenForce-VLA-Pretrain", "RoboRenForce-VLA-SFT"
-MLP_BASELINE = "mlp_baseline"
+MLP_BASELINE, QWEN3_VL_SMALL = "mlp_baseline", "qwen3_vl_small"
+"""Models without published weights, which learn from scratch."""
 _OVERRIDES = {
     "dataset_path": "dataset.data_root",
     "epochs": "epochs",
@@ -65,7 +67,7 @@ add_task_finder(find_task)
 
 
 def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicyCfg:
-    """A policy around a model: `mlp_baseline`, an id such as Qwen/Qwen3-VL-2B-Instruct, or the folder of its weights.
+    """A policy around a model: `mlp_baseline`, `qwen3_vl_small`, an id like Qwen/Qwen3-VL-2B-Instruct, or a folder.
 
     Args:
         model_name: Which backbone.
@@ -79,6 +81,8 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
         kept = {name: getattr(like, name) for name in ("head", "preprocessing", "cameras")}
     if model_name == MLP_BASELINE:
         return MLPBaselinePolicyCfg(**kept)
+    if model_name == QWEN3_VL_SMALL:
+        return Qwen3VLPolicyCfg(backbone=Qwen3VLCfg(model_name="small", finetune="full", image_size=[128, 128]), **kept)
     kind, file = model_name.lower(), Path(model_name) / "config.json"
     if file.is_file():
         kind = str(json.loads(file.read_text(encoding="utf-8")).get("model_type", kind))
@@ -88,15 +92,17 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
             policy.backbone = policy.backbone.replace(model_name=model_name)
             return policy
     raise UserError(
-        f"--model_name is '{model_name}', expected {MLP_BASELINE}, or the id or folder of a Qwen2-VL or Qwen3-VL "
-        "model; other backbones are set by policy.backbone in a task of your own."
+        f"--model_name is '{model_name}', expected {MLP_BASELINE}, {QWEN3_VL_SMALL}, or the id or folder of a Qwen2-VL "
+        "or Qwen3-VL model; other backbones are set by policy.backbone in a task of your own."
     )
 
 
 def vla_parser(description: str | None, *, task: str) -> Parser:
     """The options of learning from demonstrations, beside those of all training."""
     parser = train_parser(description, task=task)
-    parser.add_argument("--model_name", help=f"{MLP_BASELINE}, or id or folder of a Qwen2-VL or Qwen3-VL model")
+    parser.add_argument(
+        "--model_name", help=f"{MLP_BASELINE}, {QWEN3_VL_SMALL}, or id or folder of a Qwen2-VL or Qwen3-VL model"
+    )
     parser.add_argument("--dataset_path", help="folder of a LeRobot data set")
     parser.add_argument("--epochs", type=float, help="passes over the data")
     parser.add_argument("--batch_size", type=int, help="samples per process and update")

@@ -55,7 +55,7 @@ def collect_demos_parser(description: str | None) -> Parser:
         "that shows how to come back (default: 0)",
     )
     parser.add_argument("--include_failures", action="store_true", help="keep episodes without success too")
-    parser.add_argument("--resume", action="store_true", help="go on with the dataset or the broken-off recording")
+    parser.add_argument("--resume", action="store_true", help="go on with what is in --output, if anything is")
     parser.add_argument("--images", action="store_true", help="lossless pictures instead of videos")
     parser.add_argument("--codec", choices=("libsvtav1", "libx264"), default="libsvtav1", help="of videos")
     parser.add_argument("--fps", type=float, help="frames per second (default: the environment's steps per second)")
@@ -138,7 +138,7 @@ def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
 def _writer(args: Namespace, env: MultiModal) -> LeRobotWriter:
     """A new dataset, or the one that is there, if it fits."""
     features = dataset_features(env.spec, "image" if args.images else "video")
-    if not args.resume:
+    if not (args.resume and args.output.exists()):
         fps = args.fps or _steps_per_second(env)
         return LeRobotWriter.create(args.output, fps=fps, features=features, robot_type=env.spec.task, codec=args.codec)
     writer = LeRobotWriter.resume(args.output)

@@ -26,7 +26,7 @@ from . import qwen_vision as vision
 from .backbone import Backbone, BackboneCfg, Taps, VLMInputs
 from .lora import LoRACfg, adapted_layers, add_lora
 from .prefix import Prefix
-from .qwen_loading import TINY, build_architecture, find_model, load_weights, require_type, tokenizer_of
+from .qwen_loading import UNPUBLISHED, build_architecture, find_model, load_weights, require_type, tokenizer_of
 
 IMAGES, INSTRUCTION = "{images}", "{instruction}"
 BASE = "base_model"
@@ -235,8 +235,9 @@ class QwenCfg(BackboneCfg):
 
     class_type: type = QwenBackbone
     model_name: str = ""
-    """A folder, an id of the Hugging Face hub whose files are in its cache, or `tiny`: a model of a few hundred
-    thousand random parameters with a tokenizer of bytes, for tests and small machines."""
+    """A folder, an id of the Hugging Face hub whose files are in its cache, or a model with random weights and a
+    tokenizer of bytes: `tiny` (a few hundred thousand parameters) for tests, `small` (Qwen3-VL, 43 million) to learn
+    from scratch with `finetune="full"`."""
     random_weights: bool = False
     """Build the architecture without reading weights: for benchmarks, and for a policy that is loaded afterwards."""
     seed: int = 0
@@ -295,7 +296,7 @@ class QwenCfg(BackboneCfg):
         """The model without its language-model head, and its tokenizer."""
         transformers = require_package("transformers", extra="vla", purpose="vision-language models")
         model_class, config_class = self._classes(transformers)
-        random = self.random_weights or self.model_name == TINY
+        random = self.random_weights or self.model_name in UNPUBLISHED
         folder = None
         if not (random and self.model_name in self.architectures):
             folder = find_model(self.model_name, self.setup_name)

@@ -86,6 +86,14 @@ _TINY_TOWER = {
     "num_position_embeddings": 64,
     "deepstack_visual_indexes": [0, 1],
 }
+_SMALL_TOWER = {
+    "depth": 6,
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_heads": 6,
+    "num_position_embeddings": 64,
+    "deepstack_visual_indexes": [2],
+}
 
 
 @configclass
@@ -102,6 +110,9 @@ class Qwen3VLCfg(QwenCfg):
     architectures: ClassVar[dict[str, dict[str, Any]]] = {
         "tiny": _architecture(
             {**_text(64, 128, 3, 4, 2), "head_dim": 16, "vocab_size": 320}, _TINY_TOWER, [4, 2, 2], tie=True
+        ),
+        "small": _architecture(
+            {**_text(512, 1536, 8, 8, 4), "head_dim": 64, "vocab_size": 320}, _SMALL_TOWER, [12, 10, 10], tie=True
         ),
         "Qwen/Qwen3-VL-2B-Instruct": _architecture(_text(2048, 6144, 28, 16), _TOWER, [24, 20, 20], tie=True),
         "Qwen/Qwen3-VL-4B-Instruct": _architecture(_text(2560, 9728, 36, 32), _TOWER, [24, 20, 20], tie=True),

@@ -15,7 +15,8 @@ from ...utils.optional import require_package
 from ...utils.seeding import preserved_rng
 from .byte_tokenizer import byte_tokenizer
 
-TINY = "tiny"
+UNPUBLISHED = ("tiny", "small")
+"""Architectures that there are no weights for."""
 
 
 def find_model(name: str, setup: str) -> Path:
