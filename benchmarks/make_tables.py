@@ -1,11 +1,11 @@
 """Write docs/benchmarks.md from benchmarks/results/*.json.
 
-    python benchmarks/make_tables.py            # write the page
-    python benchmarks/make_tables.py --check    # fail if the page is not what the files say
+    python benchmarks/make_tables.py            # write the pages
+    python benchmarks/make_tables.py --check    # fail if a page is not what the files say
 
 A result file is shown by what it holds: top-level numbers as a sentence, every mapping of names to numbers (`medians`,
 `results`) as a table with one row per name, samples (`runs`, lists) by their number and, where nothing else is given,
-by their medians. A number without a file is not on the page.
+by their medians. A number without a file is not on the page. The table of memory in docs/vla/models.md is written too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs/benchmarks.md"
+MODELS_PAGE = ROOT / "docs/vla/models.md"
+MEMORY = re.compile(
+    r"(?<=<!-- memory: written by benchmarks/make_tables.py -->\n).*?(?=<!-- end of memory -->)", re.DOTALL
+)
+_LEAST = "weights, gradients and the state of AdamW by their types"
+USES = {"acting": "acting", "LoRA": "LoRA, rank 16", "full": "all weights"}
 HEAD = """# Benchmarks
 
 Written by `benchmarks/make_tables.py` from `benchmarks/results/*.json`, which hold the raw samples too. Numbers are
@@ -35,17 +41,46 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="only compare; exit code 1 if the page is out of date")
     args = parser.parse_args()
-    text = render(ROOT / "benchmarks/results")
-    if not args.check:
-        PAGE.write_text(text, encoding="utf-8")
-    elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        sys.exit("docs/benchmarks.md is out of date: run python benchmarks/make_tables.py")
+    results = ROOT / "benchmarks/results"
+    models = MODELS_PAGE.read_text(encoding="utf-8")
+    pages = {PAGE: render(results), MODELS_PAGE: MEMORY.sub(lambda _: memory(results), models)}
+    for page, text in pages.items():
+        if not args.check:
+            page.write_text(text, encoding="utf-8")
+        elif not page.is_file() or page.read_text(encoding="utf-8") != text:
+            sys.exit(f"{page.relative_to(ROOT)} is out of date: run python benchmarks/make_tables.py")
 
 
 def render(results: Path) -> str:
     """Return the whole page for the result files in a folder."""
     files = sorted(results.glob("*.json"))
     return HEAD + ("".join(section(path) for path in files) if files else EMPTY)
+
+
+def memory(results: Path) -> str:
+    """Return the table of what policies need in GiB: measured, or computed until it has been measured."""
+    computed = json.loads((results / "vla_memory_computed.json").read_text(encoding="utf-8"))["results"]
+    file = results / "vla_memory.json"
+    if file.is_file():
+        data = json.loads(file.read_text(encoding="utf-8"))
+        found, gpu, batch = data["results"], data["hardware"]["gpus"][0], data["arguments"]["batch_size"]
+        text = f"Peak in GiB, measured on one {gpu}, training with batches of {batch}; in brackets {_LEAST} alone."
+    else:
+        found = {}
+        text = f"In GiB, not measured yet but computed: {_LEAST}. Activations come on top."
+    lines = ["| Model | " + " | ".join(USES.values()) + " |", "|---|" + "---:|" * len(USES)]
+    for model, least in computed.items():
+        cells = [_memory_cell(use, found.get(model), least) for use in USES]
+        lines.append(f"| {model.removeprefix('Qwen/').removesuffix('-Instruct')} | {' | '.join(cells)} |")
+    return f"{text}\n\n" + "\n".join(lines) + "\n"
+
+
+def _memory_cell(use: str, measured: Mapping[str, Any] | None, computed: Mapping[str, Any]) -> str:
+    least = f"{computed[f'{use}_gib']:.1f}"
+    if measured is None or "failed" in measured:
+        return least
+    peak = measured[f"{use}_gib"]
+    return f"{'does not fit' if peak is None else f'{peak:.1f}'} ({least})"
 
 
 def section(path: Path) -> str:

@@ -166,24 +166,10 @@ def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
     import torch
     from RoboRenForce.algorithms.algorithm import RunContext
     from RoboRenForce.algorithms.vla_training import VLAPlayPolicy, VLAPretrainAlgorithmCfg
-    from RoboRenForce.components.action_heads import RegressionHeadCfg
-    from RoboRenForce.components.vla_policy import VLAPolicyCfg
     from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg, to_device
     from RoboRenForce.envs.no_spec import NO_SPEC
-    from RoboRenForce.networks.mlp import MLPCfg
-    from RoboRenForce.networks.vlm import LoRACfg, Qwen2VLCfg
     from RoboRenForce.utils.parallelize import ParallelCfg
 
-    backbone = Qwen2VLCfg(
-        model_name=args.model,
-        random_weights=True,
-        image_size=[SIZE, SIZE],
-        prompt="{images}{instruction}",
-        finetune="lora" if what == "LoRA" else "frozen",
-        lora=LoRACfg(rank=RANK, alpha=RANK),
-        state_token=False,
-    )
-    head = RegressionHeadCfg(chunk_size=CHUNK, features="pooled", network=MLPCfg(hidden_features=[1024]))
     algorithm = VLAPretrainAlgorithmCfg(
         parallel=ParallelCfg(mixed_precision="bf16"), cache_features="device" if what == "cached" else "no"
     )
@@ -192,9 +178,9 @@ def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
     data = LeRobotDatasetCfg(data_root=str(folder / "data"))
     data = data.for_policy(CHUNK, [], "all").build()
     device = torch.device(args.device)
-    _draw_weights_on(device)
+    draw_weights_on(device)
     learner = algorithm.build(
-        policy=VLAPolicyCfg(backbone=backbone, head=head),
+        policy=policy_cfg(what, args.model),
         context=RunContext(spec=NO_SPEC, device=device, max_updates=10_000, data=data),
     )
     if what == "acting":
@@ -205,7 +191,28 @@ def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
     return lambda: learner.update(batch)
 
 
-def _draw_weights_on(device: Any) -> None:
+def policy_cfg(what: str, model: str) -> Any:
+    """Our policy on a model with random weights; what is trained follows from `what`."""
+    from RoboRenForce.components.action_heads import RegressionHeadCfg
+    from RoboRenForce.components.vla_policy import VLAPolicyCfg
+    from RoboRenForce.networks.mlp import MLPCfg
+    from RoboRenForce.networks.vlm import LoRACfg, Qwen2VLCfg, Qwen3VLCfg
+
+    family = Qwen2VLCfg if model in Qwen2VLCfg.architectures else Qwen3VLCfg
+    backbone = family(
+        model_name=model,
+        random_weights=True,
+        image_size=[SIZE, SIZE],
+        prompt="{images}{instruction}",
+        finetune={"LoRA": "lora", "full": "full"}.get(what, "frozen"),
+        lora=LoRACfg(rank=RANK, alpha=RANK),
+        state_token=False,
+    )
+    head = RegressionHeadCfg(chunk_size=CHUNK, features="pooled", network=MLPCfg(hidden_features=[1024]))
+    return VLAPolicyCfg(backbone=backbone, head=head)
+
+
+def draw_weights_on(device: Any) -> None:
     """Two billion random numbers take half a minute on a CPU."""
     import torch
     from RoboRenForce.networks.vlm import qwen
