@@ -1,7 +1,7 @@
 """Steps per second of the tabletop tasks on one device, with random actions: numbers alone, and with pixels.
 
     python benchmarks/tabletop_steps.py --output benchmarks/results/tabletop_steps.json
-    python benchmarks/tabletop_steps.py --device cuda --num_envs 4096 --output benchmarks/results/tabletop_steps_cuda.json
+    python benchmarks/tabletop_steps.py --device cuda --num_envs 4096 --output benchmarks/results/tabletop_cuda.json
 
 On a CPU one thread is used. Each number is the best of several repeats, for other work on the machine can only slow it
 down; `load` is how much there was (mean number of running processes of the last minute, before and after).
