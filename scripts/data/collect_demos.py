@@ -4,6 +4,7 @@ python scripts/data/collect_demos.py --task RoboRenForce-Tabletop-Place-BC --num
 python scripts/data/collect_demos.py --task <id> --checkpoint logs/RFRL/<experiment>/<run> --output data/teacher
 """
 
+from RoboRenForce.cli import vla_tasks  # noqa: F401 - its tasks are found from now on
 from RoboRenForce.runners.demonstration_run import collect_demos_parser, prepare_demonstrations
 from RoboRenForce.utils.user_errors import user_errors
 

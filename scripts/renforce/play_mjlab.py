@@ -15,20 +15,14 @@ def main() -> None:
         parser.add_argument("--viewer", choices=["viser", "native"], help="watch it live: in a browser or a window")
         args = parser.parse()
         run = prepare_play(args)
-        env = run.build_env()
-        runner = run.build_runner(env)
+        runner = run.build_runner(run.build_env())
         if args.viewer:
             from RRF_mjlab_tasks.play import view  # needs mjlab's viewers
 
-            view(env, runner.policy(), args.viewer, args.steps)
+            view(run.env, runner.policy(), args.viewer, args.steps)
         else:
             run.evaluate(runner)
-        if args.video:
-            run.film(runner)
-        if args.export:
-            run.export(runner)
-        run.report()
-        env.close()
+        run.finish(runner)
 
 
 if __name__ == "__main__":

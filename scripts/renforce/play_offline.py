@@ -13,20 +13,13 @@ from RRF_d4rl_tasks import normalized_score
 
 def main() -> None:
     with user_errors():
-        args = play_parser(__doc__).parse()
-        run = prepare_play(args)
-        env = run.build_env()
-        runner = run.build_runner(env)
+        run = prepare_play(play_parser(__doc__).parse())
+        runner = run.build_runner(run.build_env())
         for mode, result in run.evaluate(runner).items():
-            score = normalized_score(env.spec.task, result.mean)
+            score = normalized_score(run.env.spec.task, result.mean)
             if score is not None:
                 say(f"{mode:13s} normalized score {score:.1f}")
-        if args.video:
-            run.film(runner)
-        if args.export:
-            run.export(runner)
-        run.report()
-        env.close()
+        run.finish(runner)
 
 
 if __name__ == "__main__":

@@ -12,17 +12,10 @@ from RoboRenForce.utils.user_errors import user_errors
 
 def main() -> None:
     with user_errors():
-        args = play_parser(__doc__).parse()
-        run = prepare_play(args)
-        env = run.build_env()
-        runner = run.build_runner(env)
+        run = prepare_play(play_parser(__doc__).parse())
+        runner = run.build_runner(run.build_env())
         run.evaluate(runner)
-        if args.video:
-            run.film(runner)
-        if args.export:
-            run.export(runner)
-        run.report()
-        env.close()
+        run.finish(runner)
 
 
 if __name__ == "__main__":

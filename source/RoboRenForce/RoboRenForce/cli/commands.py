@@ -51,16 +51,10 @@ def export(argv: Sequence[str]) -> None:
 
 def _play(args: argparse.Namespace, *, evaluates: bool) -> None:
     run = prepare_play(args)
-    env = run.build_env()
-    runner = run.build_runner(env)
+    runner = run.build_runner(run.build_env())
     if evaluates:
         run.evaluate(runner)
-    if args.video:
-        run.film(runner)
-    if args.export:
-        run.export(runner)
-    run.report()
-    env.close()
+    run.finish(runner)
 
 
 def list_tasks(argv: Sequence[str]) -> None:

@@ -89,7 +89,10 @@ def play_parser(description: str | None) -> Parser:
     """Build the parser of playing, evaluating and exporting."""
     parser = _parser(description)
     parser.add_argument("--target", metavar="PATH", help="run directory or checkpoint (default: the newest run)")
-    parser.add_argument("--task", help="without --target: the newest run of this task")
+    parser.add_argument(
+        "--task",
+        help="without --target: the newest run of this task; with it: where a policy that learned from data is played",
+    )
     parser.add_argument("--checkpoint", default="latest", help="latest, best or an iteration (default: latest)")
     parser.add_argument(
         "--num_envs", type=positive, help="number of environments (default: one per episode, at most 16)"

@@ -9,28 +9,20 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace, RawDescriptionHelpFormatter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from tensordict import TensorDict
 
 from ..data import LeRobotWriter
 from ..envs.multi_modal import MultiModal
-from ..envs.vec_env import EvalPolicy, VecEnv
-from ..envs.wrapper import VecEnvWrapper
+from ..envs.vec_env import EvalPolicy
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
 from ..utils.errors import SpecMismatch, UserError
 from ..utils.registry import load_task
-from ..utils.run_dir import resolve_checkpoint
 from ..utils.seeding import seed_everything
 from .arguments import Parser, add_trust
-from .checkpoint_task import task_of_checkpoint
 from .demonstrations import Recorded, dataset_features, record_demonstrations
-from .playing import build_player
-from .saved_run import read_run
+from .policy_expert import trained_expert
 
 _SECONDS_BETWEEN_LINES = 5.0
 
@@ -44,7 +36,7 @@ def collect_demos_parser(description: str | None) -> Parser:
     parser.add_argument(
         "--checkpoint",
         metavar="PATH",
-        help="run directory or checkpoint whose policy is the expert (default: the task's)",
+        help="run directory or checkpoint whose policy is the expert, or an exported VLA policy (default: the task's)",
     )
     parser.add_argument("--stochastic", action="store_true", help="samples of that policy instead of its mode")
     parser.add_argument(
@@ -117,6 +109,7 @@ def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
         )
     task.env_cfg = task.env_cfg.for_evaluation(args.num_envs, args.seed)
     task.env_cfg.device = str(device)
+    num_executed = task.env_cfg.multi_modal.chunk_size
     task.env_cfg.multi_modal.chunk_size, task.env_cfg.multi_modal.flat_actions = None, False
     task.apply_overrides(args.overrides)
     task.env_cfg.validate()
@@ -127,7 +120,10 @@ def prepare_demonstrations(args: Namespace) -> DemonstrationRun:
     seed_everything(args.seed)
     env = task.env_cfg.build()
     try:
-        expert = task.env_cfg.expert.build(env) if args.checkpoint is None else _policy_of(args, env, device)
+        if args.checkpoint is None:
+            expert = task.env_cfg.expert.build(env)
+        else:
+            expert = trained_expert(args, env, device, num_executed)
         writer = _writer(args, env)
     except BaseException:
         env.close()
@@ -156,62 +152,3 @@ def _steps_per_second(env: MultiModal) -> float:
     if env.spec.step_dt is None:
         raise UserError(f"{env.spec.task} doesn't say how long a step takes: give --fps, its steps per second.")
     return 1.0 / env.spec.step_dt
-
-
-# --- a trained policy as the expert -----------------------------------------------------------------------------------
-
-
-class _SomeGroups(VecEnvWrapper):
-    """Only those observation groups that a policy was trained with."""
-
-    def __init__(self, env: VecEnv, names: list[str]) -> None:
-        super().__init__(env)
-        spec = env.spec
-        self.spec = replace(
-            spec,
-            obs_groups={name: spec.obs_groups[name] for name in names},
-            obs_dtypes={name: dtype for name, dtype in spec.obs_dtypes.items() if name in names},
-        )
-
-    def get_observations(self) -> TensorDict:
-        """See `VecEnv.get_observations`."""
-        return self.env.get_observations().select(*self.spec.obs_groups)
-
-
-class PolicyExpert:
-    """A policy that was trained on other observations of the same environment, such as the simulator's state.
-
-    Args:
-        policy: gets what `env` observes.
-        env: what `MultiModal` wraps, with the policy's groups.
-    """
-
-    def __init__(self, policy: Any, env: VecEnv) -> None:
-        self._policy, self._env = policy, env
-
-    def __call__(self, obs: TensorDict) -> torch.Tensor:
-        """Actions `(num_envs, action dim)`."""
-        return self._policy(self._env.get_observations())
-
-    def reset(self, dones: torch.Tensor | None = None) -> None:
-        """See `EvalPolicy.reset`."""
-        self._policy.reset(dones)
-
-
-def _policy_of(args: Namespace, env: MultiModal, device: torch.device) -> PolicyExpert:
-    saved = read_run(resolve_checkpoint(args.checkpoint, "latest"))
-    runner_cfg = task_of_checkpoint(saved.data, trust=args.trust, task=args.task).runner_cfg
-    groups = list(env.env.spec.obs_groups) if saved.spec is None else list(saved.spec.obs_groups)
-    missing = [name for name in groups if name not in env.env.spec.obs_groups]
-    if missing:
-        raise SpecMismatch(
-            f"The policy of '{saved.path}' observes {missing}, which {env.env.spec.task} doesn't give beside "
-            f"{sorted(env.env.spec.obs_groups)}: name a checkpoint of the same environment."
-        )
-    seen = _SomeGroups(env.env, groups)
-    runner = build_player(runner_cfg, saved.spec, seen, device)
-    runner.restore(saved, resume=False)
-    runner.algorithm.eval()
-    policy = runner.policy()
-    policy.deterministic = not args.stochastic
-    return PolicyExpert(policy, seen)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +14,7 @@ from tensordict import TensorDict
 from ..algorithms.algorithm import Policy
 from ..envs.vec_env import VecEnv
 from ..utils.errors import EnvContractError, NonFiniteError
+from ..utils.seeding import seeded
 from ..utils.success_rate import SuccessRate, rates_by_text
 
 _STEPS_WITHOUT_HORIZON = 100_000
@@ -73,7 +74,7 @@ def evaluate(
         policy: Policy to play; its mode is restored afterwards.
         episodes: Number of episodes over all environments, at least 1.
         deterministic: True to play the mode of the policy instead of samples.
-        seed: Seed that makes the episodes reproducible.
+        seed: Seed that makes the episodes and the samples reproducible.
         max_steps: Steps of each environment in which they have to finish; None: those that the horizon allows.
         should_stop: Called before every step.
 
@@ -82,66 +83,91 @@ def evaluate(
         NonFiniteError: An action or a return is NaN or infinite.
         Stopped: `should_stop` returned True.
     """
-    if episodes < 1:
-        raise ValueError(f"An evaluation needs at least 1 episode, got {episodes}.")
-    device, num_envs = env.device, env.num_envs
-    index = torch.arange(num_envs, device=device)
-    quota = episodes // num_envs + (index < episodes % num_envs).long()  # (num_envs,), sums to `episodes`
-    rounds = -(-episodes // num_envs)
-    terms = env.spec.reward_terms if "reward_terms" in env.spec.extras else ()
-    # Rows: return, length, one per reward term, and in `results` success.
-    running = torch.zeros(2 + len(terms), num_envs, device=device, dtype=torch.float64)
-    results = torch.zeros(len(running) + 1, num_envs, rounds, device=device, dtype=torch.float64)
-    finished = torch.zeros(num_envs, device=device, dtype=torch.int64)
-    has_success = "success" in env.spec.extras
-    texts: dict[tuple[int, int], str] = {}  # row and round -> instruction
-    limit = max_steps or (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * rounds + 1
-    with playing(policy, deterministic=deterministic):
+    tally = _Tally(env, episodes)
+    limit = max_steps or (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * tally.rounds + 1
+    with playing(policy, deterministic=deterministic, seed=seed):
         obs, extras = env.reset(seed=seed)
-        instructions = extras.get("instruction")
+        tally.begin(extras)
         for _ in range(limit):
-            action = choose_actions(env, policy, obs, finished, should_stop)
+            action = choose_actions(env, policy, obs, tally.finished, should_stop)
             obs, reward, done, extras = env.step(action)
-            running[0] += extras.get("raw_rewards", reward)
-            running[1] += extras.get("executed_steps", 1)
-            if terms:
-                running[2:] += extras["reward_terms"].t()
-            counted = (done != 0) & (finished < quota)
-            rows, columns = index[counted], finished[counted]
-            results[:-1, rows, columns] = running[:, counted]
-            if has_success:
-                results[-1, rows, columns] = extras["success"][counted].double()
-            if instructions is not None:
-                for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
-                    texts[row, column] = instructions[row]
-                instructions = extras["instruction"]  # those of rows that ended belong to their next episodes
-            running[:, done != 0] = 0
-            finished += done != 0
+            tally.add(reward, done, extras)
             policy.reset(done)
-            if bool((finished >= quota).all()):
-                break
-        else:
-            raise EnvContractError(
-                f"{env.spec.task} did not finish {episodes} episodes within {limit:,} steps: "
-                "give the environment a horizon."
-            )
-    _require_finite_returns(env.spec.task, results[0])
-    mask = torch.arange(rounds, device=device) < quota.unsqueeze(1)  # (num_envs, rounds)
-    returns, lengths, *sums, success = (values[mask].cpu() for values in results)
-    outcomes = success.bool().tolist()
-    return EvalResult(
-        mean=returns.mean().item(),
-        std=returns.std(unbiased=False).item(),
-        n=episodes,
-        mean_length=lengths.mean().item(),
-        success_rate=success.mean().item() if has_success else None,
-        returns=returns.tolist(),
-        terms={name: total.mean().item() for name, total in zip(terms, sums, strict=True)} or None,
-        success=SuccessRate.of(outcomes) if has_success else None,
-        success_by_instruction=rates_by_text([texts[key] for key in sorted(texts)], outcomes)
-        if has_success and texts
-        else None,
+            if tally.is_complete:
+                return tally.result()
+    raise EnvContractError(
+        f"{env.spec.task} did not finish {episodes} episodes within {limit:,} steps: give the environment a horizon."
     )
+
+
+class _Tally:
+    """Sums over the running episodes, and what came of those that count."""
+
+    def __init__(self, env: VecEnv, episodes: int) -> None:
+        if episodes < 1:
+            raise ValueError(f"An evaluation needs at least 1 episode, got {episodes}.")
+        device, num_envs, spec = env.device, env.num_envs, env.spec
+        self.index = torch.arange(num_envs, device=device)
+        # (num_envs,), sums to `episodes`.
+        self.quota = episodes // num_envs + (self.index < episodes % num_envs).long()
+        self.rounds = -(-episodes // num_envs)
+        self.finished = torch.zeros(num_envs, device=device, dtype=torch.int64)
+        self._task, self._has_success = spec.task, "success" in spec.extras
+        self._terms = spec.reward_terms if "reward_terms" in spec.extras else ()
+        # Rows: return, length, one per reward term, and in `_results` success.
+        self._running = torch.zeros(2 + len(self._terms), num_envs, device=device, dtype=torch.float64)
+        shape = (len(self._running) + 1, num_envs, self.rounds)
+        self._results = torch.zeros(shape, device=device, dtype=torch.float64)
+        self._instructions: list[str] | None = None
+        self._texts: dict[tuple[int, int], str] = {}  # row and round -> instruction
+
+    @property
+    def is_complete(self) -> bool:
+        """True if every environment has played its share."""
+        return bool((self.finished >= self.quota).all())
+
+    def begin(self, extras: Mapping[str, Any]) -> None:
+        """Take the instructions of the first episodes from the extras of a reset."""
+        self._instructions = extras.get("instruction")
+
+    def add(self, reward: torch.Tensor, done: torch.Tensor, extras: Mapping[str, Any]) -> None:
+        """Count a step, and the episodes that ended with it."""
+        running, ended = self._running, done != 0
+        running[0] += extras.get("raw_rewards", reward)
+        running[1] += extras.get("executed_steps", 1)
+        if self._terms:
+            running[2:] += extras["reward_terms"].t()
+        counted = ended & (self.finished < self.quota)
+        rows, columns = self.index[counted], self.finished[counted]
+        self._results[:-1, rows, columns] = running[:, counted]
+        if self._has_success:
+            self._results[-1, rows, columns] = extras["success"][counted].double()
+        if self._instructions is not None:
+            for row, column in zip(rows.tolist(), columns.tolist(), strict=True):
+                self._texts[row, column] = self._instructions[row]
+            self._instructions = extras["instruction"]  # those of rows that ended belong to their next episodes
+        running[:, ended] = 0
+        self.finished += ended
+
+    def result(self) -> EvalResult:
+        """Return what the episodes amount to."""
+        _require_finite_returns(self._task, self._results[0])
+        # (num_envs, rounds)
+        mask = torch.arange(self.rounds, device=self.quota.device) < self.quota.unsqueeze(1)
+        returns, lengths, *sums, success = (values[mask].cpu() for values in self._results)
+        outcomes = success.bool().tolist()
+        texts = [self._texts[key] for key in sorted(self._texts)]
+        return EvalResult(
+            mean=returns.mean().item(),
+            std=returns.std(unbiased=False).item(),
+            n=len(returns),
+            mean_length=lengths.mean().item(),
+            success_rate=success.mean().item() if self._has_success else None,
+            returns=returns.tolist(),
+            terms={name: total.mean().item() for name, total in zip(self._terms, sums, strict=True)} or None,
+            success=SuccessRate.of(outcomes) if self._has_success else None,
+            success_by_instruction=rates_by_text(texts, outcomes) if self._has_success and texts else None,
+        )
 
 
 @torch.no_grad()
@@ -163,7 +189,7 @@ def measure(env: VecEnv, policy: Policy, steps: int, *, seed: int | None = None)
         return {}
     sums: dict[str, dict[str, torch.Tensor]] = {}
     finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
-    with playing(policy, deterministic=True):
+    with playing(policy, deterministic=True, seed=seed):
         obs, _ = env.reset(seed=seed)
         for _ in range(steps):
             obs, _, done, _ = env.step(choose_actions(env, policy, obs, finished))
@@ -216,13 +242,17 @@ def _require_finite_returns(task: str, returns: torch.Tensor) -> None:
 
 
 @contextmanager
-def playing(policy: Policy, *, deterministic: bool) -> Iterator[None]:
-    """Temporarily set `deterministic`; reset the state on entry and exit."""
+def playing(policy: Policy, *, deterministic: bool, seed: int | None = None) -> Iterator[None]:
+    """Temporarily set `deterministic`; reset the state on entry and exit.
+
+    With a seed, samples depend on it alone, and the generators are afterwards as they were.
+    """
     before = policy.deterministic
     policy.deterministic = deterministic
     policy.reset()
     try:
-        yield
+        with seeded(seed):
+            yield
     finally:
         policy.deterministic = before
         policy.reset()

@@ -1,12 +1,9 @@
 """Playing a trained policy, as steps that a script calls one by one.
 
-args = play_parser(__doc__).parse()
-run = prepare_play(args)
-env = run.build_env()
-runner = run.build_runner(env)
+run = prepare_play(play_parser(__doc__).parse())
+runner = run.build_runner(run.build_env())
 run.evaluate(runner)
-run.report()
-env.close()
+run.finish(runner)
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -28,7 +25,7 @@ from ..utils.environment_info import versions
 from ..utils.errors import RunDirectoryError, SpecMismatch
 from ..utils.export import export_policy
 from ..utils.export_formats import DEFAULT_FORMATS
-from ..utils.registry import Task
+from ..utils.registry import Task, load_task
 from ..utils.report import write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
 from .arguments import EXECUTIONS
@@ -143,9 +140,19 @@ class PlayRun:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
         say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
 
-    def report(self) -> None:
-        """Write the report again, with the results of playing."""
+    def finish(self, runner: Trainer, *, tiles: bool = False) -> None:
+        """Film and export if that was asked for, write the report again, and close the environments.
+
+        Args:
+            runner: Whose policy is played.
+            tiles: True to film all environments side by side.
+        """
+        if self.args.video:
+            (self.film_tiles if tiles else self.film)(runner)
+        if self.args.export:
+            self.export(runner)
         say(f"report        {write_report(self.run_dir)}")
+        self.env.close()
 
 
 def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:
@@ -161,7 +168,7 @@ def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) 
     saved = _checkpoint_to_play(Path(target), args.checkpoint)
     task = task_of_checkpoint(saved.data, trust=args.trust, task=args.task)
     if args.target and args.task not in (None, task.id):
-        raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{args.task}'; leave --task out.")
+        task = _elsewhere(task, args.task, saved)
     if change is not None:
         change(task)
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
@@ -182,6 +189,13 @@ def _checkpoint_to_play(target: Path, which: str) -> SavedRun:
     if which == "latest" and target.is_dir():
         return read_newest(RunDir(target), "That one is played.")
     return read_run(resolve_checkpoint(target, which))
+
+
+def _elsewhere(task: Task, other: str, saved: SavedRun) -> Task:
+    """The policy of a run that learned from data, which names no environment, in that of another task."""
+    if task.runner_cfg.class_type.steps_env:
+        raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{other}'; leave --task out.")
+    return replace(load_task(other), runner_cfg=task.runner_cfg)
 
 
 def _device_that_exists(name: str) -> str:

@@ -131,7 +131,7 @@ def _frames(
     should_stop: Callable[[], bool] | None,
 ) -> Iterator[np.ndarray]:
     finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
-    with playing(policy, deterministic=deterministic):
+    with playing(policy, deterministic=deterministic, seed=seed):
         obs, extras = env.reset(seed=seed)
         tiles.begin(extras)
         yield tiles.grid(obs)

@@ -109,7 +109,7 @@ def _frames(
     finished = torch.zeros(env.num_envs, device=env.device, dtype=torch.int64)
     sees_chunks = env.watch_chunks(film.before_action)
     try:
-        with playing(policy, deterministic=deterministic):
+        with playing(policy, deterministic=deterministic, seed=seed):
             obs, extras = env.reset(seed=seed)
             film.read_instruction(extras)
             while not film.is_over:

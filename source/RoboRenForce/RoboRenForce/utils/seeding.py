@@ -69,3 +69,14 @@ def preserved_rng() -> Iterator[None]:
         yield
     finally:
         set_rng_state(state)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Let torch's draws in a block depend on `seed` alone, as in `preserved_rng`; None changes nothing."""
+    if seed is None:
+        yield
+        return
+    with preserved_rng():
+        torch.manual_seed(seed)
+        yield
