@@ -76,7 +76,12 @@ class VLAPolicy(nn.Module):
 
     def encode(self, obs: Mapping[str, Any]) -> Prefix:
         """Compute the features of a batch of recorded data or of an observation, see `vla_preprocessing`."""
-        return self.backbone(self.preprocessing(obs))
+        inputs = self.preprocessing(obs)
+        device = inputs.images.device.type
+        if torch.is_autocast_enabled(device) and self.backbone.is_bfloat16:
+            with torch.autocast(device, enabled=False):
+                return self.backbone(inputs)
+        return self.backbone(inputs)
 
     def act(self, prefix: Prefix, *, deterministic: bool = True) -> tuple[Tensor, Mapping[str, Tensor]]:
         """Choose actions.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Annotated, Any, NamedTuple, Self
 
@@ -247,9 +248,10 @@ def _chosen_cameras(metadata: DatasetMetadata, wanted: Sequence[str] | None) -> 
 
 
 @configclass
-class DemonstrationsCfg(Cfg):
+class DemonstrationsCfg(Cfg, ABC):
     """Base of the data that a VLA policy learns from: a `LeRobotDatasetCfg` or a `MixtureDatasetCfg`."""
 
+    @abstractmethod
     def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
         """Return the same data as a policy reads it; settings of actions, cameras and split that are given stay.
 
@@ -258,7 +260,6 @@ class DemonstrationsCfg(Cfg):
             cameras: Names without `observation.images.`; empty: all.
             split: Which episodes.
         """
-        raise NotImplementedError
 
 
 @configclass

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
 from ...configclass import Cfg, configclass
@@ -60,6 +61,11 @@ class Backbone(nn.Module, ABC):
     def is_frozen(self) -> bool:
         """True if nothing in it is trained, so that the features of an observation may be kept."""
         return not any(parameter.requires_grad for parameter in self.parameters())
+
+    @property
+    def is_bfloat16(self) -> bool:
+        """True if it computes in bfloat16 by itself: autocast would only cast back and forth around its norms."""
+        return all(parameter.dtype == torch.bfloat16 for parameter in self.parameters())
 
     def export(self, folder: Path) -> BackboneCfg:
         """Write what is needed beside the weights, and return a configuration that builds the same modules from it."""

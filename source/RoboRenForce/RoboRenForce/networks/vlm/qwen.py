@@ -104,6 +104,12 @@ class QwenBackbone(Backbone):
             layers=tuple(_take(self.language.norm(layer), back)[:, :length] for layer in layers),
         )
 
+    @property
+    def is_bfloat16(self) -> bool:
+        """See `Backbone.is_bfloat16`; what the state token and queries give is cast, whatever they are held in."""
+        parts = (self.visual, self.language)
+        return all(parameter.dtype == torch.bfloat16 for part in parts for parameter in part.parameters())
+
     def export(self, folder: Path) -> QwenCfg:
         """See `Backbone.export`: configuration and tokenizer of the model, without its weights."""
         base = folder / BASE
@@ -263,6 +269,8 @@ class QwenCfg(BackboneCfg):
 
     family: ClassVar[str] = ""
     """`model_type` in transformers."""
+    class_name: ClassVar[str] = ""
+    """Its classes there begin with this."""
     setup_name: ClassVar[str] = ""
     """Argument of `setup_models.sh`."""
     token_pixels: ClassVar[int] = 1
@@ -295,7 +303,8 @@ class QwenCfg(BackboneCfg):
     def load(self) -> tuple[Any, Any]:
         """The model without its language-model head, and its tokenizer."""
         transformers = require_package("transformers", extra="vla", purpose="vision-language models")
-        model_class, config_class = self._classes(transformers)
+        model_class = getattr(transformers, f"{self.class_name}Model")
+        config_class = getattr(transformers, f"{self.class_name}Config")
         random = self.random_weights or self.model_name in UNPUBLISHED
         folder = None
         if not (random and self.model_name in self.architectures):
@@ -310,10 +319,6 @@ class QwenCfg(BackboneCfg):
         if random or folder is None:
             return build_architecture(model_class, config, dtype, self.seed), tokenizer_of(folder)
         return load_weights(model_class, folder, config, dtype), tokenizer_of(folder)
-
-    def _classes(self, transformers: Any) -> tuple[Any, Any]:
-        """Model and configuration class in transformers."""
-        raise NotImplementedError
 
 
 def _truncate(text_config: Any, num_layers: int) -> None:

@@ -56,6 +56,7 @@ class Qwen2VLCfg(QwenCfg):
     model_name: str = "Qwen/Qwen2-VL-2B-Instruct"
 
     family: ClassVar[str] = "qwen2_vl"
+    class_name: ClassVar[str] = "Qwen2VL"
     setup_name: ClassVar[str] = "qwen2vl"
     token_pixels: ClassVar[int] = 28
     image_mean: ClassVar[tuple[float, float, float]] = (0.48145466, 0.4578275, 0.40821073)
@@ -70,6 +71,3 @@ class Qwen2VLCfg(QwenCfg):
         "Qwen/Qwen2-VL-2B-Instruct": _architecture(_text(1536, 8960, 28, 12, 2, 151936), [16, 24, 24], tie=True),
         "Qwen/Qwen2-VL-7B-Instruct": _architecture(_text(3584, 18944, 28, 28, 4, 152064), [16, 24, 24]),
     }
-
-    def _classes(self, transformers: Any) -> tuple[Any, Any]:
-        return transformers.Qwen2VLModel, transformers.Qwen2VLConfig

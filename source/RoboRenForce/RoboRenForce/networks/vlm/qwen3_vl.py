@@ -105,6 +105,7 @@ class Qwen3VLCfg(QwenCfg):
     image_size: list[int] = [256, 256]
 
     family: ClassVar[str] = "qwen3_vl"
+    class_name: ClassVar[str] = "Qwen3VL"
     setup_name: ClassVar[str] = "qwen3vl"
     token_pixels: ClassVar[int] = 32
     architectures: ClassVar[dict[str, dict[str, Any]]] = {
@@ -118,6 +119,3 @@ class Qwen3VLCfg(QwenCfg):
         "Qwen/Qwen3-VL-4B-Instruct": _architecture(_text(2560, 9728, 36, 32), _TOWER, [24, 20, 20], tie=True),
         "Qwen/Qwen3-VL-8B-Instruct": _architecture(_text(4096, 12288, 36, 32), _LARGE_TOWER, [24, 20, 20]),
     }
-
-    def _classes(self, transformers: Any) -> tuple[Any, Any]:
-        return transformers.Qwen3VLModel, transformers.Qwen3VLConfig
