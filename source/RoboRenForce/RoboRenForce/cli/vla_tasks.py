@@ -85,7 +85,7 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
         return Qwen3VLPolicyCfg(backbone=Qwen3VLCfg(model_name="small", finetune="full", image_size=[128, 128]), **kept)
     kind, file = model_name.lower(), Path(model_name) / "config.json"
     if file.is_file():
-        kind = str(json.loads(file.read_text(encoding="utf-8")).get("model_type", kind))
+        kind = _model_type(file)
     for part, policy_cfg in (("qwen2", Qwen2VLPolicyCfg), ("qwen3", Qwen3VLPolicyCfg)):
         if part in kind.replace("_", ""):
             policy: VLAPolicyCfg = policy_cfg(**kept)
@@ -95,6 +95,18 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
         f"--model_name is '{model_name}', expected {MLP_BASELINE}, {QWEN3_VL_SMALL}, or the id or folder of a Qwen2-VL "
         "or Qwen3-VL model; other backbones are set by policy.backbone in a task of your own."
     )
+
+
+def _model_type(file: Path) -> str:
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["model_type"])
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+    ) as error:  # damaged, or of something else
+        raise UserError(f"'{file}' names no model_type ({error}): give --model_name the folder of a model.") from None
 
 
 def vla_parser(description: str | None, *, task: str) -> Parser:

@@ -300,6 +300,5 @@ class LeRobotDatasetCfg(DemonstrationsCfg):
         if ACTION not in self.delta_timestamps:
             changed.delta_timestamps[ACTION] = [step / metadata.fps for step in range(chunk_size)]
         if cameras and self.cameras is None:
-            keys = [IMAGES + name for name in cameras]
-            changed.cameras = [key for key in keys if key in metadata.cameras]
+            changed.cameras = [IMAGES + name for name in cameras]
         return changed

@@ -21,6 +21,7 @@ from ..configclass import Cfg, Range, configclass
 from ..utils.errors import UserError, did_you_mean
 from .dataset import IMAGES, Batch, DemonstrationsCfg, LeRobotDataset, LeRobotDatasetCfg
 from .features import STANDARD
+from .metadata import read_metadata
 from .selection import Split
 
 
@@ -185,16 +186,21 @@ class MixtureDatasetCfg(DemonstrationsCfg):
 
     @override
     def for_policy(self, chunk_size: int, cameras: Sequence[str], split: Split) -> Self:
-        names = [IMAGES + name for name in cameras]
-        parts = [
-            # A camera that the part calls otherwise is asked for by its own name.
-            part.replace(dataset=part.dataset.for_policy(chunk_size, _own_names(part, names), split))
-            for part in self.parts
-        ]
+        there = [_cameras(part) for part in self.parts]
+        known = list(dict.fromkeys(name for names in there for name in names))
+        for camera in cameras:
+            if camera not in known:
+                raise UserError(f"No part of the mixture has the camera '{camera}': {did_you_mean(camera, known)}")
+        parts = []
+        for part, names in zip(self.parts, there, strict=True):
+            changed = part.dataset.for_policy(chunk_size, [], split)
+            if cameras and changed.cameras is None:
+                changed.cameras = [names[camera] for camera in cameras if camera in names]
+            parts.append(part.replace(dataset=changed))
         return self.replace(parts=parts)
 
 
-def _own_names(part: MixturePartCfg, common: Sequence[str]) -> list[str]:
-    """Names without `observation.images.` that a part has for some cameras of the mixture."""
-    own = {name: key for key, name in part.rename.items()}
-    return [own.get(name, name).removeprefix(IMAGES) for name in common]
+def _cameras(part: MixturePartCfg) -> dict[str, str]:
+    """Name of a camera in the mixture, without `observation.images.` -> its key in the part."""
+    keys = read_metadata(part.dataset.data_root).cameras
+    return {part.rename.get(key, key).removeprefix(IMAGES): key for key in keys}

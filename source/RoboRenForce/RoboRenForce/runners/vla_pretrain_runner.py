@@ -28,6 +28,8 @@ class VLAPretrainRunner(DatasetRunner):
 
     def __init__(self, cfg: VLAPretrainRunnerCfg, **runtime: Any) -> None:
         super().__init__(cfg, **runtime)
+        if self.dataset is not None and self.eval_env is not None:
+            self.policy()  # refuses an environment that the data was not recorded in, before anything is learned
         if self.dataset is not None and cfg.validation_interval:
             validation = ValidationCallback(
                 self._demonstrations(cfg, "validation"),

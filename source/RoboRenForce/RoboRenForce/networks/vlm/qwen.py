@@ -309,7 +309,7 @@ class QwenCfg(BackboneCfg):
         folder = None
         if not (random and self.model_name in self.architectures):
             folder = find_model(self.model_name, self.setup_name)
-            require_type(config_class.get_config_dict(folder)[0], self.family, folder)
+            require_type(config_class, self.family, folder)
             config = config_class.from_pretrained(folder)
         else:
             config = config_class(**self.architectures[self.model_name])

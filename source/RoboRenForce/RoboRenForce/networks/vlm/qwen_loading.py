@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +100,14 @@ def load_weights(model_class: Any, folder: Path, config: Any, dtype: torch.dtype
     return model
 
 
-def require_type(config: Mapping[str, Any], wanted: str, folder: Path) -> None:
-    """Raise a UserError if a folder holds a model of another family."""
-    got = config.get("model_type")
+def require_type(config_class: Any, wanted: str, folder: Path) -> None:
+    """Raise a UserError if a folder holds no model, or one of another family."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"'{folder}' has no config.json: name the folder that holds a model.")
+    try:
+        got = config_class.get_config_dict(folder)[0].get("model_type")
+    except (OSError, ValueError) as error:  # what transformers raises for damaged files
+        raise UserError(f"'{folder / 'config.json'}' can't be read ({error}): download the model again.") from None
     if got != wanted:
         raise UserError(
             f"'{folder}' holds a model of type '{got}', expected '{wanted}': take the backbone of that type."
