@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from lerobot_files import FEATURES, edit_json, frame_of, record, smooth
-from RoboRenForce.data import LeRobotWriter
+from RoboRenForce.data import LeRobotDatasetCfg, LeRobotWriter, MixtureDatasetCfg, MixturePartCfg
+from RoboRenForce.utils.errors import UserError
 
 pytest.importorskip("transformers")
 pytest.importorskip("av")
@@ -58,7 +59,8 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     [
         (["--model_name", "Qwen/Qwen3-VL-2B-Instruct"], r"neither a folder nor in the cache .*setup_models.sh qwen3vl"),
         (["--model_name", "empty_qwen3"], r"'empty_qwen3' has no config.json: name the folder that holds a model"),
-        (["--model_name", "damaged"], r"'damaged/config.json' names no model_type"),
+        (["--model_name", "damaged"], r"'damaged/config.json' can't be read"),
+        (["--model_name", "other"], r"'other/config.json' names no model_type"),
         (["policy.cameras=[side]"], r"'demos' has no camera 'observation.images.side': did you mean"),
         (["--dataset_path", "nowhere"], r"'nowhere': there is no such folder"),
         (["--dataset_path", "old"], r"codebase_version is 'v1.6', expected v3.0, v2.1, v2.0"),
@@ -73,8 +75,9 @@ def test_one_sentence(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    for name in ("empty_qwen3", "damaged"):
+    for name in ("empty_qwen3", "damaged", "other"):
         (place / name).mkdir()
+    (place / "other/config.json").write_text("{}")
     (place / "damaged/config.json").write_text("{not json")
     for name in ("old", "unmeasured", "cut"):
         shutil.copytree("demos", name)
@@ -118,6 +121,16 @@ def test_data_of_another_robot_is_refused_with_a_table(
     told = capsys.readouterr().err
     assert "can't learn from this data, because they differ:" in told
     assert re.search(r"cameras +front, wrist +front", told) and re.search(r"action dimensions +2 +3", told)
+
+
+def test_a_camera_that_no_part_of_a_mixture_has_is_refused_by_its_name_there() -> None:
+    part = MixturePartCfg(
+        dataset=LeRobotDatasetCfg(data_root="demos"), rename={"observation.images.front": "observation.images.top"}
+    )
+    mixture = MixtureDatasetCfg(parts=[part])
+    with pytest.raises(UserError, match="No part of the mixture has the camera 'front'"):
+        mixture.for_policy(4, ["front"], "all")
+    assert mixture.for_policy(4, ["top"], "all").parts[0].dataset.cameras == ["observation.images.front"]
 
 
 def test_cameras_of_unequal_size_and_a_dimension_that_never_moves_are_learned_from(

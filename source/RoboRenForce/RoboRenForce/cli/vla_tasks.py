@@ -99,14 +99,12 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
 
 def _model_type(file: Path) -> str:
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["model_type"])
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-    ) as error:  # damaged, or of something else
-        raise UserError(f"'{file}' names no model_type ({error}): give --model_name the folder of a model.") from None
+        config: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"'{file}' can't be read ({error}): download the model again.") from None
+    if not isinstance(config, dict) or "model_type" not in config:
+        raise UserError(f"'{file}' names no model_type: give --model_name the folder of a Qwen2-VL or Qwen3-VL model.")
+    return str(config["model_type"])
 
 
 def vla_parser(description: str | None, *, task: str) -> Parser:

@@ -192,7 +192,7 @@ def _checkpoint_to_play(target: Path, which: str) -> SavedRun:
 
 
 def _elsewhere(task: Task, other: str, saved: SavedRun) -> Task:
-    """The policy of a run that learned from data, which names no environment, in that of another task."""
+    """Put the policy of a run that learned from data into the environment of another task."""
     if task.runner_cfg.class_type.steps_env:
         raise SpecMismatch(f"'{saved.path}' belongs to task '{task.id}', not to '{other}'; leave --task out.")
     return replace(load_task(other), runner_cfg=task.runner_cfg)
