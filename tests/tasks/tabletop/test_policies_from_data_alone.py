@@ -15,6 +15,7 @@ from RoboRenForce.runners.demonstration_run import collect_demos_parser, prepare
 from RoboRenForce.runners.play_run import prepare_play
 from RoboRenForce.utils.errors import SpecMismatch, UserError
 
+pytest.importorskip("RRF_tabletop_tasks")
 pytest.importorskip("pyarrow")
 pytestmark = pytest.mark.contract
 REACH, FORK = "RoboRenForce-Tabletop-Reach-BC", "RoboRenForce-Tabletop-Fork-BC"
