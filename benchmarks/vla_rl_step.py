@@ -1,17 +1,17 @@
-"""One step of PPO (rollout and update) of a vision-language-action policy of real size: ours against an organization
-like RLinf's, and the largest models that fit into a small GPU.
+"""PPO of a vision-language-action policy of real size: a step of ours, and of an organization like RLinf's.
 
     python benchmarks/vla_rl_step.py --output benchmarks/results/vla_rl_step.json
-    python benchmarks/vla_rl_step.py --tiny          # the same code on a CPU, in a minute
+    python benchmarks/vla_rl_step.py --tiny          # the same code on a CPU, in two minutes
 
-Qwen3-VL-2B with random weights, frozen; a flow head (a diffusion transformer of 0.36 billion parameters, 4 denoising
-steps, chunks of 8 actions) with Flow-SDE; 64 environments of a fake simulator with two cameras of 256 x 256 pixels,
-resized to 224 x 224, of 10 ms per action, which runs on the host; 8 decisions per environment, 4 epochs of 4
-mini-batches. No episode ends within a step, so that holding or resetting ended environments gains nothing here.
-`rlinf_like.py` says how the peer is organized. `ours_recompute` is ours without stored features.
+A step is a rollout and an update. Qwen3-VL-2B with random weights, frozen; a flow head (a diffusion transformer of 0.32
+billion parameters, 4 denoising steps, chunks of 8 actions) with Flow-SDE; 64 environments of a fake simulator with two
+cameras of 256 x 256 pixels, resized to 224 x 224, of 10 ms per action, on the host; 8 decisions per environment, 4
+epochs of 4 mini-batches. No episode ends within a step, so that holding or resetting ended environments gains nothing
+here. `rlinf_like.py` says how the peer is organized. `ours_recompute` is ours without stored features.
 
-`--memory_cap 24` gives the memory part so many GiB, less what a process takes beside torch's tensors. Every part and
-every model is a process of its own, and the result is written after each.
+The memory part takes steps of larger models, of which the head or adapters (LoRA) are trained, within `--memory_cap`
+GiB, less what a process takes beside torch's tensors. Every part and every model is a process of its own, and the
+result is written after each.
 """
 
 from __future__ import annotations
@@ -22,9 +22,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import ExitStack
 from statistics import median
 from typing import Any
+from unittest.mock import patch
 
 PARTS = ("ours", "ours_recompute", "rlinf_like", "memory")
 MODEL = "Qwen/Qwen3-VL-{}-Instruct"
@@ -106,7 +107,16 @@ def write(results: dict[str, Any], args: argparse.Namespace) -> None:
 
         settings = {key: value for key, value in vars(args).items() if key not in ("child", "output")}
         facts = {"benchmark": "vla_rl_step", "arguments": settings, "times_rlinf_like": ratios, "results": results}
-        write_json(args.output, {**facts, **environment_report()})
+        write_json(args.output, {**facts, **environment_report(), "command": _command()})
+
+
+def _command() -> str:
+    """The command without the place of the output, which is one of this machine."""
+    options = [option for option in sys.argv[1:] if not option.startswith("--output=")]
+    if "--output" in options:
+        place = options.index("--output")
+        del options[place : place + 2]
+    return " ".join(["python benchmarks/vla_rl_step.py", *options])
 
 
 # ------------------------------------------------------------------------------------------------------- what is built
@@ -143,29 +153,29 @@ def random_policy(cfg: Any, device: Any) -> Any:
     """Build the policy with random weights drawn on the device: billions of numbers take minutes on a CPU."""
     import torch
     from fake_simulator import ACTIONS, CAMERAS, INSTRUCTION, STATE
+    from RoboRenForce.components.action_heads import FlowHead
     from RoboRenForce.components.vla_spec import VectorSpec, VLASpec
     from RoboRenForce.networks.vlm import qwen
 
-    build = qwen.build_architecture
+    def there(function: Callable[..., Any]) -> Callable[..., Any]:
+        def on_device(*args: Any, **kwargs: Any) -> Any:
+            with torch.device(device):
+                return function(*args, **kwargs)
 
-    def on_device(*arguments: Any) -> Any:
-        with torch.device(device):
-            return build(*arguments)
+        return on_device
 
-    qwen.build_architecture = on_device
-    try:
-        torch.manual_seed(0)
-        bounds = {"q01": -1.0, "q99": 1.0}
-        state, action = (
-            VectorSpec(dim, (), {name: (value,) * dim for name, value in bounds.items()}) for dim in (STATE, ACTIONS)
-        )
-        policy = cfg.build(VLASpec(CAMERAS, state, action, (INSTRUCTION,)))
-    finally:
-        qwen.build_architecture = build
+    torch.manual_seed(0)
+    state, action = (VectorSpec(dim, (), {"q01": (-1.0,) * dim, "q99": (1.0,) * dim}) for dim in (STATE, ACTIONS))
+    spec = VLASpec(CAMERAS, state, action, (INSTRUCTION,))
+    patched = [(qwen, "build_architecture"), (FlowHead, "__init__")]
+    with ExitStack() as stack:
+        for owner, name in patched:
+            stack.enter_context(patch.object(owner, name, there(getattr(owner, name))))
+        policy = cfg.build(spec)
     with torch.no_grad():
         for parameter in policy.head.parameters():
-            if not parameter.any():  # outputs that begin as zero get numbers, as when trained
-                parameter.normal_(std=0.02)
+            if not parameter.is_meta and not parameter.any():  # what begins as zero is no longer zero when RL begins
+                parameter.normal_(std=0.01)
     return policy
 
 
@@ -175,14 +185,10 @@ def learner(kind: type, cfg: Any, policy: Any, spec: Any, decisions: int, device
 
     from RoboRenForce.algorithms.algorithm import RunContext
 
-    starting: Any = import_module("RoboRenForce.algorithms.vla_rl.starting_policy")
-    load = starting.policy_of_run
-    starting.policy_of_run = lambda *_, **__: (policy, set())
-    try:
+    module = import_module("RoboRenForce.algorithms.vla_rl.starting_policy")
+    with patch.object(module, "policy_of_run", lambda *_, **__: (policy, set())):
         context = RunContext(spec=spec, device=device, rollout_steps=decisions, max_updates=100)
         return kind(cfg, policy=policy.cfg, context=context)
-    finally:
-        starting.policy_of_run = load
 
 
 def ppo_cfg(device: Any, **options: Any) -> Any:
@@ -213,9 +219,11 @@ def steps(part: str, args: argparse.Namespace) -> dict[str, Any]:
     options = {"num_learning_epochs": args.epochs, "num_mini_batches": args.mini_batches, "cuda_graph": args.cuda_graph}
     if part == "ours_recompute":
         options["store"] = "observations"
-    kind: Any = VLAPPO
+    kind = VLAPPO
     if is_peer:
-        from rlinf_like import RLinfLikePPO as kind
+        import rlinf_like
+
+        kind = rlinf_like.RLinfLikePPO
     size = 64 if args.tiny else 256
     simulator = FakeSimulator(
         num_envs=args.num_envs,
@@ -231,15 +239,15 @@ def steps(part: str, args: argparse.Namespace) -> dict[str, Any]:
     warmup, repeats = (1, args.peer_repeats) if is_peer else (3, args.repeats)
     obs, rows, metrics = simulator.get_observations(), [], {}
     for number in range(warmup + repeats):
-        if number == warmup and device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-        seconds: dict[str, float] = {}
-        seconds["sync"] = _timed(synchronize, device)
-        obs, seconds["rollout"] = _rollout(built, simulator, obs, args.decisions, device)
-        seconds["rollout_peak_gib"] = _peak_gib(device)
-        seconds["update"] = _timed(lambda: metrics.update(built.update()), device)
+        row: dict[str, float] = {"sync": _timed(synchronize, device)}
+        _forget_peak(device)
+        obs, row["rollout"] = _rollout(built, simulator, obs, args.decisions, device)
+        row["rollout_peak_gib"] = _peak_gib(device)
+        _forget_peak(device)
+        row["update"] = _timed(lambda: metrics.update(built.update()), device)
+        row["update_peak_gib"] = _peak_gib(device)
         if number >= warmup:
-            rows.append(seconds)
+            rows.append(row)
     return _summary(rows, args, built, metrics, device)
 
 
@@ -275,6 +283,13 @@ def _peak_gib(device: Any) -> float:
     return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
 
 
+def _forget_peak(device: Any) -> None:
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+
+
 def _summary(
     rows: list[dict[str, float]], args: argparse.Namespace, built: Any, metrics: dict[str, Any], device: Any
 ) -> dict[str, Any]:
@@ -298,9 +313,9 @@ def _summary(
         "rows_all": [{name: round(value, 4) for name, value in row.items()} for row in rows],
     }
     if device.type == "cuda":
-        found["peak_rollout_gib"] = round(rows[0]["rollout_peak_gib"], 2)  # later ones include an update
-        found["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-        found["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
+        for phase in ("rollout", "update"):
+            found[f"{phase}_peak_gib"] = round(max(row[f"{phase}_peak_gib"] for row in rows), 2)
+        found["reserved_gib"] = round(torch.cuda.memory_reserved() / 2**30, 2)
     return found
 
 
