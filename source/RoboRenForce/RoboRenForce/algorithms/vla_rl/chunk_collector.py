@@ -59,6 +59,7 @@ class ChunkCollector:
         self.policy_version = torch.zeros((), dtype=torch.int64, device=device)
         self.rows: Tensor | None = None
         """int64 `(n,)`: rows that act; None: all."""
+        self._everybody = torch.arange(spec.num_envs, device=device)
         self._known: tuple[TensorDict, dict[str, Tensor]] | None = None
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}
 
@@ -82,8 +83,7 @@ class ChunkCollector:
             record |= {PREFIX + name: tensor[:count] for name, tensor in prefix.items()}
         else:
             record |= {OBS + name: tensor for name, tensor in seen.items()}
-        everybody = torch.arange(self.spec.num_envs, device=self.device)
-        record |= {"rows": everybody if rows is None else rows, "policy_version": self.policy_version}
+        record |= {"rows": self._everybody if rows is None else rows, "policy_version": self.policy_version}
         return ActOut(self._spread(chosen[:count], rows), record)
 
     @torch.no_grad()
