@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from typing import Any
 
 import pytest
 import torch
@@ -53,7 +54,12 @@ def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
     run = VLAPPORunnerCfg(
         policy=small_policy(HEAD), algorithm=VLAPPOCfg(init_from=cloned), num_steps_per_env=1, logger=[], report=False
     ).build(env=reach_cfg(4).build())
-    run.learn(1)
-    run.learner.model.preprocessing.instructions.unknown += 2  # as a GPU counts them
+    update, instructions = run.learner.update, run.learner.model.preprocessing.instructions
+
+    def after_a_rollout() -> Any:
+        instructions.unknown += 2  # as a GPU counts them, without a wait
+        return update()
+
+    run.learner.update = after_a_rollout
     with pytest.raises(UserError, match="2 observations follow an instruction that the policy has not tokenized"):
         run.learn(1)
