@@ -8,12 +8,12 @@ import pytest
 import torch
 from cloned_tabletop import clone, reach_cfg, small_policy
 from RoboRenForce.algorithms.algorithm import RunContext
-from RoboRenForce.algorithms.vla_rl import VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl import ReinforcePPCfg, VLAPPOCfg
 from RoboRenForce.algorithms.vla_rl.sample_store import SampleStore
 from RoboRenForce.algorithms.vla_training.supervised_module import Micro
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.configclass import UserError
-from RoboRenForce.runners import VLAPPORunnerCfg
+from RoboRenForce.runners import VLAGRPORunnerCfg
 from RoboRenForce.utils.parallelize import ParallelCfg
 
 CPU = torch.device("cpu")
@@ -51,9 +51,10 @@ def test_a_reference_sees_in_the_precision_of_the_policy(cloned: str) -> None:
 
 
 def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
-    run = VLAPPORunnerCfg(
-        policy=small_policy(HEAD), algorithm=VLAPPOCfg(init_from=cloned), num_steps_per_env=1, logger=[], report=False
-    ).build(env=reach_cfg(4).build())
+    cfg = VLAGRPORunnerCfg(
+        policy=small_policy(HEAD), algorithm=ReinforcePPCfg(init_from=cloned), logger=[], report=False
+    )
+    run = cfg.build(env=reach_cfg(4, max_episode_length=8).build())
     update, instructions = run.learner.update, run.learner.model.preprocessing.instructions
 
     def after_a_rollout() -> Any:
