@@ -118,6 +118,8 @@ def test_captured_equals_eager(kind: Any, policy: Callable[[], VLAPolicyCfg], tm
         assert ({("encode", ROWS), ("decide", ROWS)} <= captured) == (mode == "on")
         if kind is GRPOCfg and mode == "on":
             assert any(size < ROWS for _, size in captured)  # rows whose episode has ended are left out
+        pools = {graphs[key].graph.pool() for key in captured}
+        assert len(pools) <= 1  # graphs of all sizes compute in the same memory
         assert any(not torch.equal(before[name], tensor) for name, tensor in found[-1].items())
         run.close()
     check_close(*found)

@@ -14,7 +14,8 @@ from RoboRenForce.algorithms.vla_training.supervised_module import Micro
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.configclass import UserError
 from RoboRenForce.runners import VLAGRPORunnerCfg
-from RoboRenForce.utils.parallelize import ParallelCfg
+from RoboRenForce.utils import parallelize
+from RoboRenForce.utils.parallelize import ParallelCfg, recompute
 
 CPU = torch.device("cpu")
 HEAD = RegressionHeadCfg(chunk_size=4, std=0.3)
@@ -64,3 +65,19 @@ def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
     run.learner.update = after_a_rollout
     with pytest.raises(UserError, match="2 observations follow an instruction that the policy has not tokenized"):
         run.learn(1)
+
+
+def test_blocks_are_not_recomputed_where_there_is_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Reading the state of the generator, as torch's checkpoint does, would end the capture of a CUDA graph.
+    block = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh())
+    x = torch.randn(2, 3)
+    expected = block(x)
+    recompute(block)
+    calls: list[Any] = []
+    checkpoint = parallelize.checkpoint
+    monkeypatch.setattr(
+        parallelize, "checkpoint", lambda *args, **kwargs: calls.append(1) or checkpoint(*args, **kwargs)
+    )
+    with torch.no_grad():
+        assert torch.equal(block(x), expected) and not calls
+    assert torch.equal(block(x), expected) and calls
