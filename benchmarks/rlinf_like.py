@@ -33,7 +33,6 @@ from RoboRenForce.buffer.transition import ActOut
 from RoboRenForce.components.action_heads.noisy_steps import OneNoisyStep, step_times
 from RoboRenForce.components.action_heads.normal import normal_log_prob
 from RoboRenForce.components.vla_policy import VLAPolicy
-from RoboRenForce.components.vla_value import ValueHead
 from RoboRenForce.networks.vlm import Prefix, VLMInputs
 from RoboRenForce.utils.precision import autocast
 from tensordict import TensorDict
@@ -53,7 +52,9 @@ class RLinfLikePPO(VLAPPO):
         lay_out: Any = self.model.backbone
         lay_out._lay_out(IMAGES)
         self.model.to(self.device)
-        self.acting = copy.deepcopy(nn.ModuleDict({"policy": self.model, "value": self.value}))
+        learned: dict[str, Any] = {"policy": self.model, "value": self.value}
+        self.learned = nn.ModuleDict(learned)
+        self.acting: Any = copy.deepcopy(self.learned)
         self.pictures = Pictures(self.model.preprocessing.image_size, self.device)
         self.collector: Any = PaddedCollector(self)
         self.epochs = EmptyingEpochs(cfg, self.module, self.optimizer, self.context.distributed, None)
@@ -62,8 +63,7 @@ class RLinfLikePPO(VLAPPO):
     @torch.no_grad()
     def synchronize(self) -> None:
         """Copy the weights to the policy that acts."""
-        learned = nn.ModuleDict({"policy": self.model, "value": self.value})
-        torch._foreach_copy_([*self.acting.parameters()], [*learned.parameters()])  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_copy_([*self.acting.parameters()], [*self.learned.parameters()])  # pyright: ignore[reportPrivateImportUsage]
 
     @property
     def rollout(self) -> ChunkRollout:
@@ -92,8 +92,7 @@ class PaddedCollector:
     @torch.no_grad()
     def act(self, obs: TensorDict) -> ActOut:
         """Sample chunks for all rows."""
-        policy: VLAPolicy = self.learner.acting["policy"]  # pyright: ignore[reportAssignmentType]
-        value: ValueHead = self.learner.acting["value"]  # pyright: ignore[reportAssignmentType]
+        policy, value = self.learner.acting["policy"], self.learner.acting["value"]
         prefix = self.learner.encode(policy, {name: obs[name] for name in self.groups})
         with autocast(self.learner.cfg.parallel.mixed_precision, self.device):
             normalized, drawn = draw_one_index(policy, prefix)
@@ -154,7 +153,7 @@ class Pictures:
         return torch.from_numpy(np.stack(list(self._threads.map(self._sample, samples)))).to(self.device)
 
     def _sample(self, frames: tuple[np.ndarray, ...]) -> np.ndarray:
-        size = self.size[::-1]
+        size = self.size[1], self.size[0]
         there = [np.asarray(Image.fromarray(f).resize(size, Image.Resampling.BICUBIC)) for f in frames]
         return np.stack(there + [np.zeros_like(there[0])] * (IMAGES - len(there)))
 

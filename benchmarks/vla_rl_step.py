@@ -341,7 +341,7 @@ def memory_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     try:
         policy = random_policy(cfg, device)
         built = learner(VLAPPO, ppo_cfg(device, **options), policy, simulator.spec, args.decisions, device)
-        obs = simulator.get_observations()
+        obs, rollout, update = simulator.get_observations(), 0.0, 0.0
         for _ in range(2):
             obs, rollout = _rollout(built, simulator, obs, args.decisions, device)
             update = _timed(built.update, device)

@@ -71,12 +71,16 @@ def build(kind: Any, root: Path, policy: VLAPolicyCfg, **options: Any) -> Any:
         multi_modal=chain,
         groups=GroupVecCfg(group_size=4) if kind is GRPOCfg else None,
     )
-    value = {"value": ValueHeadCfg(network=MLPCfg(hidden_features=[16]))} if kind is VLAPPOCfg else {}
+    value: dict[str, Any] = {"value": ValueHeadCfg(network=MLPCfg(hidden_features=[16]))} if kind is VLAPPOCfg else {}
     # A large eps: without, Adam turns rounding in gradients of nearly zero into steps of full length.
-    defaults = {"optimizer": OptimizerCfg(learning_rate=1e-3, eps=1e-2), "num_mini_batches": 2, "clip_high": 0.2}
+    defaults: dict[str, Any] = {
+        "optimizer": OptimizerCfg(learning_rate=1e-3, eps=1e-2),
+        "num_mini_batches": 2,
+        "clip_high": 0.2,
+    }
     algorithm = kind(init_from=saved(policy, root), log_prob_level="chunk", **(defaults | value | options))
     cfg_type = VLAGRPORunnerCfg if kind is GRPOCfg else VLAPPORunnerCfg
-    steps = {} if kind is GRPOCfg else {"num_steps_per_env": STEPS}
+    steps: dict[str, Any] = {} if kind is GRPOCfg else {"num_steps_per_env": STEPS}
     cfg = cfg_type(policy=policy, algorithm=algorithm, seed=0, logger=[], report=False, callbacks=[], **steps)
     return cfg.build(env=env.build(), device=DEVICE)
 
@@ -190,7 +194,11 @@ def test_memory_does_not_grow(kind: Any, tmp_path: Path) -> None:
 
 def test_half_precision_acts_and_learns_with_graphs(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    options = {"num_learning_epochs": 1, "num_mini_batches": 1, "parallel": ParallelCfg(mixed_precision="bf16")}
+    options: dict[str, Any] = {
+        "num_learning_epochs": 1,
+        "num_mini_batches": 1,
+        "parallel": ParallelCfg(mixed_precision="bf16"),
+    }
     run = build(VLAPPOCfg, tmp_path, qwen_policy(), cuda_graph="on", **options)
     run.learn(1)  # the check of log-probabilities accepts it
     assert abs(run.metrics["actor/ratio"] - 1.0) < 0.05

@@ -9,13 +9,13 @@ import torch
 from cloned_tabletop import clone, reach_cfg, small_policy
 from RoboRenForce.algorithms.algorithm import RunContext
 from RoboRenForce.algorithms.vla_rl import ReinforcePPCfg, VLAPPOCfg
-from RoboRenForce.algorithms.vla_rl.sample_store import SampleStore
+from RoboRenForce.algorithms.vla_rl.sample_store import Place, SampleStore
 from RoboRenForce.algorithms.vla_training.supervised_module import Micro
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.configclass import UserError
 from RoboRenForce.runners import VLAGRPORunnerCfg
-from RoboRenForce.utils import parallelize
 from RoboRenForce.utils.parallelize import ParallelCfg, recompute
+from torch.utils.checkpoint import checkpoint
 
 CPU = torch.device("cpu")
 HEAD = RegressionHeadCfg(chunk_size=4, std=0.3)
@@ -27,7 +27,7 @@ def cloned(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.mark.parametrize("place", ["device", "host"])
-def test_samples_are_gathered_as_they_were_added(place: str) -> None:
+def test_samples_are_gathered_as_they_were_added(place: Place) -> None:
     store = SampleStore(8, CPU, place)
     pictures = torch.randint(256, (6, 4, 4, 3), dtype=torch.uint8)
     numbers = torch.randn(6, 2)
@@ -74,10 +74,12 @@ def test_blocks_are_not_recomputed_where_there_is_no_gradient(monkeypatch: pytes
     expected = block(x)
     recompute(block)
     calls: list[Any] = []
-    checkpoint = parallelize.checkpoint
-    monkeypatch.setattr(
-        parallelize, "checkpoint", lambda *args, **kwargs: calls.append(1) or checkpoint(*args, **kwargs)
-    )
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("RoboRenForce.utils.parallelize.checkpoint", counted)
     with torch.no_grad():
         assert torch.equal(block(x), expected) and not calls
     assert torch.equal(block(x), expected) and calls
