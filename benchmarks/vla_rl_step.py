@@ -102,11 +102,12 @@ def write(results: dict[str, Any], args: argparse.Namespace) -> None:
     }
     if ratios:
         print("ours is faster by", ratios, flush=True)
+        ours |= {f"{name}_times_rlinf_like": ratio for name, ratio in ratios.items()}
     if args.output:
         from report import environment_report, write_json
 
         settings = {key: value for key, value in vars(args).items() if key not in ("child", "output")}
-        facts = {"benchmark": "vla_rl_step", "arguments": settings, "times_rlinf_like": ratios, "results": results}
+        facts = {"benchmark": "vla_rl_step", "arguments": settings, "results": results}
         write_json(args.output, {**facts, **environment_report(), "command": _command()})
 
 
@@ -337,7 +338,8 @@ def memory_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     simulator = FakeSimulator(
         num_envs=rows, size=64 if args.tiny else 256, chunk=CHUNK, step_ms=0.0, frames_on=device, device=device
     )
-    options = {"num_learning_epochs": 1, "num_mini_batches": 2, "freeze_backbone": what == "head"}
+    options = {"num_learning_epochs": 1, "num_mini_batches": 2, "cuda_graph": args.cuda_graph}
+    options["freeze_backbone"] = what == "head"
     try:
         policy = random_policy(cfg, device)
         built = learner(VLAPPO, ppo_cfg(device, **options), policy, simulator.spec, args.decisions, device)
@@ -349,7 +351,7 @@ def memory_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
         return found | {"fits": False, "error": str(error).splitlines()[0], "peak_gib": round(_peak_gib(device), 2)}
     samples = rows * args.decisions
     found |= {"fits": True, "micro_batch_size": built.epochs.micro_batch_size or samples // 2}
-    found |= {"samples": samples, "rollout_s": round(rollout, 3), "update_s": round(update, 3)}
+    found |= {"decisions": samples, "rollout_s": round(rollout, 3), "update_s": round(update, 3)}
     if device.type == "cuda":
         found["peak_allocated_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         found["peak_reserved_gib"] = round(torch.cuda.max_memory_reserved() / 2**30, 2)
