@@ -47,7 +47,7 @@ def ppo(path: Path) -> VLAPPORunnerCfg:
 
 def rates(learning_rate: float, *, value: bool = False) -> OptimizerCfg:
     groups = [value_rate(1e-3)] if value else []
-    return OptimizerCfg(learning_rate=learning_rate, schedule=ScheduleCfg(warmup_steps=20), groups=groups)
+    return OptimizerCfg(learning_rate=learning_rate, schedule=ScheduleCfg(warmup_steps=10), groups=groups)
 
 
 def success(policy: Any) -> float:
@@ -71,7 +71,7 @@ def improve(algorithm: str, head: str, seed: int, iterations: int, folder: Path)
 
 
 def test_grpo_lifts_a_gaussian_policy_above_nine_of_ten(tmp_path: Path) -> None:
-    before, after = improve("grpo", "regression", 0, 40, tmp_path)
+    before, after = improve("grpo", "regression", 0, 55, tmp_path)
     assert before <= 0.7 and after >= 0.9, f"{before:.2f} -> {after:.2f}"
 
 
