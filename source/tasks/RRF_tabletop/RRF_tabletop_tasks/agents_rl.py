@@ -7,7 +7,6 @@ from RoboRenForce.algorithms.vla_rl.options import value_rate
 from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
-from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 
 
@@ -32,7 +31,7 @@ def ppo() -> VLAPPORunnerCfg:
 
 def _policy() -> MLPBaselinePolicyCfg:
     """The policy of the tasks of supervised learning; its std is that of exploration."""
-    return MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=RegressionHeadCfg(chunk_size=8, std=0.3))
+    return MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=8, std=0.3))
 
 
 def _optimizer(learning_rate: float) -> OptimizerCfg:
