@@ -247,7 +247,7 @@ class VLAOnPolicy(Algorithm):
             found = self.targets(rollout)
             batch = ChunkBatch(
                 samples={},
-                executed=self._counted(rollout),
+                executed=self.counted_actions(rollout),
                 advantage=found.advantage,
                 weight=found.weight,
                 value=rollout.decisions(rollout.values),
@@ -262,7 +262,7 @@ class VLAOnPolicy(Algorithm):
         self.collector.policy_version.add_(1)
         return metrics
 
-    def _counted(self, rollout: ChunkRollout) -> Tensor:
+    def counted_actions(self, rollout: ChunkRollout) -> Tensor:
         """Actions of each decision whose log-probability counts: all where densities are those of whole chunks."""
         executed = rollout.decisions(rollout.executed)
         return torch.full_like(executed, self.model.chunk_size) if self.model.head.only_whole_chunks else executed
