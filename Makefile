@@ -31,7 +31,7 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 
 quickstart-vla: ## record demonstrations, clone a policy of pixels and language, exchange its instructions
 	@./setup_ext.sh --extras vla RRF_tabletop
-	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 200 --noise 0.3 --output $(DEMOS) --resume \
+	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 200 --noise 0.3 --output $(DEMOS) $(if $(wildcard $(DEMOS)),--resume) \
 	  env.expert.speed=0.6
 	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS)
 	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 --video
@@ -40,7 +40,7 @@ quickstart-vla: ## record demonstrations, clone a policy of pixels and language,
 
 quickstart-rl: ## clone a policy from few and noisy demonstrations, and improve it by rewards
 	@./setup_ext.sh --extras vla RRF_tabletop
-	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 80 --noise 0.3 --output $(DEMOS)_noisy --resume \
+	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 80 --noise 0.3 --output $(DEMOS)_noisy $(if $(wildcard $(DEMOS)_noisy),--resume) \
 	  env.expert.speed=0.6 env.expert.noise=0.3
 	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS)_noisy --experiment_name noisy_clone
 	@run=$$(ls -td logs/RFRL/noisy_clone/*/ | head -n 1) && set -x && \
