@@ -2,6 +2,7 @@
 
 TASK ?= RoboRenForce-Gym-HalfCheetah-PPO
 VLA_TASK ?= RoboRenForce-Tabletop-Reach-BC
+RL_TASK ?= RoboRenForce-Tabletop-Reach-VLAPPO
 DEMOS ?= data/tabletop_reach
 # Test processes; each uses one thread, and a file of tests stays in one of them.
 JOBS ?= 2
@@ -12,7 +13,7 @@ SOURCES := source/RoboRenForce:source/tasks/RRF_gym:source/tasks/RRF_mjlab:sourc
 export MUJOCO_GL ?= egl
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart quickstart-vla test test-fast test-long lint type format bench clean
+.PHONY: help setup quickstart quickstart-vla quickstart-rl test test-fast test-long lint type format bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -36,6 +37,16 @@ quickstart-vla: ## record demonstrations, clone a policy of pixels and language,
 	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 --video
 	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 env.exchange=block
 	@printf '\nThe last line is of the same scenes, each asked for another block. Next: docs/vla/overview.md\n'
+
+quickstart-rl: ## clone a policy from few and noisy demonstrations, and improve it by rewards
+	@./setup_ext.sh --extras vla RRF_tabletop
+	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 80 --noise 0.3 --output $(DEMOS)_noisy $(if $(wildcard $(DEMOS)_noisy),--resume) \
+	  env.expert.speed=0.6 env.expert.noise=0.3
+	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS)_noisy --experiment_name noisy_clone
+	@run=$$(ls -td logs/RFRL/noisy_clone/*/ | head -n 1) && set -x && \
+	  $(PY) scripts/vla/play.py --target $$run --episodes 100 && \
+	  $(PY) -m RoboRenForce.cli train --task $(RL_TASK) algorithm.init_from=$$run --num_envs 128
+	$(PY) -m RoboRenForce.cli play --task $(RL_TASK) --episodes 100 --video
 
 test: ## set up and run every test that needs no GPU, learning suite included
 	@./setup_ext.sh --extras test,export,envpool,vla RRF_gym RRF_mjlab RRF_d4rl RRF_tabletop

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doc_pages import ROOT, Workplace, commands_of
@@ -39,6 +40,13 @@ def test_the_commands_of_the_pages_of_grpo_and_ppo(tmp_path: Path, monkeypatch: 
         ran.append(kind)
     assert ran == ["collect_demos", "BC", "GRPO", "play", "VLAPPO", "play"]
     assert len(list((tmp_path / "logs").rglob("*.mp4"))) == 2
+
+
+def test_the_snippet_of_reinforce_pp_runs() -> None:
+    text = (ROOT / "docs/algorithms/reinforce_pp.md").read_text(encoding="utf-8")
+    found: dict[str, Any] = {}
+    exec(text.split("```python\n")[1].split("```")[0], found)
+    assert found["cfg"].algorithm.kl_reward_coef == 0.01
 
 
 @pytest.mark.parametrize("cfg", [GRPOCfg(), VLAPPOCfg(), ReinforcePPCfg()])

@@ -153,6 +153,15 @@ def test_rows_whose_episode_has_ended_are_neither_encoded_nor_stored(
     assert run.metrics["rollout/num_samples"] == sum(acted)
 
 
+def test_the_shown_success_is_that_of_all_episodes(cloned: Path) -> None:
+    """And not of the newest hundred: where a success ends an episode, those would be the failures."""
+    run = runner(options(GRPOCfg, cloned), num_envs=160)
+    run.learn(1)
+    assert run.metrics["Train/success_rate"] == run.metrics["env/success_once"]
+    assert run.metrics["Train/mean_reward"] == run.metrics["env/return"]
+    assert run.metrics["Train/mean_episode_length"] == run.metrics["env/episode_len"]
+
+
 def test_every_iteration_of_grpo_starts_all_groups_from_new_states(cloned: Path) -> None:
     run = runner(options(GRPOCfg, cloned))
     starts: list[torch.Tensor] = []

@@ -53,8 +53,18 @@ class VLAPPORunner(OnPolicyRunner):
         return self.learner.frames()
 
     def ratios(self) -> dict[str, Ratio]:
-        """Statistics of episodes."""
-        return super().ratios() | self.learner.episode_ratios()
+        """Statistics of episodes: all that ended in the iteration.
+
+        The newest hundred, as elsewhere, would be those that ended last: failures, where a success ends an episode.
+        """
+        sums = self.learner.episode_ratios()
+        names = {
+            "Train/mean_reward": "env/return",
+            "Train/mean_episode_length": "env/episode_len",
+            "Train/success_rate": "env/success_once",
+        }
+        shown = {name: sums[source] for name, source in names.items()}
+        return {name: shown.get(name, ratio) for name, ratio in super().ratios().items()} | sums
 
     def finish_iteration(self, metrics: dict[str, float], losses: set[str]) -> None:
         """Add what speed means for a policy of chunks."""

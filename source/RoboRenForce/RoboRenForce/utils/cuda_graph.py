@@ -33,10 +33,19 @@ class GraphedStep:
     compilation.
 
     With `auto` a failed capture falls back to eager calls with the reason in the log; with `on` it raises.
+
+    Graphs of one `pool` (`torch.cuda.graph_pool_handle()`) compute in the same memory: running one of them may
+    overwrite the results of those that were captured after it.
     """
 
     def __init__(
-        self, function: Callable[..., Any], device: torch.device, mode: GraphMode, name: str, warmup: int = 2
+        self,
+        function: Callable[..., Any],
+        device: torch.device,
+        mode: GraphMode,
+        name: str,
+        warmup: int = 2,
+        pool: Any = None,
     ) -> None:
         if mode == "on" and device.type != "cuda":
             raise ConfigError(
@@ -46,6 +55,7 @@ class GraphedStep:
         self.device = device
         self.mode = mode
         self.name = name
+        self.pool = pool
         self.graph: torch.cuda.CUDAGraph | None = None
         self._warmup = self._eager_calls_left = warmup
         self._inputs: list[Tensor] = []
@@ -74,7 +84,7 @@ class GraphedStep:
 
     def __getstate__(self) -> dict[str, Any]:
         """Drop the graph: a copy, for instance in another process, captures its own."""
-        own = {"graph": None, "_inputs": [], "_copied": [], "_shared": [], "_results": None}
+        own = {"graph": None, "pool": None, "_inputs": [], "_copied": [], "_shared": [], "_results": None}
         return self.__dict__ | own | {"_eager_calls_left": self._warmup}
 
     def _copy_in(self, given: list[Tensor]) -> None:
@@ -112,7 +122,7 @@ class GraphedStep:
         graph, stream = torch.cuda.CUDAGraph(), torch.cuda.current_stream(self.device)
         own = map_tensors(arguments, lambda tensor: tensor if _is_fixed(tensor) else tensor.clone())
         try:
-            with capturing(graph):
+            with capturing(graph, self.pool):
                 results = self.function(*own)
         except RuntimeError as error:
             torch.cuda.set_stream(stream)  # a capture that fails at its end leaves the capture stream current
@@ -198,11 +208,13 @@ def _is_fixed(tensor: Tensor) -> bool:
     return hasattr(tensor, _FIXED)
 
 
-def graphed(function: Callable[..., Any], device: torch.device, mode: GraphMode, name: str) -> Callable[..., Any]:
+def graphed(
+    function: Callable[..., Any], device: torch.device, mode: GraphMode, name: str, pool: Any = None
+) -> Callable[..., Any]:
     """Wrap a function in a `GraphedStep` if graphs are possible and wanted; otherwise return it unchanged."""
     if device.type != "cuda" and mode != "on":
         return function
-    return function if mode == "off" else GraphedStep(function, device, mode, name)
+    return function if mode == "off" else GraphedStep(function, device, mode, name, pool=pool)
 
 
 def release(*steps: Callable[..., Any]) -> None:

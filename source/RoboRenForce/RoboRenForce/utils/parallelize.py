@@ -189,6 +189,8 @@ def recompute(block: nn.Module) -> None:
 
 
 def _recomputed_forward(block: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    if not torch.is_grad_enabled():  # `checkpoint` would read the generator's state, which a CUDA graph can't
+        return type(block).forward(block, *args, **kwargs)
     return checkpoint(type(block).forward, block, *args, use_reentrant=False, **kwargs)
 
 

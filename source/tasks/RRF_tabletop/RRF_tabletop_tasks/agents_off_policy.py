@@ -8,7 +8,6 @@ from RoboRenForce.buffer import FeatureReplayBufferCfg
 from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.temperature import TemperatureCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
-from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners import OffPolicyRunnerCfg
 
 
@@ -29,7 +28,7 @@ def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
         save_interval=10,
         eval_interval=10,
         eval_episodes=50,
-        policy=MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(patch=8), head=head),
+        policy=MLPBaselinePolicyCfg(head=head),
         algorithm=algorithm,
     )
 

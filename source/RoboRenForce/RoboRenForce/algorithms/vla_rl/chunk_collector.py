@@ -29,6 +29,7 @@ class ChunkCollector:
     `record/...` of the action head, and `value` of the value head, if there is one.
 
     On a GPU encoding and deciding are CUDA graphs, one per size: rows are filled up to a multiple of an eighth of all.
+    They share their memory, so that a record has to be stored before the next features or values are computed.
 
     Args:
         policy: Chooses chunks; without dropout.
@@ -59,8 +60,10 @@ class ChunkCollector:
         self.policy_version = torch.zeros((), dtype=torch.int64, device=device)
         self.rows: Tensor | None = None
         """int64 `(n,)`: rows that act; None: all."""
+        self._everybody = torch.arange(spec.num_envs, device=device)
         self._known: tuple[TensorDict, dict[str, Tensor]] | None = None
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}
+        self._pool: Any = None
 
     @torch.no_grad()
     def act(self, obs: TensorDict) -> ActOut:
@@ -82,8 +85,7 @@ class ChunkCollector:
             record |= {PREFIX + name: tensor[:count] for name, tensor in prefix.items()}
         else:
             record |= {OBS + name: tensor for name, tensor in seen.items()}
-        everybody = torch.arange(self.spec.num_envs, device=self.device)
-        record |= {"rows": everybody if rows is None else rows, "policy_version": self.policy_version}
+        record |= {"rows": self._everybody if rows is None else rows, "policy_version": self.policy_version}
         return ActOut(self._spread(chosen[:count], rows), record)
 
     @torch.no_grad()
@@ -123,7 +125,7 @@ class ChunkCollector:
     def release(self) -> None:
         """Free the captured graphs; the next calls capture anew."""
         release(*self._graphs.values())
-        self._graphs = {}
+        self._graphs, self._pool = {}, None
 
     def _encode(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with autocast(self._precision, self.device):
@@ -141,7 +143,9 @@ class ChunkCollector:
     def _run(self, name: str, size: int, function: Callable[..., Any], argument: Mapping[str, Tensor]) -> Any:
         key = name, size
         if key not in self._graphs:
-            self._graphs[key] = graphed(function, self.device, self._mode, f"{name} of {size} rows")
+            if self._pool is None and self.device.type == "cuda":
+                self._pool = torch.cuda.graph_pool_handle()
+            self._graphs[key] = graphed(function, self.device, self._mode, f"{name} of {size} rows", self._pool)
         return self._graphs[key](dict(argument))
 
     def _filled_up(self, tensors: dict[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ divergence from the reference policy that follows it; the batch gives mean and s
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -34,9 +34,6 @@ class ReinforcePP(VLAOnPolicy):
     """An iteration is one wave of whole episodes."""
 
     cfg: ReinforcePPCfg
-
-    def __init__(self, cfg: ReinforcePPCfg, **runtime: Any) -> None:
-        super().__init__(cfg, **runtime)
 
     @override
     def needs_reference(self) -> bool:
@@ -67,7 +64,7 @@ class ReinforcePP(VLAOnPolicy):
         if self.reference is None:
             raise RuntimeError("There is no reference, although kl_reward_coef asks for one.")
         parts = []
-        executed = rollout.decisions(rollout.executed)
+        executed = self.counted_actions(rollout)
         module: PolicyGradientModule = self.plain_module
         size = self.epochs.micro_batch_size or rollout.mask.shape[1]
         for index in torch.arange(len(executed), device=self.device).split(size):

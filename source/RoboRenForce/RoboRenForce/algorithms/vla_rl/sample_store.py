@@ -48,11 +48,16 @@ class SampleStore:
 
     def take(self, index: Tensor) -> dict[str, Tensor]:
         """Gather rows on the device, by int64 indices on the device."""
-        found = {}
-        for name, rows in self.rows.items():
-            chosen = rows[index.to(rows.device)]
-            found[name] = chosen.to(self.device, non_blocking=True)
-        return found
+        index = index.to(next(iter(self.rows.values())).device)  # to the host: waits for what `add` has sent, too
+        if index.device.type == "cpu":
+            return {name: self._upload(rows, index) for name, rows in self.rows.items()}
+        return {name: rows[index] for name, rows in self.rows.items()}
+
+    def _upload(self, rows: Tensor, index: Tensor) -> Tensor:
+        """Gather into pinned memory, from which a copy does not wait; torch frees it behind the copy."""
+        chosen = torch.empty(len(index), *rows.shape[1:], dtype=rows.dtype, pin_memory=rows.is_pinned())
+        torch.index_select(rows, 0, index, out=chosen)
+        return chosen.to(self.device, non_blocking=True)
 
     def restart(self) -> None:
         """Forget all rows; their memory stays."""

@@ -136,7 +136,9 @@ class VLAOnPolicy(Algorithm):
         cfg.optimizer.freeze(module)
         self._frozen = frozen_fingerprints(self.model)
         mesh = make_mesh(context.distributed, self.device)
-        parallel = cfg.parallel.replace(kind="ddp") if context.distributed.is_distributed else cfg.parallel
+        # The reference encodes outside of `forward`, in the same precision.
+        parallel = cfg.parallel.replace(forward_methods=[*cfg.parallel.forward_methods, "encode"])
+        parallel = parallel.replace(kind="ddp") if context.distributed.is_distributed else parallel
         self.module = parallelize(module, mesh, parallel)
         self.module.eval()
         if self.reference is not None:
@@ -240,11 +242,12 @@ class VLAOnPolicy(Algorithm):
         for transition in data or ():
             self.process_env_step(transition)
         rollout = self.rollout
+        self.model.preprocessing.instructions.require_known()  # on a GPU nothing else would tell
         with torch.no_grad():
             found = self.targets(rollout)
             batch = ChunkBatch(
                 samples={},
-                executed=self._counted(rollout),
+                executed=self.counted_actions(rollout),
                 advantage=found.advantage,
                 weight=found.weight,
                 value=rollout.decisions(rollout.values),
@@ -259,7 +262,7 @@ class VLAOnPolicy(Algorithm):
         self.collector.policy_version.add_(1)
         return metrics
 
-    def _counted(self, rollout: ChunkRollout) -> Tensor:
+    def counted_actions(self, rollout: ChunkRollout) -> Tensor:
         """Actions of each decision whose log-probability counts: all where densities are those of whole chunks."""
         executed = rollout.decisions(rollout.executed)
         return torch.full_like(executed, self.model.chunk_size) if self.model.head.only_whole_chunks else executed

@@ -39,6 +39,11 @@ class VLAPPO(VLAOnPolicy):
                 f"VLAPPO bootstraps time-outs with the value of the final observation, which '{spec.task}' lacks: name "
                 "final_observations in its spec.extras, or choose GRPO, which needs no value."
             )
+        if cfg.critic_warmup and self.context.distributed.is_distributed:
+            raise ConfigError(
+                "algorithm.critic_warmup trains the value alone, and several processes wait for the gradients of the "
+                "policy too: set it to 0, or use one process."
+            )
         self._last: Transition | None = None
 
     @override

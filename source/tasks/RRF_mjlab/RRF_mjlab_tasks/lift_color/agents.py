@@ -31,9 +31,9 @@ def ppo() -> runners.OnPolicyRunnerCfg:
 
     cfg = runner_cfg_from_mjlab(load_rl_cfg(PARENT), PARENT)
     # Returns are larger than the range that clipping leaves to values in an update: they would take long to get there.
-    cfg.algorithm = cfg.algorithm.replace(use_clipped_value_loss=False)
+    cfg.algorithm = cfg.algorithm.replace(use_clipped_value_loss=False, num_mini_batches=8)
     cfg.policy.actor_cfg = cfg.policy.actor_cfg.replace(init_std=0.7)
-    return cfg.replace(max_iterations=600, save_interval=50)
+    return cfg.replace(max_iterations=250, save_interval=50)
 
 
 def bc() -> runners.VLAPretrainRunnerCfg:

@@ -1,0 +1,85 @@
+"""Where samples are kept, in which precision references see them, and instructions that nobody has announced."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from cloned_tabletop import clone, reach_cfg, small_policy
+from RoboRenForce.algorithms.algorithm import RunContext
+from RoboRenForce.algorithms.vla_rl import ReinforcePPCfg, VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl.sample_store import Place, SampleStore
+from RoboRenForce.algorithms.vla_training.supervised_module import Micro
+from RoboRenForce.components.action_heads import RegressionHeadCfg
+from RoboRenForce.configclass import UserError
+from RoboRenForce.runners import VLAGRPORunnerCfg
+from RoboRenForce.utils.parallelize import ParallelCfg, recompute
+from torch.utils.checkpoint import checkpoint
+
+CPU = torch.device("cpu")
+HEAD = RegressionHeadCfg(chunk_size=4, std=0.3)
+
+
+@pytest.fixture(scope="module")
+def cloned(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(clone(HEAD, tmp_path_factory.mktemp("cloned"), episodes=2, steps=1))
+
+
+@pytest.mark.parametrize("place", ["device", "host"])
+def test_samples_are_gathered_as_they_were_added(place: Place) -> None:
+    store = SampleStore(8, CPU, place)
+    pictures = torch.randint(256, (6, 4, 4, 3), dtype=torch.uint8)
+    numbers = torch.randn(6, 2)
+    for part in (slice(0, 4), slice(4, 6)):
+        store.add({"obs/front": pictures[part], "record/x": numbers[part]})
+    index = torch.tensor([5, 0, 5, 3])
+    found = store.take(index)
+    assert torch.equal(found["obs/front"], pictures[index]) and torch.equal(found["record/x"], numbers[index])
+    found["record/x"].zero_()
+    assert torch.equal(store.take(index)["record/x"], numbers[index])  # what was taken is the caller's
+
+
+def test_a_reference_sees_in_the_precision_of_the_policy(cloned: str) -> None:
+    env = reach_cfg(4).build()
+    cfg = VLAPPOCfg(init_from=cloned, freeze_backbone=False, kl_coef=0.1, parallel=ParallelCfg(mixed_precision="bf16"))
+    learner = cfg.build(policy=small_policy(HEAD), context=RunContext(spec=env.spec, device=CPU))
+    obs = {f"obs/{name}": env.get_observations()[name] for name in learner.collector.groups}
+    with torch.no_grad(), learner.plain_module.precision():
+        mine = learner.plain_module.encode(Micro(obs)).tokens
+    theirs = learner.reference.encode(learner.module, obs).tokens
+    assert torch.equal(mine, theirs)
+
+
+def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
+    cfg = VLAGRPORunnerCfg(
+        policy=small_policy(HEAD), algorithm=ReinforcePPCfg(init_from=cloned), logger=[], report=False
+    )
+    run = cfg.build(env=reach_cfg(4, max_episode_length=8).build())
+    update, instructions = run.learner.update, run.learner.model.preprocessing.instructions
+
+    def after_a_rollout() -> Any:
+        instructions.unknown += 2  # as a GPU counts them, without a wait
+        return update()
+
+    run.learner.update = after_a_rollout
+    with pytest.raises(UserError, match="2 observations follow an instruction that the policy has not tokenized"):
+        run.learn(1)
+
+
+def test_blocks_are_not_recomputed_where_there_is_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Reading the state of the generator, as torch's checkpoint does, would end the capture of a CUDA graph.
+    block = torch.nn.Sequential(torch.nn.Linear(3, 3), torch.nn.Tanh())
+    x = torch.randn(2, 3)
+    expected = block(x)
+    recompute(block)
+    calls: list[Any] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(args)
+        return checkpoint(*args, **kwargs)
+
+    monkeypatch.setattr("RoboRenForce.utils.parallelize.checkpoint", counted)
+    with torch.no_grad():
+        assert torch.equal(block(x), expected) and not calls
+    assert torch.equal(block(x), expected) and calls
