@@ -4,6 +4,7 @@ import pytest
 import torch
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks.vlm import MLPBaselineCfg, Taps, VLMInputs
+from RoboRenForce.networks.vlm.mlp_baseline import TextGuidedCNN
 
 CONTRACT = pytest.mark.contract
 TEXTS = [
@@ -52,6 +53,30 @@ def test_padding_of_a_text_and_an_empty_text_change_nothing():
     short = inputs(backbone, ["go"])
     torch.testing.assert_close(backbone(given).tokens[:1], backbone(short).tokens)
     assert backbone(inputs(backbone, [""])).tokens.isfinite().all()
+
+
+@CONTRACT
+def test_a_shifted_image_is_seen_where_it_was():
+    """In training pixels move and positions with them: what a look sees lies where it lay, to a patch's accuracy."""
+    torch.manual_seed(0)
+    eye = TextGuidedCNN(MLPBaselineCfg(shift=8, patch=2))
+    images = torch.full((1, 1, 64, 64, 3), 120, dtype=torch.uint8)
+    images[..., 24:34, 40:50, 0] = 250
+    pixels = images.flatten(0, 1).movedim(-1, 1).float()
+    rows, columns = eye.position[:, 0].view(32, 32), eye.position[:, 1].view(32, 32)
+
+    def center(pixels: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+        weight = torch.nn.functional.avg_pool2d(pixels[:, :1] - 120.0, 2)[0, 0]
+        weight = weight / weight.sum()
+        return torch.stack([(weight * rows).sum(), (weight * columns).sum()]) + moved
+
+    found = [center(*eye._shifted(pixels)) for _ in range(20)]
+    torch.testing.assert_close(torch.stack(found), center(pixels, torch.zeros(2)).expand(20, 2), atol=1e-3, rtol=0)
+    weights, words = torch.ones(1, 1, 1), torch.randn(1, 1, 128)
+    eye.eval()
+    assert torch.equal(eye(images, words, weights), eye(images, words, weights))
+    eye.train()
+    assert not torch.equal(eye(images, words, weights), eye(images, words, weights))
 
 
 @pytest.mark.learning

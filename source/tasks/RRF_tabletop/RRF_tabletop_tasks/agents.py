@@ -10,6 +10,7 @@ from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.data import DataLoaderCfg
+from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners.vla_pretrain_runner import VLAPretrainRunnerCfg
 from RoboRenForce.runners.vla_sft_runner import VLASFTRunnerCfg
 
@@ -45,7 +46,7 @@ def fine_tuning() -> VLASFTRunnerCfg:
 def _policy_and_data() -> dict[str, Any]:
     """Chunks of eight actions, of which the environment executes four. Pictures of 64 pixels are read by one worker."""
     return {
-        "policy": MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=8)),
+        "policy": MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(shift=4), head=RegressionHeadCfg(chunk_size=8)),
         "loader": DataLoaderCfg(batch_size=64, num_workers=1),
         "epochs": 40.0,
     }

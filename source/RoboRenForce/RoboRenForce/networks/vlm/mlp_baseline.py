@@ -136,7 +136,7 @@ class TextGuidedCNN(nn.Module):
         super().__init__()
         channels, patch = cfg.channels, cfg.patch
         side = cfg.image_size[0] // patch, cfg.image_size[1] // patch
-        self.content = cfg.content
+        self.content, self.shift, self.patch = cfg.content, cfg.shift, patch
         self.stem = nn.Conv2d(3, _STEM, 2, 2)
         self.patches = nn.Conv2d(_STEM, channels, patch // 2, patch // 2)
         self.mix = nn.Conv2d(channels, channels, 1)
@@ -153,10 +153,14 @@ class TextGuidedCNN(nn.Module):
         """Encode images by words `(B, T, D)`, which every look weighs `(B, looks, T)`."""
         rows, cameras = images.shape[:2]
         pixels = images.flatten(0, 1).movedim(-1, 1).to(words.dtype) / 127.5 - 1.0
+        position = self.position.to(words.dtype)
+        if self.shift and self.training:
+            pixels, moved = self._shifted(pixels)
+            position = position + moved
         x = F.relu(self.patches(F.relu(self.stem(pixels))))
         x = x + F.relu(self.mix(x))
         features = self.norm(x.flatten(2).transpose(1, 2))  # (B C, P, channels)
-        values = self.position.to(features.dtype).expand(len(features), -1, -1)
+        values = position.to(features.dtype).expand(len(features), -1, -1)
         if self.content:
             values = torch.cat([features, values], dim=-1)
         query = self.query(words).repeat_interleave(cameras, 0)
@@ -164,6 +168,15 @@ class TextGuidedCNN(nn.Module):
         looks = weights.repeat_interleave(cameras, 0) @ seen
         what = F.adaptive_avg_pool2d(x, _GRID).flatten(2).transpose(1, 2)
         return torch.cat([self.seen(looks), self.grid(what)], dim=1).unflatten(0, (rows, cameras))
+
+    def _shifted(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cut out images of the same size some pixels further; returns them and how far positions have moved `(2,)`."""
+        most, (height, width) = self.shift, pixels.shape[-2:]
+        down, right = torch.randint(-most, most + 1, (2,)).tolist()
+        pixels = F.pad(pixels, (most, most, most, most), mode="replicate")
+        pixels = pixels[..., most + down : most + down + height, most + right : most + right + width]
+        moved = [2.0 * down / (height - self.patch), 2.0 * right / (width - self.patch)]
+        return pixels, torch.tensor(moved, dtype=pixels.dtype, device=pixels.device)
 
 
 class ResidualMLP(nn.Module):
@@ -194,6 +207,9 @@ class MLPBaselineCfg(BackboneCfg):
     """Ways to weigh where the words look in each image."""
     content: bool = False
     """True: a look also returns what it sees. It takes many more demonstrations then until the words are understood."""
+    shift: Annotated[int, Range(ge=0, le=64)] = 0
+    """Most pixels by which the images of a batch are shifted while training, positions with them: another scene for
+    whoever learns scenes by heart, the same one for whoever looks where the words say."""
     width: Annotated[int, Range(ge=8, le=4096)] = 128
     """Of the tokens."""
     hidden: Annotated[int, Range(ge=8, le=8192)] = 512
