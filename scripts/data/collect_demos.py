@@ -5,7 +5,7 @@ python scripts/data/collect_demos.py --task <id> --checkpoint logs/RFRL/<experim
 """
 
 from RoboRenForce.cli import vla_tasks  # noqa: F401 - its tasks are found from now on
-from RoboRenForce.runners.demonstration_run import collect_demos_parser, prepare_demonstrations
+from RoboRenForce.cli.demonstration_run import collect_demos_parser, prepare_demonstrations
 from RoboRenForce.utils.user_errors import user_errors
 
 

@@ -13,12 +13,12 @@ import torch
 from doc_pages import PAGES, ROOT, Command, Workplace, blocks, commands_of, name_of, snippets_of
 from RoboRenForce import algorithms
 from RoboRenForce.cli.commands import COMMANDS
+from RoboRenForce.cli.demonstration_run import collect_demos_parser
 from RoboRenForce.cli.vla_rl import benchmark_parser, configured_task, rl_play_parser, rl_train_parser
 from RoboRenForce.cli.vla_tasks import PRETRAIN, apply_vla_flags, vla_parser
 from RoboRenForce.configclass.fields import field_names
 from RoboRenForce.envs import ScriptedEnvCfg
 from RoboRenForce.runners.arguments import play_parser, train_parser
-from RoboRenForce.runners.demonstration_run import collect_demos_parser
 from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils.hub_models import repositories
 from RoboRenForce.utils.optional import is_installed

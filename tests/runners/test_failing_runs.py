@@ -374,10 +374,10 @@ def test_after_an_error_a_full_disk_is_left_for_another_folder(
 ) -> None:
     write = writing.save_checkpoint
 
-    def full_there(path: Path, data: Any) -> None:
+    def full_there(path: Path, data: Any, **options: Any) -> None:
         if Path(path).parent == tmp_path:
             raise CheckpointError(f"'{path}' can't be written.")
-        write(path, data)
+        write(path, data, **options)
 
     monkeypatch.setattr(writing, "save_checkpoint", full_there)
     with pytest.raises(ValueError, match="it fell"):

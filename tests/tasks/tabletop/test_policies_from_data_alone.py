@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from RoboRenForce.cli import main as rrf
+from RoboRenForce.cli.demonstration_run import collect_demos_parser, prepare_demonstrations
 from RoboRenForce.components.vla_export import export_vla
 from RoboRenForce.data import LeRobotDatasetCfg
 from RoboRenForce.runners.arguments import play_parser
-from RoboRenForce.runners.demonstration_run import collect_demos_parser, prepare_demonstrations
 from RoboRenForce.runners.play_run import prepare_play
 from RoboRenForce.utils.errors import SpecMismatch, UserError
 

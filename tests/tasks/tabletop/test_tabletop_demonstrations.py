@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from RoboRenForce.cli.demonstration_run import collect_demos_parser, prepare_demonstrations
 from RoboRenForce.configclass import UserError
 from RoboRenForce.data import LeRobotDatasetCfg
 from RoboRenForce.runners.arguments import train_parser
-from RoboRenForce.runners.demonstration_run import collect_demos_parser, prepare_demonstrations
 from RoboRenForce.runners.training_run import prepare_training
 from RRF_tabletop_tasks.language import COLOURS, default_held_out
 from RRF_tabletop_tasks.registration import vla_cfg

@@ -8,6 +8,7 @@ from RoboRenForce.buffer import FeatureReplayBufferCfg
 from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.temperature import TemperatureCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners import OffPolicyRunnerCfg
 
 
@@ -28,7 +29,7 @@ def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
         save_interval=10,
         eval_interval=10,
         eval_episodes=50,
-        policy=MLPBaselinePolicyCfg(head=head),
+        policy=MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(num_layers=1), head=head),
         algorithm=algorithm,
     )
 

@@ -7,6 +7,7 @@ from RoboRenForce.algorithms.vla_rl.options import value_rate
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 
 
@@ -37,7 +38,7 @@ def ppo() -> VLAPPORunnerCfg:
 
 def _policy() -> MLPBaselinePolicyCfg:
     """The policy of the tasks of supervised learning; its std is that of exploration."""
-    return MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=8, std=0.3))
+    return MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(num_layers=1), head=RegressionHeadCfg(chunk_size=8, std=0.3))
 
 
 def _optimizer() -> OptimizerCfg:

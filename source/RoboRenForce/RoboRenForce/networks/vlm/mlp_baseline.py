@@ -194,7 +194,7 @@ class ResidualMLP(nn.Module):
 
 @configclass
 class MLPBaselineCfg(BackboneCfg):
-    """Configuration of `MLPBaseline`; the default has about 0.8 million parameters."""
+    """Configuration of `MLPBaseline`; the default has about 0.9 million parameters."""
 
     class_type: type = MLPBaseline
     image_size: list[Annotated[int, Range(ge=8, le=1024)]] = [64, 64]
@@ -214,7 +214,7 @@ class MLPBaselineCfg(BackboneCfg):
     """Of the tokens."""
     hidden: Annotated[int, Range(ge=8, le=8192)] = 512
     """Of the MLP that makes the summary."""
-    num_layers: Annotated[int, Range(ge=1, le=64)] = 1
+    num_layers: Annotated[int, Range(ge=1, le=64)] = 2
     """Residual MLPs."""
 
     def check(self) -> Iterable[str]:

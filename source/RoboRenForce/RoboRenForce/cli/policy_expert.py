@@ -17,11 +17,11 @@ from ..components.vla_policy import VLAPolicyCfg
 from ..envs.multi_modal import MultiModal
 from ..envs.vec_env import EvalPolicy, VecEnv
 from ..envs.wrapper import VecEnvWrapper
+from ..runners.checkpoint_task import task_of_checkpoint
+from ..runners.playing import build_player
+from ..runners.saved_run import SavedRun, read_run
 from ..utils.errors import SpecMismatch
 from ..utils.run_dir import resolve_checkpoint
-from .checkpoint_task import task_of_checkpoint
-from .playing import build_player
-from .saved_run import SavedRun, read_run
 
 
 def trained_expert(args: Namespace, env: MultiModal, device: torch.device, num_executed: int | None) -> EvalPolicy:

@@ -15,13 +15,13 @@ from pathlib import Path
 from ..data import LeRobotWriter
 from ..envs.multi_modal import MultiModal
 from ..envs.vec_env import EvalPolicy
+from ..runners.arguments import Parser, add_trust
+from ..runners.demonstrations import Recorded, dataset_features, record_demonstrations
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
 from ..utils.errors import SpecMismatch, UserError
 from ..utils.registry import load_task
 from ..utils.seeding import seed_everything
-from .arguments import Parser, add_trust
-from .demonstrations import Recorded, dataset_features, record_demonstrations
 from .policy_expert import trained_expert
 
 _SECONDS_BETWEEN_LINES = 5.0
