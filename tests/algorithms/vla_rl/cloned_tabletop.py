@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from RoboRenForce.components.action_heads import ActionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg, VLAPolicy
@@ -12,8 +13,10 @@ from RoboRenForce.components.vla_spec import VectorSpec, VLASpec
 from RoboRenForce.envs import MultiModalCfg, VecEnv
 from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.utils.checkpoint import save_checkpoint
-from RRF_tabletop_tasks import ExpertCfg, TabletopCfg
 from torch import Tensor
+
+pytest.importorskip("RRF_tabletop_tasks", reason="policies of the tabletop need RRF_tabletop")
+from RRF_tabletop_tasks import ExpertCfg, TabletopCfg
 
 COLOURS = ["red", "blue"]
 
@@ -33,7 +36,7 @@ def reach_cfg(num_envs: int, *, chunk: int | None = 4, seed: int = 0, **options:
 
 def small_policy(head: ActionHeadCfg) -> MLPBaselinePolicyCfg:
     """A quarter of a million parameters, for pictures of 32 pixels."""
-    backbone = MLPBaselineCfg(image_size=[32, 32], patch=8, channels=24, looks=2, width=64, hidden=128, num_layers=1)
+    backbone = MLPBaselineCfg(image_size=[32, 32], patch=4, channels=24, looks=2, width=64, hidden=128, num_layers=1)
     return MLPBaselinePolicyCfg(backbone=backbone, head=head)
 
 
