@@ -59,16 +59,7 @@ class ChunkReplayBuffer(ReplayBuffer):
         end = slots.gather(0, last.unsqueeze(0)).squeeze(0)
         found = {**self.records.gather(slot, ("first",)), **self.records.gather(end, ("step", "next"))}
         reward, discount = self._returns(steps, last, found["terminated"])
-        return ReplayBatch(
-            obs=self._groups(found, "obs"),
-            action=self._send(found["action"]),
-            reward=self._send(reward),
-            discount=self._send(discount),
-            next_obs=self._groups(found, "next_obs"),
-            valid=self._optional(found, "mask"),
-            group_id=self._optional(found, "group_id"),
-            index=self._send(slot),
-        )
+        return self._batch(found, slot, reward, discount)
 
     def _returns(self, steps: dict[str, Tensor], last: Tensor, terminated: Tensor) -> tuple[Tensor, Tensor]:
         """Return discounted rewards and the discount of the successor, `(B,)` each."""

@@ -175,6 +175,10 @@ class ReplayBuffer:
             found = {**self.records.gather(slot, ("first",)), **self.records.gather(end, ("step", "next"))}
             discount = self._gamma_power[1:].index_select(0, last)
             discount = discount.addcmul_(discount, found["terminated"], value=-1.0)
+        return self._batch(found, slot, reward, discount)
+
+    def _batch(self, found: Mapping[str, Tensor], slot: Tensor, reward: Tensor, discount: Tensor) -> ReplayBatch:
+        """Return what was gathered for the transitions that start at `slot`, on the learner's device."""
         return ReplayBatch(
             obs=self._groups(found, "obs"),
             action=self._send(found["action"]),

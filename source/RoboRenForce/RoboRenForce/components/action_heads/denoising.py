@@ -14,8 +14,9 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks import DenoiserCfg, MLPDenoiserCfg
 from ...networks.vlm import Prefix, Taps
-from .action_head import ActionHead, ActionHeadCfg, LossSum, same_kind
+from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum, same_kind
 from .masking import masked_loss, valid_actions
+from .noisy_steps import NoisySteps
 
 
 @dataclass
@@ -76,7 +77,30 @@ class DenoisingHead(ActionHead):
     def act(
         self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return self.sample(prefix, self.draw_noise(prefix, generator), generator=generator), {}
+        noise = self.draw_noise(prefix, generator)
+        if deterministic or not self.has_density:
+            return self.sample(prefix, noise, generator=generator), {}
+        return self._noisy(prefix).draw(noise, generator)
+
+    @override
+    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
+        """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
+        self.require_density()
+        return self._noisy(prefix).evaluate(record)
+
+    @override
+    def record_divergence(
+        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
+    ) -> Tensor:
+        self.require_density()
+        reference = same_kind(self, reference)
+        with torch.no_grad():
+            other = reference._noisy(reference_prefix)
+        return self._noisy(prefix).divergence(other, record)
+
+    @abstractmethod
+    def _noisy(self, prefix: Prefix) -> NoisySteps:
+        """Return the sampling steps that have a density, for these observations."""
 
     @abstractmethod
     def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:

@@ -7,7 +7,7 @@ DDPM (arXiv 2006.11239) trains at `train_steps` noise levels; sampling takes `nu
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -17,7 +17,7 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks.vlm import Prefix
 from ...utils.optional import require_package
-from .action_head import ActionHead, Evaluation, LossSum, same_kind
+from .action_head import LossSum
 from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
 from .dppo import DPPOCfg, step_std
 from .masking import share
@@ -70,30 +70,6 @@ class DiffusionHead(DenoisingHead):
         return loss
 
     @override
-    def act(
-        self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
-        noise = self.draw_noise(prefix, generator)
-        if deterministic or not self.has_density:
-            return self.sample(prefix, noise, generator=generator), {}
-        return self._noisy(prefix).draw(noise, generator)
-
-    @override
-    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
-        """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
-        self.require_density()
-        return self._noisy(prefix).evaluate(record)
-
-    @override
-    def record_divergence(
-        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
-    ) -> Tensor:
-        self.require_density()
-        reference = same_kind(self, reference)
-        with torch.no_grad():
-            other = reference._noisy(reference_prefix)
-        return self._noisy(prefix).divergence(other, record)
-
     def _noisy(self, prefix: Prefix) -> NoisyChain:
         context = self.network.encode(prefix)
 

@@ -16,7 +16,6 @@ from typing_extensions import override
 from ...configclass import Range, configclass
 from ...networks.denoiser import Context
 from ...networks.vlm import Prefix
-from .action_head import ActionHead, Evaluation, same_kind
 from .continuation import Continuation, guided_velocity
 from .denoising import Corrupted, DenoisingHead, DenoisingHeadCfg
 from .flow_noise import FlowNoiseCfg, NoiseNetwork
@@ -63,27 +62,11 @@ class FlowHead(DenoisingHead):
         continuation: Continuation | None = None,
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         """As in the base class; with a continuation, the chunk goes on from the running one, by the ODE."""
-        noise = self.draw_noise(prefix, generator)
-        if deterministic or continuation is not None or not self.has_density:
-            return self.sample(prefix, noise, continuation=continuation), {}
-        return self._noisy(prefix).draw(noise, generator)
+        if continuation is None:
+            return super().act(prefix, deterministic=deterministic, generator=generator)
+        return self.sample(prefix, self.draw_noise(prefix, generator), continuation=continuation), {}
 
     @override
-    def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
-        """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
-        self.require_density()
-        return self._noisy(prefix).evaluate(record)
-
-    @override
-    def record_divergence(
-        self, prefix: Prefix, reference: ActionHead, reference_prefix: Prefix, record: Mapping[str, Tensor]
-    ) -> Tensor:
-        self.require_density()
-        reference = same_kind(self, reference)
-        with torch.no_grad():
-            other = reference._noisy(reference_prefix)
-        return self._noisy(prefix).divergence(other, record)
-
     def _noisy(self, prefix: Prefix) -> NoisySteps:
         cfg, context = self.cfg, self.network.encode(prefix)
         steps, delta = cfg.num_steps, 1.0 / cfg.num_steps
