@@ -134,3 +134,10 @@ class Workplace:
     def _is_here(self, module: Any) -> bool:
         file = getattr(module, "__file__", None)
         return file is not None and Path(file).is_relative_to(self.folder)
+
+
+def found_run(root: Path, word: str) -> str:
+    """`algorithm.init_from=<run>` with the run in `root` that the time stamp of a page stands for."""
+    name, _, pattern = word.partition("=")
+    (run,) = root.glob(pattern.replace("2026-01-01_12-00-00", "*"))
+    return f"{name}={run}"

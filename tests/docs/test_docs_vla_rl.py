@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from doc_pages import ROOT, Workplace, commands_of
+from doc_pages import ROOT, Workplace, commands_of, found_run
 from RoboRenForce.algorithms.vla_rl import GRPOCfg, ReinforcePPCfg, VLAPPOCfg
 
 pytest.importorskip("RRF_tabletop_tasks")
@@ -32,7 +32,7 @@ def test_the_commands_of_the_pages_of_grpo_and_ppo(tmp_path: Path, monkeypatch: 
         words, kind = list(command.words), command.verb
         if kind == "train":
             kind = words[3].rpartition("-")[2]
-            words = [_found(tmp_path, word) if "init_from" in word else word for word in words] + SHORT
+            words = [found_run(tmp_path, word) if "init_from" in word else word for word in words] + SHORT
         elif not kind:
             kind = "collect_demos"
         more = ["validation_interval=0"] if kind == "BC" else []
@@ -57,10 +57,3 @@ def test_every_option_is_on_a_page(cfg: GRPOCfg | VLAPPOCfg | ReinforcePPCfg) ->
     assert not [
         name for name in cfg.to_dict() if name not in hidden and f"`{name}" not in text and f"{name}`" not in text
     ]
-
-
-def _found(root: Path, word: str) -> str:
-    """The run that a time stamp of the page stands for."""
-    name, _, pattern = word.partition("=")
-    (run,) = root.glob(pattern.replace("2026-01-01_12-00-00", "*"))
-    return f"{name}={run}"

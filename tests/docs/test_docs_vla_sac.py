@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from doc_pages import ROOT, Workplace, commands_of
+from doc_pages import ROOT, Workplace, commands_of, found_run
 
 pytest.importorskip("RRF_tabletop_tasks")
 pytest.importorskip("pyarrow")
@@ -35,18 +35,10 @@ def test_the_pages_of_vla_sac_and_dsrl(tmp_path: Path, monkeypatch: pytest.Monke
         words, kind = list(command.words), command.verb
         if kind == "train":
             kind = "BC" if words[3].endswith("-BC") else "RL"
-            words = [word.replace("2026-01-01_12-00-00", "*") if "init_from" in word else word for word in words]
-            words = [_found(tmp_path, word) if "init_from" in word else word for word in words] + SHORT
+            words = [found_run(tmp_path, word) if "init_from" in word else word for word in words] + SHORT
         elif not kind:
             kind = "collect_demos"
         assert place.run(*words, *SIZE[kind]) == 0, command
         ran.append(kind)
     assert ran == ["collect_demos", "BC", "RL", "play", "BC", "RL", "play"]
     assert len(list((tmp_path / "logs").rglob("*.mp4"))) == 2
-
-
-def _found(root: Path, word: str) -> str:
-    """The run that a time stamp of the page stands for."""
-    name, _, pattern = word.partition("=")
-    (run,) = root.glob(pattern)
-    return f"{name}={run}"
