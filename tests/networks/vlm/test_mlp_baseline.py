@@ -56,6 +56,20 @@ def test_padding_of_a_text_and_an_empty_text_change_nothing():
 
 
 @CONTRACT
+def test_a_look_returns_what_it_sees_only_if_asked():
+    """Where all words look is made independent of the picture; what they see there is not."""
+    for content in (False, True):
+        torch.manual_seed(0)
+        eye = TextGuidedCNN(MLPBaselineCfg(content=content))
+        torch.nn.init.zeros_(eye.query.weight)
+        torch.nn.init.zeros_(eye.query.bias)  # every word attends to all patches alike
+        weights, words = torch.ones(1, 1, 1), torch.randn(1, 1, 128)
+        dark, bright = (torch.full((1, 1, 64, 64, 3), value, dtype=torch.uint8) for value in (20, 220))
+        first, second = (eye(images, words, weights)[:, :, :1] for images in (dark, bright))
+        assert torch.allclose(first, second) != content
+
+
+@CONTRACT
 def test_a_shifted_image_is_seen_where_it_was():
     """In training pixels move and positions with them: what a look sees lies where it lay, to a patch's accuracy."""
     torch.manual_seed(0)

@@ -70,11 +70,6 @@ class EnvState:
             sensor._invalidate_cache()
         env.observation_manager._obs_buffer = None
 
-    def load_counters(self, state: dict[str, Any]) -> None:
-        """Restore only the progress of the curricula, which fits any number of environments."""
-        for name, value in state["counters"].items():
-            setattr(self._env, name, value)
-
     def reward_memories(self) -> dict[str, torch.Tensor]:
         """Return copies of the reward terms' state, some of which (peaks of a swing) outlives mjlab's reset."""
         return {slot.path: slot.get().clone() for slot in self._tensors() if slot.path.startswith(_REWARD_TERMS)}

@@ -104,10 +104,6 @@ class ChunkRollout:
         total = torch.zeros(waves, self.mask.shape[1], device=self.wave.device)
         return total.index_add(0, self.wave[: self.step], per_step[: self.step].to(total.dtype))
 
-    def executed_actions(self) -> Tensor:
-        """bool `(T, N, E)` of the stored steps."""
-        return executed_mask(self.executed[: self.step], self.chunk)
-
     def restart(self) -> None:
         """Begin the next rollout; running episodes go on."""
         self.step = 0
