@@ -26,7 +26,7 @@ from .off_policy import (
     sac_trans_policy,
 )
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
-from .on_policy import PPO, PPOCfg
+from .on_policy import PPO, SAPG, PPOCfg, SAPGPPOCfg, sapg_policy
 from .reward_terms import RNDCfg
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "IQL",
     "PPO",
     "SAC",
+    "SAPG",
     "TD3",
     "TD3BC",
     "ActOut",
@@ -63,6 +64,7 @@ __all__ = [
     "SACCfg",
     "SACSeqCfg",
     "SACTransCfg",
+    "SAPGPPOCfg",
     "SymmetryCfg",
     "TD3BCCfg",
     "TD3Cfg",
@@ -72,4 +74,5 @@ __all__ = [
     "flash_sac_policy",
     "sac_seq_policy",
     "sac_trans_policy",
+    "sapg_policy",
 ]

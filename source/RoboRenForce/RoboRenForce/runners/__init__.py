@@ -1,5 +1,6 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
+from .block_runners import SAPGOnPolicyRunnerCfg
 from .callbacks import Callback, CallbackCfg
 from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
@@ -31,6 +32,7 @@ __all__ = [
     "OfflineRunnerCfg",
     "OnPolicyRunner",
     "OnPolicyRunnerCfg",
+    "SAPGOnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",
     "VLAGRPORunner",

@@ -38,7 +38,6 @@ from ...utils.precision import Precision, autocast, set_matmul_precision
 from .. import functional
 from ..actor_policy import ActorPolicy
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy, require_same_parts
-from ..functional.masked import masked_mean, masked_var
 from ..loss_terms import LossTermCfg
 from ..reward_terms import RewardTermCfg
 from .collector import ActorCriticCollector
@@ -91,8 +90,7 @@ class PPO(Algorithm):
             cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
         )
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        count, parts = cfg.num_learning_epochs, cfg.num_mini_batches
-        self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole=bool(terms))
+        self.epochs = Epochs.of(cfg, self.buffer, self.recurrent, whole=bool(terms))
         # Compilation fuses the element-wise kernels of losses and optimizer, which a GPU is mostly busy launching.
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
@@ -172,8 +170,11 @@ class PPO(Algorithm):
             original = {name: x.narrow(dim, 0, num_original) for name, x in distribution.params.items()}
             distribution = type(distribution).from_params(original)
             mask = None if mask is None else mask.narrow(dim, 0, num_original)
-        kl = masked_mean(distribution.kl_from(batch.dist_params), mask)
-        return surrogate, masked_mean(distribution.entropy(), mask), kl.detach()
+        kl = functional.masked_mean(distribution.kl_from(batch.dist_params), mask)
+        return surrogate, self._mean_entropy(distribution.entropy(), batch, mask), kl.detach()
+
+    def _mean_entropy(self, entropy: Tensor, batch: RolloutBatch, mask: Tensor | None) -> Tensor:
+        return functional.masked_mean(entropy, mask)
 
     def value_loss(self, batch: RolloutBatch) -> Tensor:
         """Return the squared error of the critic, clipped by default."""
@@ -206,18 +207,20 @@ class PPO(Algorithm):
         advantage, target = functional.gae(
             buffer.reward, value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam, mask=mask
         )
-        unexplained = masked_var(target - value, mask) / (masked_var(target, mask) + 1e-8)
+        unexplained = functional.masked_var(target - value, mask) / (functional.masked_var(target, mask) + 1e-8)
         # The critic predicts normalized returns, so its targets and the old values (for the clip) are normalized too.
         if self.value_normalizer is not None:
             self.value_normalizer.update(target.flatten(), self.distributed, mask)
             target = self.value_normalizer.normalize(target)
             value.copy_(self.value_normalizer.normalize(value))
         buffer.return_.copy_(target)
-        # Normalized advantages make the step size independent of the scale of the rewards.
-        if not cfg.normalize_advantage_per_mini_batch:
-            advantage = functional.normalize_advantage(advantage, mask=mask)
-        buffer.advantage.copy_(advantage)
+        buffer.advantage.copy_(self._normalized(advantage, mask))
         return 1.0 - unexplained
+
+    def _normalized(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
+        # Normalized advantages make the step size independent of the scale of the rewards.
+        per_mini_batch = self.cfg.normalize_advantage_per_mini_batch
+        return advantage if per_mini_batch else functional.normalize_advantage(advantage, mask=mask)
 
     @torch.no_grad()
     def _end_update(self, history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -231,7 +234,7 @@ class PPO(Algorithm):
         metrics["Loss/learning_rate"] = self.optimizer.lr.clone()
         metrics["Policy/skipped_steps"] = self.optimizer.skipped.clone()
         if "dist/std" in self.buffer.rows:
-            metrics["Policy/mean_std"] = masked_mean(self.buffer.rows["dist/std"], self.buffer.mask)
+            metrics["Policy/mean_std"] = functional.masked_mean(self.buffer.rows["dist/std"], self.buffer.mask)
         for term in self.reward_terms:
             metrics |= term.metrics()
         return metrics
@@ -382,10 +385,8 @@ class PPOCfg(AlgorithmCfg):
         size = num_envs * num_steps
         if size % self.num_mini_batches:
             near = max(n for n in range(1, self.num_mini_batches) if size % n == 0)
-            yield (
-                f"num_mini_batches: {self.num_mini_batches} does not divide the {size} transitions of a rollout "
-                f"({num_steps} steps of {num_envs} environments); use for example {near}"
-            )
+            rollout = f"the {size} transitions of a rollout ({num_steps} steps of {num_envs} environments)"
+            yield f"num_mini_batches: {self.num_mini_batches} does not divide {rollout}; use for example {near}"
 
     def with_parity(self, *, recurrent: bool) -> PPOCfg:
         """Return the configuration with the options of `parity` filled in."""
