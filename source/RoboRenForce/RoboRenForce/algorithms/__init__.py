@@ -26,7 +26,7 @@ from .off_policy import (
     sac_trans_policy,
 )
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
-from .on_policy import PPO, SAPG, PPOCfg, SAPGPPOCfg, sapg_policy
+from .on_policy import PPO, SAPG, EPOCfg, EvolutionCfg, PPOCfg, SAPGPPOCfg, sapg_policy
 from .reward_terms import RNDCfg
 
 __all__ = [
@@ -49,6 +49,8 @@ __all__ = [
     "DSACTCfg",
     "DatasetLearner",
     "DatasetLearnerCfg",
+    "EPOCfg",
+    "EvolutionCfg",
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",

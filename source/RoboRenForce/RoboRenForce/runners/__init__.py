@@ -1,6 +1,6 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
-from .block_runners import SAPGOnPolicyRunnerCfg
+from .block_runners import EPOOnPolicyRunnerCfg, SAPGOnPolicyRunnerCfg
 from .callbacks import Callback, CallbackCfg
 from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
@@ -23,6 +23,7 @@ __all__ = [
     "DAggerRunnerCfg",
     "DatasetRunner",
     "DatasetRunnerCfg",
+    "EPOOnPolicyRunnerCfg",
     "EnvRunner",
     "EnvRunnerCfg",
     "EvalResult",

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any, Self
 
 from ..algorithms.algorithm import AlgorithmCfg
-from ..algorithms.on_policy import SAPGPPOCfg, sapg_policy
+from ..algorithms.on_policy import EPOCfg, SAPGPPOCfg, sapg_policy
 from ..configclass import configclass
 from .on_policy_runner import OnPolicyRunnerCfg
 
@@ -36,3 +36,10 @@ class SAPGOnPolicyRunnerCfg(OnPolicyRunnerCfg):
         groups = getattr(env_cfg, "groups", None)
         if groups is None or groups.num_blocks is None or not groups.observe_blocks:
             yield "algorithm: learns in blocks of environments; set env.groups.num_blocks and env.groups.observe_blocks"
+
+
+@configclass
+class EPOOnPolicyRunnerCfg(SAPGOnPolicyRunnerCfg):
+    """Configuration of an `OnPolicyRunner` with EPO."""
+
+    algorithm: AlgorithmCfg = EPOCfg()

@@ -1,4 +1,4 @@
-"""Tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-PPO`.
+"""Tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-<Algorithm>`.
 
 Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits the actions.
 """
@@ -21,6 +21,10 @@ from .make_gym import find_spec, make_env
 from .spaces import FLAT_GROUP, ObsLayout
 
 _PPO = "RRF_gym_tasks.agents.ppo"
+_BLOCKS = "RRF_gym_tasks.agents.blocks"
+
+_NUM_BLOCKS = {"SAPGPPO": 6, "EPO": 8}
+"""Number of blocks of four environments, by algorithm."""
 
 _GYM = {
     "CartPole": ("CartPole-v1", "cartpole"),
@@ -81,6 +85,13 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), f"{_PPO}:{agent}")
     for name, (env_id, agent) in _ENVPOOL.items():
         _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), f"{_PPO}:{agent}")
+    for algorithm, num_blocks in _NUM_BLOCKS.items():
+        groups = GroupVecCfg(num_blocks=num_blocks, observe_blocks=True)
+        agent = algorithm.removesuffix("PPO").lower()
+        for adapter, cfg_class, names in (("Gym", GymEnvCfg, _GYM), ("EnvPool", EnvPoolCfg, _ENVPOOL)):
+            for name, (env_id, ppo) in names.items():
+                env_cfg = cfg_class(env_id=env_id, num_envs=4 * num_blocks, groups=groups)
+                _register(f"RoboRenForce-{adapter}-{name}-{algorithm}", env_cfg, f"{_BLOCKS}:{ppo}_{agent}")
     for algorithm, agents in _OFF_POLICY.items():
         for kind, names in _CONTINUOUS.items():
             for name in names:

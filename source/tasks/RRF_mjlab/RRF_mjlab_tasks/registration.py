@@ -23,6 +23,8 @@ _AGENTS = {
     "SAC": "RRF_mjlab_tasks.off_policy_agents:sac",
     "FastSAC": "RRF_mjlab_tasks.off_policy_agents:fast_sac",
     "FlashSAC": "RRF_mjlab_tasks.off_policy_agents:flash_sac",
+    "SAPGPPO": "RRF_mjlab_tasks.block_agents:{}_sapg",
+    "EPO": "RRF_mjlab_tasks.block_agents:{}_epo",
 }
 """Algorithm in our ids -> its agent, `{}` being robot and ground."""
 
@@ -40,6 +42,9 @@ reward term in the metrics, and a critic that reads the command."""
 
 NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
+
+BLOCKS = {"SAPGPPO": (4104, 6), "EPO": (4096, 8)}
+"""Environments, and the blocks that they are in, by algorithm."""
 
 ACTION_BOUND = 2.0
 """Size of an off-policy action of 1 in mjlab's units, in which PPO starts with a standard deviation of 1."""
@@ -160,6 +165,10 @@ def agent_name(task_id: str) -> str:
 
 def _env_cfg(mjlab_id: str, task_id: str) -> MJLabEnvCfg:
     algorithm = task_id.rpartition("-")[2]
+    if algorithm in BLOCKS:
+        num_envs, num_blocks = BLOCKS[algorithm]
+        groups = GroupVecCfg(num_blocks=num_blocks, observe_blocks=True)
+        return env_cfg(mjlab_id).replace(num_envs=num_envs, groups=groups)
     return env_cfg(mjlab_id) if algorithm == "PPO" else bounded_env_cfg(mjlab_id, algorithm)
 
 

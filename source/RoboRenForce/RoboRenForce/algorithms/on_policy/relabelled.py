@@ -114,7 +114,9 @@ class RelabelledRollout:
 
     def weigh(self, advantage: Tensor) -> None:
         """Store normalized advantages `(T, n)`, times mu where the clip interval lies around it."""
-        self.buffer.advantage.copy_(advantage * self.ratio if self.cfg.off_policy_clip == "mu" else advantage)
+        if self.cfg.off_policy_clip == "mu":
+            advantage = advantage * self.ratio.clamp(max=self.cfg.max_importance_ratio or torch.inf)
+        self.buffer.advantage.copy_(advantage)
 
     def normalize_values(self, normalizer: ValueNormalizer) -> None:
         """Convert values and targets to the critic's units."""
@@ -131,7 +133,7 @@ def joined(batch: RolloutBatch, relabelled: RolloutBatch) -> RolloutBatch:
             return torch.cat([first, second], dim)
         if first is None:
             return None
-        both: dict[str, Any] = {name: cat(first[name], second[name]) for name in first.keys()}
+        both: dict[str, Any] = {name: cat(x, second[name]) for name, x in first.items()}
         size = (*batch.advantage.shape[:-1], batch.advantage.shape[-1] + relabelled.advantage.shape[-1])
         return TensorDict(both, batch_size=size) if isinstance(first, TensorDict) else both
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from tensordict import TensorDict
@@ -29,10 +29,10 @@ from torch import Tensor
 from ...buffer.rollout import RolloutBatch
 from ...buffer.transition import Transition
 from ...components.actor_critic import ActorCriticPackCfg
-from ...components.block_std_actor import BlockStdActorCfg
+from ...components.block_std_actor import BlockStdActor, BlockStdActorCfg
 from ...components.gaussian_actor import StateIndStdActorCfg
 from ...components.observation import Observations
-from ...configclass import ConfigError, Range, configclass
+from ...configclass import Cfg, ConfigError, Range, configclass
 from ...envs.obs_groups import BLOCK, resolve_obs_groups
 from ..actor_policy import ActorPolicy
 from ..algorithm import RunContext
@@ -63,21 +63,35 @@ class SAPG(PPO):
                 "policy.actor_cfg and policy.critic_cfg, or build it by algorithms.sapg_policy(policy)."
             )
         if "mask" in self.buffer.rows:
-            raise ConfigError(
-                f"SAPG needs rows that act at every step, and '{spec.task}' holds some (active): drop that."
-            )
+            raise ConfigError(f"SAPG needs rows that act at every step, and '{spec.task}' holds some: drop 'active'.")
         self.relabelled: RelabelledRollout | None = None
         if spec.num_blocks > 1 and cfg.off_policy_blocks:
             self.relabelled = RelabelledRollout(
                 cfg, self.buffer, self.schema, self.collector, spec.num_blocks, whole=self.epochs.whole
             )
         self._relabelled_batches: Iterator[RolloutBatch] = iter(())
+        self.evolution: Any = None
+        if cfg.evolution is not None:
+            tables = [self.actor.encoder.blocks.table, self.critic.encoder.blocks.table]
+            tables += [self.actor.std.param] if isinstance(self.actor, BlockStdActor) else []
+            self.evolution = cfg.evolution.build(tables=tables, optimizer=self.optimizer, context=self.context)
+
+    @torch.no_grad()
+    def process_env_step(self, transition: Transition) -> None:
+        """Store a step, see `PPO`; it counts for the fitness of its block."""
+        super().process_env_step(transition)
+        if self.evolution is not None:
+            self.evolution.record(transition)
 
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """Take the gradient steps of PPO with relabelled data of randomly chosen blocks."""
         if self.relabelled is not None:
             self.relabelled.draw()
-        return super().update(data)
+        metrics = super().update(data)
+        if self.evolution is not None:
+            self.evolution.step()
+            metrics["Policy/generations"] = self.evolution.generations.clone()
+        return metrics
 
     def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
         if self.relabelled is None:
@@ -124,6 +138,15 @@ class SAPG(PPO):
             metrics["Policy/importance_ratio"] = self.relabelled.ratio.mean()
         return metrics
 
+    def restart_episodes(self) -> None:
+        """Discard the rollout and the running episodes, see `PPO`."""
+        super().restart_episodes()
+        if self.evolution is not None:
+            self.evolution.restart_episodes()
+
+    def _parts(self) -> dict[str, Any]:
+        return {**super()._parts(), "evolution": self.evolution}
+
     def policy(self) -> LeaderPolicy:
         """Return the leader for play and export; it shares its parameters with the learner."""
         return LeaderPolicy(self.actor)
@@ -152,6 +175,10 @@ class SAPGPPOCfg(PPOCfg):
     """Number of randomly chosen blocks per update whose data the leader learns from too; 0: none."""
     off_policy_clip: Literal["mu", "one"] = "mu"
     """Middle of the clip interval of relabelled data: mu = pi / pi_follower before the update (paper), or 1 (code)."""
+    max_importance_ratio: Annotated[float, Range(gt=0)] | None = None
+    """Bound of mu (as the truncation of V-trace, arXiv 1802.01561); None: no bound, as in the paper."""
+    evolution: Cfg | None = None
+    """Evolution of the block vectors (`EvolutionCfg`, EPO); None: they only learn."""
 
     def check(self) -> Iterable[str]:
         """Check PPO's options, and that advantages are normalized with those of the relabelled data."""
