@@ -3,5 +3,16 @@
 from .collector import ActorCriticCollector
 from .ppo import PPO, PPOCfg
 from .rollout import OnPolicyRollout
+from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg
 
-__all__ = ["PPO", "ActorCriticCollector", "OnPolicyRollout", "PPOCfg"]
+__all__ = [
+    "PPO",
+    "ActorCriticCollector",
+    "CAPSPPOCfg",
+    "L2C2LipsPPOCfg",
+    "L2C2PPOCfg",
+    "LipsCAPSPPOCfg",
+    "LipsPPOCfg",
+    "OnPolicyRollout",
+    "PPOCfg",
+]
