@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
+from RoboRenForce.algorithms import RunContext
 from RoboRenForce.algorithms.loss_terms import LossTermCfg
 from RoboRenForce.algorithms.loss_terms.lips import jacobian_norm
 from RoboRenForce.buffer import ReplayBatch, RolloutBatch
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
+from stepping import stepped
 from tensordict import TensorDict
 from torch import Tensor
 
@@ -129,7 +132,7 @@ def test_probes_estimate_the_jacobian() -> None:
     exact = jacobian_norm(function, x)
     full = torch.stack([torch.autograd.functional.jacobian(function, row) for row in x])
     torch.testing.assert_close(exact, full.square().sum((1, 2)).sqrt())
-    torch.testing.assert_close(jacobian_norm(function, x, probes=4000), exact, rtol=0.05, atol=0)
+    torch.testing.assert_close(jacobian_norm(function, x, probes=1000), exact, rtol=0.1, atol=0)
     # With a single output, a random sign is the whole Jacobian.
     torch.testing.assert_close(
         jacobian_norm(lambda x: function(x)[:, :1], x, probes=1), jacobian_norm(lambda x: function(x)[:, :1], x)
@@ -220,3 +223,214 @@ def test_at_most_so_many_states_are_read() -> None:
     assert value_of(cfg, batch) == pytest.approx(0.1325, rel=1e-5)
     several = rollout_batch(MANY[:60].reshape(3, 20, 2), MANY[:60].reshape(3, 20, 2))
     assert algorithms.loss_terms.samples.Samples.of(several, 8).obs["policy"].shape == (3, 2, 2)
+
+
+# --- in learners -----------------------------------------------------------------------------------------------------
+
+STEPS = 8
+JUMP = 5.0
+"""First observation of an episode, far from the last one of the episode before."""
+SMALL = {"num_learning_epochs": 2, "num_mini_batches": 2, "precision": "fp32", "max_lr": 1e-3}
+
+
+def make_ppo(cfg: type = algorithms.PPOCfg, spec: EnvSpec = SPEC, backbone: Any = None, **options: Any) -> Any:
+    backbone = backbone or networks.MLPCfg(hidden_features=[8], activations="Tanh")
+    policy = components.ActorCriticPackCfg(
+        actor_cfg=components.StateIndStdActorCfg(backbone_cfg=backbone, normalizer_cfg=None),
+        critic_cfg=components.VNetworkCfg(backbone_cfg=networks.MLPCfg(hidden_features=[8])),
+    )
+    torch.manual_seed(0)
+    context = RunContext(spec=spec, device=torch.device("cpu"), rollout_steps=STEPS, max_updates=10)
+    return cfg(**(SMALL | options)).build(policy=policy, context=context)
+
+
+def feed(ppo: Any, final: bool = True) -> None:
+    """A rollout in which episodes end; successors are those of a random walk."""
+    generator = torch.Generator().manual_seed(3)
+    obs = torch.randn(4, 2, generator=generator)
+    for _ in range(STEPS):
+        before, out = TensorDict({"policy": obs}, [4]), ppo.act(TensorDict({"policy": obs}, [4]))
+        end = TensorDict({"policy": obs + 0.1 * torch.randn(4, 2, generator=generator)}, [4])
+        done = torch.rand(4, generator=generator) < 0.2
+        obs = torch.where(done.unsqueeze(1), JUMP, end["policy"])
+        extras = {"terminated": done, "time_outs": torch.zeros_like(done)}
+        extras |= {"final_observations": end} if final else {}
+        after = TensorDict({"policy": obs}, [4])
+        ppo.process_env_step(stepped(before, out, after, torch.randn(4, generator=generator), done.long(), extras))
+
+
+OFF = [
+    algorithms.CAPSCfg(temporal_weight=0.0, spatial_weight=0.0),
+    algorithms.L2C2Cfg(policy_weight=0.0, value_weight=0.0),
+    algorithms.LipsCfg(weight=0.0),
+]
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_without_weights_every_term_is_ppo_bit_for_bit(recurrent: bool) -> None:
+    backbone = networks.RNNCfg(hidden_size=6) if recurrent else None
+    plain, regular = make_ppo(backbone=backbone), make_ppo(backbone=backbone, loss_terms=OFF)
+    for ppo in (plain, regular):
+        torch.manual_seed(1)
+        for _ in range(3):
+            feed(ppo)
+            metrics = ppo.update()
+    assert metrics["Loss/caps"] == metrics["Loss/l2c2"] == metrics["Loss/lips"] == 0.0
+    for a, b in zip(plain.networks.parameters(), regular.networks.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+STRONG = {
+    "caps": algorithms.CAPSCfg(temporal_weight=30.0, spatial_weight=30.0),
+    "l2c2": algorithms.L2C2Cfg(policy_weight=30.0, value_weight=1.0),
+    "lips": algorithms.LipsCfg(weight=10.0, probes=2),
+    "lcp": algorithms.LipsCfg(mode="lcp", weight=1.0),
+}
+
+
+@pytest.mark.parametrize("name", STRONG)
+@pytest.mark.parametrize("kind", ["flat", "gru", "filter"])
+def test_every_term_makes_ppo_smoother(name: str, kind: str) -> None:
+    """A large weight leaves the term alone to follow."""
+    backbone = {
+        "flat": None,
+        "gru": networks.RNNCfg(hidden_size=6),
+        "filter": networks.FFTFilterCfg(window=3, head_cfg=networks.MLPCfg(hidden_features=[8], activations="Tanh")),
+    }[kind]
+    options = {"schedule": "fixed", "learning_rate": 1e-2, "entropy_coef": 0.0, "num_learning_epochs": 10}
+    ppo = make_ppo(backbone=backbone, loss_terms=[STRONG[name]], **options)
+    feed(ppo)
+    gather = ppo.buffer.flat if kind == "flat" else ppo.buffer.sequences
+    values = []
+    for _ in range(2):
+        batch = gather(torch.arange(STEPS * 4 if kind == "flat" else 4))
+        torch.manual_seed(5)
+        value = ppo.loss_terms[0].loss(ppo.actor, ppo.critic, batch, batch.advantage.shape[-1])
+        values.append(value.item())
+        for _ in range(2):
+            ppo.update()
+    assert values[1] < 0.7 * values[0]
+
+
+def test_recurrent_caps_compares_successive_steps_of_the_sequence() -> None:
+    ppo = make_ppo(backbone=networks.RNNCfg(hidden_size=6), loss_terms=[algorithms.CAPSCfg()])
+    feed(ppo)
+    ppo._begin_update(*ppo.rollout.end())
+    batch = ppo.buffer.sequences(torch.arange(4))
+    action = ppo.actor(batch.obs, batch.states["actor"], batch.start)[0].mode
+    term = algorithms.CAPSCfg(temporal_weight=1.0, spatial_weight=0.0).build()
+    pairs = [
+        (action[t, n] - action[t + 1, n]).square().sum()
+        for t in range(STEPS - 1)
+        for n in range(4)
+        if not batch.done[t, n]
+    ]
+    assert 0 < len(pairs) < 4 * (STEPS - 1)
+    torch.testing.assert_close(term.loss(ppo.actor, ppo.critic, batch, 4), torch.stack(pairs).mean())
+
+
+def test_environments_without_final_observations_do_for_terms_that_mask_ends() -> None:
+    spec = EnvSpec("plane", 4, {"policy": (2,)}, ActionSpec("continuous", 2), 100, ())
+    values = []
+    for final, of in ((True, SPEC), (False, spec)):
+        options = {"time_out_bootstrap": "current", "loss_terms": [algorithms.CAPSCfg(), algorithms.L2C2Cfg()]}
+        ppo = make_ppo(spec=of, **options)
+        torch.manual_seed(2)
+        feed(ppo, final)
+        ended = ppo.buffer.done
+        assert ended.any()
+        # The observation after an end is another episode's; it is stored and then ignored.
+        assert bool((ppo.buffer.next_obs["policy"][ended] == JUMP).all()) is not final
+        values.append(ppo.update()["Loss/caps"])
+    assert values[0] == values[1] > 0
+
+
+def test_presets_are_ppo_with_their_terms() -> None:
+    names = {
+        algorithms.CAPSPPOCfg: ["caps"],
+        algorithms.L2C2PPOCfg: ["l2c2"],
+        algorithms.LipsPPOCfg: ["lips"],
+        algorithms.LipsCAPSPPOCfg: ["caps", "lips"],
+        algorithms.L2C2LipsPPOCfg: ["l2c2", "lips"],
+    }
+    for cfg, expected in names.items():
+        ppo = make_ppo(cfg)
+        assert type(ppo) is algorithms.PPO and [term.name for term in ppo.loss_terms] == expected
+        feed(ppo)
+        assert all(ppo.update()[f"Loss/{name}"] > 0 for name in expected)
+
+
+def off_policy(cfg: type, *, dense: bool = True, **options: Any) -> Any:
+    mlp = networks.MLPCfg(hidden_features=[16])
+    actor = components.DeterministicActorCfg if cfg is algorithms.TD3Cfg else components.TanhGaussianActorCfg
+    policy = components.ActorQPackCfg(
+        actor_cfg=actor(backbone_cfg=mlp, normalizer_cfg=None),
+        critic_cfg=components.QNetworkCfg(backbone_cfg=mlp, normalizer_cfg=None),
+    )
+    torch.manual_seed(0)
+    context = RunContext(spec=SPEC, device=torch.device("cpu"), max_updates=10)
+    learning = {"batch_size": 64, "actor_learning_rate": 1e-2, "precision": "fp32", "policy_delay": 1}
+    return cfg(**(learning | options)).build(policy=policy, context=context)
+
+
+@pytest.mark.parametrize("cfg", [algorithms.SACCfg, algorithms.TD3Cfg])
+@pytest.mark.parametrize("name", ["caps", "l2c2", "lips"])
+def test_off_policy_actors_become_smoother(cfg: Any, name: str) -> None:
+    batch = replay_batch(torch.full((64,), 0.99))
+    values = []
+    for terms in ([], [STRONG[name]]):
+        learner = off_policy(cfg, loss_terms=terms)
+        for _ in range(60):
+            metrics = learner.train_step(copy.copy(batch), update_actor=True)
+        torch.manual_seed(5)
+        values.append(STRONG[name].build().loss(learner.actor, learner.critic, batch, 64).item())
+    assert metrics[f"Loss/{name}"] > 0 and values[1] < 0.5 * values[0]
+
+
+def test_l2c2_smooths_off_policy_critics_in_their_own_step() -> None:
+    batch = replay_batch(torch.full((64,), 0.99))
+    learner = off_policy(algorithms.TD3Cfg, loss_terms=[algorithms.L2C2Cfg(policy_weight=0.0, value_weight=3.0)])
+    torch.manual_seed(3)
+    moved = learner.actor_critic.loss_terms[0].moved(algorithms.loss_terms.samples.Samples.of(batch, 64))
+    expected = 3.0 * (learner.critic(batch.obs, batch.action) - learner.critic(moved, batch.action)).square().mean()
+    torch.manual_seed(3)
+    found = learner.actor_critic.loss_terms[0].critic_loss(learner.critic, batch)
+    torch.testing.assert_close(found, expected)
+    metrics = learner.train_step(batch, update_actor=False)
+    assert metrics["Loss/l2c2_critic"] > 0 and "Loss/l2c2" not in metrics
+
+
+def test_off_policy_runs_without_weights_are_those_without_terms() -> None:
+    for cfg in (algorithms.SACCfg, algorithms.TD3Cfg):
+        plain, regular = off_policy(cfg), off_policy(cfg, loss_terms=OFF)
+        for learner in (plain, regular):
+            torch.manual_seed(1)
+            for _ in range(3):
+                learner.train_step(replay_batch(torch.full((64,), 0.99)), update_actor=True)
+        for a, b in zip(plain.networks.parameters(), regular.networks.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+# --- what does not fit -----------------------------------------------------------------------------------------------
+
+
+def test_what_a_term_cannot_regularize_is_refused_in_words() -> None:
+    discrete = EnvSpec("bandit", 4, {"policy": (2,)}, ActionSpec("discrete", 3), 100, ("final_observations",))
+    policy = components.ActorCriticPackCfg(actor_cfg=components.CategoricalActorCfg())
+    context = RunContext(spec=discrete, device=torch.device("cpu"), rollout_steps=STEPS)
+    with pytest.raises(ValueError, match=r"CAPSCfg in loss_terms needs continuous actions; 'bandit' has discrete"):
+        algorithms.CAPSPPOCfg().build(policy=policy, context=context)
+    replay = algorithms.SACCfg().replay.replace(capacity=1000, n_step=3)
+    for term in (algorithms.CAPSCfg(), algorithms.L2C2Cfg()):
+        with pytest.raises(ValueError, match=r"replay.n_step=3 stores every 3-th: use replay.n_step=1"):
+            off_policy(algorithms.SACCfg, replay=replay, loss_terms=[term])
+    with pytest.raises(ValueError, match=r"mode=mgn regularizes a LipsNet, but .* builds a MLP: use networks"):
+        make_ppo(loss_terms=[algorithms.LipsCfg(mode="mgn")])
+    with pytest.raises(ValueError, match=r"mode=lcp needs log pi, which a DeterministicActor lacks"):
+        off_policy(algorithms.TD3Cfg, loss_terms=[algorithms.LipsCfg(mode="lcp")])
+    with pytest.raises(ValueError, match=r"set probes to 1 or more"):
+        make_ppo(backbone=networks.RNNCfg(hidden_size=6), loss_terms=[algorithms.LipsCfg(probes=None)])
+    with pytest.raises(ValueError, match=r"has no FFTFilter to act on"):
+        make_ppo(loss_terms=[algorithms.LipsCfg(filter_weight=0.1)])
+    with pytest.raises(ValueError, match=r"rows are known only from the whole Jacobian"):
+        algorithms.LipsCfg(norm="rows").validate()
