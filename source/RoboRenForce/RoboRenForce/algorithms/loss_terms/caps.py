@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from ...configclass import Range, configclass
-from ..functional import masked_mean
+from ..functional import length, masked_mean
 from .loss_term import AnyBatch, LossTerm, LossTermCfg
-from .samples import Samples, length, require_continuous, require_single_steps, squared_distance
+from .samples import Samples, require_continuous, require_single_steps, squared_distance
 
 
 class CAPS(LossTerm):

@@ -15,7 +15,7 @@ drawn at every step, so that the estimate measures how all actions depend on all
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from ...configclass import ConfigError, Range, configclass
 from ...networks.fft_filter import FFTFilter
 from ...networks.lipschitz import LipsNet, SpectralMLP
-from ..functional import masked_mean
+from ..functional import jacobian_norm, masked_mean
 from .loss_term import AnyBatch, LossTerm, LossTermCfg
-from .samples import Samples, length, require_continuous
+from .samples import Samples, require_continuous
 
 _NETWORKS: dict[str, type] = {"mgn": LipsNet, "spectral": SpectralMLP}
 
@@ -96,38 +96,6 @@ class Lips(LossTerm):
             value, pull = torch.func.vjp(log_prob, features)
             return pull(torch.ones_like(value))[0].square().sum(-1)
         return jacobian_norm(lambda x: samples.actions(actor, [x])[0], features, self.cfg.probes, self.cfg.norm)
-
-
-def jacobian_norm(
-    function: Callable[[Tensor], Tensor],
-    x: Tensor,
-    probes: int | None = None,
-    norm: Literal["frobenius", "rows"] = "frobenius",
-) -> Tensor:
-    """Return the norm of d function / dx `(...)` for each row of `x` `(..., F)`, differentiable.
-
-    Args:
-        function: `(..., F) -> (..., A)`, whose rows depend on the same row of `x` only (with probes: on any row).
-        x: Where.
-        probes: Number of random probes; None: exact, by a backward pass for each of the A outputs.
-        norm: Frobenius norm, or the mean Euclidean norm of the A rows of the Jacobian.
-    """
-    output, pull = torch.func.vjp(function, x)
-    rows = [pull(direction)[0].square().sum(-1) for direction in _directions(output, probes)]
-    if norm == "rows":
-        return torch.stack([length(row) for row in rows]).mean(0)
-    total = torch.stack(rows).sum(0)
-    return length(total if probes is None else total / probes)
-
-
-def _directions(output: Tensor, probes: int | None) -> Iterator[Tensor]:
-    """Yield the unit vectors of the last dimension, or tensors of random signs."""
-    if probes is None:
-        unit = torch.eye(output.shape[-1], dtype=output.dtype, device=output.device)
-        yield from (row.expand_as(output) for row in unit)
-        return
-    for _ in range(probes):
-        yield torch.where(torch.rand_like(output) < 0.5, -1.0, 1.0).to(output.dtype)
 
 
 @configclass

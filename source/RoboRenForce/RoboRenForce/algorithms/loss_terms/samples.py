@@ -87,11 +87,6 @@ def squared_distance(first: Tensor, second: Tensor) -> Tensor:
     return (first - second).square().sum(-1)
 
 
-def length(squares: Tensor) -> Tensor:
-    """Return the square root, whose gradient at 0 is 0."""
-    return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
-
-
 def require_continuous(cfg: str, actor: Any) -> None:
     """Raise a ConfigError if the actor's actions are discrete: they have no distance."""
     action = actor.spec.action

@@ -3,7 +3,7 @@
 from .collector import ActorCriticCollector
 from .ppo import PPO, PPOCfg
 from .rollout import OnPolicyRollout
-from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg
+from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg, with_loss_terms
 
 __all__ = [
     "PPO",
@@ -15,4 +15,5 @@ __all__ = [
     "LipsPPOCfg",
     "OnPolicyRollout",
     "PPOCfg",
+    "with_loss_terms",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...configclass import configclass
+from ...configclass.fields import field_names
 from ..loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, LossTermCfg
 from .ppo import PPOCfg
 
@@ -40,3 +41,9 @@ class L2C2LipsPPOCfg(PPOCfg):
     """PPO with L2C2 and a penalty on the policy's Jacobian."""
 
     loss_terms: list[LossTermCfg] = [L2C2Cfg(), LipsCfg()]
+
+
+def with_loss_terms(cfg: PPOCfg, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
+    """Return `cfg` as a preset of this module, with `terms` in place of the preset's own."""
+    kept = {name: getattr(cfg, name) for name in field_names(PPOCfg)}
+    return preset(**(kept | {"loss_terms": list(terms)}))
