@@ -3,6 +3,7 @@
 from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
+from .imitation import Distillation, DistillationCfg
 from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg
 from .off_policy import (
     DSAC,
@@ -64,6 +65,8 @@ __all__ = [
     "DSACTCfg",
     "DatasetLearner",
     "DatasetLearnerCfg",
+    "Distillation",
+    "DistillationCfg",
     "EPOCfg",
     "EvolutionCfg",
     "FastSACCfg",
