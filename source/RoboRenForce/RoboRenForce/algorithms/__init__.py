@@ -4,7 +4,7 @@ from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
 from .imitation import Distillation, DistillationCfg
-from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg
+from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
 from .off_policy import (
     DSAC,
     SAC,
@@ -94,6 +94,7 @@ __all__ = [
     "SymmetryCfg",
     "TD3BCCfg",
     "TD3Cfg",
+    "TeacherDistanceCfg",
     "Transition",
     "fast_sac_policy",
     "fast_td3_policy",

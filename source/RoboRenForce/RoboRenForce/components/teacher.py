@@ -18,6 +18,7 @@ from ..envs.spec import EnvSpec
 from ..utils.checkpoint import load_checkpoint
 from ..utils.errors import CheckpointError, ConfigError, SpecMismatch
 from ..utils.run_dir import resolve_checkpoint
+from ..utils.seeding import seeded
 from .actor import Actor
 from .observation import Observations
 
@@ -36,16 +37,13 @@ _SCHEMA = {"spec": dict, "config": {"agent": dict}, "algorithm": {"networks": di
 class Teacher(nn.Module):
     """Actor of one of our checkpoints: of PPO and its relatives, SAC, TD3, cloning or distillation.
 
-    `teacher(obs, state, starts) -> (action, state)`, the mode of its distribution as the environment executes it, and
-    the next recurrent state.
+    `teacher(obs, state, starts) -> (action, state)`, the mode of its distribution and the next recurrent state. Modes
+    beyond the bounds of the action space are not clipped: how far beyond says how sure the teacher is.
 
     Args:
         cfg: Configuration.
         spec: Spec of the environment that it labels.
     """
-
-    _low: Tensor | None
-    _high: Tensor | None
 
     def __init__(self, cfg: TeacherCfg, *, spec: EnvSpec) -> None:
         super().__init__()
@@ -53,12 +51,12 @@ class Teacher(nn.Module):
             raise ConfigError(
                 "There is no teacher: name a checkpoint or a run directory, policy.teacher_cfg.checkpoint=PATH."
             )
-        self.actor = self._load(cfg, spec).requires_grad_(False).eval()
+        # It is loaded in the middle of a run, whose random numbers its initial weights must not take.
+        with seeded(0):
+            self.actor = self.load_actor(cfg, spec).requires_grad_(False).eval()
         self._names = {name: cfg.groups.get(name, name) for name in self.actor.spec.obs_groups}
         self._require_fit(cfg, spec)
-        for name in ("low", "high"):
-            bound = getattr(spec.action, name)
-            self.register_buffer(f"_{name}", None if bound is None else torch.tensor(bound))
+        self.eval()
 
     @property
     def is_recurrent(self) -> bool:
@@ -82,17 +80,14 @@ class Teacher(nn.Module):
         # Without the group `block`, the teacher that learned in blocks is its leader.
         own = {name: obs[self._names[name]] for name in self.actor.groups if name != BLOCK}
         output, state = self.actor.evaluate(own, state, starts)
-        return self._executed(self.actor.mode(output)), state
-
-    def _executed(self, action: Tensor) -> Tensor:
-        """Clip to the bounds of the action space, as the environment does: beyond them there is nothing to learn."""
-        return action if self._low is None else action.clamp(self._low, self._high)
+        return self.actor.mode(output), state
 
     def train(self, mode: bool = True) -> Teacher:
         """Stay in evaluation mode: nothing about a teacher changes."""
         return super().train(False)
 
-    def _load(self, cfg: TeacherCfg, spec: EnvSpec) -> Actor:
+    def load_actor(self, cfg: TeacherCfg, spec: EnvSpec) -> Actor:
+        """Build the actor of the checkpoint, with the spec that it was trained with."""
         path = resolve_checkpoint(cfg.checkpoint)
         data = load_checkpoint(path, schema=_SCHEMA)
         there = EnvSpec.from_dict(data["spec"])

@@ -109,6 +109,8 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Gym-PendulumMasked-{suffix}", masked, f"RRF_gym_tasks.agents.sac_history:{agent}")
     for task_id, (env_cfg, agent) in _chained().items():
         _register(task_id, env_cfg, f"RRF_gym_tasks.agents.{agent}")
+    for task_id, (env_cfg, agent) in _distilled().items():
+        _register(task_id, env_cfg, f"RRF_gym_tasks.agents.distill:{agent}")
     add_task_finder(find_task)
 
 
@@ -121,6 +123,22 @@ def _register_blocks() -> None:
             for name, (env_id, ppo) in names.items():
                 env_cfg = cfg_class(env_id=env_id, num_envs=4 * num_blocks, groups=groups)
                 _register(f"RoboRenForce-{adapter}-{name}-{algorithm}", env_cfg, f"{_BLOCKS}:{ppo}_{agent}")
+
+
+def _distilled() -> dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]]:
+    """Return the tasks whose student sees less than its teacher: id -> (environment, agent)."""
+    masks = {"CartPole": _VELOCITIES_OF_CARTPOLE, "Pendulum": _VELOCITY_OF_PENDULUM}
+    tasks: dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]] = {
+        f"RoboRenForce-Gym-{name}Masked-Distill": (
+            GymEnvCfg(env_id=_GYM[name][0], obs_mask=hidden, unmasked_group="full"),
+            f"{name.lower()}_masked",
+        )
+        for name, hidden in masks.items()
+    }
+    for name, (env_id, agent) in _ENVPOOL.items():
+        if agent == "joystick":
+            tasks[f"RoboRenForce-EnvPool-{name}-Distill"] = (EnvPoolCfg(env_id=env_id), agent)
+    return tasks
 
 
 def _chained() -> dict[str, tuple[GymEnvCfg, str]]:

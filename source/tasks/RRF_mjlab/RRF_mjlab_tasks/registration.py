@@ -55,6 +55,9 @@ def register_tasks() -> None:
     for task_id, mjlab_id in OURS.items():
         _register(task_id, _env_cfg(mjlab_id, task_id), agent_name(task_id))
     _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
+    for robot in ("Go1", "G1"):
+        blind = env_cfg(f"Mjlab-Velocity-Rough-Unitree-{robot}").replace(student_lacks=["height_scan"])
+        _register(f"RoboRenForce-MJLab-{robot}Rough-Distill", blind, "RRF_mjlab_tasks.distill_agents:blind")
     for task_id, (lift_cfg, agent) in lift_color_tasks().items():
         _register(task_id, lift_cfg, agent)
     add_task_finder(find_mjlab_task)

@@ -5,6 +5,7 @@ from .l2c2 import L2C2, L2C2Cfg
 from .lips import Lips, LipsCfg
 from .loss_term import LossTerm, LossTermCfg, build_loss_terms, compiled_losses
 from .symmetry import Symmetry, SymmetryCfg
+from .teacher_distance import TeacherDistance, TeacherDistanceCfg
 
 __all__ = [
     "CAPS",
@@ -17,6 +18,8 @@ __all__ = [
     "LossTermCfg",
     "Symmetry",
     "SymmetryCfg",
+    "TeacherDistance",
+    "TeacherDistanceCfg",
     "build_loss_terms",
     "compiled_losses",
 ]

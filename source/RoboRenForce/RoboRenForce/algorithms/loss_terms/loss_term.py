@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ class LossTerm(ABC):
 
     name: str
     """Metric name; the value is logged as `Loss/<name>`."""
+    groups: Sequence[str] = ()
+    """Observation groups that the term reads beside those of actor and critic; on-policy algorithms store them."""
     needs_successors: bool = False
     """True if the term reads `batch.next_obs`, the true successors."""
     masks_ends: bool = False

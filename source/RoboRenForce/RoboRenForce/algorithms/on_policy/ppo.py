@@ -65,7 +65,7 @@ class PPO(Algorithm):
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
         acting = {*groups["actor"], *groups["critic"]}
-        read = sorted(acting.union(*(term.groups for term in self.reward_terms)))
+        read = sorted(acting.union(*(term.groups for term in [*self.loss_terms, *self.reward_terms])))
         name_unused_groups(context, read)
         self.optimizer = FlatAdam(
             {"actor": self.actor.parameters(), "critic": self.critic.parameters()},

@@ -1,0 +1,46 @@
+"""A student without velocities balances nearly as well as the teacher that observes them."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+from RoboRenForce.envs.env_cfg import evaluation_cfg
+from RoboRenForce.runners.evaluation import evaluate
+from RoboRenForce.utils.registry import load_task
+from training import curve_of_task
+
+pytestmark = [pytest.mark.learning, pytest.mark.slow]
+
+pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
+
+NOTHING = {"CartPole": 20.0, "Pendulum": -1200.0}
+"""About what a policy reaches that does nothing."""
+
+
+def teacher_and_student(name: str, folder: Path, teacher_iterations: int, iterations: int, seed: int) -> float:
+    """Train a teacher and then its student; returns the share of the teacher's return that the student reaches."""
+    task = load_task(f"RoboRenForce-Gym-{name}-PPO")
+    task.apply_overrides([f"max_iterations={teacher_iterations}", f"seed={seed}", "logger=[]", "report=false"])
+    runner = task.runner_cfg.build(env=task.env_cfg.replace(seed=1000 * seed).build(), log_dir=folder)
+    runner.learn()
+    best = evaluate(evaluation_cfg(task.env_cfg, 20, 1000 * seed + 500).build(), runner.policy(), 20).mean
+    overrides = [f"policy.teacher_cfg.checkpoint={folder}", f"max_iterations={iterations}"]
+    found = curve_of_task(f"{name}Masked-Distill", seed, *overrides)[-1]
+    return (found - NOTHING[name]) / (best - NOTHING[name])
+
+
+def test_a_student_without_velocities_reaches_most_of_its_teachers_return(tmp_path: Path) -> None:
+    assert teacher_and_student("CartPole", tmp_path, 50, 25, seed=1) >= 0.85
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("name", "teacher_iterations", "iterations"), [("CartPole", 100, 30), ("Pendulum", 50, 80)])
+def test_the_median_of_three_seeds_passes_the_gate(
+    tmp_path: Path, name: str, teacher_iterations: int, iterations: int
+) -> None:
+    found = [
+        teacher_and_student(name, tmp_path / str(seed), teacher_iterations, iterations, seed) for seed in (1, 2, 3)
+    ]
+    assert statistics.median(found) >= 0.85, found
