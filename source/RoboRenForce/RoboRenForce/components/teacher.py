@@ -7,6 +7,7 @@ asked for: a student that is only played needs no teacher.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from ..envs.obs_groups import BLOCK, PREVIOUS_ACTION, resolve_obs_groups
 from ..envs.spec import EnvSpec
 from ..utils.checkpoint import load_checkpoint
 from ..utils.errors import CheckpointError, ConfigError, SpecMismatch
-from ..utils.run_dir import resolve_checkpoint
+from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint
 from ..utils.seeding import seeded
 from .actor import Actor
 from .observation import Observations
@@ -88,7 +89,7 @@ class Teacher(nn.Module):
 
     def load_actor(self, cfg: TeacherCfg, spec: EnvSpec) -> Actor:
         """Build the actor of the checkpoint, with the spec that it was trained with."""
-        path = resolve_checkpoint(cfg.checkpoint)
+        path = _newest(Path(cfg.checkpoint))
         data = load_checkpoint(path, schema=_SCHEMA)
         there = EnvSpec.from_dict(data["spec"])
         known = {name: data["config"]["agent"].get(name) for name in ("policy", "obs_groups")}
@@ -138,11 +139,18 @@ class TeacherCfg(Cfg):
 
     class_type: type = Teacher
     checkpoint: str = ""
-    """Checkpoint, or run directory, whose newest one is taken."""
+    """Checkpoint, run directory, or folder of runs; of several the newest is taken."""
     groups: dict[str, str] = {}
     """Group that the teacher was trained on -> group of this environment, where the names differ."""
     trust: bool = False
     """True if the checkpoint may name any class, False for those of RoboRenForce alone."""
+
+
+def _newest(target: Path) -> Path:
+    """Return the checkpoint of a run, or of the newest run in a folder of runs."""
+    if target.is_dir() and not RunDir(target).checkpoints():
+        target = newest_run(target.parent, target.name).root
+    return resolve_checkpoint(target)
 
 
 class TeacherLabels:
