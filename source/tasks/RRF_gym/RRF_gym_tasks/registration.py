@@ -83,6 +83,7 @@ _NUM_ENVS = {"classic": 4, "mujoco": 1}
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
 _POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
+_VELOCITIES_OF_INVERTED_PENDULUM = [2, 3]
 
 
 def register_tasks() -> None:
@@ -127,13 +128,17 @@ def _register_blocks() -> None:
 
 def _distilled() -> dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]]:
     """Return the tasks whose student sees less than its teacher: id -> (environment, agent)."""
-    masks = {"CartPole": _VELOCITIES_OF_CARTPOLE, "Pendulum": _VELOCITY_OF_PENDULUM}
+    masks = {
+        "CartPole": (_VELOCITIES_OF_CARTPOLE, "cartpole_masked"),
+        "Pendulum": (_VELOCITY_OF_PENDULUM, "pendulum_masked"),
+        "InvertedPendulum": (_VELOCITIES_OF_INVERTED_PENDULUM, "inverted_pendulum_masked"),
+    }
     tasks: dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]] = {
         f"RoboRenForce-Gym-{name}Masked-Distill": (
             GymEnvCfg(env_id=_GYM[name][0], obs_mask=hidden, unmasked_group="full"),
-            f"{name.lower()}_masked",
+            agent,
         )
-        for name, hidden in masks.items()
+        for name, (hidden, agent) in masks.items()
     }
     for name, (env_id, agent) in _ENVPOOL.items():
         if agent == "joystick":

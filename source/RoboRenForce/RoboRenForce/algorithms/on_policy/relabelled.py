@@ -67,6 +67,8 @@ class RelabelledRollout:
         self.epochs = Epochs.of(cfg, self.buffer, bool(self.buffer.states), whole=whole)
         self.ratio = torch.zeros_like(self.buffer.reward)
         """mu, `(T, n)`."""
+        self.used = self.buffer.rows["mask"]
+        """bool `(T, n)`, False at time-outs."""
 
     @property
     def per_mini_batch(self) -> int:
@@ -89,7 +91,7 @@ class RelabelledRollout:
                 torch.index_select(source.rows[name], 1, self.rows, out=rows)
         for name, state in own.states.items():
             torch.index_select(source.states[name], 1, self.rows, out=state)
-        last = {name: tensor.index_select(0, self.rows) for name, tensor in last_obs.items()}
+        last: dict[str, Tensor] = {name: last_obs[name].index_select(0, self.rows) for name in source.obs.keys()}
         # The leader's block is 0.
         for name in (f"obs/{BLOCK}", f"next_obs/{BLOCK}"):
             if name in own.rows:
@@ -103,7 +105,7 @@ class RelabelledRollout:
         last_value, _ = state_value(critic, normalizer, last, state, own.done[-1])
         # A longer trace would follow the follower, so the trace decay is 0.
         advantage, target = gae(own.reward, value, own.done, last_value, gamma=self.cfg.gamma, lam=0.0)
-        own.rows["mask"].copy_(~own.time_outs)
+        self.used.copy_(~own.time_outs)
         own.value.copy_(value)
         own.return_.copy_(target)
         own.advantage.copy_(advantage)

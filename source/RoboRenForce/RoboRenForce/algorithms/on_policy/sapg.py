@@ -108,7 +108,7 @@ class SAPG(PPO):
         if self.relabelled is None:
             return super()._normalized(advantage, mask)
         more, num_envs = self.relabelled.buffer, advantage.shape[1]
-        used = torch.cat([torch.ones_like(advantage, dtype=torch.bool), more.mask], dim=1)
+        used = torch.cat([torch.ones_like(advantage, dtype=torch.bool), self.relabelled.used], dim=1)
         both = super()._normalized(torch.cat([advantage, more.advantage], dim=1), used)
         self.relabelled.weigh(both[:, num_envs:])
         return both[:, :num_envs]

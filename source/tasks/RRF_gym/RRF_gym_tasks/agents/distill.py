@@ -27,13 +27,22 @@ def _gru(hidden_size: int = 64) -> networks.RNNCfg:
 def cartpole_masked() -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 without velocities, from a teacher that observes them."""
     student = components.CategoricalActorCfg(backbone_cfg=_gru())
-    return _runner(student, 30, components.TeacherCfg(groups={"policy": FULL}), loss="nll")
+    return _runner(student, 60, components.TeacherCfg(groups={"policy": FULL}), loss="nll")
+
+
+def _continuous(iterations: int) -> runners.OnPolicyRunnerCfg:
+    student = components.StateIndStdActorCfg(backbone_cfg=_gru(), init_std=0.1, learn_std=False)
+    return _runner(student, iterations, components.TeacherCfg(groups={"policy": FULL}))
 
 
 def pendulum_masked() -> runners.OnPolicyRunnerCfg:
     """Pendulum-v1 without its velocity, from a teacher that observes it."""
-    student = components.StateIndStdActorCfg(backbone_cfg=_gru(), init_std=0.1, learn_std=False)
-    return _runner(student, 80, components.TeacherCfg(groups={"policy": FULL}))
+    return _continuous(80)
+
+
+def inverted_pendulum_masked() -> runners.OnPolicyRunnerCfg:
+    """InvertedPendulum-v5 without velocities, from a teacher that observes them."""
+    return _continuous(60)
 
 
 def joystick() -> runners.OnPolicyRunnerCfg:
