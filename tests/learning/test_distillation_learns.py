@@ -15,9 +15,6 @@ pytestmark = [pytest.mark.learning, pytest.mark.slow]
 
 pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
 
-NOTHING = {"InvertedPendulum": 0.0, "Pendulum": -1200.0}
-"""About what a policy reaches that does nothing."""
-
 
 def teacher_and_student(name: str, folder: Path, teacher_iterations: int, iterations: int, seed: int) -> float:
     """Train a teacher and then its student; returns the share of the teacher's return that the student reaches."""
@@ -28,7 +25,7 @@ def teacher_and_student(name: str, folder: Path, teacher_iterations: int, iterat
     best = evaluate(evaluation_cfg(task.env_cfg, 20, 1000 * seed + 500).build(), runner.policy(), 20).mean
     overrides = [f"policy.teacher_cfg.checkpoint={folder}", f"max_iterations={iterations}"]
     found = curve_of_task(f"{name}Masked-Distill", seed, *overrides)[-1]
-    return (found - NOTHING[name]) / (best - NOTHING[name])
+    return found / best
 
 
 def test_a_student_without_velocities_reaches_most_of_its_teachers_return(tmp_path: Path) -> None:
@@ -37,13 +34,6 @@ def test_a_student_without_velocities_reaches_most_of_its_teachers_return(tmp_pa
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-    ("name", "teacher_iterations", "iterations"), [("InvertedPendulum", 60, 60), ("Pendulum", 50, 80)]
-)
-def test_the_median_of_three_seeds_passes_the_gate(
-    tmp_path: Path, name: str, teacher_iterations: int, iterations: int
-) -> None:
-    found = [
-        teacher_and_student(name, tmp_path / str(seed), teacher_iterations, iterations, seed) for seed in (1, 2, 3)
-    ]
+def test_the_median_of_three_seeds_passes_the_gate(tmp_path: Path) -> None:
+    found = [teacher_and_student("InvertedPendulum", tmp_path / str(seed), 60, 60, seed) for seed in (1, 2, 3)]
     assert statistics.median(found) >= 0.85, found

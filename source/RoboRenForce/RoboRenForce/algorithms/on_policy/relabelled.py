@@ -91,7 +91,7 @@ class RelabelledRollout:
                 torch.index_select(source.rows[name], 1, self.rows, out=rows)
         for name, state in own.states.items():
             torch.index_select(source.states[name], 1, self.rows, out=state)
-        last: dict[str, Tensor] = {name: last_obs[name].index_select(0, self.rows) for name in source.obs.keys()}
+        last: dict[str, Tensor] = {name: last_obs[name].index_select(0, self.rows) for name, _ in source.obs.items()}
         # The leader's block is 0.
         for name in (f"obs/{BLOCK}", f"next_obs/{BLOCK}"):
             if name in own.rows:

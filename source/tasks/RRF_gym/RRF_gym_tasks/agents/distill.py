@@ -37,7 +37,7 @@ def _continuous(iterations: int) -> runners.OnPolicyRunnerCfg:
 
 def pendulum_masked() -> runners.OnPolicyRunnerCfg:
     """Pendulum-v1 without its velocity, from a teacher that observes it."""
-    return _continuous(80)
+    return _continuous(200)
 
 
 def inverted_pendulum_masked() -> runners.OnPolicyRunnerCfg:
