@@ -33,7 +33,7 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
 
 @pytest.mark.contract
 def test_it_measures_every_head_and_the_page_shows_it(measure: Measure, tmp_path: Path) -> None:
-    written = measure("--demonstrations", "4", "--updates", "1", "--batch_size", "4", EPISODES=8)
+    written = measure("--demonstrations", "4", "--updates", "1", "--batch_size", "4", EPISODES=50, PER_START=2)
     make_tables = __import__("make_tables")
     assert "| flow |" in make_tables.render(tmp_path)
     assert all(len(shares) == 4 for shares in written["right_shares"].values())
