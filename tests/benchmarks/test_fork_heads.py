@@ -1,4 +1,4 @@
-"""Two equally good ways around a post: heads that represent both succeed, and the mean of both hits the post."""
+"""The benchmark of heads on Fork of the tabletop: those that represent both ways succeed, a mean of both fails."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Measure:
 
 
 @pytest.mark.contract
-def test_it_measures_every_head_and_the_page_shows_it(measure: Measure, tmp_path: Path) -> None:
-    written = measure("--demonstrations", "4", "--updates", "1", "--batch_size", "4", EPISODES=50, PER_START=2)
-    make_tables = __import__("make_tables")
-    assert "| flow |" in make_tables.render(tmp_path)
-    assert all(len(shares) == 4 for shares in written["right_shares"].values())
-    assert len(written["results"]) == len(written["right_shares"]) == 7
+def test_it_measures_heads_and_the_page_shows_them(measure: Measure, tmp_path: Path) -> None:
+    tiny = ["--demonstrations", "4", "--updates", "1", "--batch_size", "4"]
+    written = measure("--heads", "fast,regression_l2", *tiny, EPISODES=50, PER_START=2)
+    assert written["results"]["fast"]["updates"] == 1 and len(written["right_shares"]["regression_l2"]) == 4
+    assert "| fast |" in __import__("make_tables").render(tmp_path)
 
 
 @pytest.mark.learning
 @pytest.mark.long
-def test_only_a_mean_of_both_ways_fails(measure: Measure) -> None:
+def test_heads_that_represent_both_ways_succeed_and_a_mean_of_both_fails(measure: Measure) -> None:
     written = measure()
     success = {name: row["success"] for name, row in written["results"].items()}
-    modes = [success[name] for name in ("flow", "diffusion", "bins", "fast")]
-    assert min(modes) >= 0.8, success
-    assert success["regression_l2"] < 0.3 and success["regression_l1"] < min(modes) - 0.1, success
-    for name in ("flow", "diffusion"):
-        assert all(0.25 < share < 0.75 for share in written["right_shares"][name]), written["right_shares"]
+    right = written["right_shares"]
+    assert min(success[name] for name in ("flow", "diffusion", "bins", "fast")) >= 0.8, success
+    assert success["regression_l2"] < 0.3, success
+    assert all(0.25 < share < 0.75 for name in ("flow", "diffusion") for share in right[name]), right
+    # The median is one of the ways where it decides at all, and always the same one.
+    assert all(share is None or min(share, 1 - share) < 0.05 for share in right["regression_l1"]), right
