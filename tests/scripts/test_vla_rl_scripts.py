@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
 from RoboRenForce.cli import vla_rl
 from RoboRenForce.cli.vla_rl import benchmark_parser, policy_of, rl_play_parser, rl_train_parser, to_play
 from RoboRenForce.cli.vla_tasks import SFT, find_task
+from RoboRenForce.components.vla_export import export_vla
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.components.vla_spec import VectorSpec, VLASpec
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.runners import VLASFTRunnerCfg
 from RoboRenForce.utils import task_packages
@@ -145,3 +149,41 @@ def test_a_package_in_the_source_tree_is_named_with_its_installation(monkeypatch
     monkeypatch.setattr(task_packages, "announced", dict)
     with pytest.raises(Exception, match=r"'tabletop' is not installed: run `./setup_ext.sh RRF_tabletop`"):
         vla_rl.prepare_benchmark(benchmark_parser("").parse(["--benchmark", "tabletop"]))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy of the tabletop that has learned nothing, as `export_vla` writes it."""
+    pytest.importorskip("safetensors")
+    task = vla_rl.configured_task(find_run_config("tabletop_reach_grpo"))
+    env = task.env_cfg.replace(num_envs=1, groups=None).build()
+
+    def vector(dim: int) -> VectorSpec:
+        numbers = {"min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5, "q01": -1.0, "q99": 1.0}
+        return VectorSpec(dim, (), {name: (number,) * dim for name, number in numbers.items()})
+
+    proprio = vector(env.spec.obs_groups["proprio"][0])
+    spec = VLASpec(("front",), proprio, vector(env.spec.action.dim), tuple(env.instruction_table.values()))
+    torch.manual_seed(0)
+    return str(export_vla(task.runner_cfg.policy.build(spec), tmp_path_factory.mktemp("policy") / "exported"))
+
+
+SHORT = ["--max_iterations", "1", "--num_envs", "8", "env.max_episode_length=8", "report=false"]
+
+
+def test_training_under_torchrun_is_one_run(tmp_path: Path, exported: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--config_name", "tabletop_reach_grpo", "--model_path", exported, *SHORT, "eval_interval=0"]
+    port = free_port()
+
+    def train(rank: int) -> None:
+        be_rank(rank, port)
+        sys.argv = ["train.py", *words]
+        runpy.run_path(str(SCRIPTS / "train.py"), run_name="__main__")
+
+    logs = [tmp_path / f"{rank}.txt" for rank in range(2)]
+    with forked(train, 0, log=logs[0]) as first, forked(train, 1, log=logs[1]) as second:
+        codes = exit_code(first), exit_code(second)
+    assert codes == (0, 0), [log.read_text() for log in logs]
+    (run,) = tmp_path.glob("logs/RFRL/*/*")
+    assert (run / "global_step_1").is_dir() and (run / "latest").exists()

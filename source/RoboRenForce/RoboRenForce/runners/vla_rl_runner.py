@@ -69,12 +69,13 @@ class VLAPPORunner(OnPolicyRunner):
     def finish_iteration(self, metrics: dict[str, float], losses: set[str]) -> None:
         """Add what speed means for a policy of chunks."""
         collecting, learning = metrics["Perf/collection_time"], metrics["Perf/learning_time"]
+        samples = metrics["rollout/num_samples"] * self.distributed.world_size
         more = {
             "time/generate_rollouts": collecting,
             "time/actor_training": learning,
             "time/step": collecting + learning,
             "Perf/env_frames_per_second": metrics.get("Perf/total_fps", 0.0),
-            "Perf/chunk_samples_per_second": metrics["rollout/num_samples"] / (collecting + learning),
+            "Perf/chunk_samples_per_second": samples / (collecting + learning),
         }
         metrics |= more
         self.metrics |= more

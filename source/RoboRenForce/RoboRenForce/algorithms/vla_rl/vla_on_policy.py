@@ -232,8 +232,8 @@ class VLAOnPolicy(Algorithm):
         return self.sums.collect()
 
     def frames(self) -> int:
-        """Return the environment steps since the last call."""
-        return self.sums.frames()
+        """Return the environment steps since the last call, as a mean over processes, which take different numbers."""
+        return self.sums.frames(self.context.distributed)
 
     # ----------------------------------------------------------------------------------------------------- learning
 
@@ -269,7 +269,7 @@ class VLAOnPolicy(Algorithm):
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """Say once that nothing has been learned for a while, because all rewards were equal."""
-        self._silent = self._silent + 1 if metrics["rollout/is_silent"] else 0
+        self._silent = self._silent + 1 if metrics["rollout/is_silent"] == 1 else 0  # in all processes
         if self._silent >= _SILENT_ITERATIONS and not self._told:
             self._told = True
             yield (

@@ -74,9 +74,10 @@ class VLAPPO(VLAOnPolicy):
         by_action = self.cfg.reward_level == "action"
         advantage, returns, mask = (self._over_actions if by_action else self._over_chunks)(rollout, last)
         values = rollout.values[: rollout.step]
-        unexplained = masked_var(returns - values, mask) / (masked_var(returns, mask) + 1e-8)
+        total = self.context.distributed.sum_
+        unexplained = masked_var(returns - values, mask, total) / (masked_var(returns, mask, total) + 1e-8)
         if self.cfg.normalize_advantage:
-            advantage = normalize_advantage(advantage, mask=mask)
+            advantage = normalize_advantage(advantage, mask=mask, total=total)
         decisions = rollout.decisions(advantage)
         return Targets(
             advantage=decisions if by_action else decisions.squeeze(1),
