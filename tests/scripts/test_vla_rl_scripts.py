@@ -11,7 +11,7 @@ import pytest
 import torch
 from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
-from RoboRenForce.cli import vla_rl
+from RoboRenForce.cli import commands, vla_rl
 from RoboRenForce.cli.vla_rl import benchmark_parser, policy_of, rl_play_parser, rl_train_parser, to_play
 from RoboRenForce.cli.vla_tasks import SFT, find_task
 from RoboRenForce.components.vla_export import export_vla
@@ -22,6 +22,7 @@ from RoboRenForce.runners import VLASFTRunnerCfg
 from RoboRenForce.utils import task_packages
 from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import Task
+from RoboRenForce.utils.report import read_evaluation
 from RoboRenForce.utils.run_configs import find_run_config, run_configs
 
 pytest.importorskip("RRF_tabletop_tasks")
@@ -187,3 +188,42 @@ def test_training_under_torchrun_is_one_run(tmp_path: Path, exported: str, monke
     assert codes == (0, 0), [log.read_text() for log in logs]
     (run,) = tmp_path.glob("logs/RFRL/*/*")
     assert (run / "global_step_1").is_dir() and (run / "latest").exists()
+
+
+def test_what_rl_made_is_exported_and_both_are_played(
+    tmp_path: Path, exported: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def script(name: str, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, "--config_name", "tabletop_reach_grpo", *words])
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    few = ["--episodes", "4", "--num_envs", "2", "--seed", "3"]
+    before = script("play.py", "--model_path", exported, "--only_eval", *few)
+    assert f"playing       {exported}/model.safetensors of RoboRenForce-Tabletop-Reach-GRPO" in before
+    script("train.py", "--model_path", exported, *SHORT, "eval_interval=0")
+    (run,) = tmp_path.glob("logs/RFRL/*/*")
+    commands.main(["export", "--target", str(run), "--episodes", "1", "env.max_episode_length=8"])
+    assert f"exported to   {run / 'exported'}" in capsys.readouterr().out
+    means = []
+    cut = ["--execution", "receding_horizon", "execution.num_executed=4"]
+    elsewhere = ["--task", "RoboRenForce-Tabletop-Reach-GRPO"]
+    for target, more in ((run, []), (run, cut), (run / "exported", elsewhere)):
+        commands.main(["play", "--target", str(target), *more, *few, "env.max_episode_length=8"])
+        means.append(read_evaluation(target / "eval.json")["deterministic"]["mean"])
+    assert means == pytest.approx(means[:1] * 3, abs=1e-4), "four actions of each chunk, in the same scenes"
+
+
+def test_what_cannot_be_played_so_is_a_sentence(exported: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {
+        f"play --target {exported}": "is an exported policy, which names no task: name one to play it in with --task",
+        f"train --task RoboRenForce-Tabletop-Reach-GRPO --print_config algorithm.init_from={exported} "
+        "execution=RoboRenForce.components.chunk_execution:RecedingHorizonCfg": "RL learns from the chunks that it",
+    }
+    for line, message in words.items():
+        with pytest.raises(SystemExit):
+            commands.main(line.split())
+        shown = capsys.readouterr()
+        assert message in " ".join((shown.out + shown.err).split())

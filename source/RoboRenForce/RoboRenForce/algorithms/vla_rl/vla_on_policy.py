@@ -21,6 +21,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.transition import ActOut, Transition
+from ...components.chunk_execution import ChunkExecutorCfg
 from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
@@ -280,9 +281,9 @@ class VLAOnPolicy(Algorithm):
 
     # ------------------------------------------------------------------------------------------------------ playing
 
-    def policy(self, env: EnvSpec | None = None) -> VLAPlayPolicy:
-        """The policy as it is played in the environment."""
-        return VLAPlayPolicy(self.model, env or self.context.spec)
+    def policy(self, env: EnvSpec | None = None, execution: ChunkExecutorCfg | None = None) -> VLAPlayPolicy:
+        """The policy in an environment; None: the one that it learns in, with the environment's chunks."""
+        return VLAPlayPolicy(self.model, env or self.context.spec, execution=execution)
 
     def add_instructions(self, texts: Iterable[str]) -> None:
         """Let the policy follow more texts."""
