@@ -14,6 +14,7 @@ from RoboRenForce.algorithms.vla_training.supervised_module import Micro
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.configclass import UserError
 from RoboRenForce.runners import VLAGRPORunnerCfg
+from RoboRenForce.utils.errors import NotEnoughMemory
 from RoboRenForce.utils.parallelize import ParallelCfg, recompute
 from torch.utils.checkpoint import checkpoint
 
@@ -65,6 +66,31 @@ def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
     run.learner.update = after_a_rollout
     with pytest.raises(UserError, match="2 observations follow an instruction that the policy has not tokenized"):
         run.learn(1)
+
+
+@pytest.mark.parametrize(
+    ("most", "advice"), [(3, "2 would fit (--num_envs 2)"), (0, "a single one does not fit either")]
+)
+def test_out_of_memory_while_acting_names_what_fits(
+    cloned: str, monkeypatch: pytest.MonkeyPatch, most: int, advice: str
+) -> None:
+    env = reach_cfg(8).build()
+    learner = VLAPPOCfg(init_from=cloned).build(
+        policy=small_policy(HEAD), context=RunContext(spec=env.spec, device=CPU)
+    )
+    obs, encode = env.get_observations(), learner.model.encode
+    learner.act(obs)
+
+    def small_memory(seen: Any) -> Any:
+        if len(seen["proprio"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return encode(seen)
+
+    monkeypatch.setattr(learner.model, "encode", small_memory)
+    for calls in (learner.act, learner.collector.values):
+        with pytest.raises(NotEnoughMemory, match="Acting in 8 environments at once does not fit") as told:
+            calls(obs)
+        assert advice in str(told.value) and "algorithm.sample_place=host" in str(told.value)
 
 
 def test_blocks_are_not_recomputed_where_there_is_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from ...envs.spec import EnvSpec
 from ...networks.vlm import Prefix
 from ...utils.cuda_graph import GraphMode, graphed, release
 from ...utils.precision import Precision, autocast
+from .acting_memory import acting_within_memory
 
 PREFIX, OBS, RECORD = "prefix/", "obs/", "record/"
 """Of names in a stored decision: the features of its observation, or the observation itself; the head's record."""
@@ -71,15 +72,13 @@ class ChunkCollector:
         rows = self.rows
         seen = {name: obs[name] if rows is None else obs[name][rows] for name in self.groups}
         count = len(next(iter(seen.values())))
-        padded = self._filled_up(seen, count)
-        size = len(next(iter(padded.values())))
-        known = self._known
-        if rows is None and known is not None and known[0] is obs:
-            prefix = known[1]
-        else:
-            prefix = self._run("encode", size, self._encode, padded)
+        known = self._known if rows is None and self._known is not None and self._known[0] is obs else None
         self._known = None
-        chosen, record = self._run("decide", size, self._decide, prefix)
+        with acting_within_memory(seen, self._try):
+            padded = self._filled_up(seen, count)
+            size = len(next(iter(padded.values())))
+            prefix = self._run("encode", size, self._encode, padded) if known is None else known[1]
+            chosen, record = self._run("decide", size, self._decide, prefix)
         record = {name: tensor[:count] for name, tensor in record.items()}
         if self.stores_features:
             record |= {PREFIX + name: tensor[:count] for name, tensor in prefix.items()}
@@ -101,8 +100,9 @@ class ChunkCollector:
             raise RuntimeError("A collector without a value head has no values.")
         seen = {name: obs[name] if rows is None else obs[name][rows] for name in self.groups}
         count = len(next(iter(seen.values())))
-        padded = self._filled_up(seen, count)
-        prefix = self._run("encode", len(next(iter(padded.values()))), self._encode, padded)
+        with acting_within_memory(seen, self._try):
+            padded = self._filled_up(seen, count)
+            prefix = self._run("encode", len(next(iter(padded.values()))), self._encode, padded)
         if keep and rows is None and self.stores_features:
             self._known = obs, {name: tensor.clone() for name, tensor in prefix.items()}
         return self.value(Prefix.from_tensors(prefix))[:count]
@@ -126,6 +126,12 @@ class ChunkCollector:
         """Free the captured graphs; the next calls capture anew."""
         release(*self._graphs.values())
         self._graphs, self._pool = {}, None
+
+    @torch.no_grad()
+    def _try(self, obs: Mapping[str, Tensor]) -> None:
+        """Do what `act` does, for nothing but its memory."""
+        self.release()
+        self._decide(self._encode(obs))
 
     def _encode(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with autocast(self._precision, self.device):

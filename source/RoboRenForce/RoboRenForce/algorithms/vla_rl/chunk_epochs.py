@@ -14,6 +14,7 @@ from ...components.torch_optimizer import TorchOptimizer
 from ...utils.distributed import DistributedContext
 from ...utils.errors import NotEnoughMemory
 from ..vla_training.reference import Reference
+from .acting_memory import LESS
 from .co_training import CoTraining
 from .options import PolicyGradientOptions
 from .policy_gradient import ChunkBatch
@@ -86,7 +87,8 @@ class ChunkEpochs:
                 if size == 1 or self.distributed.is_distributed:  # other processes would wait for this one
                     raise NotEnoughMemory(
                         f"A micro-batch of {size} decisions does not fit into the memory of the device: set "
-                        "algorithm.micro_batch_size lower, or algorithm.parallel.activation_checkpointing."
+                        "algorithm.micro_batch_size lower, algorithm.parallel.activation_checkpointing=true, or take "
+                        f"fewer environments; {LESS}"
                     ) from error
             # Outside of `except`, whose traceback keeps the activations alive.
             self.micro_batch_size = -(-size // 2)
