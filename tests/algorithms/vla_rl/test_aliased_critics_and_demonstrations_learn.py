@@ -30,7 +30,7 @@ HEAD = FlowHeadCfg(chunk_size=8, num_steps=5, network=MLPDenoiserCfg(network=Res
 
 
 def cloned(folder: Path, seed: int) -> Path:
-    return clone(HEAD, folder, steps=300, seed=seed, speed=0.6, label_noise=0.5)
+    return clone(HEAD, folder, steps=250, seed=seed, speed=0.6, label_noise=0.5)
 
 
 def learner(**options: Any) -> SACCfg:
@@ -62,7 +62,9 @@ def aliased(path: Path, folder: Path, seed: int) -> DSRLCfg:
 def with_demonstrations(path: Path, folder: Path, seed: int) -> RLPDCfg:
     """A handful of flawless demonstrations, which the cloned policy has not seen."""
     env = reach_cfg(10, chunk=None, seed=500 + seed).build()
-    with LeRobotWriter.create(folder / "demonstrations", fps=10, features=dataset_features(env.spec, "image")) as writer:
+    with LeRobotWriter.create(
+        folder / "demonstrations", fps=10, features=dataset_features(env.spec, "image")
+    ) as writer:
         record_demonstrations(env, ExpertCfg(seed=seed).build(env), writer, 30, seed=500 + seed)
     return RLPDCfg(
         init_from=str(path),
@@ -73,7 +75,10 @@ def with_demonstrations(path: Path, folder: Path, seed: int) -> RLPDCfg:
     )
 
 
-CASES: dict[str, tuple[Any, str]] = {"aliased critics": (aliased, "dense"), "demonstrations": (with_demonstrations, "sparse")}
+CASES: dict[str, tuple[Any, str]] = {
+    "aliased critics": (aliased, "dense"),
+    "demonstrations": (with_demonstrations, "sparse"),
+}
 
 
 def improve(case: str, seed: int, folder: Path) -> tuple[float, float]:
@@ -81,7 +86,7 @@ def improve(case: str, seed: int, folder: Path) -> tuple[float, float]:
     algorithm, reward = CASES[case]
     cfg = OffPolicyRunnerCfg(
         num_steps_per_env=50,
-        max_iterations=18,
+        max_iterations=12,
         seed=seed,
         logger=[],
         report=False,

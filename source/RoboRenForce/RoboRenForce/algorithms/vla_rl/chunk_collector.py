@@ -62,7 +62,7 @@ class ChunkCollector:
         self.rows: Tensor | None = None
         """int64 `(n,)`: rows that act; None: all."""
         self._everybody = torch.arange(spec.num_envs, device=device)
-        self._known: tuple[TensorDict, dict[str, Tensor]] | None = None
+        self._known: tuple[Mapping[str, Tensor], dict[str, Tensor]] | None = None
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}
         self._pool: Any = None
 
@@ -88,22 +88,21 @@ class ChunkCollector:
         return ActOut(self._spread(chosen[:count], rows), record)
 
     @torch.no_grad()
-    def values(self, obs: TensorDict, rows: Tensor | None = None, *, keep: bool = False) -> Tensor:
-        """Return V of some rows of an observation, `(n,)` or per action, without choosing actions.
+    def values(self, obs: Mapping[str, Tensor], *, keep: bool = False) -> Tensor:
+        """Return V of observations, `(n,)` or per action, without choosing actions.
 
         Args:
-            obs: Observations of all rows.
-            rows: int64 `(n,)`; None: all.
+            obs: Observations.
             keep: True if `act` is called with this very observation next: a frozen backbone then computes it once.
         """
         if self.value is None:
             raise RuntimeError("A collector without a value head has no values.")
-        seen = {name: obs[name] if rows is None else obs[name][rows] for name in self.groups}
+        seen = {name: obs[name] for name in self.groups}
         count = len(next(iter(seen.values())))
         with acting_within_memory(seen, self._try):
             padded = self._filled_up(seen, count)
             prefix = self._run("encode", len(next(iter(padded.values()))), self._encode, padded)
-        if keep and rows is None and self.stores_features:
+        if keep and self.stores_features:
             self._known = obs, {name: tensor.clone() for name, tensor in prefix.items()}
         return self.value(Prefix.from_tensors(prefix))[:count]
 

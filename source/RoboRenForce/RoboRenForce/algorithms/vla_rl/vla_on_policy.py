@@ -92,7 +92,10 @@ class VLAOnPolicy(Algorithm):
         self._build_training()
         spec = context.spec
         self.sums = EpisodeSums(spec.num_envs, self.device)
-        self.waves = Waves(spec.num_envs, self.device) if self.whole_episodes else None
+        self.waves = None
+        if self.whole_episodes:
+            max_steps = context.rollout_steps // cast(Any, cfg).max_waves
+            self.waves = Waves(spec.num_envs, self.device, max_steps=max_steps)
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self._silent, self._told, self._checked = 0, False, False
         self.collector = ChunkCollector(
@@ -244,6 +247,7 @@ class VLAOnPolicy(Algorithm):
             self.process_env_step(transition)
         rollout = self.rollout
         self.model.preprocessing.instructions.require_known()  # on a GPU nothing else would tell
+        rollout.end()
         with torch.no_grad():
             found = self.targets(rollout)
             batch = ChunkBatch(
