@@ -55,6 +55,8 @@ class ChunkCollector:
     ) -> None:
         self.policy, self.value, self.spec, self.device = policy, value, spec, device
         self.stores_features = stores_features
+        taps = policy.cfg.head.taps(policy.spec.action.dim)
+        self._condenses = stores_features and not taps.reads_tokens  # value heads never read tokens one by one
         self._precision: Precision = precision
         self._mode: GraphMode = cuda_graph
         self.groups = observed_groups(policy, spec)
@@ -134,7 +136,8 @@ class ChunkCollector:
 
     def _encode(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with autocast(self._precision, self.device):
-            return self.policy.encode(obs).to_tensors()
+            prefix = self.policy.encode(obs)
+            return (prefix.condensed() if self._condenses else prefix).to_tensors()
 
     def _decide(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         prefix = Prefix.from_tensors(tensors)

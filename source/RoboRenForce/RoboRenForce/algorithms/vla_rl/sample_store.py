@@ -72,7 +72,9 @@ class SampleStore:
     def _allocate(self, rows: Mapping[str, Tensor]) -> None:
         size = sum(tensor[0].nbytes for tensor in rows.values()) * self.capacity
         place = self._where(size)
-        logger.info("A rollout of %s decisions takes %.2f GiB on %s.", f"{self.capacity:,}", size / 2**30, place)
+        logger.info(
+            "A rollout of %s decisions takes %s MiB on %s.", f"{self.capacity:,}", f"{size / 2**20:,.1f}", place
+        )
         pinned = place.type == "cpu" and self.device.type == "cuda"
         try:
             self.rows = {
