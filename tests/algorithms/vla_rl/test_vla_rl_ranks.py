@@ -173,7 +173,7 @@ def test_two_processes_take_the_steps_of_one_on_all_environments(tmp_path: Path,
 
 def runner(name: str, cloned: Path, rank: int, log_dir: Path | None = None, **fields: Any) -> Any:
     cfg_type = VLAPPORunnerCfg if name == "ppo" else VLAGRPORunnerCfg
-    steps = {"num_steps_per_env": STEPS} if name == "ppo" else {}
+    steps: dict[str, Any] = {"num_steps_per_env": STEPS} if name == "ppo" else {}
     settings: dict[str, Any] = {"num_mini_batches": 3, "optimizer": OptimizerCfg(learning_rate=1e-3)}
     cfg = cfg_type(
         policy=small_policy(HEAD),
