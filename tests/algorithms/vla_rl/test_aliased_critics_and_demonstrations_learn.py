@@ -61,7 +61,7 @@ def aliased(path: Path, folder: Path, seed: int) -> DSRLCfg:
 
 def with_demonstrations(path: Path, folder: Path, seed: int) -> RLPDCfg:
     """A handful of flawless demonstrations, which the cloned policy has not seen."""
-    env = reach_cfg(10, chunk=None, seed=500 + seed).build()
+    env: Any = reach_cfg(10, chunk=None, seed=500 + seed).build()
     with LeRobotWriter.create(
         folder / "demonstrations", fps=10, features=dataset_features(env.spec, "image")
     ) as writer:

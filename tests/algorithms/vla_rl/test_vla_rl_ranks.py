@@ -51,7 +51,7 @@ def environment(name: str, num_envs: int = ENVS, seed: int = 7, **fields: Any) -
 
 def in_two_processes(folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(rank, *arguments)` returns in each of two processes as torchrun starts them."""
-    mp.start_processes(_process, (free_port(), folder, work, arguments), nprocs=2, start_method="fork")
+    mp.spawn.start_processes(_process, (free_port(), folder, work, arguments), nprocs=2, start_method="fork")
     return [torch.load(folder / f"found_{rank}.pt") for rank in range(2)]
 
 
@@ -153,6 +153,7 @@ def test_two_processes_take_the_steps_of_one_on_all_environments(tmp_path: Path,
     env, steps = collected(name, cloned, fields)
     if "nothing" in case:
         for step in steps:
+            assert step.chunk_rewards is not None
             step.chunk_rewards[:GROUP] = 0.0
     everybody, nobody_else = slice(0, ENVS), DistributedContext()
     alone = learned(name, cloned, env, steps, everybody, nobody_else, **fields)
