@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.multiprocessing as mp
 from cloned_tabletop import clone, reach_cfg, small_policy
 from forked import be_rank, free_port
 from RoboRenForce.algorithms import RunContext
@@ -25,6 +24,7 @@ from RoboRenForce.networks import MLPCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 from RoboRenForce.utils.distributed import DistributedContext
 from RoboRenForce.utils.parallelize import ParallelCfg
+from torch.multiprocessing.spawn import start_processes
 
 HEAD = RegressionHeadCfg(chunk_size=4, std=0.3)
 ENVS, GROUP, STEPS = 8, 4, 4
@@ -51,7 +51,7 @@ def environment(name: str, num_envs: int = ENVS, seed: int = 7, **fields: Any) -
 
 def in_two_processes(folder: Path, work: Callable[..., Any], *arguments: Any) -> list[Any]:
     """What `work(rank, *arguments)` returns in each of two processes as torchrun starts them."""
-    mp.spawn.start_processes(_process, (free_port(), folder, work, arguments), nprocs=2, start_method="fork")
+    start_processes(_process, (free_port(), folder, work, arguments), nprocs=2, start_method="fork")
     return [torch.load(folder / f"found_{rank}.pt") for rank in range(2)]
 
 
