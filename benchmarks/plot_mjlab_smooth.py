@@ -21,7 +21,7 @@ from mjlab_smooth import ARMS
 from report import write_json
 
 ROOT = Path(__file__).parent.parent
-COLORS = dict(zip(ARMS, ("tab:gray", "tab:blue", "tab:green", "tab:orange"), strict=True))
+COLORS: dict[str, str] = dict(zip(ARMS, ("tab:gray", "tab:blue", "tab:green", "tab:orange"), strict=True))
 
 
 def last_mean(runs: list[dict[str, Any]], curve: str, last: int) -> float:

@@ -23,7 +23,7 @@ def jacobian_norm(
         probes: Number of random probes; None: exact, by a backward pass for each of the A outputs.
         norm: Frobenius norm, or the mean Euclidean norm of the A rows of the Jacobian.
     """
-    output, pull = torch.func.vjp(function, x)
+    output, pull, *_ = torch.func.vjp(function, x)
     rows = [pull(direction)[0].square().sum(-1) for direction in _directions(output, probes)]
     if norm == "rows":
         return torch.stack([length(row) for row in rows]).mean(0)

@@ -93,7 +93,7 @@ class Lips(LossTerm):
                 distribution = actor.distribution(samples.evaluate(actor, "actor", [x])[0])
                 return distribution.log_prob(samples.action)
 
-            value, pull = torch.func.vjp(log_prob, features)
+            value, pull, *_ = torch.func.vjp(log_prob, features)
             return pull(torch.ones_like(value))[0].square().sum(-1)
         return jacobian_norm(lambda x: samples.actions(actor, [x])[0], features, self.cfg.probes, self.cfg.norm)
 
