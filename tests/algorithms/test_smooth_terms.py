@@ -282,7 +282,7 @@ def test_without_weights_every_term_is_ppo_bit_for_bit(recurrent: bool) -> None:
 
 STRONG = {
     "caps": algorithms.CAPSCfg(temporal_weight=30.0, spatial_weight=30.0),
-    "l2c2": algorithms.L2C2Cfg(policy_weight=30.0, value_weight=1.0),
+    "l2c2": algorithms.L2C2Cfg(policy_weight=30.0, value_weight=30.0),
     "lips": algorithms.LipsCfg(weight=10.0, probes=2),
     "lcp": algorithms.LipsCfg(mode="lcp", weight=1.0),
 }
