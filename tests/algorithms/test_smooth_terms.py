@@ -312,6 +312,15 @@ def test_every_term_makes_ppo_smoother(name: str, kind: str) -> None:
     assert values[1] < 0.7 * values[0]
 
 
+def test_an_lstm_on_the_cpu_has_the_derivatives_that_lips_needs() -> None:
+    """oneDNN's LSTM, which torch would take there, has no second one."""
+    backbone = networks.RNNCfg(cell="lstm", hidden_size=6)
+    ppo = make_ppo(backbone=backbone, loss_terms=[algorithms.LipsCfg(weight=1.0)])
+    feed(ppo)
+    assert ppo.update()["Loss/lips"] > 0
+    assert torch.backends.mkldnn.enabled
+
+
 def test_recurrent_caps_compares_successive_steps_of_the_sequence() -> None:
     ppo = make_ppo(backbone=networks.RNNCfg(hidden_size=6), loss_terms=[algorithms.CAPSCfg()])
     feed(ppo)
