@@ -155,8 +155,7 @@ class PPO(Algorithm):
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         # Regularizers add to the same loss, so one backward pass serves all.
         for name, term in terms:
-            loss = loss + term
-            metrics[name] = metrics[name] + term if name in metrics else term
+            loss, metrics[name] = loss + term, metrics[name] + term if name in metrics else term
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
