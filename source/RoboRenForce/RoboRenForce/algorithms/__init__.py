@@ -3,7 +3,7 @@
 from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
-from .loss_terms import SymmetryCfg
+from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg
 from .off_policy import (
     DSAC,
     SAC,
@@ -26,7 +26,7 @@ from .off_policy import (
     sac_trans_policy,
 )
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
-from .on_policy import PPO, PPOCfg
+from .on_policy import PPO, CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg, PPOCfg
 from .reward_terms import RNDCfg
 
 __all__ = [
@@ -43,6 +43,8 @@ __all__ = [
     "Algorithm",
     "AlgorithmCfg",
     "BCCfg",
+    "CAPSCfg",
+    "CAPSPPOCfg",
     "CQLCfg",
     "DSACCfg",
     "DSACTCfg",
@@ -52,6 +54,12 @@ __all__ = [
     "FastTD3Cfg",
     "FlashSACCfg",
     "IQLCfg",
+    "L2C2Cfg",
+    "L2C2LipsPPOCfg",
+    "L2C2PPOCfg",
+    "LipsCAPSPPOCfg",
+    "LipsCfg",
+    "LipsPPOCfg",
     "OffPolicyAlgorithm",
     "OffPolicyAlgorithmCfg",
     "PPOCfg",

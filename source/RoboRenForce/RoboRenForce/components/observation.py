@@ -133,7 +133,7 @@ class ObservationNetwork(nn.Module):
 
     def evaluate(self, obs: Observations, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the backbone's output `(..., out)` in at least float32, and the next state."""
-        return self._run(self.encoder(obs), state, starts)
+        return self.evaluate_features(self.encoder(obs), state, starts)
 
     def evaluate_flat(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Evaluate one step of flat observations `(B, obs_dim)`, the groups concatenated in their order."""
@@ -142,9 +142,12 @@ class ObservationNetwork(nn.Module):
                 f"{type(self).__name__} reads the image groups {self.encoder.image_groups}, which a flat observation "
                 f"can't hold: call it with a dictionary of groups."
             )
-        return self._run(self.encoder.encode_flat(x), state, None)
+        return self.evaluate_features(self.encoder.encode_flat(x), state, None)
 
-    def _run(self, features: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def evaluate_features(
+        self, features: Tensor, state: Tensor | None, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Evaluate the backbone at encoded observations `(..., features)`; see `evaluate`."""
         if isinstance(self.backbone, RecurrentNetwork):
             if state is None:
                 state = self.backbone.initial_state(features.shape[-2])

@@ -6,6 +6,7 @@ Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -67,6 +68,11 @@ _CONTINUOUS = {
 }
 """Kind -> the tasks with continuous actions that share its settings."""
 
+_SMOOTH = ("CAPSPPO", "L2C2PPO", "LipsPPO")
+"""PPO with a regularizer of smoothness, for every PPO task with continuous actions; see `agents.smooth`."""
+
+_DISCRETE = ("CartPole", "Acrobot")
+
 _NUM_ENVS = {"classic": 4, "mujoco": 1}
 """Number of environments for off-policy learning."""
 
@@ -81,6 +87,10 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), f"{_PPO}:{agent}")
     for name, (env_id, agent) in _ENVPOOL.items():
         _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), f"{_PPO}:{agent}")
+    for name, (env_id, agent) in _GYM.items():
+        _register_smooth(f"RoboRenForce-Gym-{name}", GymEnvCfg(env_id=env_id), agent)
+    for name, (env_id, agent) in _ENVPOOL.items():
+        _register_smooth(f"RoboRenForce-EnvPool-{name}", EnvPoolCfg(env_id=env_id), agent)
     for algorithm, agents in _OFF_POLICY.items():
         for kind, names in _CONTINUOUS.items():
             for name in names:
@@ -179,7 +189,20 @@ def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
     )
 
 
-def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:
+def smooth_agent(agent: str, algorithm: str) -> Any:
+    """Return the configuration of `agents.ppo` named `agent` with a regularizer of `_SMOOTH`."""
+    from .agents.smooth import smooth
+
+    return smooth(resolve(f"{_PPO}:{agent}")(), algorithm, agent)
+
+
+def _register_smooth(task: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:
+    if task.rpartition("-")[2] not in _DISCRETE:
+        for algorithm in _SMOOTH:
+            _register(f"{task}-{algorithm}", env_cfg, partial(smooth_agent, agent, algorithm))
+
+
+def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: Any) -> None:
     if task_id not in gym.registry:
         gym.register(
             id=task_id,

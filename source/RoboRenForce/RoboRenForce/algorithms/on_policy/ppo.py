@@ -32,6 +32,7 @@ from ...components.observation import Observations
 from ...components.optimizer import FlatAdam
 from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
+from ...networks.constraints import constrain_
 from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphMode, SideStream, graphed, release
 from ...utils.precision import Precision, autocast, set_matmul_precision
@@ -39,7 +40,7 @@ from .. import functional
 from ..actor_policy import ActorPolicy
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy, require_same_parts
 from ..functional.masked import masked_mean, masked_var
-from ..loss_terms import LossTermCfg
+from ..loss_terms import LossTermCfg, build_loss_terms, compiled_losses
 from ..reward_terms import RewardTermCfg
 from .collector import ActorCriticCollector
 from .rollout import OnPolicyRollout
@@ -59,10 +60,8 @@ class PPO(Algorithm):
         self.actor, self.critic = self.networks.actor, self.networks.critic
         self.recurrent = self.actor.is_recurrent or self.critic.is_recurrent
         self.cfg = cfg = cfg.with_parity(recurrent=self.recurrent)
-        self.loss_terms = [term.build() for term in cfg.loss_terms]
+        self.loss_terms = build_loss_terms(cfg.loss_terms, sequences=self.recurrent, actor=self.actor)
         self.reward_terms = [term.build(context=context) for term in cfg.reward_terms]
-        for term in self.loss_terms:
-            term.check_fit(sequences=self.recurrent)
         set_matmul_precision(cfg.precision, self.device)
         # Every process starts from the weights of the main one; from then on equal gradients keep them equal.
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
@@ -85,20 +84,18 @@ class PPO(Algorithm):
         self.collector = ActorCriticCollector(
             self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
         )
-        terms = [*self.loss_terms, *self.reward_terms]
-        next_obs = any(term.needs_successors for term in terms)
-        self.rollout = OnPolicyRollout(
-            cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
-        )
+        terms = self.reward_terms, self.reward_scaler, self.loss_terms
+        self.rollout = OnPolicyRollout(cfg, self.collector, context, read, *terms)
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        count, parts = cfg.num_learning_epochs, cfg.num_mini_batches
-        self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole=bool(terms))
+        count, parts, whole = cfg.num_learning_epochs, cfg.num_mini_batches, bool(self.loss_terms or self.reward_terms)
+        self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole)
         # Compilation fuses the element-wise kernels of losses and optimizer, which a GPU is mostly busy launching.
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
         self._value_loss = compile_own(self.value_loss) if compiled else self.value_loss
         self._apply = compile_own(self._apply_gradients) if compiled else self._apply_gradients
-        self._beside = SideStream(self.device)
+        self._term_losses = compiled_losses(self.loss_terms, compiled)
+        self._beside, self._terms_beside = SideStream(self.device), SideStream(self.device)
         self._learn_step = graphed(self._learn, self.device, cfg.cuda_graph, "update")
 
     @torch.no_grad()
@@ -145,18 +142,20 @@ class PPO(Algorithm):
         # Augmented samples stand behind the original ones.
         for term in self.loss_terms:
             batch = term.augment(batch)
-        # Actor and critic share nothing, so on a GPU they run side by side.
+        # Actor and critic share nothing and regularizers share only weights, so on a GPU they run side by side.
+        with self._terms_beside:
+            terms = [(name, of(self.actor, self.critic, batch, num_original)) for name, of in self._term_losses]
         with self._beside:
             value_error = self._value_loss(batch)
         surrogate, entropy, kl = self._policy_loss(batch, num_original)
         self._beside.join()
+        self._terms_beside.join()
         # Equation 9 of the paper, to be minimized.
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
-        for term in self.loss_terms:
-            # Regularizers add to the same loss, so one backward pass serves all.
-            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, num_original)
-            loss = loss + metrics[f"Loss/{term.name}"]
+        # Regularizers add to the same loss, so one backward pass serves all.
+        for name, term in terms:
+            loss, metrics[name] = loss + term, metrics[name] + term if name in metrics else term
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -186,11 +185,13 @@ class PPO(Algorithm):
         return functional.value_loss(value, batch.return_, batch.mask)
 
     def _apply_gradients(self) -> dict[str, Tensor]:
-        """Adapt the learning rate to the KL, clip and step; a handful of kernels when compiled."""
+        """Adapt the learning rate to the KL, clip, step and project; a handful of kernels when compiled."""
         cfg, optimizer = self.cfg, self.optimizer
         if cfg.schedule == "adaptive":
             adapt_to_kl_(optimizer.lr, optimizer.shared, cfg.desired_kl, lowest=cfg.min_lr, highest=cfg.max_lr)
-        return optimizer.apply()
+        norms = optimizer.apply()
+        constrain_(self.networks)
+        return norms
 
     @torch.no_grad()
     def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
