@@ -282,7 +282,7 @@ def test_without_weights_every_term_is_ppo_bit_for_bit(recurrent: bool) -> None:
 
 STRONG = {
     "caps": algorithms.CAPSCfg(temporal_weight=30.0, spatial_weight=30.0),
-    "l2c2": algorithms.L2C2Cfg(policy_weight=30.0, value_weight=1.0),
+    "l2c2": algorithms.L2C2Cfg(policy_weight=30.0, value_weight=30.0),
     "lips": algorithms.LipsCfg(weight=10.0, probes=2),
     "lcp": algorithms.LipsCfg(mode="lcp", weight=1.0),
 }
@@ -310,6 +310,15 @@ def test_every_term_makes_ppo_smoother(name: str, kind: str) -> None:
         for _ in range(2):
             ppo.update()
     assert values[1] < 0.7 * values[0]
+
+
+def test_an_lstm_on_the_cpu_has_the_derivatives_that_lips_needs() -> None:
+    """oneDNN's LSTM, which torch would take there, has no second one."""
+    backbone = networks.RNNCfg(cell="lstm", hidden_size=6)
+    ppo = make_ppo(backbone=backbone, loss_terms=[algorithms.LipsCfg(weight=1.0)])
+    feed(ppo)
+    assert ppo.update()["Loss/lips"] > 0
+    assert torch.backends.mkldnn.enabled
 
 
 def test_recurrent_caps_compares_successive_steps_of_the_sequence() -> None:

@@ -62,21 +62,19 @@ class LipsNet(Network):
         self.cfg = cfg
         self.net: MLP = cfg.net_cfg.build(in_features, out_features)
         raw = math.log(math.expm1(cfg.initial))  # softplus of it is `initial`
-        self.raw_constant: nn.Parameter | None = None
-        self.constant: MLP | None = None
-        if cfg.constant_cfg is None:
-            self.raw_constant = nn.Parameter(torch.tensor(raw))
-        else:
-            self.constant = cfg.constant_cfg.build(in_features, 1)
-            last = self.constant.layers[-1]
-            with torch.no_grad():
-                last.weight.mul_(0.01)
-                last.bias.fill_(raw)
+        self.raw_constant = nn.Parameter(torch.tensor(raw), requires_grad=cfg.constant_cfg is None)
+        self.change: Network | None = None
+        if cfg.constant_cfg is not None:
+            change: Any = cfg.constant_cfg.build(in_features, 1)
+            # K begins as `initial` everywhere.
+            nn.init.zeros_(change.output_layer.weight)
+            nn.init.zeros_(change.output_layer.bias)
+            self.change = change
 
     def lipschitz(self, x: Tensor) -> Tensor:
         """Return K(x) `(..., 1)`."""
-        raw = self.raw_constant if self.constant is None else self.constant(x)
-        return nn.functional.softplus(raw).expand(*x.shape[:-1], 1)
+        change = x.new_zeros(()) if self.change is None else self.change(x)
+        return nn.functional.softplus(self.raw_constant + change).expand(*x.shape[:-1], 1)
 
     @override
     def forward(self, x: Tensor) -> Tensor:

@@ -232,7 +232,7 @@ def smooth_agent(agent: str, algorithm: str) -> Any:
     """Return the configuration of `agents.ppo` named `agent` with a regularizer of `_SMOOTH`."""
     from .agents.smooth import smooth
 
-    return smooth(resolve(f"{_PPO}:{agent}")(), algorithm)
+    return smooth(resolve(f"{_PPO}:{agent}")(), algorithm, agent)
 
 
 def _register_smooth(task: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,12 +23,30 @@ def jacobian_norm(
         probes: Number of random probes; None: exact, by a backward pass for each of the A outputs.
         norm: Frobenius norm, or the mean Euclidean norm of the A rows of the Jacobian.
     """
-    output, pull = torch.func.vjp(function, x)
+    output, pull = vjp(function, x)
     rows = [pull(direction)[0].square().sum(-1) for direction in _directions(output, probes)]
     if norm == "rows":
         return torch.stack([length(row) for row in rows]).mean(0)
     total = torch.stack(rows).sum(0)
     return length(total if probes is None else total / probes)
+
+
+def vjp(function: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+    """Return `function(x)`, and a function from directions `(..., A)` to their products with the Jacobian.
+
+    The products can be differentiated again, also inside a compiled function.
+    """
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        output, pull, *_ = torch.func.vjp(function, x)
+        return output, pull
+    # The LSTM of oneDNN has no second derivative; torch's own has one.
+    mkldnn: Any = torch.backends.mkldnn
+    before, mkldnn.enabled = mkldnn.enabled, False
+    try:
+        output, pull, *_ = torch.func.vjp(function, x)
+    finally:
+        mkldnn.enabled = before
+    return output, pull
 
 
 def _directions(output: Tensor, probes: int | None) -> Iterator[Tensor]:

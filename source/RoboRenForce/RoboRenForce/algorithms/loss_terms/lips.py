@@ -21,10 +21,11 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ...components.deterministic_actor import DeterministicActor
 from ...configclass import ConfigError, Range, configclass
 from ...networks.fft_filter import FFTFilter
 from ...networks.lipschitz import LipsNet, SpectralMLP
-from ..functional import jacobian_norm, masked_mean
+from ..functional import jacobian_norm, masked_mean, vjp
 from .loss_term import AnyBatch, LossTerm, LossTermCfg
 from .samples import Samples, require_continuous
 
@@ -54,7 +55,7 @@ class Lips(LossTerm):
                 f"A LipsNet scales the action's mean, but {type(actor).__name__} reads a std from the same output: use "
                 "state_dependent_std=False, or a StateIndStdActorCfg."
             )
-        if mode == "lcp" and type(actor).__name__ == "DeterministicActor":
+        if mode == "lcp" and isinstance(actor, DeterministicActor):
             raise ConfigError("LipsCfg with mode=lcp needs log pi, which a DeterministicActor lacks: use mode=jac.")
         if mode == "jac" and sequences and self.cfg.probes is None:
             raise ConfigError(
@@ -93,7 +94,7 @@ class Lips(LossTerm):
                 distribution = actor.distribution(samples.evaluate(actor, "actor", [x])[0])
                 return distribution.log_prob(samples.action)
 
-            value, pull = torch.func.vjp(log_prob, features)
+            value, pull = vjp(log_prob, features)
             return pull(torch.ones_like(value))[0].square().sum(-1)
         return jacobian_norm(lambda x: samples.actions(actor, [x])[0], features, self.cfg.probes, self.cfg.norm)
 

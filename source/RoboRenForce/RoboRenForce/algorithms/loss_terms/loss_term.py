@@ -94,6 +94,8 @@ def build_loss_terms(
     return terms
 
 
-def compiled_losses(terms: Iterable[LossTerm], compiled: bool) -> dict[str, Callable[..., Tensor]]:
-    """Return metric name -> `LossTerm.loss`, compiled if asked for and possible."""
-    return {f"Loss/{term.name}": compile_own(term.loss) if compiled and term.compiles else term.loss for term in terms}
+def compiled_losses(terms: Iterable[LossTerm], compiled: bool) -> list[tuple[str, Callable[..., Tensor]]]:
+    """Return metric name and `LossTerm.loss` of each, compiled if asked for and possible."""
+    return [
+        (f"Loss/{term.name}", compile_own(term.loss) if compiled and term.compiles else term.loss) for term in terms
+    ]

@@ -111,8 +111,9 @@ class ActorCritic:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the regularizers to the policy's loss; returns the 0-dim sum, and all metrics without gradient."""
         for term in self.loss_terms:
-            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, self.batch_size)
-            loss = loss + metrics[f"Loss/{term.name}"]
+            name, added = f"Loss/{term.name}", term.loss(self.actor, self.critic, batch, self.batch_size)
+            loss = loss + added
+            metrics[name] = metrics[name] + added if name in metrics else added
         metrics["Loss/actor"] = loss
         return loss, {name: metric.detach() for name, metric in metrics.items()}
 

@@ -141,7 +141,7 @@ class PPO(Algorithm):
             batch = term.augment(batch)
         # Actor and critic share nothing and regularizers share only weights, so on a GPU they run side by side.
         with self._terms_beside:
-            terms = {name: of(self.actor, self.critic, batch, num_original) for name, of in self._term_losses.items()}
+            terms = [(name, of(self.actor, self.critic, batch, num_original)) for name, of in self._term_losses]
         with self._beside:
             value_error = self._value_loss(batch)
         surrogate, entropy, kl = self._policy_loss(batch, num_original)
@@ -151,9 +151,9 @@ class PPO(Algorithm):
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         # Regularizers add to the same loss, so one backward pass serves all.
-        for term in terms.values():
-            loss = loss + term
-        return loss, kl, {name: metric.detach() for name, metric in (metrics | terms).items()}
+        for name, term in terms:
+            loss, metrics[name] = loss + term, metrics[name] + term if name in metrics else term
+        return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return the surrogate loss over all samples, and entropy and KL(old || new) of the first `num_original`."""

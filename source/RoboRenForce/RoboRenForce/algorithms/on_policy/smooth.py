@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...configclass import configclass
 from ...configclass.fields import field_names
 from ..loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, LossTermCfg
@@ -43,7 +45,8 @@ class L2C2LipsPPOCfg(PPOCfg):
     loss_terms: list[LossTermCfg] = [L2C2Cfg(), LipsCfg()]
 
 
-def with_loss_terms(cfg: PPOCfg, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
-    """Return `cfg` as a preset of this module, with `terms` in place of the preset's own."""
-    kept = {name: getattr(cfg, name) for name in field_names(PPOCfg)}
-    return preset(**(kept | {"loss_terms": list(terms)}))
+def with_loss_terms(cfg: Any, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
+    """Return `cfg`, a `PPOCfg`, as a preset of this module, with `terms` in place of the preset's own."""
+    kept: dict[str, Any] = {name: getattr(cfg, name) for name in field_names(PPOCfg)}
+    kept["loss_terms"] = list(terms)
+    return preset(**kept)

@@ -32,6 +32,13 @@ class Prefix:
         weight = self.mask.unsqueeze(-1).to(self.tokens.dtype)
         return (self.tokens * weight).sum(1) / weight.sum(1).clamp(min=1)
 
+    def condensed(self) -> Prefix:
+        """Return their mean instead of all tokens: the same for who reads no more of them, see `Taps.reads_tokens`."""
+        there = torch.ones(len(self.tokens), 1, dtype=torch.bool, device=self.tokens.device)
+        return Prefix(
+            tokens=self.pooled.unsqueeze(1), mask=there, is_image=~there, state=self.state, queries=self.queries
+        )
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Prefix:
         """Apply a function to every tensor."""
         return Prefix.from_tensors({name: function(tensor) for name, tensor in self.to_tensors().items()})
