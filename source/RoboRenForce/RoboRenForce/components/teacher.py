@@ -178,12 +178,13 @@ class TeacherLabels:
 
     def loaded(self) -> Teacher:
         """Return the teacher, which is read from its file the first time."""
-        if self.teacher is None:
-            self.teacher = self.cfg.build(spec=self.spec).to(self.device)
-            if self._state is None:
-                state = self.teacher.initial_state(self.spec.num_envs)
-                self._state = None if state is None else state.to(self.device)
-        return self.teacher
+        if self.teacher is not None:
+            return self.teacher
+        self.teacher = teacher = self.cfg.build(spec=self.spec).to(self.device)
+        if self._state is None:
+            state = teacher.initial_state(self.spec.num_envs)
+            self._state = None if state is None else state.to(self.device)
+        return teacher
 
     def end_step(self, done: Tensor) -> None:
         """Start new episodes where `done` `(N,)` is nonzero."""
