@@ -69,7 +69,9 @@ class EnvRunner(Trainer):
             self.device,
             success="success" in spec.extras,
             terms=terms,
-            counted=spec.leader_rows,  # blocks that explore would hide what the leader reaches
+            counted=spec.leader_rows
+            if spec.num_blocks > 1
+            else None,  # blocks that explore would hide what the leader reaches
         )
         self.algorithm.add_instructions(env.instruction_table.values())
         env.set_eval_policy(self.policy())

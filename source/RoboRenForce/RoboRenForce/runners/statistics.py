@@ -41,10 +41,10 @@ class EpisodeStatistics:
         success: bool = False,
         terms: Sequence[str] = (),
         window: int = 100,
-        counted: slice = slice(None),
+        counted: slice | None = None,
     ) -> None:
         self.window, self._counted = window, counted
-        num_envs = len(range(num_envs)[counted])
+        num_envs = len(range(num_envs)[counted or slice(None)])
         self._with_success, self._terms = success, tuple(terms)
         # Rows of return, length and reward terms; success, which no step adds to, comes last where finished.
         rows = 2 + len(self._terms)
@@ -77,16 +77,15 @@ class EpisodeStatistics:
             reward_terms: `(num_envs, K)`, if their means are wanted.
             mask: False in rows that waited, or the number of actions that each row executed; None: one each.
         """
-        rows = self._counted
         ended, totals, succeeded = self._rows[self._step]
-        ended.copy_(done[rows])
-        self._returns.add_(reward[rows])
-        self._lengths.add_(1.0 if mask is None else mask[rows])
+        ended.copy_(self._of(done))
+        self._returns.add_(self._of(reward))
+        self._lengths.add_(1.0 if mask is None else self._of(mask))
         if reward_terms is not None:
-            self._term_sums.add_(reward_terms[rows].t())
+            self._term_sums.add_(self._of(reward_terms).t())
         totals.copy_(self._running)
         if success is not None:
-            succeeded.copy_(success[rows])
+            succeeded.copy_(self._of(success))
         self._running.masked_fill_(ended, 0.0)
         self._step += 1
 
@@ -133,7 +132,11 @@ class EpisodeStatistics:
         """
         self._running.zero_()
         if ages is not None:
-            self._returns.masked_fill_(ages[self._counted] != 0, torch.nan)  # stays NaN until the episode ends
+            self._returns.masked_fill_(self._of(ages) != 0, torch.nan)  # stays NaN until the episode ends
+
+    def _of(self, values: Tensor) -> Tensor:
+        """Return the rows that count."""
+        return values if self._counted is None else values[self._counted]
 
 
 class EnvLog:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from tensordict import TensorDict
@@ -179,6 +179,16 @@ class SAPGPPOCfg(PPOCfg):
     """Bound of mu (as the truncation of V-trace, arXiv 1802.01561); None: no bound, as in the paper."""
     evolution: Cfg | None = None
     """Evolution of the block vectors (`EvolutionCfg`, EPO); None: they only learn."""
+
+    @classmethod
+    def from_ppo(cls, ppo: PPOCfg, **options: Any) -> Self:
+        """Return the same options in blocks, with entropy coefficients of blocks.
+
+        Args:
+            ppo: Options of PPO.
+            options: Fields that differ.
+        """
+        return cls.extending(ppo, **{"entropy_coef": cls().entropy_coef, **options})
 
     def check(self) -> Iterable[str]:
         """Check PPO's options, and that advantages are normalized with those of the relabelled data."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from RoboRenForce import algorithms, runners
 
@@ -17,12 +18,17 @@ _MOST_WEIGHT = 2.0
 
 
 def _sapg(task: Callable[[], runners.OnPolicyRunnerCfg]) -> runners.SAPGOnPolicyRunnerCfg:
-    return runners.SAPGOnPolicyRunnerCfg.from_ppo(task(), max_importance_ratio=_MOST_WEIGHT)
+    ppo = task()
+    algorithm = algorithms.SAPGPPOCfg.from_ppo(ppo.algorithm, max_importance_ratio=_MOST_WEIGHT)
+    return runners.SAPGOnPolicyRunnerCfg.extending(ppo, policy=algorithms.sapg_policy(ppo.policy), algorithm=algorithm)
 
 
 def _epo(task: Callable[[], runners.OnPolicyRunnerCfg]) -> runners.EPOOnPolicyRunnerCfg:
+    ppo = task()
     evolution = algorithms.EvolutionCfg(interval_updates=_INTERVAL, warmup_updates=_INTERVAL)
-    return runners.EPOOnPolicyRunnerCfg.from_ppo(task(), evolution=evolution, max_importance_ratio=_MOST_WEIGHT)
+    options: Any = {"evolution": evolution, "max_importance_ratio": _MOST_WEIGHT}
+    algorithm = algorithms.EPOCfg.from_ppo(ppo.algorithm, **options)
+    return runners.EPOOnPolicyRunnerCfg.extending(ppo, policy=algorithms.sapg_policy(ppo.policy), algorithm=algorithm)
 
 
 def cartpole_sapg() -> runners.SAPGOnPolicyRunnerCfg:
