@@ -16,9 +16,11 @@ from ..networks.action_expert import Variant
 from ..networks.vlm import BackboneCfg, GemmaCfg, PaliGemmaCfg, SigLIPCfg
 from ..networks.vlm.paligemma_prompt import BYTES
 from .action_heads import ActionHeadCfg, FlowHeadCfg
+from .openpi_weights import load_weights
 from .vla_normalizer import VectorNormalizerCfg
-from .vla_policy import VLAPolicyCfg
+from .vla_policy import VLAPolicy, VLAPolicyCfg
 from .vla_preprocessing import VLAPreprocessingCfg
+from .vla_spec import VLASpec
 
 Size = Literal["full", "tiny"]
 
@@ -32,6 +34,8 @@ class OpenPIPolicyCfg(VLAPolicyCfg):
     state is part of the prompt, the time steers the expert's layers, values are normalized by quantiles."""
     size: Size = "full"
     """`full`: as published; `tiny`: the same code with 250 thousand weights, for tests and to learn from scratch."""
+    weights: str = ""
+    """Published weights, a file or its folder, in the layout of openpi, LeRobot, RLinf or transformers; empty: random."""
     backbone: BackboneCfg = MISSING
     head: ActionHeadCfg = MISSING
     preprocessing: VLAPreprocessingCfg = MISSING
@@ -46,6 +50,13 @@ class OpenPIPolicyCfg(VLAPolicyCfg):
             method: Literal["quantile", "mean_std"] = "quantile" if self.variant == "pi05" else "mean_std"
             normalizer = VectorNormalizerCfg(method=method)
             self.preprocessing = VLAPreprocessingCfg(resize="pad", state=normalizer, action=normalizer)
+
+    def build(self, spec: VLASpec) -> VLAPolicy:
+        """Build the policy, with `weights` if there are any."""
+        policy: VLAPolicy = super().build(spec)
+        if self.weights:
+            load_weights(policy, self.weights)
+        return policy
 
     def check(self) -> Iterable[str]:
         """Sentences on a head of another variant."""

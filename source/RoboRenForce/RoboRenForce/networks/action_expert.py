@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from ..configclass import Range, configclass
 from ..utils.errors import ConfigError
+from ..utils.precision import full_precision
 from .denoiser import Context, Denoiser, DenoiserCfg, time_embedding
 from .vlm.backbone import Taps
 from .vlm.gemma import Gemma, GemmaCfg
@@ -67,10 +68,12 @@ class ActionExpert(Denoiser):
     def forward(self, x: Tensor, time: Tensor, context: Context) -> Tensor:
         mask = F.pad(context["mask"], (0, x.shape[1]), value=True)
         positions = mask[:, -x.shape[1] :].cumsum(1) + context["mask"].sum(1, keepdim=True) - 1
-        tokens, condition = self._embedded(x, time)
+        with full_precision(x.device):  # a small part of the work, and the one that log-probabilities feel most
+            tokens, condition = self._embedded(x, time)
         hidden, _ = self.gemma(tokens, positions, mask, context["key_values"], condition)
-        y, _ = self.gemma.norm(hidden[-1], condition)
-        return -self.action_out_proj(y).float()
+        y = self.gemma.normalized(hidden[-1], condition)
+        with full_precision(x.device):
+            return -self.action_out_proj(y.to(self.action_out_proj.weight.dtype)).float()
 
     def _read(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
         if prefix.key_values is None or prefix.key_mask is None:
@@ -95,7 +98,7 @@ class ActionExpert(Denoiser):
         when = time_embedding(1.0 - time.double(), dim).to(dtype).reshape(len(x), -1, dim)
         if self.cfg.variant == "pi05":
             return tokens, F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(when))))
-        merged = torch.cat([tokens, when.expand(-1, x.shape[1], -1).to(tokens.dtype)], -1)
+        merged = torch.cat([tokens, when.expand(-1, x.shape[1], -1)], -1)
         return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(merged))), None
 
 

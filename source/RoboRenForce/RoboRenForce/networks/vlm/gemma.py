@@ -50,8 +50,8 @@ class AdaptiveRMSNorm(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> tuple[Tensor, Tensor]:
         """Return the normalized `(B, L, D)`, and the gate; the condition is `(B, 1 or L, D)`."""
-        scale, shift, gate = self.dense(condition).chunk(3, -1)
-        return (_normalized(x) * (1.0 + scale.float()) + shift.float()).to(x.dtype), gate
+        scale, shift, gate = self.dense(condition.to(self.dense.weight.dtype)).chunk(3, -1)
+        return (_normalized(x) * (1.0 + scale.float()) + shift.float()).to(x.dtype), gate.to(x.dtype)
 
 
 class GemmaAttention(nn.Module):
@@ -165,6 +165,7 @@ class Gemma(nn.Module):
         Returns:
             The outputs of the N layers, not normalized, and their keys and values `(B, N, 2, K, L, d)`.
         """
+        x = x.to(self.dtype)
         rotation = rotation_of(positions, self.cfg.head_dim)
         keep = None if mask is None else mask[:, None, None]
         hidden, key_values = [], []
@@ -174,6 +175,15 @@ class Gemma(nn.Module):
             hidden.append(x)
             key_values.append(key_value)
         return hidden, torch.stack(key_values, 1)
+
+    def normalized(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """Normalize outputs of a layer as those of the last one are."""
+        return self.norm(x, condition)[0]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights of its layers, in which it computes where autocast does not say otherwise."""
+        return cast("GemmaLayer", self.layers[0]).mlp.down_proj.weight.dtype
 
 
 @configclass

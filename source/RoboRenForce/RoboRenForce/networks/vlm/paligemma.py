@@ -70,11 +70,11 @@ class PaliGemma(Backbone):
         hidden, key_values = self.language(x, positions, valid)
         is_image = torch.arange(x.shape[1], device=x.device) < there.shape[1]
         prefix = Prefix(
-            tokens=self._normalized(hidden[-1]),
+            tokens=self.language.normalized(hidden[-1]),
             mask=valid,
             is_image=is_image.expand(len(valid), -1),
             state=inputs.state,
-            layers=tuple(self._normalized(x) for x in hidden[len(hidden) - self.taps.num_layers :]),
+            layers=tuple(self.language.normalized(x) for x in hidden[len(hidden) - self.taps.num_layers :]),
         )
         return _with_keys(prefix, key_values) if self.taps.key_values else prefix
 
@@ -86,13 +86,7 @@ class PaliGemma(Backbone):
 
     def export(self, folder: Path) -> PaliGemmaCfg:
         """See `Backbone.export`: the tokenizer."""
-        cfg = self.cfg.copy()
-        if cfg.tokenizer != BYTES:
-            cfg.tokenizer = self.prompt.save(folder)
-        return cfg
-
-    def _normalized(self, x: Tensor) -> Tensor:
-        return self.language.norm(x)[0]
+        return self.cfg if self.cfg.tokenizer == BYTES else self.cfg.replace(tokenizer=self.prompt.save(folder))
 
     def _filled_up(self, ids: Tensor, mask: Tensor, others: int) -> tuple[Tensor, Tensor]:
         """Pad the text until the number of all tokens is a multiple of `_STEP`, or to what the authors pad to."""
@@ -153,6 +147,11 @@ class PaliGemmaCfg(BackboneCfg):
     """Cameras of a padded observation."""
     padded_text: Annotated[int, Range(ge=1, le=4096)] = 200
     """Text tokens of a padded observation: 200 in pi0.5, 48 in pi0."""
+
+
+    def located(self, folder: Path) -> PaliGemmaCfg:
+        """See `BackboneCfg.located`."""
+        return self.copy() if self.tokenizer == BYTES else self.replace(tokenizer=str(folder / self.tokenizer))
 
 
 def _require_readable(cfg: PaliGemmaCfg, taps: Taps) -> None:

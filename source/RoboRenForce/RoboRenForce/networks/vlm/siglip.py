@@ -18,6 +18,15 @@ from ...utils.parallelize import recompute
 _EPSILON = 1e-6
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer normalization in float32, whatever the precision of what it normalizes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `(..., D)` to the same, of the same type."""
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
 class PatchEmbedding(nn.Module):
     """Patches to tokens with their positions: a convolution whose stride is its size is a matrix product."""
 
@@ -72,9 +81,9 @@ class SigLIPLayer(nn.Module):
 
     def __init__(self, cfg: SigLIPCfg) -> None:
         super().__init__()
-        self.layer_norm1 = nn.LayerNorm(cfg.width, eps=_EPSILON)
+        self.layer_norm1 = LayerNorm(cfg.width, eps=_EPSILON)
         self.self_attn = SigLIPAttention(cfg.width, cfg.num_heads)
-        self.layer_norm2 = nn.LayerNorm(cfg.width, eps=_EPSILON)
+        self.layer_norm2 = LayerNorm(cfg.width, eps=_EPSILON)
         self.mlp = SigLIPMLP(cfg.width, cfg.mlp_width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,7 +100,7 @@ class SigLIP(nn.Module):
         self.cfg = cfg
         self.embeddings = PatchEmbedding(cfg)
         self.layers = nn.ModuleList(SigLIPLayer(cfg) for _ in range(cfg.num_layers))
-        self.post_layernorm = nn.LayerNorm(cfg.width, eps=_EPSILON)
+        self.post_layernorm = LayerNorm(cfg.width, eps=_EPSILON)
         if cfg.gradient_checkpointing:
             for layer in self.layers:
                 recompute(layer)
@@ -100,7 +109,7 @@ class SigLIP(nn.Module):
         """uint8 `(N, H, W, 3)` -> features of patches `(N, P, D)`."""
         x = self.embeddings(images)
         for layer in cast("Iterable[SigLIPLayer]", self.layers):
-            x = layer(x)
+            x = layer(x.to(layer.mlp.fc1.weight.dtype))
         return self.post_layernorm(x)
 
 
