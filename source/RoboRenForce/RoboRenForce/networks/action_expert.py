@@ -126,6 +126,10 @@ class ActionExpertCfg(DenoiserCfg):
         return Taps(key_values=True)
 
     @override
+    def without_adapters(self) -> ActionExpertCfg:
+        return self.replace(gemma=self.gemma.without_adapters())
+
+    @override
     def chunk_dim(self, action_dim: int) -> int:
         return action_dim if self.action_dim is None else max(self.action_dim, action_dim)
 

@@ -51,6 +51,10 @@ class DenoiserCfg(Cfg):
         """Say what the network reads of the backbone."""
         return Taps()
 
+    def without_adapters(self) -> DenoiserCfg:
+        """The same network once low-rank adapters are part of its weights."""
+        return self.copy()
+
     def chunk_dim(self, action_dim: int) -> int:
         """Dimensions of the noisy actions that it maps, at least A: published weights have their own number."""
         return action_dim

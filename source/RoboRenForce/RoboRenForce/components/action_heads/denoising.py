@@ -163,3 +163,7 @@ class DenoisingHeadCfg(ActionHeadCfg):
     @override
     def taps(self, action_dim: int) -> Taps:
         return self.network.taps()
+
+    @override
+    def without_adapters(self) -> DenoisingHeadCfg:
+        return self.replace(network=self.network.without_adapters())

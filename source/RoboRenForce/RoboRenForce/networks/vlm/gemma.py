@@ -137,10 +137,9 @@ class Gemma(nn.Module):
         self.cfg = cfg
         self.layers = nn.ModuleList(GemmaLayer(cfg, adaptive=adaptive) for _ in range(cfg.num_layers))
         self.norm = (AdaptiveRMSNorm if adaptive else RMSNorm)(cfg.width)
+        self.requires_grad_(cfg.finetune == "full")
         if cfg.finetune == "lora":
             add_lora(self.layers, cfg.lora)
-        elif cfg.finetune == "frozen":
-            self.requires_grad_(False)
         if cfg.gradient_checkpointing:
             for layer in self.layers:
                 recompute(layer)
@@ -209,6 +208,10 @@ class GemmaCfg(Cfg):
     """Adapters, with `finetune="lora"`."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, layer by layer: slower, much less memory."""
+
+    def without_adapters(self) -> GemmaCfg:
+        """The same layers once low-rank adapters are part of their weights."""
+        return self.replace(finetune="frozen") if self.finetune == "lora" else self.copy()
 
     def check(self) -> Iterable[str]:
         """Sentences on heads that can't be grouped or rotated."""

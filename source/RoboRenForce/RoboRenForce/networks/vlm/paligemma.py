@@ -24,6 +24,7 @@ from ...configclass import ConfigError, Range, configclass
 from ...utils.seeding import preserved_rng
 from .backbone import Backbone, BackboneCfg, Taps, VLMInputs
 from .gemma import Gemma, GemmaCfg
+from .lora import adapted_layers
 from .paligemma_prompt import BYTES, PaliGemmaPrompt
 from .prefix import Prefix
 from .siglip import SigLIP, SigLIPCfg
@@ -86,7 +87,9 @@ class PaliGemma(Backbone):
 
     def export(self, folder: Path) -> PaliGemmaCfg:
         """See `Backbone.export`: the tokenizer."""
-        return self.cfg if self.cfg.tokenizer == BYTES else self.cfg.replace(tokenizer=self.prompt.save(folder))
+        merged = not adapted_layers(self)
+        cfg = self.cfg.replace(language=self.cfg.language.without_adapters()) if merged else self.cfg.copy()
+        return cfg if cfg.tokenizer == BYTES else cfg.replace(tokenizer=self.prompt.save(folder))
 
     def _filled_up(self, ids: Tensor, mask: Tensor, others: int) -> tuple[Tensor, Tensor]:
         """Pad the text until the number of all tokens is a multiple of `_STEP`, or to what the authors pad to."""
@@ -147,7 +150,6 @@ class PaliGemmaCfg(BackboneCfg):
     """Cameras of a padded observation."""
     padded_text: Annotated[int, Range(ge=1, le=4096)] = 200
     """Text tokens of a padded observation: 200 in pi0.5, 48 in pi0."""
-
 
     def located(self, folder: Path) -> PaliGemmaCfg:
         """See `BackboneCfg.located`."""
