@@ -72,8 +72,16 @@ def test_wrong_options_are_named() -> None:
         cfg.validate()
 
 
+def test_colours_to_ask_for_are_those_of_the_cubes() -> None:
+    with pytest.raises(ConfigError, match=r"targets: got \['pink'\], expected some of"):
+        LiftColorEnvCfg(targets=["pink"]).validate()
+    with pytest.raises(ConfigError, match="targets"):
+        LiftColorEnvCfg(targets=[]).validate()
+
+
 def test_cameras_language_held_rows_and_equal_starts_keep_the_contract() -> None:
-    env = seen_cfg(image_size=16, episode_length_s=0.1).build()
+    env = seen_cfg(image_size=16, episode_length_s=0.1, targets=["green"]).build()
+    assert set(targets(env)) == {"green"}
     assert set(env.spec.capabilities) == {"step_rows", "reset_rows"}
     check_vec_env(env, num_steps=25)
     env.close()

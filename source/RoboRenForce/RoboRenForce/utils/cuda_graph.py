@@ -204,8 +204,12 @@ def map_tensors(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def _is_fixed(tensor: Tensor) -> bool:
-    """Return True if a graph writes this tensor, so that its address is fixed."""
-    return hasattr(tensor, _FIXED)
+    """Return True if a graph writes this tensor, so that its address is fixed, and others can be copied into it.
+
+    Nothing can be copied into an expanded tensor, whose entries share memory.
+    """
+    expanded = any(size > 1 and stride == 0 for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return hasattr(tensor, _FIXED) and not expanded
 
 
 def graphed(

@@ -52,18 +52,40 @@ def sft() -> runners.VLASFTRunnerCfg:
 
 def grpo() -> runners.VLAGRPORunnerCfg:
     """Better than its demonstrations: give `algorithm.init_from`, the run of `bc` or `sft`."""
-    policy = MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK, density="sde"))
-    optimizer = OptimizerCfg(learning_rate=1.0e-4, weight_decay=0.01)
-    algorithm = GRPOCfg(log_prob_level="chunk", score="success", num_learning_epochs=2, optimizer=optimizer)
-    return runners.VLAGRPORunnerCfg(policy=policy, algorithm=algorithm, max_iterations=100, save_interval=10)
+    algorithm = GRPOCfg(
+        score="success", freeze_backbone=False, num_learning_epochs=2, optimizer=_rates(), desired_kl=0.01
+    )
+    return runners.VLAGRPORunnerCfg(policy=_rl_policy(), algorithm=algorithm, max_iterations=100, save_interval=10)
 
 
 def vla_ppo() -> runners.VLAPPORunnerCfg:
-    """The same with a value head, and chunks of episodes that go on from one iteration to the next."""
-    policy = MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK, density="sde"))
-    optimizer = OptimizerCfg(learning_rate=5.0e-5, weight_decay=0.01, groups=[value_rate(1.0e-3)])
-    algorithm = VLAPPOCfg(log_prob_level="chunk", critic_warmup=5, num_learning_epochs=2, optimizer=optimizer)
-    return runners.VLAPPORunnerCfg(policy=policy, algorithm=algorithm, num_steps_per_env=16, save_interval=10)
+    """The same with a value head, and chunks of episodes that go on from one iteration to the next.
+
+    Rewards say in every step how far the cube is, and an episode ends with success: who is paid for each step lingers.
+    What is learned from is their change, which adds up to how far it came.
+    """
+    algorithm = VLAPPOCfg(
+        relative_reward=True,
+        reward_coef=10.0,
+        freeze_backbone=False,
+        value_clip=None,
+        critic_warmup=3,
+        num_learning_epochs=4,
+        optimizer=_rates().replace(groups=[value_rate(1.0e-3)]),
+        desired_kl=0.01,
+    )
+    return runners.VLAPPORunnerCfg(
+        policy=_rl_policy(), algorithm=algorithm, num_steps_per_env=16, max_iterations=100, save_interval=10
+    )
+
+
+def _rl_policy() -> MLPBaselinePolicyCfg:
+    return MLPBaselinePolicyCfg(head=FlowHeadCfg(chunk_size=CHUNK, density="sde"))
+
+
+def _rates() -> OptimizerCfg:
+    """Where the adaptation to the KL divergence begins."""
+    return OptimizerCfg(learning_rate=5.0e-4, weight_decay=0.01)
 
 
 def _policy_and_data() -> dict[str, Any]:

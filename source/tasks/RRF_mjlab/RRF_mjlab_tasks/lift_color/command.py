@@ -26,6 +26,8 @@ class TargetCube(CommandTerm):
         self._cubes = [env.scene[name] for name in cfg.entity_names]
         self._rows = torch.arange(self.num_envs, device=self.device)
         self._one_hot = torch.eye(len(self._cubes), device=self.device)
+        targets = cfg.entity_names if cfg.targets is None else cfg.targets
+        self._drawn = torch.tensor([cfg.entity_names.index(name) for name in targets], device=self.device)
         self.target = torch.zeros(self.num_envs, dtype=torch.int64, device=self.device)
         """Index of the cube to lift, `(num_envs,)`."""
         self.template = torch.zeros_like(self.target)
@@ -72,7 +74,7 @@ class TargetCube(CommandTerm):
 
     def _resample_command(self, env_ids: torch.Tensor) -> None:
         count, num_cubes = len(env_ids), len(self._cubes)
-        drawn = torch.randint(num_cubes, (count,), device=self.device)
+        drawn = self._drawn[torch.randint(len(self._drawn), (count,), device=self.device)]
         self.target[env_ids] = (drawn + self.cfg.exchange) % num_cubes
         self.template[env_ids] = torch.randint(self.cfg.num_templates, (count,), device=self.device)
         self.held[env_ids] = 0
@@ -105,6 +107,8 @@ class TargetCubeCfg(CommandTermCfg):
 
     entity_names: tuple[str, ...]
     """Names of the cubes in the scene."""
+    targets: tuple[str, ...] | None = None
+    """Those of them that are asked for; None: all."""
     exchange: int = 0
     """Offset of the target among the cubes: other than 0 gives the same scene another instruction."""
     num_templates: int = 1

@@ -26,6 +26,9 @@ class LiftColorEnvCfg(MJLabEnvCfg):
     """Its name; mjlab's registry does not know it."""
     colors: list[Literal["red", "green", "blue", "yellow", "purple"]] = ["red", "green", "blue"]
     """One cube each."""
+    targets: list[str] | None = None
+    """Colours that are asked for; None: all. A colour that is never asked for in training tells what its success is
+    worth."""
     templates: list[str] = TEMPLATES
     """Wordings of the instruction; {} is the colour."""
     cameras: list[Literal["front", "wrist"]] = []
@@ -55,6 +58,9 @@ class LiftColorEnvCfg(MJLabEnvCfg):
         yield from super().check()
         if len(set(self.colors)) < max(len(self.colors), 2):
             yield f"colors: got {self.colors}, expected two or more different ones"
+        unknown = [color for color in self.targets or [] if color not in self.colors]
+        if unknown or self.targets == []:
+            yield f"targets: got {self.targets}, expected some of {self.colors}"
         for text in self.templates:
             if text.count("{}") != 1:
                 yield f"templates: '{text}' has no single {{}} for the colour"

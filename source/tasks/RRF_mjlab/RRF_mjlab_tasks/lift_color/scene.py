@@ -78,6 +78,7 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
     env_cfg.commands = {
         terms.COMMAND: TargetCubeCfg(
             entity_names=tuple(cfg.colors),
+            targets=None if cfg.targets is None else tuple(cfg.targets),
             exchange=int(cfg.exchange),
             num_templates=len(cfg.templates),
             cube_size=CUBE_SIZE,

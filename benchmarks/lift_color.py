@@ -1,0 +1,220 @@
+"""LiftColor from demonstrations to RL: success against demonstrations, and what GRPO and PPO add, by public commands.
+
+    python benchmarks/lift_color.py --teacher RUN --output benchmarks/results/lift_color.json
+
+1. `collect_demos.py`: 500 episodes of a state-based teacher (a run of RoboRenForce-MJLab-LiftColor-PPO), disturbed by
+   `--noise 0.3`.
+2. `train_single_gpu.py`: clones of 100, 200 and 500 of them, two seeds each, as many updates for all; each is played in
+   384 episodes, and again with the instruction exchanged for another cube's.
+3. `scripts/vla/rl/train.py`: GRPO and PPO from the clones of 100, stopped after `--rl_seconds`. Only red and green are
+   asked for (and rewarded); blue is held out. Then the policy is played with all colours.
+
+`--jobs` commands run side by side, spread over the GPUs that there are: seconds are those of machines shared so. The
+result is written after each command; logs and runs stay below `--folder`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import torch
+from report import environment_report, write_json
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = "RoboRenForce-MJLab-LiftColor"
+FRAMES = 17_000
+"""Of 500 demonstrations, roughly: epochs of fewer are more, so that all get as many updates."""
+HEADS = "policy.head=RoboRenForce.components.action_heads."
+REGRESSION = [f"{HEADS}regression:RegressionHeadCfg", "policy.head.chunk_size=8", "policy.head.std=0.1"]
+MODELS: dict[str, list[str]] = {
+    "flow": [],
+    "regression": REGRESSION,
+    "Qwen3-VL small, flow": ["--model_name", "qwen3_vl_small", "--lr", "3e-4"],
+}
+"""What is cloned -> options beside those of the task. The first two have 1 million parameters, the third 43."""
+RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
+REWARDED = ("red", "green")
+
+
+class Study:
+    """The commands, their results so far, and the slots in which they run."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.folder = args, Path(args.folder).resolve()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.results: dict[str, Any] = {}
+        self._lock, self._number = threading.Lock(), count()
+        self._gpus = torch.cuda.device_count()
+
+    def run(self, name: str, script: str, *options: str, seconds: float | None = None) -> Path:
+        """Run a script in a folder of its own, and return that. After `seconds` it is asked to stop."""
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        own = {"CUDA_VISIBLE_DEVICES": str(next(self._number) % self._gpus)} if self._gpus > 1 else {}
+        command = [sys.executable, str(ROOT / script), *options, "--device", self.args.device]
+        log = folder / f"{Path(script).stem}.log"
+        with log.open("a", encoding="utf-8") as file:
+            process = subprocess.Popen(
+                command, cwd=folder, env={**os.environ, **own}, stdout=file, stderr=subprocess.STDOUT
+            )
+            try:
+                code = process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                code = 0
+        if code:
+            raise RuntimeError(f"{name}: {script} ended with {code}, see {log}")
+        return folder
+
+    def keep(self, name: str, **facts: Any) -> None:
+        """Add to the results, and write them."""
+        with self._lock:
+            self.results.setdefault(name, {}).update(facts)
+            print(name, json.dumps({key: value for key, value in facts.items() if key != "curve"}), flush=True)
+            if self.args.output:
+                settings = {key: value for key, value in vars(self.args).items() if key not in ("output", "folder")}
+                settings["teacher"] = "RUN"
+                facts = {"benchmark": "lift_color", "arguments": settings, "results": self.results}
+                command = "python benchmarks/lift_color.py --teacher RUN"
+                write_json(self.args.output, {**facts, **environment_report(), "command": command})
+
+    # --------------------------------------------------------------------------------------------------- the commands
+
+    def record(self) -> None:
+        """Record the demonstrations, if they are not there."""
+        started = time.monotonic()
+        most = max(self.args.sizes)
+        options = ("--checkpoint", self.args.teacher, "--output", "demos", "--noise", "0.3", "--codec", "libx264")
+        where = ("--task", f"{TASK}-SFT", "--num_episodes", str(most), "--num_envs", str(min(most, 250)), "--resume")
+        self.run("recorded", "scripts/data/collect_demos.py", *where, *options, *self.args.env)
+        self.keep("recorded", episodes=most, seconds=round(time.monotonic() - started))
+
+    def clone(self, model: str, size: int, seed: int) -> Path:
+        """Clone, and play with either instruction. Return the run."""
+        name = f"{model}, {size} demonstrations, seed {seed}"
+        updates = self.args.updates
+        data = [f"--dataset_path={self.folder}/recorded/demos", f"dataset.episodes={list(range(size))}"]
+        options = ["--task", f"{TASK}-BC", "--seed", str(seed), "--num_workers", "3", "eval_interval=0"]
+        options += [f"--epochs={updates * 128 / (FRAMES * size / 500):.1f}", *MODELS[model], *data]
+        started = time.monotonic()
+        folder = self.run(name, "scripts/vla/pretrain/train_single_gpu.py", *options)
+        run = newest(folder)
+        rows = metrics(run)
+        errors = [row["Val/action_error"] for row in rows if "Val/action_error" in row]
+        self.keep(
+            name,
+            updates=int(rows[-1]["Train/updates"]),
+            validation_error=round(errors[-1], 4) if errors else None,
+            seconds=round(time.monotonic() - started),
+        )
+        self.keep(name, **self.play(name, run))
+        exchanged = self.play(name, run, "env.exchange=true")
+        self.keep(name, exchanged=exchanged["success"])
+        return run
+
+    def improve(self, algorithm: str, model: str, seed: int, start: Future[Path]) -> None:
+        """Learn by rewards from a clone, and play with all colours."""
+        name = f"{algorithm} from {model}, seed {seed}"
+        run = start.result()
+        options = ["--task", f"{TASK}-{algorithm}", f"algorithm.init_from={run}", *RL_HEADS[model]]
+        options += ["--seed", str(seed), "--num_envs", str(self.args.rl_envs), "--max_iterations", "100000"]
+        options += [f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
+        folder = self.run(name, "scripts/vla/rl/train.py", *options, seconds=self.args.rl_seconds)
+        improved = newest(folder)
+        rows = metrics(improved)
+        every = max(1, len(rows) // 20)
+        curve = [
+            {
+                "seconds": round(row["time"] - rows[0]["time"] + rows[0]["Perf/total_time"], 1),
+                "env_frames": int(row["Train/total_steps"]),
+                "success_sampled": round(row["env/success_once"], 3),
+            }
+            for row in [*rows[::every], rows[-1]]
+            if "env/success_once" in row
+        ]
+        self.keep(name, iterations=len(rows), seconds=self.args.rl_seconds, curve=curve)
+        self.keep(name, **self.play(name, improved, "env.targets=null"))
+
+    def play(self, name: str, run: Path, *options: str) -> dict[str, Any]:
+        """Success by colour, and of all."""
+        episodes = str(self.args.episodes)
+        where = ("--target", str(run), "--num_envs", episodes, "--episodes", episodes)
+        self.run(name, "scripts/vla/play.py", *where, *options, *self.args.env)
+        found = json.loads((run / "eval.json").read_text(encoding="utf-8"))["deterministic"]
+        return {"success": round(found["success_rate"], 3), **by_colour(found["success_by_instruction"])}
+
+
+def by_colour(instructions: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Success of the colours that RL rewards, and of those that it does not."""
+    found = {"success_rewarded_colours": (0.0, 0), "success_held_out_colour": (0.0, 0)}
+    for text, row in instructions.items():
+        key = list(found)[not any(color in text for color in REWARDED)]
+        successes, episodes = found[key]
+        found[key] = successes + row["rate"] * row["n"], episodes + int(row["n"])
+    return {key: round(successes / max(1, episodes), 3) for key, (successes, episodes) in found.items()}
+
+
+def newest(folder: Path) -> Path:
+    """Return the run directory that was made last."""
+    return max(folder.glob("logs/RFRL/*/*/"), key=lambda path: path.name)
+
+
+def metrics(run: Path) -> list[dict[str, Any]]:
+    """Rows of `metrics.jsonl`."""
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", required=True, help="run or checkpoint of the teacher")
+    parser.add_argument("--folder", default="lift_color", help="of demonstrations, runs and logs")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 500], help="numbers of demonstrations")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--episodes", type=int, default=384, help="in which a policy is played")
+    parser.add_argument("--updates", type=int, default=2000, help="of a clone")
+    parser.add_argument("--algorithms", nargs="*", default=["GRPO", "VLAPPO"], help="of RL, from the smallest clones")
+    parser.add_argument("--rl_seconds", type=int, default=540)
+    parser.add_argument("--rl_envs", type=int, default=512)
+    parser.add_argument("--jobs", type=int, default=4, help="commands side by side")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--env", nargs="*", default=[], help="overrides for everything with an environment")
+    parser.add_argument("--output", default="")
+    args = parser.parse_args()
+    study = Study(args)
+    study.record()
+    smallest, *larger = sorted(args.sizes)
+    with ThreadPoolExecutor(args.jobs) as pool:
+        heads = [model for model in args.models if model in RL_HEADS]
+        rest = [model for model in args.models if model not in RL_HEADS]
+        starts = {
+            (model, seed): pool.submit(study.clone, model, smallest, seed) for model in heads for seed in args.seeds
+        }
+        jobs: list[Future[Any]] = [
+            pool.submit(study.improve, algorithm, model, seed, start)
+            for algorithm in args.algorithms
+            for (model, seed), start in starts.items()
+        ]
+        sizes = [(model, size) for model in heads for size in larger]
+        sizes += [(model, size) for model in rest for size in [smallest, *larger]]
+        jobs += [pool.submit(study.clone, model, size, seed) for model, size in sizes for seed in args.seeds]
+    failed = [job.exception() for job in [*starts.values(), *jobs] if job.exception() is not None]
+    for error in failed:
+        print(error, file=sys.stderr)
+    sys.exit(bool(failed))
+
+
+if __name__ == "__main__":
+    main()
