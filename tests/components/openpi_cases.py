@@ -13,7 +13,7 @@ ROWS, CAMERAS, TEXT, CHUNK, DIMS = 3, 3, 12, 4, 32
 
 def small_cfg(variant, **head):
     cfg = OpenPIPolicyCfg(variant=variant, size="tiny")
-    cfg.backbone.state_in_prompt = False
+    cfg.backbone.state_in_prompt, cfg.backbone.vocabulary = False, 320
     cfg.backbone.language.num_heads = cfg.head.network.gemma.num_heads = 8
     cfg.head.network.action_dim = DIMS
     cfg.head.chunk_size = CHUNK

@@ -7,7 +7,7 @@ import torch
 from openpi_cases import fill, small_cfg, small_policy
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg, expert_head, paligemma
 from RoboRenForce.components.openpi_weights import LAYOUTS, load_weights, rename_weights, require_same
-from RoboRenForce.networks.vlm.paligemma_prompt import BYTES
+from RoboRenForce.networks.vlm.paligemma_prompt import WORDS
 from RoboRenForce.utils.errors import CheckpointError, UserError
 from safetensors.torch import save_file
 from torch import nn
@@ -29,7 +29,7 @@ def published(variant):
 @pytest.fixture(scope="module", params=["pi05", "pi0"])
 def full_size(request):
     """Variant, and a policy of the published size without memory."""
-    cfg = paligemma(request.param).replace(tokenizer=BYTES)
+    cfg = paligemma(request.param).replace(tokenizer=WORDS)
     head = expert_head(request.param)
     policy = nn.Module()
     with torch.device("meta"):

@@ -7,7 +7,7 @@ from RoboRenForce.components.openpi_policy import paligemma
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks.vlm import LoRACfg, Taps, VLMInputs
 from RoboRenForce.networks.vlm.gemma import grouped_attention, rotate, rotation_of
-from RoboRenForce.networks.vlm.paligemma_prompt import BYTES, PaliGemmaPrompt
+from RoboRenForce.networks.vlm.paligemma_prompt import WORDS, PaliGemmaPrompt
 from RoboRenForce.utils.errors import UserError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import nn
@@ -36,7 +36,7 @@ def built(variant="pi05", cameras=2, **changes):
 @ORACLE
 def test_prompts_are_those_of_the_authors():
     """The text that openpi builds, with its bins by numpy, tokenized as a whole."""
-    prompt = PaliGemmaPrompt(BYTES, state_dim=4)
+    prompt = PaliGemmaPrompt(WORDS, 4096, state_dim=4)
     state = torch.tensor([[-1.0, 0.99999, 0.0, 1.7], [-1.1, -0.0001, 1.0, 0.0078125]])
     ids, mask = prompt(*prompt.tokenize(TEXTS), state)
     bos = prompt.tokenizer.token_to_id("<bos>")
@@ -44,7 +44,7 @@ def test_prompts_are_those_of_the_authors():
         bins = np.digitize(state[row].numpy(), bins=np.linspace(-1, 1, 257)[:-1]) - 1
         whole = f"Task: {text}, State: {' '.join(map(str, bins))};\nAction: "
         assert ids[row][mask[row]].tolist() == [bos, *prompt.tokenizer.encode(whole).ids]
-    without = PaliGemmaPrompt(BYTES, state_dim=None)
+    without = PaliGemmaPrompt(WORDS, 4096, state_dim=None)
     ids, mask = without(*without.tokenize(TEXTS), state)
     assert ids[1][mask[1]].tolist() == [bos, *without.tokenizer.encode("wait\n").ids]
 
@@ -58,7 +58,7 @@ def test_a_tokenizer_whose_numbers_depend_on_their_neighbors_is_refused(tmp_path
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(UserError, match="splits a number differently"):
-        PaliGemmaPrompt(str(tmp_path), state_dim=2)
+        PaliGemmaPrompt(str(tmp_path), 300, state_dim=2)
 
 
 @CONTRACT

@@ -14,7 +14,7 @@ from ..configclass import MISSING, configclass
 from ..networks import ActionExpertCfg
 from ..networks.action_expert import Variant
 from ..networks.vlm import BackboneCfg, GemmaCfg, PaliGemmaCfg, SigLIPCfg
-from ..networks.vlm.paligemma_prompt import BYTES
+from ..networks.vlm.paligemma_prompt import WORDS
 from .action_heads import ActionHeadCfg, FlowHeadCfg
 from .openpi_weights import load_weights
 from .vla_normalizer import VectorNormalizerCfg
@@ -33,9 +33,9 @@ class OpenPIPolicyCfg(VLAPolicyCfg):
     """`pi0`: the state is a token of the expert, values are normalized by mean and standard deviation. `pi05`: the
     state is part of the prompt, the time steers the expert's layers, values are normalized by quantiles."""
     size: Size = "full"
-    """`full`: as published; `tiny`: the same code with 250 thousand weights, for tests and to learn from scratch."""
+    """`full`: as published; `tiny`: the same code with half a million weights, for tests and to learn from scratch."""
     weights: str = ""
-    """Published weights, a file or its folder, in the layout of openpi, LeRobot, RLinf or transformers; empty: random."""
+    """Published weights, a file or its folder, in the layout of openpi, LeRobot, RLinf or transformers."""
     backbone: BackboneCfg = MISSING
     head: ActionHeadCfg = MISSING
     preprocessing: VLAPreprocessingCfg = MISSING
@@ -76,7 +76,7 @@ def paligemma(variant: Variant, size: Size = "full") -> PaliGemmaCfg:
     if size == "tiny":
         cfg.vision = SigLIPCfg(image_size=64, patch=16, width=48, mlp_width=96, num_layers=2, num_heads=2)
         cfg.language = GemmaCfg(width=64, finetune="full", mlp_width=128, **_TINY)
-        cfg.vocabulary, cfg.tokenizer, cfg.frozen_dtype = 320, BYTES, "fp32"
+        cfg.vocabulary, cfg.tokenizer, cfg.frozen_dtype = 4096, WORDS, "fp32"
     return cfg
 
 

@@ -81,7 +81,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     files = weight_files(path)
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= _read_pickled(file) if file.suffix == ".pt" else _read_safetensors(file)
+        tensors |= read_pickled(file) if file.suffix == ".pt" else _read_safetensors(file)
     return tensors
 
 
@@ -161,7 +161,7 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"'{file}' can't be read ({error}): download it again.") from None
 
 
-def _read_pickled(file: Path) -> dict[str, Tensor]:
+def read_pickled(file: Path) -> dict[str, Tensor]:
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 - a damaged archive, or one that would run code, raises many kinds

@@ -25,7 +25,7 @@ from ...utils.seeding import preserved_rng
 from .backbone import Backbone, BackboneCfg, Taps, VLMInputs
 from .gemma import Gemma, GemmaCfg
 from .lora import adapted_layers
-from .paligemma_prompt import BYTES, PaliGemmaPrompt
+from .paligemma_prompt import WORDS, PaliGemmaPrompt
 from .prefix import Prefix
 from .siglip import SigLIP, SigLIPCfg
 
@@ -43,7 +43,9 @@ class PaliGemma(Backbone):
         self.cfg, self.taps = cfg, taps or Taps()
         _require_readable(cfg, self.taps)
         self.width, self.image_size = cfg.language.width, (cfg.vision.image_size, cfg.vision.image_size)
-        self.prompt = PaliGemmaPrompt(cfg.tokenizer, state_dim=state_dim if cfg.state_in_prompt else None)
+        self.prompt = PaliGemmaPrompt(
+            cfg.tokenizer, cfg.vocabulary, state_dim=state_dim if cfg.state_in_prompt else None
+        )
         with preserved_rng():
             torch.manual_seed(cfg.seed)
             self.vision = SigLIP(cfg.vision)
@@ -89,7 +91,7 @@ class PaliGemma(Backbone):
         """See `Backbone.export`: the tokenizer."""
         merged = not adapted_layers(self)
         cfg = self.cfg.replace(language=self.cfg.language.without_adapters()) if merged else self.cfg.copy()
-        return cfg if cfg.tokenizer == BYTES else cfg.replace(tokenizer=self.prompt.save(folder))
+        return cfg if cfg.tokenizer == WORDS else cfg.replace(tokenizer=self.prompt.save(folder))
 
     def _filled_up(self, ids: Tensor, mask: Tensor, others: int) -> tuple[Tensor, Tensor]:
         """Pad the text until the number of all tokens is a multiple of `_STEP`, or to what the authors pad to."""
@@ -133,10 +135,10 @@ class PaliGemmaCfg(BackboneCfg):
     """The language model. What of it is trained decides about the word embeddings, too."""
     train_vision: bool = True
     """True to include the vision tower in `language.finetune="full"`."""
-    vocabulary: Annotated[int, Range(ge=260, le=1_000_000)] = 257_152
+    vocabulary: Annotated[int, Range(ge=300, le=1_000_000)] = 257_152
     """Word embeddings."""
     tokenizer: str = ""
-    """Folder with PaliGemma's tokenizer.json, or the file; `bytes` for one token per byte, for random weights."""
+    """Folder with PaliGemma's tokenizer.json, or the file; `words` for one token per word, for random weights."""
     state_in_prompt: bool = True
     """True to write the normalized proprioception into the prompt, in 256 bins (pi0.5)."""
     seed: int = 0
@@ -153,7 +155,7 @@ class PaliGemmaCfg(BackboneCfg):
 
     def located(self, folder: Path) -> PaliGemmaCfg:
         """See `BackboneCfg.located`."""
-        return self.copy() if self.tokenizer == BYTES else self.replace(tokenizer=str(folder / self.tokenizer))
+        return self.copy() if self.tokenizer == WORDS else self.replace(tokenizer=str(folder / self.tokenizer))
 
 
 def _require_readable(cfg: PaliGemmaCfg, taps: Taps) -> None:

@@ -17,21 +17,21 @@ import torch
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
-from .byte_tokenizer import byte_tokenizer
 from .qwen_loading import load_tokenizer
+from .word_tokenizer import WordTokenizer
 
-BYTES = "bytes"
+WORDS = "words"
 """Name of the tokenizer without files."""
 _BINS = 256
 _FILE = "tokenizer.json"
-_SPECIAL = ("<pad>", "<eos>", "<bos>")
 
 
 class PaliGemmaPrompt(nn.Module):
     """Tokenizer, and the tokens of numbers as buffers that move with the backbone.
 
     Args:
-        tokenizer: Folder or file of PaliGemma's tokenizer, or `BYTES`.
+        tokenizer: Folder or file of PaliGemma's tokenizer, or `WORDS`.
+        vocabulary: Number of word embeddings.
         state_dim: Numbers of the state in the prompt; None: the prompt of pi0, without state.
     """
 
@@ -40,9 +40,9 @@ class PaliGemmaPrompt(nn.Module):
     tail: Tensor
     edges: Tensor
 
-    def __init__(self, tokenizer: str, *, state_dim: int | None) -> None:
+    def __init__(self, tokenizer: str, vocabulary: int, *, state_dim: int | None) -> None:
         super().__init__()
-        self.tokenizer, self.state_dim = _load(tokenizer), state_dim
+        self.tokenizer, self.state_dim = _load(tokenizer, vocabulary), state_dim
         rows = [self._encode(f" {number}") for number in range(-1, _BINS)]
         length = max(map(len, rows))
         buffers = {
@@ -98,9 +98,9 @@ class PaliGemmaPrompt(nn.Module):
                 )
 
 
-def _load(tokenizer: str) -> Any:
-    if tokenizer == BYTES:
-        return byte_tokenizer(_SPECIAL)
+def _load(tokenizer: str, vocabulary: int) -> Any:
+    if tokenizer == WORDS:
+        return WordTokenizer(vocabulary)
     if not tokenizer:
         raise UserError(
             "backbone.tokenizer is empty, expected the folder with PaliGemma's tokenizer.json: accept its licence on "
