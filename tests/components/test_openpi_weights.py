@@ -4,9 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from openpi_cases import fill, small_cfg, small_policy
+from openpi_cases import chunks, fill, inputs, small_cfg, small_policy
+from RoboRenForce.components.openpi_convert import from_published, to_published, write_published
+from RoboRenForce.components.openpi_folder import inspect_model, published_policy
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg, expert_head, paligemma
 from RoboRenForce.components.openpi_weights import LAYOUTS, load_weights, rename_weights, require_same
+from RoboRenForce.components.vla_export import export_vla, load_vla
 from RoboRenForce.networks.vlm.paligemma_prompt import WORDS
 from RoboRenForce.utils.errors import CheckpointError, UserError
 from safetensors.torch import save_file
@@ -123,3 +126,36 @@ def test_the_gated_tokenizer_is_asked_for_in_a_sentence(tmp_path):
     cfg.backbone.tokenizer = str(tmp_path)
     with pytest.raises(UserError, match=r"has no tokenizer\.json"):
         small_policy("pi05", cfg=cfg)
+
+
+def test_a_policy_goes_out_and_comes_back(tmp_path, monkeypatch):
+    """Ours -> openpi -> inspected -> ours: the same actions, in the same units."""
+    policy = small_policy("pi05")
+    export_vla(policy, tmp_path / "ours")
+    to_published(tmp_path / "ours", tmp_path / "theirs", LAYOUTS["openpi"])
+    found = inspect_model(tmp_path / "theirs")
+    assert (found.layout, found.variant, found.action_dim) == ("openpi", "pi05", 32)
+    assert any(".layers.10." in name for name in found.missing) and found.unexpected  # smaller than what is published
+    assert found.statistics["action"]["q99"] == policy.spec.action.statistics["q99"]
+    small = small_cfg("pi05")
+    monkeypatch.setattr("RoboRenForce.components.openpi_folder.paligemma", lambda _: small.backbone)
+    monkeypatch.setattr("RoboRenForce.components.openpi_folder.expert_head", lambda _: small.head)
+    cameras, texts = policy.spec.cameras, policy.spec.instructions
+    from_published(tmp_path / "theirs", tmp_path / "back", tokenizer=WORDS, cameras=cameras, instructions=texts)
+    again = load_vla(tmp_path / "back")
+    assert again.spec.action.statistics == policy.spec.action.statistics and again.spec.cameras == cameras
+    noise, _, _ = chunks()
+    with torch.no_grad():
+        expected, got = (p.head.sample(p.backbone(inputs()), noise) for p in (policy, again))
+    assert torch.equal(got, expected)
+
+
+def test_a_base_model_has_no_units(tmp_path):
+    policy = small_policy("pi0")
+    write_published(policy, tmp_path, LAYOUTS["lerobot"])
+    (tmp_path / "assets" / "norm_stats.json").unlink()
+    (tmp_path / "config.json").write_text('{"input_features": {"observation.images.base": {}}, "chunk_size": 50}')
+    found = inspect_model(tmp_path)
+    assert found.cameras == ("base",) and found.variant == "pi0"
+    with pytest.raises(UserError, match="holds no statistics of state and action"):
+        published_policy(found, tokenizer=WORDS, instructions=("wait",))

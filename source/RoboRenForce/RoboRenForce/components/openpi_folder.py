@@ -106,10 +106,13 @@ def published_policy(
     cameras = cameras or model.cameras
     if not cameras:
         raise UserError("The folder does not name its cameras: give --cameras, in the order of training.")
-    cfg = OpenPIPolicyCfg(variant=model.variant, weights=str(model.files[0].parent))
     found = str(model.tokenizer.parent) if model.tokenizer is not None else ""
-    cfg.backbone = paligemma(model.variant).replace(tokenizer=tokenizer or found)
-    cfg.head.chunk_size = model.chunk_size
+    cfg = OpenPIPolicyCfg(
+        variant=model.variant,
+        weights=str(model.files[0]) if len(model.files) == 1 else str(model.files[0].parent),
+        backbone=paligemma(model.variant).replace(tokenizer=tokenizer or found),
+        head=expert_head(model.variant).replace(chunk_size=model.chunk_size),
+    )
     vectors = {
         name: VectorSpec(len(next(iter(values.values()))), (), values) for name, values in model.statistics.items()
     }

@@ -13,6 +13,8 @@ from ..utils.errors import CheckpointError, did_you_mean
 from ..utils.key_map import KeyMap, best_layout
 from ..utils.optional import require_package
 
+EXPLORATION = "head.noise."
+"""Beginning of the names of what reinforcement learning adds to a policy, and no layout has."""
 _EXPERT = "head.network."
 _PROJECTIONS = ("action_in_proj.", "state_proj.", "action_time_mlp_in.", "action_time_mlp_out.")
 _TIME = ("time_mlp_in.", "time_mlp_out.")
@@ -127,7 +129,7 @@ def load_weights(policy: nn.Module, path: str | Path) -> None:
         CheckpointError: a weight is missing, unexpected or of another shape.
     """
     tensors = rename_weights(read_weights(path), path)
-    targets = {name: p for name, p in policy.named_parameters() if not name.startswith("head.noise.")}
+    targets = {name: p for name, p in policy.named_parameters() if not name.startswith(EXPLORATION)}
     targets = {name.replace(".base_layer.", "."): p for name, p in targets.items() if ".lora_" not in name}
     require_same(targets, tensors, path)
     for name, target in targets.items():
@@ -162,6 +164,11 @@ def _read_safetensors(file: Path) -> dict[str, Tensor]:
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:
+    """Read RLinf's full_weights.pt, mapped into memory; nothing but tensors is accepted.
+
+    Raises:
+        CheckpointError: it holds something else, or can't be read.
+    """
     try:
         found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # noqa: BLE001 - a damaged archive, or one that would run code, raises many kinds
