@@ -10,6 +10,7 @@ Shape letters: B rows, L tokens, P tokens before them, D width, H query heads, K
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
@@ -20,11 +21,17 @@ from ...configclass import Cfg, Range, configclass
 from ...utils.parallelize import recompute
 from .lora import LoRACfg, add_lora
 
-Rotation = tuple[Tensor, Tensor]
-"""Cosine and sine of positions, float32 `(B, L, 1, d / 2)`."""
 Finetune = Literal["full", "lora", "frozen"]
 _EPSILON = 1e-6
 _MOST = 65_536
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Positions as cosine and sine, float32 `(B, L, 1, d / 2)`: no tuple, whose tensors FSDP would cast."""
+
+    cos: Tensor
+    sin: Tensor
 
 
 class RMSNorm(nn.Module):
@@ -225,12 +232,12 @@ def rotation_of(positions: Tensor, head_dim: int) -> Rotation:
     """Cosine and sine of int64 positions `(B, L)` (rotary embedding, arXiv 2104.09864)."""
     exponent = torch.arange(0, head_dim, 2, device=positions.device).float() / head_dim
     angle = positions.unsqueeze(-1).float() * (1.0 / 10_000.0**exponent)
-    return angle.cos().unsqueeze(2), angle.sin().unsqueeze(2)
+    return Rotation(angle.cos().unsqueeze(2), angle.sin().unsqueeze(2))
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
     """Turn `(B, L, heads, d)` by its positions, in float32."""
-    cos, sin = rotation
+    cos, sin = rotation.cos, rotation.sin
     first, second = x.float().chunk(2, -1)
     return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(x.dtype)
 
