@@ -158,6 +158,8 @@ class Gemma(nn.Module):
         mask: Tensor | None,
         past: Tensor | None = None,
         condition: Tensor | None = None,
+        *,
+        last: int = 1,
     ) -> tuple[list[Tensor], Tensor]:
         """Run all layers.
 
@@ -167,9 +169,10 @@ class Gemma(nn.Module):
             mask: bool `(B, P + L)`: tokens that are there; None: all.
             past: Keys and values of the tokens before, of all layers, `(B, N, 2, K, P, d)`.
             condition: `(B, 1 or L, D)`, of adaptive layers.
+            last: Layers whose outputs are returned; those of the others are not kept.
 
         Returns:
-            The outputs of the N layers, not normalized, and their keys and values `(B, N, 2, K, L, d)`.
+            Outputs of the last layers, not normalized, and keys and values of all N `(B, N, 2, K, L, d)`.
         """
         x = x.to(self.dtype)
         rotation = rotation_of(positions, self.cfg.head_dim)
@@ -178,8 +181,9 @@ class Gemma(nn.Module):
         for number, layer in enumerate(cast("Iterable[GemmaLayer]", self.layers)):
             before = None if past is None else past[:, number]
             x, key_value = layer(x, rotation, keep, before, condition)
-            hidden.append(x)
             key_values.append(key_value)
+            if number >= len(self.layers) - last:
+                hidden.append(x)
         return hidden, torch.stack(key_values, 1)
 
     def normalized(self, x: Tensor, condition: Tensor | None = None) -> Tensor:

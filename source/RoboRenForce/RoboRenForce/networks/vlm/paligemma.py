@@ -70,14 +70,15 @@ class PaliGemma(Backbone):
         x = torch.cat([images.flatten(1, 2).to(words.dtype), words], 1)
         valid = torch.cat([there, mask], 1)
         positions = (valid.cumsum(1) - 1).clamp(min=0)
-        hidden, key_values = self.language(x, positions, valid)
+        layers = self.taps.num_layers
+        hidden, key_values = self.language(x, positions, valid, last=max(layers, 1))
         is_image = torch.arange(x.shape[1], device=x.device) < there.shape[1]
         prefix = Prefix(
             tokens=self.language.normalized(hidden[-1]),
             mask=valid,
             is_image=is_image.expand(len(valid), -1),
             state=inputs.state,
-            layers=tuple(self.language.normalized(x) for x in hidden[len(hidden) - self.taps.num_layers :]),
+            layers=tuple(map(self.language.normalized, hidden)) if layers else (),
         )
         return _with_keys(prefix, key_values) if self.taps.key_values else prefix
 
