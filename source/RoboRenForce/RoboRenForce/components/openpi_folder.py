@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..networks.action_expert import Variant
+from ..networks.vlm import LoRACfg
 from ..networks.vlm.paligemma_prompt import WORDS
 from ..utils.errors import CheckpointError, UserError
 from ..utils.key_map import best_layout
@@ -124,13 +125,13 @@ def memory(model: PublishedModel) -> dict[str, float]:
 
     Frozen weights are bfloat16; trained ones take 16 bytes: float32, their gradients and two moments.
     """
-    expert = model.parameters["expert"]
+    expert, adapters = model.parameters["expert"], LoRACfg()
     others = sum(model.parameters.values()) - expert
-    lora = 2 * 16 * (18 * 2 * (2048 * 4 + 2048 + 256 * 2 + 3 * (2048 + 16_384)) // 2)  # rank 16 on seven matrices
+    adapted = [sum(shape) for name, shape in model.shapes.items() if re.fullmatch(f"{adapters.layers}.weight", name)]
     bytes_of = {
         "acting": 2 * (others + expert),
         "expert only": 2 * others + 16 * expert,
-        "LoRA": 2 * (others + expert) + 8 * lora,
+        f"LoRA of rank {adapters.rank}": 2 * (others + expert) + 16 * adapters.rank * sum(adapted),
         "all": 16 * (others + expert),
     }
     return {what: number / 1e9 for what, number in bytes_of.items()}
