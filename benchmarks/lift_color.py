@@ -33,7 +33,7 @@ from report import environment_report, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "RoboRenForce-MJLab-LiftColor"
-FRAMES = 17_000
+FRAMES = 15_400
 """Of 500 demonstrations, roughly: epochs of fewer are more, so that all get as many updates."""
 HEADS = "policy.head=RoboRenForce.components.action_heads."
 REGRESSION = [f"{HEADS}regression:RegressionHeadCfg", "policy.head.chunk_size=8", "policy.head.std=0.1"]
@@ -59,7 +59,7 @@ class Study:
 
     def run(self, name: str, script: str, *options: str, seconds: float | None = None) -> Path:
         """Run a script in a folder of its own, and return that. After `seconds` it is asked to stop."""
-        folder = self.folder / name
+        folder = self.folder / name.replace(",", "").replace(" ", "_")
         folder.mkdir(exist_ok=True)
         own = {"CUDA_VISIBLE_DEVICES": str(next(self._number) % self._gpus)} if self._gpus > 1 else {}
         command = [sys.executable, str(ROOT / script), *options, "--device", self.args.device]
@@ -105,7 +105,9 @@ class Study:
         """Clone, and play with either instruction. Return the run."""
         name = f"{model}, {size} demonstrations, seed {seed}"
         updates = self.args.updates
-        data = [f"--dataset_path={self.folder}/recorded/demos", f"dataset.episodes={list(range(size))}"]
+        most = max(self.args.sizes)
+        chosen = [index * most // size for index in range(size)]  # short episodes end, and are saved, first
+        data = [f"--dataset_path={self.folder}/recorded/demos", f"dataset.episodes={chosen}"]
         options = ["--task", f"{TASK}-BC", "--seed", str(seed), "--num_workers", "3", "eval_interval=0"]
         options += [f"--epochs={updates * 128 / (FRAMES * size / 500):.1f}", *MODELS[model], *data]
         started = time.monotonic()

@@ -75,6 +75,15 @@ def test_statistics_and_guard_do_not_wait_and_agree_with_the_cpu() -> None:
     assert found[0] == pytest.approx(found[1], rel=1e-5) and len(found[0]) == 3
 
 
+def test_logs_may_lie_on_two_devices() -> None:
+    log = EnvLog()
+    for value in (1.0, 3.0):
+        log.record({"here": torch.tensor(value), "there": torch.tensor(10 * value, device=DEVICE), "number": value})
+    logged, numbers = log.collect()
+    assert to_host({}, {}, logged, DistributedContext(), DEVICE)[0] == {"here": 2.0, "there": 20.0}
+    assert numbers == {"number": 2.0}
+
+
 def test_the_guard_keeps_the_first_bad_step() -> None:
     spec = scripted(num_envs=64, extras=[]).spec
     spec = type(spec).from_dict(spec.to_dict() | {"obs_groups": {"policy": [3]}})

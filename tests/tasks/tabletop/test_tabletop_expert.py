@@ -45,6 +45,7 @@ def test_it_fails_as_often_as_it_is_told_to() -> None:
 
 def test_both_ways_around_the_post_are_taken_and_equally_good() -> None:
     env = state_cfg("Fork", num_envs=400).build()
+    assert bool((env.scene.hand[:, 0] == env.scene.posts[:, 0, 0]).all())
     expert = ExpertCfg(seed=1).build(env)
     sides, lengths = [], []
     for _ in range(30):

@@ -56,7 +56,7 @@ def _stack(values: list[Tensor], device: torch.device) -> Tensor:
     """Stack 0-dim tensors into one float64 vector, so that counts stay exact."""
     if not values:
         return torch.zeros(0, dtype=torch.float64, device=device)
-    return torch.stack([value.detach().double() for value in values])
+    return torch.stack([value.detach().to(device, torch.float64) for value in values])
 
 
 def _divide(ratios: Mapping[str, Ratio], numbers: list[float]) -> dict[str, float]:

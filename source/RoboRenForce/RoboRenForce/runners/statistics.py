@@ -147,13 +147,16 @@ class EnvLog:
         """Add one step."""
         if not log:
             return
-        tensors = {key: value for key, value in log.items() if torch.is_tensor(value)}
-        if tensors:
+        by_device: dict[torch.device, dict[str, Tensor]] = {}  # mjlab, for one, mixes them
+        for key, value in log.items():
+            if isinstance(value, Tensor):
+                by_device.setdefault(value.device, {})[key] = value
+            else:
+                self._numbers.setdefault(key, []).append(float(value))
+        for tensors in by_device.values():
             # Stacking copies: environments may reuse the tensors at the next step.
             stacked = torch.stack([value.float() for value in tensors.values()])
             self._chunks.setdefault(tuple(tensors), []).append(stacked)
-        for key in log.keys() - tensors.keys():
-            self._numbers.setdefault(key, []).append(float(log[key]))
 
     def collect(self) -> tuple[dict[str, Ratio], dict[str, float]]:
         """Return means of device values as ratios, and means of host values; resets both."""

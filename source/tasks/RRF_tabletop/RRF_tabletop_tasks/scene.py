@@ -101,6 +101,14 @@ class Layout:
         """Return the start of the hand, `(2,)`."""
         return torch.tensor(HOME, device=self.allowed.device)
 
+    @cached_property
+    def home_jitter(self) -> torch.Tensor:
+        """Return how far from `home` the hand starts at most, `(2,)`.
+
+        It is straight before a post, so that both ways around it are equally good.
+        """
+        return torch.tensor([0.0 if self.has_post else _JITTER, _JITTER], device=self.allowed.device)
+
 
 def sample_scene(layout: Layout, keys: torch.Tensor, episodes: torch.Tensor) -> Scene:
     """Begin an episode in every row.
@@ -121,7 +129,7 @@ def sample_scene(layout: Layout, keys: torch.Tensor, episodes: torch.Tensor) -> 
     template = (rest[:, 1] * layout.num_templates).long()
     plate = _pick(plate_colour, goal[:, 1]) if layout.num_plates else torch.zeros_like(template)
     sentence = (template * colours + _pick(block_colour, goal[:, 0])) * colours + plate
-    hand = layout.home + _JITTER * (2.0 * rest[:, 2:] - 1.0)
+    hand = layout.home + layout.home_jitter * (2.0 * rest[:, 2:] - 1.0)
     return Scene(
         hand=hand,
         aperture=torch.ones_like(rest[:, 0]),

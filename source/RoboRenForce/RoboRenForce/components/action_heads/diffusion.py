@@ -102,7 +102,9 @@ class DiffusionHeadCfg(DenoisingHeadCfg):
     train_steps: Annotated[int, Range(ge=2, le=10_000)] = 100
     """Noise levels of training, on the squared-cosine schedule."""
     prediction: Literal["epsilon", "sample", "v_prediction"] = "epsilon"
-    """Prediction of the network: the noise, the clean chunk, or v = sqrt(abar) noise - sqrt(1 - abar) chunk."""
+    """Prediction of the network: the noise, the clean chunk, or v = sqrt(abar) noise - sqrt(1 - abar) chunk. The clean
+    chunk (as in DP3, arXiv 2403.03954) takes far fewer updates: at high noise levels, where one of several ways is
+    chosen, an error of the noise counts sqrt((1 - abar) / abar) times in the chunk that follows from it."""
     sampler: Literal["ddim", "ddpm"] = "ddim"
     """Sampler."""
     num_steps: Annotated[int, Range(ge=1, le=10_000)] = 10

@@ -53,7 +53,12 @@ def sft() -> runners.VLASFTRunnerCfg:
 def grpo() -> runners.VLAGRPORunnerCfg:
     """Better than its demonstrations: give `algorithm.init_from`, the run of `bc` or `sft`."""
     algorithm = GRPOCfg(
-        score="success", freeze_backbone=False, num_learning_epochs=2, optimizer=_rates(), desired_kl=0.01
+        score="success",
+        freeze_backbone=False,
+        num_learning_epochs=2,
+        optimizer=_rates(),
+        desired_kl=0.01,
+        kl_stop=0.05,
     )
     return runners.VLAGRPORunnerCfg(policy=_rl_policy(), algorithm=algorithm, max_iterations=100, save_interval=10)
 
@@ -73,6 +78,7 @@ def vla_ppo() -> runners.VLAPPORunnerCfg:
         num_learning_epochs=4,
         optimizer=_rates().replace(groups=[value_rate(1.0e-3)]),
         desired_kl=0.01,
+        kl_stop=0.05,
     )
     return runners.VLAPPORunnerCfg(
         policy=_rl_policy(), algorithm=algorithm, num_steps_per_env=16, max_iterations=100, save_interval=10
@@ -84,8 +90,8 @@ def _rl_policy() -> MLPBaselinePolicyCfg:
 
 
 def _rates() -> OptimizerCfg:
-    """Where the adaptation to the KL divergence begins."""
-    return OptimizerCfg(learning_rate=5.0e-4, weight_decay=0.01)
+    """Where the adaptation to the KL divergence begins: precise grasps are lost in one update at 1e-4."""
+    return OptimizerCfg(learning_rate=2.0e-5, weight_decay=0.01)
 
 
 def _policy_and_data() -> dict[str, Any]:
