@@ -8,7 +8,7 @@ Shared parts stand elsewhere: `networks.vlm.paligemma`, `networks.action_expert`
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from ..configclass import MISSING, configclass
 from ..networks import ActionExpertCfg
@@ -88,4 +88,4 @@ def expert_head(variant: Variant, size: Size = "full") -> FlowHeadCfg:
     return FlowHeadCfg(chunk_size=50 if size == "full" else 8, network=network)
 
 
-_TINY = {"num_layers": 3, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16}
+_TINY: dict[str, Any] = {"num_layers": 3, "num_heads": 4, "num_kv_heads": 1, "head_dim": 16}

@@ -21,10 +21,10 @@ _EPSILON = 1e-6
 class LayerNorm(nn.LayerNorm):
     """Layer normalization in float32, whatever the precision of what it normalizes."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map `(..., D)` to the same, of the same type."""
         weight, bias = self.weight.float(), self.bias.float()
-        return F.layer_norm(x.float(), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+        return F.layer_norm(input.float(), self.normalized_shape, weight, bias, self.eps).to(input.dtype)
 
 
 class PatchEmbedding(nn.Module):
