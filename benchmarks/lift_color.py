@@ -87,8 +87,7 @@ class Study:
                 settings = {key: value for key, value in vars(self.args).items() if key not in ("output", "folder")}
                 settings["teacher"] = "RUN"
                 facts = {"benchmark": "lift_color", "arguments": settings, "results": self.results}
-                command = "python benchmarks/lift_color.py --teacher RUN"
-                write_json(self.args.output, {**facts, **environment_report(), "command": command})
+                write_json(self.args.output, {**facts, **environment_report(), "command": _command()})
 
     # --------------------------------------------------------------------------------------------------- the commands
 
@@ -166,6 +165,14 @@ def by_colour(instructions: dict[str, dict[str, float]]) -> dict[str, Any]:
         successes, episodes = found[key]
         found[key] = successes + row["rate"] * row["n"], episodes + int(row["n"])
     return {key: round(successes / max(1, episodes), 3) for key, (successes, episodes) in found.items()}
+
+
+def _command() -> str:
+    """The command without places of this machine."""
+    parser = argparse.ArgumentParser()
+    for name in ("--teacher", "--folder", "--output"):
+        parser.add_argument(name)
+    return " ".join(["python benchmarks/lift_color.py --teacher RUN", *parser.parse_known_args()[1]])
 
 
 def newest(folder: Path) -> Path:

@@ -8,16 +8,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
-from RoboRenForce.cli import vla_rl
+from RoboRenForce.cli import commands, vla_rl
 from RoboRenForce.cli.vla_rl import benchmark_parser, policy_of, rl_play_parser, rl_train_parser, to_play
 from RoboRenForce.cli.vla_tasks import SFT, find_task
+from RoboRenForce.components.vla_export import export_vla
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.components.vla_spec import VectorSpec, VLASpec
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.runners import VLASFTRunnerCfg
 from RoboRenForce.utils import task_packages
 from RoboRenForce.utils.optional import is_installed
 from RoboRenForce.utils.registry import Task
+from RoboRenForce.utils.report import read_evaluation
 from RoboRenForce.utils.run_configs import find_run_config, run_configs
 
 pytest.importorskip("RRF_tabletop_tasks")
@@ -145,3 +150,80 @@ def test_a_package_in_the_source_tree_is_named_with_its_installation(monkeypatch
     monkeypatch.setattr(task_packages, "announced", dict)
     with pytest.raises(Exception, match=r"'tabletop' is not installed: run `./setup_ext.sh RRF_tabletop`"):
         vla_rl.prepare_benchmark(benchmark_parser("").parse(["--benchmark", "tabletop"]))
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A policy of the tabletop that has learned nothing, as `export_vla` writes it."""
+    pytest.importorskip("safetensors")
+    task = vla_rl.configured_task(find_run_config("tabletop_reach_grpo"))
+    env = task.env_cfg.replace(num_envs=1, groups=None).build()
+
+    def vector(dim: int) -> VectorSpec:
+        numbers = {"min": -1.0, "max": 1.0, "mean": 0.0, "std": 0.5, "q01": -1.0, "q99": 1.0}
+        return VectorSpec(dim, (), {name: (number,) * dim for name, number in numbers.items()})
+
+    proprio = vector(env.spec.obs_groups["proprio"][0])
+    spec = VLASpec(("front",), proprio, vector(env.spec.action.dim), tuple(env.instruction_table.values()))
+    torch.manual_seed(0)
+    return str(export_vla(task.runner_cfg.policy.build(spec), tmp_path_factory.mktemp("policy") / "exported"))
+
+
+SHORT = ["--max_iterations", "1", "--num_envs", "8", "env.max_episode_length=8", "report=false"]
+
+
+def test_training_under_torchrun_is_one_run(tmp_path: Path, exported: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["--config_name", "tabletop_reach_grpo", "--model_path", exported, *SHORT, "eval_interval=0"]
+    port = free_port()
+
+    def train(rank: int) -> None:
+        be_rank(rank, port)
+        sys.argv = ["train.py", *words]
+        runpy.run_path(str(SCRIPTS / "train.py"), run_name="__main__")
+
+    logs = [tmp_path / f"{rank}.txt" for rank in range(2)]
+    with forked(train, 0, log=logs[0]) as first, forked(train, 1, log=logs[1]) as second:
+        codes = exit_code(first), exit_code(second)
+    assert codes == (0, 0), [log.read_text() for log in logs]
+    (run,) = tmp_path.glob("logs/RFRL/*/*")
+    assert (run / "global_step_1").is_dir() and (run / "latest").exists()
+
+
+def test_what_rl_made_is_exported_and_both_are_played(
+    tmp_path: Path, exported: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def script(name: str, *words: str) -> str:
+        monkeypatch.setattr(sys, "argv", [name, "--config_name", "tabletop_reach_grpo", *words])
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    few = ["--episodes", "4", "--num_envs", "2", "--seed", "3"]
+    before = script("play.py", "--model_path", exported, "--only_eval", *few)
+    assert f"playing       {exported}/model.safetensors of RoboRenForce-Tabletop-Reach-GRPO" in before
+    script("train.py", "--model_path", exported, *SHORT, "eval_interval=0")
+    (run,) = tmp_path.glob("logs/RFRL/*/*")
+    commands.main(["export", "--target", str(run), "--episodes", "1", "env.max_episode_length=8"])
+    assert f"exported to   {run / 'exported'}" in capsys.readouterr().out
+    means = []
+    cut = ["--execution", "receding_horizon", "execution.num_executed=4"]
+    elsewhere = ["--task", "RoboRenForce-Tabletop-Reach-GRPO"]
+    for target, more in ((run, []), (run, cut), (run / "exported", elsewhere)):
+        commands.main(["play", "--target", str(target), *more, *few, "env.max_episode_length=8"])
+        means.append(read_evaluation(target / "eval.json")["deterministic"]["mean"])
+    assert means == pytest.approx(means[:1] * 3, abs=1e-4), "four actions of each chunk, in the same scenes"
+
+
+def test_what_cannot_be_played_so_is_a_sentence(exported: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {
+        f"play --target {exported}": "is an exported policy, which names no task: name one to play it in with --task",
+        f"train --task RoboRenForce-Tabletop-Reach-GRPO --print_config algorithm.init_from={exported} "
+        "execution=RoboRenForce.components.chunk_execution:RecedingHorizonCfg": "RL learns from the chunks that it",
+    }
+    for line, message in words.items():
+        with pytest.raises(SystemExit):
+            commands.main(line.split())
+        shown = capsys.readouterr()
+        assert message in " ".join((shown.out + shown.err).split())

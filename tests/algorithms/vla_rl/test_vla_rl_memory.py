@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,11 @@ from RoboRenForce.algorithms.algorithm import RunContext
 from RoboRenForce.algorithms.vla_rl import ReinforcePPCfg, VLAPPOCfg
 from RoboRenForce.algorithms.vla_rl.sample_store import Place, SampleStore
 from RoboRenForce.algorithms.vla_training.supervised_module import Micro
+from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.configclass import UserError
-from RoboRenForce.runners import VLAGRPORunnerCfg
+from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
+from RoboRenForce.utils.errors import NotEnoughMemory
 from RoboRenForce.utils.parallelize import ParallelCfg, recompute
 from torch.utils.checkpoint import checkpoint
 
@@ -38,6 +41,25 @@ def test_samples_are_gathered_as_they_were_added(place: Place) -> None:
     assert torch.equal(found["obs/front"], pictures[index]) and torch.equal(found["record/x"], numbers[index])
     found["record/x"].zero_()
     assert torch.equal(store.take(index)["record/x"], numbers[index])  # what was taken is the caller's
+
+
+@pytest.mark.parametrize("features", ["pooled", "queries"])
+def test_only_what_the_head_reads_is_stored_and_gradients_stay(tmp_path: Path, features: Any) -> None:
+    head = RegressionHeadCfg(chunk_size=4, std=0.3, features=features)
+    path = str(clone(head, tmp_path, episodes=2, steps=1))
+    found, stored = [], []
+    for condenses in (True, False):
+        algorithm = VLAPPOCfg(init_from=path, num_mini_batches=2, optimizer=OptimizerCfg(learning_rate=1e-3))
+        cfg = VLAPPORunnerCfg(policy=small_policy(head), algorithm=algorithm, logger=[], report=False)
+        run = cfg.build(env=reach_cfg(4, max_episode_length=8).build())
+        assert run.learner.collector._condenses
+        run.learner.collector._condenses = condenses
+        run.learn(2)
+        found.append(run.learner.plain_module.state_dict())
+        stored.append({name: rows.shape[1:] for name, rows in run.learner.rollout.store.rows.items()})
+    assert stored[0]["prefix/tokens"][0] == 1 < stored[1]["prefix/tokens"][0]
+    assert ("prefix/queries" in stored[0]) == (features == "queries")
+    assert all(torch.equal(tensor, found[1][name]) for name, tensor in found[0].items())
 
 
 def test_a_reference_sees_in_the_precision_of_the_policy(cloned: str) -> None:
@@ -65,6 +87,31 @@ def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
     run.learner.update = after_a_rollout
     with pytest.raises(UserError, match="2 observations follow an instruction that the policy has not tokenized"):
         run.learn(1)
+
+
+@pytest.mark.parametrize(
+    ("most", "advice"), [(3, "2 would fit (--num_envs 2)"), (0, "a single one does not fit either")]
+)
+def test_out_of_memory_while_acting_names_what_fits(
+    cloned: str, monkeypatch: pytest.MonkeyPatch, most: int, advice: str
+) -> None:
+    env = reach_cfg(8).build()
+    learner = VLAPPOCfg(init_from=cloned).build(
+        policy=small_policy(HEAD), context=RunContext(spec=env.spec, device=CPU)
+    )
+    obs, encode = env.get_observations(), learner.model.encode
+    learner.act(obs)
+
+    def small_memory(seen: Any) -> Any:
+        if len(seen["proprio"]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+        return encode(seen)
+
+    monkeypatch.setattr(learner.model, "encode", small_memory)
+    for calls in (learner.act, learner.collector.values):
+        with pytest.raises(NotEnoughMemory, match="Acting in 8 environments at once does not fit") as told:
+            calls(obs)
+        assert advice in str(told.value) and "algorithm.sample_place=host" in str(told.value)
 
 
 def test_blocks_are_not_recomputed_where_there_is_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -269,3 +269,18 @@ def test_a_robot_without_proprioception_explores_too():
     head, prefix = build(cfg, state_dim=0), random_prefix(3, state_dim=0)
     _, record = _act(head, prefix)
     assert head.evaluate(prefix, record).log_prob.shape == (3, H, 2)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", CASES | DENSITIES)
+def test_heads_that_read_no_single_token_see_the_same_in_a_condensed_prefix(name):
+    head, prefix = trained_looking(name)
+    actions, mask = torch.rand(6, H, 2) - 0.5, torch.ones(6, H, 2, dtype=torch.bool)
+    if head.cfg.taps(2).num_layers:
+        assert head.cfg.taps(2).reads_tokens  # of several layers
+        return
+    whole, condensed = (
+        torch.cat([head.loss(seen, actions, mask, generator=_rng()).total.view(1), _act(head, seen)[0].flatten()])
+        for seen in (prefix, prefix.condensed())
+    )
+    assert torch.equal(whole, condensed) is not head.cfg.taps(2).reads_tokens

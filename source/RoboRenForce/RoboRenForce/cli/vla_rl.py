@@ -117,6 +117,8 @@ def prepare_rl_play(args: Namespace) -> PlayRun:
     if args.only_eval:
         args.video = args.export = False
     config = _config_file(args) if args.config_name is not None else None
+    if config is not None and args.target is not None and is_exported(args.target):
+        args.task = args.task or task_in(config)  # an exported policy names none
 
     def play_there(task: Task) -> None:
         if config is not None:

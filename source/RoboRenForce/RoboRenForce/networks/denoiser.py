@@ -99,6 +99,10 @@ class MLPDenoiserCfg(DenoiserCfg):
         if self.time_dim % 2:
             yield f"time_dim: {self.time_dim} is odd; sines and cosines come in pairs"
 
+    @override
+    def taps(self) -> Taps:
+        return Taps(reads_tokens=False)
+
 
 def time_embedding(time: Tensor, dim: int, min_period: float = 4e-3, max_period: float = 4.0) -> Tensor:
     """Sines and cosines of a time within [0, 1], `(...)` to float32 `(..., dim)`, with the periods of pi0.

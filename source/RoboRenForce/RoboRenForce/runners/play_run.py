@@ -16,13 +16,15 @@ from pathlib import Path
 
 import torch
 
+from ..algorithms.vla_training import VLAPlayPolicy
 from ..components import for_simulator
+from ..components.vla_export import export_vla, is_exported
 from ..configclass.validated import validated
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
 from ..utils.environment_info import versions
-from ..utils.errors import RunDirectoryError, SpecMismatch
+from ..utils.errors import RunDirectoryError, SpecMismatch, UserError
 from ..utils.export import export_policy
 from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task, load_task
@@ -31,6 +33,7 @@ from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, writ
 from .arguments import EXECUTIONS
 from .checkpoint_task import task_of_checkpoint
 from .evaluation import EvalResult, evaluate, measure
+from .exported_run import exported_run
 from .filming import MOST_PLAY_ENVS, eval_cfg, film
 from .playing import build_player
 from .saved_run import SavedRun, read_newest, read_run
@@ -129,16 +132,27 @@ class PlayRun:
 
     def export(self, runner: Trainer) -> None:
         """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
+        if isinstance(played := runner.policy(), VLAPlayPolicy):
+            self._export_vla(played)
+            return
         env, actions = self.env, self.args.export_actions or "policy"
         options = {} if actions == "policy" else {"actions": actions}
         known = {"checkpoint": self.saved.path.name, "versions": versions()}
         known |= env.export_metadata(self.run_dir.root.name, **options)
-        policy = for_simulator(runner.policy().exportable(), env.simulator_interface(), actions)
+        policy = for_simulator(played.exportable(), env.simulator_interface(), actions)
         formats = self.args.export_formats or DEFAULT_FORMATS
         exported = export_policy(policy, self.run_dir.exported, known, formats=formats)
         for path in exported.paths:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
         say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
+
+    def _export_vla(self, played: VLAPlayPolicy) -> None:
+        if self.args.export_formats or self.args.export_actions:
+            raise UserError(
+                "A vision-language-action policy is exported as a folder of weights, configuration and tokenizer, "
+                "which knows its units: leave --export_formats and --export_actions out."
+            )
+        say(f"exported to   {export_vla(played.policy, self.run_dir.exported)}")
 
     def finish(self, runner: Trainer, *, tiles: bool = False) -> None:
         """Film and export if that was asked for, write the report again, and close the environments.
@@ -156,7 +170,7 @@ class PlayRun:
 
 
 def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:
-    """Find the checkpoint and the configuration that it was trained with.
+    """Find the checkpoint and the configuration that it was trained with, or an exported VLA policy.
 
     Args:
         args: What `play_parser` has parsed.
@@ -165,8 +179,11 @@ def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) 
     setup_logging()
     args.export = args.export or bool(args.export_formats or args.export_actions)
     target = args.target or newest_run(args.log_root, task=args.task).root
-    saved = _checkpoint_to_play(Path(target), args.checkpoint)
-    task = task_of_checkpoint(saved.data, trust=args.trust, task=args.task)
+    if is_exported(target):
+        saved, task = exported_run(target, args.task, trust=args.trust)
+    else:
+        saved = _checkpoint_to_play(Path(target), args.checkpoint)
+        task = task_of_checkpoint(saved.data, trust=args.trust, task=args.task)
     if args.target and args.task not in (None, task.id):
         task = _elsewhere(task, args.task, saved)
     if change is not None:
@@ -174,6 +191,11 @@ def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) 
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
     task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
     if args.execution is not None:
+        if not hasattr(task.runner_cfg, "execution"):
+            raise UserError(
+                f"--execution cuts the chunks of a VLA policy, which a {type(task.runner_cfg).__name__} does not play "
+                "in another way than it learned: leave it out."
+            )
         task.apply_overrides([f"execution=RoboRenForce.components.chunk_execution:{EXECUTIONS[args.execution]}"])
     task.apply_overrides(args.overrides)
     task.runner_cfg.adapt_env_to_play(task.env_cfg)

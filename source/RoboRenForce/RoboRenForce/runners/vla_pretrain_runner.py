@@ -86,8 +86,14 @@ class VLAPretrainRunnerCfg(DatasetRunnerCfg):
 
     def adapt_env_to_play(self, env_cfg: Any) -> None:
         """Let the environment execute single actions if `execution` cuts the chunks."""
-        if self.execution is not None and _chunk_size(env_cfg) is not None:
-            env_cfg.multi_modal.chunk_size = None
+        if self.execution is not None:
+            execute_single_actions(env_cfg)
+
+
+def execute_single_actions(env_cfg: Any) -> None:
+    """Let an environment execute no chunks, in place."""
+    if _chunk_size(env_cfg) is not None:
+        env_cfg.multi_modal.chunk_size = None
 
 
 def _chunk_size(env_cfg: Any) -> int | None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any, cast
 
 from tensordict import TensorDict
 from torch import Tensor
 
 from ..algorithms.algorithm import Policy
+from ..components.chunk_execution import ChunkExecutorCfg
 from ..components.vla_policy import VLAPolicyCfg
 from ..configclass import MISSING, configclass
+from ..envs.spec import EnvSpec
 from ..envs.structure import require_step
 from ..envs.vec_env import StepReturn
 from ..utils.errors import ConfigError
@@ -19,6 +22,7 @@ from .callbacks import CallbackCfg
 from .gpu_metrics import GpuMetricsCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .statistics import Ratio
+from .vla_pretrain_runner import execute_single_actions
 
 _CHECKED_STEPS = 3
 
@@ -46,7 +50,15 @@ class VLAPPORunner(OnPolicyRunner):
         learner = cast(Any, self.algorithm)
         for env in (self.env, self.eval_env):
             learner.add_instructions(() if env is None else env.instruction_table.values())
-        return learner.policy()
+        return learner.policy(self.env.spec, execution=self.cfg.execution)
+
+    @property
+    def played_spec(self) -> EnvSpec:
+        """Spec of the environment, in which `execution` makes single actions of the learner's chunks."""
+        spec = self.env.spec
+        if self.cfg.execution is None or self.spec is None:
+            return spec
+        return replace(spec, action=replace(spec.action, chunk=self.spec.action.chunk))
 
     def env_steps(self) -> int:
         """Executed actions of this iteration."""
@@ -69,12 +81,13 @@ class VLAPPORunner(OnPolicyRunner):
     def finish_iteration(self, metrics: dict[str, float], losses: set[str]) -> None:
         """Add what speed means for a policy of chunks."""
         collecting, learning = metrics["Perf/collection_time"], metrics["Perf/learning_time"]
+        samples = metrics["rollout/num_samples"] * self.distributed.world_size
         more = {
             "time/generate_rollouts": collecting,
             "time/actor_training": learning,
             "time/step": collecting + learning,
             "Perf/env_frames_per_second": metrics.get("Perf/total_fps", 0.0),
-            "Perf/chunk_samples_per_second": metrics["rollout/num_samples"] / (collecting + learning),
+            "Perf/chunk_samples_per_second": samples / (collecting + learning),
         }
         metrics |= more
         self.metrics |= more
@@ -140,6 +153,27 @@ class VLAPPORunnerCfg(OnPolicyRunnerCfg):
     max_iterations = 100
     save_interval = 20
     callbacks: list[CallbackCfg] = [GpuMetricsCfg()]
+    execution: ChunkExecutorCfg | None = None
+    """Execution of chunks where the policy is played, action by action; None: as many actions as the environment's
+    chunks have."""
+
+    def check_env(self, env_cfg: Any) -> Iterable[str]:
+        """Check that chunks are executed as they are learned from."""
+        yield from super().check_env(env_cfg)
+        yield from self.check_execution()
+
+    def check_execution(self) -> Iterable[str]:
+        """Sentences on an execution that nothing is learned from."""
+        if self.execution is not None:
+            yield (
+                f"execution: {type(self.execution).__name__} decides for every action, and RL learns from the chunks "
+                "that it executed; set it to null, and give --execution to play"
+            )
+
+    def adapt_env_to_play(self, env_cfg: Any) -> None:
+        """Let the environment execute single actions if `execution` cuts the chunks."""
+        if self.execution is not None:
+            execute_single_actions(env_cfg)
 
 
 @configclass
@@ -150,4 +184,4 @@ class VLAGRPORunnerCfg(VLAPPORunnerCfg):
 
     def check_env(self, env_cfg: Any) -> Iterable[str]:
         """Check nothing about the length of rollouts, which episodes decide."""
-        return ()
+        return self.check_execution()

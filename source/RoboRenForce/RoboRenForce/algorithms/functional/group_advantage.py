@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from .masked import masked_mean, masked_var
+from .masked import Total, alone, masked_mean, masked_var
 
 
 def group_advantage(score: Tensor, *, scale: Literal["std", "none"] = "std", eps: float = 1e-6) -> Tensor:
@@ -52,19 +52,21 @@ def informative_groups(
     return useful
 
 
-def globally_normalized(returns: Tensor, mask: Tensor, eps: float = 1e-8) -> Tensor:
+def globally_normalized(returns: Tensor, mask: Tensor, eps: float = 1e-8, *, total: Total = alone) -> Tensor:
     """Shift to mean 0 and scale to deviation 1 over all decisions of a batch (REINFORCE++: Hu 2025, arXiv 2501.03262).
 
     Args:
         returns: Return of each decision, any shape.
         mask: bool, False where there was no decision; the result is 0 there.
         eps: Added to the deviation.
+        total: Adds up over processes, for the batch of all of them.
     """
-    normalized = (returns - masked_mean(returns, mask)) / (masked_var(returns, mask).sqrt() + eps)
+    deviation = masked_var(returns, mask, total).sqrt()
+    normalized = (returns - masked_mean(returns, mask, total)) / (deviation + eps)
     return torch.where(mask, normalized, 0.0)
 
 
-def episode_weights(episode: Tensor, elements: Tensor, num_episodes: int) -> Tensor:
+def episode_weights(episode: Tensor, elements: Tensor, num_episodes: int, *, total: Total = alone) -> Tensor:
     """Weigh decisions so that every episode counts alike, however long it was.
 
     Without, a loss is the mean over decisions, and long episodes (the failures) dominate. The weights of all elements
@@ -74,11 +76,12 @@ def episode_weights(episode: Tensor, elements: Tensor, num_episodes: int) -> Ten
         episode: int64 `(S,)`: which episode each decision belongs to, from 0.
         elements: `(S,)`: number of elements of the loss in each decision, executed actions for example.
         num_episodes: Number of episodes.
+        total: Adds up over processes, for the episodes of all of them.
 
     Returns:
         `(S,)`: weight of each element of the decision.
     """
     elements = elements.to(torch.get_default_dtype())
     totals = torch.zeros(num_episodes, device=elements.device).index_add(0, episode, elements)
-    mean = totals.sum() / (totals > 0).sum().clamp(min=1)
+    mean = total(totals.sum()) / total((totals > 0).sum()).clamp(min=1)
     return mean / totals[episode].clamp(min=1)

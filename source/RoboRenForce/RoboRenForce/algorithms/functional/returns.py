@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .masked import masked_mean, masked_var
+from .masked import Total, alone, masked_mean, masked_var
 
 
 def gae(
@@ -101,9 +101,15 @@ def bootstrap_time_outs(reward: Tensor, time_outs: Tensor, bootstrap_value: Tens
     return reward + gamma * bootstrap_value * time_outs.to(reward.dtype)
 
 
-def normalize_advantage(advantage: Tensor, eps: float = 1e-8, *, mask: Tensor | None = None) -> Tensor:
-    """Shift to mean 0 and scale by the unbiased standard deviation, over the elements that `mask` keeps."""
+def normalize_advantage(
+    advantage: Tensor, eps: float = 1e-8, *, mask: Tensor | None = None, total: Total = alone
+) -> Tensor:
+    """Shift to mean 0 and scale by the unbiased standard deviation, over the elements that `mask` keeps.
+
+    With a mask, `total` makes it mean and deviation over all processes.
+    """
     if mask is None:
         return (advantage - advantage.mean()) / (advantage.std() + eps)
-    normalized = (advantage - masked_mean(advantage, mask)) / (masked_var(advantage, mask).sqrt() + eps)
+    deviation = masked_var(advantage, mask, total).sqrt()
+    normalized = (advantage - masked_mean(advantage, mask, total)) / (deviation + eps)
     return torch.where(mask, normalized, 0.0)

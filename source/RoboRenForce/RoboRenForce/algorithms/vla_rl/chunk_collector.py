@@ -16,6 +16,7 @@ from ...envs.spec import EnvSpec
 from ...networks.vlm import Prefix
 from ...utils.cuda_graph import GraphMode, graphed, release
 from ...utils.precision import Precision, autocast
+from .acting_memory import acting_within_memory
 
 PREFIX, OBS, RECORD = "prefix/", "obs/", "record/"
 """Of names in a stored decision: the features of its observation, or the observation itself; the head's record."""
@@ -54,6 +55,8 @@ class ChunkCollector:
     ) -> None:
         self.policy, self.value, self.spec, self.device = policy, value, spec, device
         self.stores_features = stores_features
+        taps = policy.cfg.head.taps(policy.spec.action.dim)
+        self._condenses = stores_features and not taps.reads_tokens  # value heads never read tokens one by one
         self._precision: Precision = precision
         self._mode: GraphMode = cuda_graph
         self.groups = observed_groups(policy, spec)
@@ -61,7 +64,7 @@ class ChunkCollector:
         self.rows: Tensor | None = None
         """int64 `(n,)`: rows that act; None: all."""
         self._everybody = torch.arange(spec.num_envs, device=device)
-        self._known: tuple[TensorDict, dict[str, Tensor]] | None = None
+        self._known: tuple[Mapping[str, Tensor], dict[str, Tensor]] | None = None
         self._graphs: dict[tuple[str, int], Callable[..., Any]] = {}
         self._pool: Any = None
 
@@ -71,15 +74,13 @@ class ChunkCollector:
         rows = self.rows
         seen = {name: obs[name] if rows is None else obs[name][rows] for name in self.groups}
         count = len(next(iter(seen.values())))
-        padded = self._filled_up(seen, count)
-        size = len(next(iter(padded.values())))
-        known = self._known
-        if rows is None and known is not None and known[0] is obs:
-            prefix = known[1]
-        else:
-            prefix = self._run("encode", size, self._encode, padded)
+        known = self._known if rows is None and self._known is not None and self._known[0] is obs else None
         self._known = None
-        chosen, record = self._run("decide", size, self._decide, prefix)
+        with acting_within_memory(seen, self._try):
+            padded = self._filled_up(seen, count)
+            size = len(next(iter(padded.values())))
+            prefix = self._run("encode", size, self._encode, padded) if known is None else known[1]
+            chosen, record = self._run("decide", size, self._decide, prefix)
         record = {name: tensor[:count] for name, tensor in record.items()}
         if self.stores_features:
             record |= {PREFIX + name: tensor[:count] for name, tensor in prefix.items()}
@@ -89,21 +90,21 @@ class ChunkCollector:
         return ActOut(self._spread(chosen[:count], rows), record)
 
     @torch.no_grad()
-    def values(self, obs: TensorDict, rows: Tensor | None = None, *, keep: bool = False) -> Tensor:
-        """Return V of some rows of an observation, `(n,)` or per action, without choosing actions.
+    def values(self, obs: Mapping[str, Tensor], *, keep: bool = False) -> Tensor:
+        """Return V of observations, `(n,)` or per action, without choosing actions.
 
         Args:
-            obs: Observations of all rows.
-            rows: int64 `(n,)`; None: all.
+            obs: Observations.
             keep: True if `act` is called with this very observation next: a frozen backbone then computes it once.
         """
         if self.value is None:
             raise RuntimeError("A collector without a value head has no values.")
-        seen = {name: obs[name] if rows is None else obs[name][rows] for name in self.groups}
+        seen = {name: obs[name] for name in self.groups}
         count = len(next(iter(seen.values())))
-        padded = self._filled_up(seen, count)
-        prefix = self._run("encode", len(next(iter(padded.values()))), self._encode, padded)
-        if keep and rows is None and self.stores_features:
+        with acting_within_memory(seen, self._try):
+            padded = self._filled_up(seen, count)
+            prefix = self._run("encode", len(next(iter(padded.values()))), self._encode, padded)
+        if keep and self.stores_features:
             self._known = obs, {name: tensor.clone() for name, tensor in prefix.items()}
         return self.value(Prefix.from_tensors(prefix))[:count]
 
@@ -127,9 +128,16 @@ class ChunkCollector:
         release(*self._graphs.values())
         self._graphs, self._pool = {}, None
 
+    @torch.no_grad()
+    def _try(self, obs: Mapping[str, Tensor]) -> None:
+        """Do what `act` does, for nothing but its memory."""
+        self.release()
+        self._decide(self._encode(obs))
+
     def _encode(self, obs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         with autocast(self._precision, self.device):
-            return self.policy.encode(obs).to_tensors()
+            prefix = self.policy.encode(obs)
+            return (prefix.condensed() if self._condenses else prefix).to_tensors()
 
     def _decide(self, tensors: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         prefix = Prefix.from_tensors(tensors)

@@ -14,6 +14,7 @@ from ...components.torch_optimizer import TorchOptimizer
 from ...utils.distributed import DistributedContext
 from ...utils.errors import NotEnoughMemory
 from ..vla_training.reference import Reference
+from .acting_memory import LESS
 from .co_training import CoTraining
 from .options import PolicyGradientOptions
 from .policy_gradient import ChunkBatch
@@ -58,12 +59,13 @@ class ChunkEpochs:
             trains_policy: False to train the value alone.
         """
         used = batch.weight.nonzero().squeeze(1)
-        if not self._any(len(used)):
+        mini_batches = self._mini_batches(len(used))
+        if not mini_batches:
             return self._numbers({}, steps=0)
         history: list[dict[str, Tensor]] = []
         for _ in range(self.cfg.num_learning_epochs):
             order = used[torch.randperm(len(used), device=used.device)]
-            for index in order.tensor_split(self._mini_batches(len(used))):
+            for index in order.tensor_split(mini_batches):
                 metrics = self._backward(store, batch, index, reference, trains_policy)
                 if trains_policy and self._too_far(metrics["actor/approx_kl"]):
                     self.optimizer.accumulate(1)
@@ -85,7 +87,8 @@ class ChunkEpochs:
                 if size == 1 or self.distributed.is_distributed:  # other processes would wait for this one
                     raise NotEnoughMemory(
                         f"A micro-batch of {size} decisions does not fit into the memory of the device: set "
-                        "algorithm.micro_batch_size lower, or algorithm.parallel.activation_checkpointing."
+                        "algorithm.micro_batch_size lower, algorithm.parallel.activation_checkpointing=true, or take "
+                        f"fewer environments; {LESS}"
                     ) from error
             # Outside of `except`, whose traceback keeps the activations alive.
             self.micro_batch_size = -(-size // 2)
@@ -105,7 +108,11 @@ class ChunkEpochs:
         self.optimizer.accumulate(len(parts))
         sums: dict[str, Tensor] = {}
         for number, index in enumerate(parts):
-            micro = batch.rows(index)
+            if len(index):
+                micro = batch.rows(index)
+            else:  # other processes have decisions left, and wait for gradients of this one
+                index = index.new_zeros(1)
+                micro = batch.rows(index).without_weight()
             micro.samples, micro.totals = store.take(index), totals
             if reference is not None and trains_policy:
                 micro.reference_prefix = reference.encode(self.module, micro.samples)
@@ -139,16 +146,13 @@ class ChunkEpochs:
         return cfg.kl_stop is not None and bool(kl > cfg.kl_stop)
 
     def _mini_batches(self, samples: int) -> int:
-        """As many as configured, but none is empty."""
-        return max(min(self.cfg.num_mini_batches, samples), 1)
-
-    def _any(self, samples: int) -> bool:
-        """Tell whether there is something to learn from; processes have to agree."""
-        if not self.distributed.is_distributed:
-            return samples > 0
-        device = self.optimizer.lr.device
-        enough = torch.tensor(float(samples >= self.cfg.num_mini_batches), device=device)
-        return int(self.distributed.sum_(enough)) == self.distributed.world_size
+        """As many as configured, but none is empty in all processes, which take as many steps; 0 without samples."""
+        distributed = self.distributed
+        if distributed.is_distributed:
+            counts = torch.zeros(distributed.world_size, device=self.optimizer.lr.device)
+            counts[distributed.rank] = samples
+            samples = int(distributed.sum_(counts).max())
+        return min(self.cfg.num_mini_batches, samples)
 
     def _numbers(self, means: dict[str, Tensor], steps: int) -> dict[str, Tensor]:
         """Add what is known also if no step was taken."""

@@ -62,13 +62,14 @@ class ChunkRollout:
         """Reward of the newest action of each running episode."""
         self.step = 0
         """Stored steps."""
+        self._acted: list[Tensor] = []
 
     def add(self, transition: Transition, mask: Tensor, *, wave: int = 0) -> None:
         """Store a step.
 
         Args:
             transition: The step; its record is that of a `ChunkCollector`.
-            mask: bool `(N,)`: rows that acted.
+            mask: bool `(N,)`: rows that acted; the record may have more.
             wave: See `self.wave`.
         """
         if self.step == self.num_steps:
@@ -88,7 +89,12 @@ class ChunkRollout:
             value = record["value"].view(len(record["rows"]), -1)[:, : self.values.shape[2]]
             self.values[t].index_copy_(0, record["rows"], value)
         self.store.add({name: tensor for name, tensor in record.items() if name.startswith((PREFIX, OBS, RECORD))})
+        self._acted.append(mask[record["rows"]])
         self.step += 1
+
+    def end(self) -> None:
+        """Leave the stored rows out that did not act."""
+        self.store.keep(torch.cat(self._acted))
 
     def decisions(self, per_step: Tensor) -> Tensor:
         """Cut `(T, N, ...)` (or as many steps as there are) to the stored decisions, `(S, ...)`, in their order."""
@@ -109,6 +115,7 @@ class ChunkRollout:
         self.step = 0
         self.bootstrap.zero_()
         self.values.zero_()
+        self._acted.clear()
         self.store.restart()
 
     def restart_episodes(self) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...buffer.transition import Transition
+from ...utils.distributed import DistributedContext
 
 Ratio = tuple[Tensor, Tensor]
 
@@ -48,9 +49,9 @@ class EpisodeSums:
             "env/num_trajectories": (count, one),
         }
 
-    def frames(self) -> int:
-        """Return the number of executed actions since the last call; waits for the device."""
-        count = int(self._frames)
+    def frames(self, distributed: DistributedContext) -> int:
+        """Return the number of executed actions since the last call, a mean over processes; waits for the device."""
+        count = int(distributed.sum_(self._frames)) // distributed.world_size
         self._frames.zero_()
         return count
 

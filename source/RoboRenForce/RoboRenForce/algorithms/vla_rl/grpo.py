@@ -48,7 +48,10 @@ class GRPO(VLAOnPolicy):
         if waves > self.cfg.max_refills:
             return False
         _, useful = self._compared(rollout, waves)
-        return int(useful.sum()) < self.cfg.min_useful_groups * useful.shape[1]
+        # All processes collect as many waves: otherwise the one that has enough would wait for the others.
+        counts = torch.stack([useful.sum(), torch.ones_like(useful[0], dtype=torch.int64).sum()])
+        found, groups = self.context.distributed.sum_(counts).tolist()
+        return found < self.cfg.min_useful_groups * groups
 
     def targets(self, rollout: ChunkRollout) -> Targets:
         """Compare the episodes of each group."""
@@ -63,7 +66,8 @@ class GRPO(VLAOnPolicy):
         weight = kept.to(scores.dtype)
         if cfg.length_normalization:
             elements = torch.ones_like(executed) if cfg.log_prob_level == "chunk" else executed
-            weight = weight * episode_weights(episode, elements * kept, episodes)
+            total = self.context.distributed.sum_
+            weight = weight * episode_weights(episode, elements * kept, episodes, total=total)
         return Targets(
             advantage=advantage.reshape(episodes)[episode] * kept,
             weight=weight,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -59,6 +59,10 @@ class ChunkBatch:
             value=self.value[index],
             target=self.target[index],
         )
+
+    def without_weight(self) -> ChunkBatch:
+        """Return the same decisions, of which nothing is learned."""
+        return replace(self, executed=torch.zeros_like(self.executed), weight=torch.zeros_like(self.weight))
 
 
 class PolicyGradientModule(nn.Module):

@@ -51,7 +51,7 @@ class ReinforcePP(VLAOnPolicy):
             reward = reward - cfg.kl_reward_coef * divergence
             metrics["rollout/kl_reference"] = divergence[mask].mean()
         returns = discounted_returns(reward, rollout.done[:steps], discount, mask)
-        advantage = rollout.decisions(globally_normalized(returns, mask))
+        advantage = rollout.decisions(globally_normalized(returns, mask, total=self.context.distributed.sum_))
         return Targets(
             advantage=advantage,
             weight=torch.ones_like(advantage),

@@ -32,6 +32,7 @@ class SampleStore:
         self.count = 0
         """Stored rows."""
         self.rows: dict[str, Tensor] = {}
+        self._kept: Tensor | None = None
 
     def add(self, rows: Mapping[str, Tensor]) -> None:
         """Append rows `(n, ...)`.
@@ -46,8 +47,13 @@ class SampleStore:
             self.rows[name][self.count : self.count + count].copy_(tensor, non_blocking=True)
         self.count += count
 
+    def keep(self, flags: Tensor) -> None:
+        """Leave rows out where bool `(count,)` is False; waits for the device."""
+        self._kept = flags.nonzero().squeeze(1)
+
     def take(self, index: Tensor) -> dict[str, Tensor]:
-        """Gather rows on the device, by int64 indices on the device."""
+        """Gather rows on the device, by int64 indices on the device among those that are kept."""
+        index = index if self._kept is None else self._kept[index]
         index = index.to(next(iter(self.rows.values())).device)  # to the host: waits for what `add` has sent, too
         if index.device.type == "cpu":
             return {name: self._upload(rows, index) for name, rows in self.rows.items()}
@@ -61,12 +67,14 @@ class SampleStore:
 
     def restart(self) -> None:
         """Forget all rows; their memory stays."""
-        self.count = 0
+        self.count, self._kept = 0, None
 
     def _allocate(self, rows: Mapping[str, Tensor]) -> None:
         size = sum(tensor[0].nbytes for tensor in rows.values()) * self.capacity
         place = self._where(size)
-        logger.info("A rollout of %s decisions takes %.2f GiB on %s.", f"{self.capacity:,}", size / 2**30, place)
+        logger.info(
+            "A rollout of %s decisions takes %s MiB on %s.", f"{self.capacity:,}", f"{size / 2**20:,.1f}", place
+        )
         pinned = place.type == "cpu" and self.device.type == "cuda"
         try:
             self.rows = {

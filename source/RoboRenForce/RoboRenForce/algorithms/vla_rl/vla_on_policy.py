@@ -21,6 +21,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from ...buffer.transition import ActOut, Transition
+from ...components.chunk_execution import ChunkExecutorCfg
 from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
@@ -91,7 +92,10 @@ class VLAOnPolicy(Algorithm):
         self._build_training()
         spec = context.spec
         self.sums = EpisodeSums(spec.num_envs, self.device)
-        self.waves = Waves(spec.num_envs, self.device) if self.whole_episodes else None
+        self.waves = None
+        if self.whole_episodes:
+            max_steps = context.rollout_steps // cast(Any, cfg).max_waves
+            self.waves = Waves(spec.num_envs, self.device, max_steps=max_steps)
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self._silent, self._told, self._checked = 0, False, False
         self.collector = ChunkCollector(
@@ -232,8 +236,8 @@ class VLAOnPolicy(Algorithm):
         return self.sums.collect()
 
     def frames(self) -> int:
-        """Return the environment steps since the last call."""
-        return self.sums.frames()
+        """Return the environment steps since the last call, as a mean over processes, which take different numbers."""
+        return self.sums.frames(self.context.distributed)
 
     # ----------------------------------------------------------------------------------------------------- learning
 
@@ -243,6 +247,7 @@ class VLAOnPolicy(Algorithm):
             self.process_env_step(transition)
         rollout = self.rollout
         self.model.preprocessing.instructions.require_known()  # on a GPU nothing else would tell
+        rollout.end()
         with torch.no_grad():
             found = self.targets(rollout)
             batch = ChunkBatch(
@@ -269,7 +274,7 @@ class VLAOnPolicy(Algorithm):
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """Say once that nothing has been learned for a while, because all rewards were equal."""
-        self._silent = self._silent + 1 if metrics["rollout/is_silent"] else 0
+        self._silent = self._silent + 1 if metrics["rollout/is_silent"] == 1 else 0  # in all processes
         if self._silent >= _SILENT_ITERATIONS and not self._told:
             self._told = True
             yield (
@@ -280,9 +285,9 @@ class VLAOnPolicy(Algorithm):
 
     # ------------------------------------------------------------------------------------------------------ playing
 
-    def policy(self, env: EnvSpec | None = None) -> VLAPlayPolicy:
-        """The policy as it is played in the environment."""
-        return VLAPlayPolicy(self.model, env or self.context.spec)
+    def policy(self, env: EnvSpec | None = None, execution: ChunkExecutorCfg | None = None) -> VLAPlayPolicy:
+        """The policy in an environment; None: the one that it learns in, with the environment's chunks."""
+        return VLAPlayPolicy(self.model, env or self.context.spec, execution=execution)
 
     def add_instructions(self, texts: Iterable[str]) -> None:
         """Let the policy follow more texts."""

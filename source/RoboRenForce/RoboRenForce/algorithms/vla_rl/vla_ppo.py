@@ -11,16 +11,18 @@ from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import torch
+from tensordict import TensorDict
 from torch import Tensor
 from typing_extensions import override
 
-from ...buffer.transition import Transition
+from ...buffer.transition import ActOut, Transition
 from ...components import OptimizerCfg
 from ...components.vla_policy import VLAPolicy
 from ...components.vla_value import ValueHead, ValueHeadCfg
 from ...configclass import ConfigError, Range, configclass
 from ..functional import chunk_discount, chunk_reward, executed_mask, gae, masked_var, normalize_advantage
 from .chunk_rollout import ChunkRollout
+from .host_flags import HostFlags
 from .options import PolicyGradientOptions, value_rate
 from .vla_on_policy import Targets, VLAOnPolicy
 
@@ -45,6 +47,11 @@ class VLAPPO(VLAOnPolicy):
                 "policy too: set it to 0, or use one process."
             )
         self._last: Transition | None = None
+        self._last_step = 0
+        self._cut = HostFlags(spec.num_envs, self.device)
+        """Rows that the newest step cut by a time-out."""
+        self._final: tuple[int, Tensor, dict[str, Tensor]] | None = None
+        """Such rows of a step, and their final observations, whose values are to be found."""
 
     @override
     def build_value(self, policy: VLAPolicy) -> ValueHead:
@@ -58,25 +65,62 @@ class VLAPPO(VLAOnPolicy):
         return int(self.iteration) >= self.cfg.critic_warmup
 
     @override
+    def act(self, obs: TensorDict) -> ActOut:
+        """See `VLAOnPolicy.act`.
+
+        Which rows the step before has cut is asked when the device has this work to do, before the environment writes
+        over their final observations.
+        """
+        out = super().act(obs)
+        self._keep_final()
+        return out
+
+    @override
     def after_step(self, transition: Transition, mask: Tensor) -> None:
-        """Value the final observations of the rows that ran out of time, and of no other."""
-        rollout, self._last = self.rollout, transition
-        rows = (transition.time_outs & mask).nonzero().squeeze(1)
-        if len(rows) and transition.next_obs is not None:
-            value = self.collector.values(transition.next_obs, rows).view(len(rows), -1)[:, 0]
-            rollout.bootstrap[rollout.step - 1].index_copy_(0, rows, value)
+        self._keep_final()  # where steps come from elsewhere, and nothing has acted between them
+        self._value_final()
+        self._last, self._last_step = transition, self.rollout.step - 1
+        self._cut.send(transition.time_outs & mask)
+
+    def _keep_final(self) -> None:
+        """Copy the final observations of the rows that ran out of time in the newest step, and of no other."""
+        last = self._last
+        if self._cut.is_empty or last is None or last.next_obs is None:
+            return
+        rows = self._cut.rows()
+        self._cut.clear()
+        if len(rows):
+            seen = {name: last.next_obs[name][rows] for name in self.collector.groups}
+            self._final = self._last_step, rows, seen
+
+    def _value_final(self) -> None:
+        """Find the values that time-outs bootstrap with; the record of `act` has been stored."""
+        if self._final is not None:
+            step, rows, seen = self._final
+            value = self.collector.values(seen).view(len(rows), -1)[:, 0]
+            self.rollout.bootstrap[step].index_copy_(0, rows, value)
+            self._final = None
+
+    @override
+    def restart_episodes(self) -> None:
+        super().restart_episodes()
+        self._cut.clear()
+        self._final = None
 
     @override
     def targets(self, rollout: ChunkRollout) -> Targets:
         if self._last is None:
             raise RuntimeError("VLAPPO updates after a rollout, and there is none.")
+        self._keep_final()
+        self._value_final()
         last = self.collector.values(self._last.reset_obs, keep=True).view(rollout.mask.shape[1], -1)[:, 0]
         by_action = self.cfg.reward_level == "action"
         advantage, returns, mask = (self._over_actions if by_action else self._over_chunks)(rollout, last)
         values = rollout.values[: rollout.step]
-        unexplained = masked_var(returns - values, mask) / (masked_var(returns, mask) + 1e-8)
+        total = self.context.distributed.sum_
+        unexplained = masked_var(returns - values, mask, total) / (masked_var(returns, mask, total) + 1e-8)
         if self.cfg.normalize_advantage:
-            advantage = normalize_advantage(advantage, mask=mask)
+            advantage = normalize_advantage(advantage, mask=mask, total=total)
         decisions = rollout.decisions(advantage)
         return Targets(
             advantage=decisions if by_action else decisions.squeeze(1),

@@ -31,12 +31,12 @@ def naming_what_fits(batch: Batch, attempt: Callable[[Batch], None] | None) -> I
     else:
         return
     # Outside of the handler, whose traceback holds the activations.
-    fits = None if attempt is None else _largest(batch, size, attempt)
+    fits = None if attempt is None else largest_that_fits(batch, size, attempt)
     raise NotEnoughMemory(f"A batch of {size} does not fit into memory ({message}): {_advice(size, fits)}")
 
 
-def _largest(batch: Batch, size: int, attempt: Callable[[Batch], None]) -> int:
-    """The largest half, quarter, ... of a batch that fits; 0 if a single sample does not."""
+def largest_that_fits(batch: Batch, size: int, attempt: Callable[[Batch], object]) -> int:
+    """The largest half, quarter, ... of a batch that `attempt` has the memory for; 0 if a single sample has none."""
     while size := size // 2:
         gc.collect()
         if torch.cuda.is_available():

@@ -144,7 +144,7 @@ class BinsHeadCfg(ActionHeadCfg):
     @override
     def taps(self, action_dim: int) -> Taps:
         queries = self.decoding == "parallel" and self.features == "queries"
-        return Taps(num_queries=self.chunk_size if queries else 0)
+        return Taps(num_queries=self.chunk_size if queries else 0, reads_tokens=self.decoding != "parallel")
 
 
 def to_bins(actions: Tensor, num_bins: int, limit: float) -> Tensor:

@@ -132,4 +132,4 @@ class RegressionHeadCfg(ActionHeadCfg):
 
     @override
     def taps(self, action_dim: int) -> Taps:
-        return Taps(num_queries=self.chunk_size if self.features == "queries" else 0)
+        return Taps(num_queries=self.chunk_size if self.features == "queries" else 0, reads_tokens=False)

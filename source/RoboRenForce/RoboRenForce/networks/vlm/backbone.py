@@ -16,14 +16,16 @@ from .prefix import Prefix
 
 @dataclass(frozen=True)
 class Taps:
-    """Features that a head reads beside the last ones of all tokens; given by the head's configuration."""
+    """Features that a head reads; given by the head's configuration."""
 
     num_queries: int = 0
     """Learned query tokens that follow the prompt and see all of it."""
     num_layers: int = 0
     """Number of last layers whose hidden states are read."""
     key_values: bool = False
-    """Keys and values of all layers, which an action expert attends to, in place of the features of all tokens."""
+    """Keys and values of all layers, which an action expert attends to."""
+    reads_tokens: bool = True
+    """Whether tokens are read one by one; False if their mean, queries and state are all that is read."""
 
 
 @dataclass
