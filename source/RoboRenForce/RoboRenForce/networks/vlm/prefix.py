@@ -25,6 +25,10 @@ class Prefix:
     """Features at the action query tokens, `(B, Q, D)`; None if `Taps.num_queries` is 0."""
     layers: tuple[Tensor, ...] = ()
     """Hidden states of the last `Taps.num_layers` layers, from low to high, `(B, L, D)` each."""
+    key_values: Tensor | None = None
+    """Keys and values of all layers, `(B, N, 2, K, P, d)`, where `Taps.key_values` asks for them."""
+    key_mask: Tensor | None = None
+    """bool `(B, P)`: those that are there."""
 
     @property
     def pooled(self) -> Tensor:
@@ -36,7 +40,13 @@ class Prefix:
         """Return their mean instead of all tokens: the same for who reads no more of them, see `Taps.reads_tokens`."""
         there = torch.ones(len(self.tokens), 1, dtype=torch.bool, device=self.tokens.device)
         return Prefix(
-            tokens=self.pooled.unsqueeze(1), mask=there, is_image=~there, state=self.state, queries=self.queries
+            tokens=self.pooled.unsqueeze(1),
+            mask=there,
+            is_image=~there,
+            state=self.state,
+            queries=self.queries,
+            key_values=self.key_values,
+            key_mask=self.key_mask,
         )
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Prefix:
@@ -60,6 +70,8 @@ class Prefix:
         tensors = {"tokens": self.tokens, "mask": self.mask, "is_image": self.is_image, "state": self.state}
         if self.queries is not None:
             tensors["queries"] = self.queries
+        if self.key_values is not None and self.key_mask is not None:
+            tensors |= {"key_values": self.key_values, "key_mask": self.key_mask}
         return tensors | {f"layers.{number}": layer for number, layer in enumerate(self.layers)}
 
     @classmethod
@@ -73,4 +85,6 @@ class Prefix:
             state=tensors["state"],
             queries=tensors.get("queries"),
             layers=tuple(tensors[f"layers.{number}"] for number in range(layers)),
+            key_values=tensors.get("key_values"),
+            key_mask=tensors.get("key_mask"),
         )
