@@ -10,7 +10,7 @@ from doc_pages import ROOT, Workplace, snippets_of
 pytestmark = pytest.mark.contract
 
 
-@pytest.mark.parametrize("name", ["vla/models", "adding/backbone"])
+@pytest.mark.parametrize("name", ["vla/models", "vla/models/pi05", "adding/backbone"])
 def test_snippets_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     pytest.importorskip("peft")

@@ -50,7 +50,9 @@ def test_a_model_is_chosen_by_its_name(tmp_path: Path) -> None:
     assert two.backbone.model_name == "Qwen/Qwen2-VL-2B-Instruct"
     (tmp_path / "config.json").write_text('{"model_type": "qwen3_vl"}')
     assert isinstance(policy_named(str(tmp_path)), Qwen3VLPolicyCfg)
-    with pytest.raises(UserError, match=r"--model_name is 'gpt', expected mlp_baseline, qwen3_vl_small, or the id"):
+    with pytest.raises(
+        UserError, match=r"--model_name is 'gpt', expected mlp_baseline, qwen3_vl_small, pi0_tiny.* or the id"
+    ):
         policy_named("gpt")
 
 

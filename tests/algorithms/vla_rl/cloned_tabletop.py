@@ -84,8 +84,13 @@ def clone(
     """Write a checkpoint as a run of supervised learning writes it; `expert` as in `demonstrations`."""
     torch.manual_seed(seed)
     data, env = demonstrations(episodes, head.chunk_size, **expert), reach_cfg(1).build()
-    policy = small_policy(head).build(_spec(data, env))
+    policy = small_policy(head).build(spec_of(data, env))
     fit(policy, data, steps)
+    return save_policy(policy, folder)
+
+
+def save_policy(policy: VLAPolicy, folder: Path) -> Path:
+    """Write a checkpoint as a run of supervised learning writes it."""
     state = {
         "spec": policy.spec.to_dict(),
         "policy": {"tensors": dict(policy.state_dict()), "left_out": []},
@@ -110,7 +115,7 @@ def fit(policy: VLAPolicy, data: dict[str, Tensor], steps: int, batch: int = 64)
         warmup.step()
 
 
-def _spec(data: dict[str, Tensor], env: VecEnv) -> VLASpec:
+def spec_of(data: dict[str, Tensor], env: VecEnv) -> VLASpec:
     texts = tuple(env.instruction_table.values())
     return VLASpec(("front",), _vector(data["observation.state"]), _vector(data["action"].flatten(0, 1)), texts)
 

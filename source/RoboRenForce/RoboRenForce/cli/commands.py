@@ -21,6 +21,7 @@ from . import vla_tasks  # noqa: F401 - its tasks are found from now on
 from .data_commands import data
 from .doctor import doctor
 from .listing import task_table
+from .model_doctor import model_doctor
 
 
 def train(argv: Sequence[str]) -> None:
@@ -67,8 +68,9 @@ def list_tasks(argv: Sequence[str]) -> None:
 def check(argv: Sequence[str]) -> None:
     """Tell what is installed, what is missing for which task, and whether rendering and the GPU work."""
     parser = Parser(description="Tell what is installed, what is missing for which task, and what works.")
-    parser.parse(argv)
-    raise SystemExit(0 if doctor() else 1)
+    parser.add_argument("--model", metavar="DIR", help="tell what this folder of a model holds and lacks, instead")
+    args = parser.parse(argv)
+    raise SystemExit(0 if (doctor() if args.model is None else model_doctor(args.model)) else 1)
 
 
 def plot(argv: Sequence[str]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,9 +16,11 @@ import torch
 
 from ..algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from ..components.action_heads import FlowHeadCfg
+from ..components.openpi_policy import OpenPIPolicyCfg, Size
 from ..components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg, VLAPolicyCfg
 from ..configclass import configclass
 from ..envs.env_cfg import VecEnvCfg
+from ..networks.action_expert import Variant
 from ..networks.vlm import Qwen3VLCfg
 from ..runners.arguments import Parser, train_parser
 from ..runners.vla_pretrain_runner import VLAPretrainRunnerCfg
@@ -28,6 +31,13 @@ from ..utils.registry import Task, add_task_finder
 PRETRAIN, SFT = "RoboRenForce-VLA-Pretrain", "RoboRenForce-VLA-SFT"
 MLP_BASELINE, QWEN3_VL_SMALL = "mlp_baseline", "qwen3_vl_small"
 """Models without published weights, which learn from scratch."""
+OPENPI: Mapping[str, tuple[Variant, Size]] = {
+    "pi0_tiny": ("pi0", "tiny"),
+    "pi05_tiny": ("pi05", "tiny"),
+    "pi0": ("pi0", "full"),
+    "pi05": ("pi05", "full"),
+}
+"""Models of the pi family; `policy.weights` names published weights, else they are random."""
 _OVERRIDES = {
     "dataset_path": "dataset.data_root",
     "epochs": "epochs",
@@ -70,8 +80,8 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
     """A policy around a model: `mlp_baseline`, `qwen3_vl_small`, an id like Qwen/Qwen3-VL-2B-Instruct, or a folder.
 
     Args:
-        model_name: Which backbone.
-        like: Whose head, preprocessing and cameras it gets.
+        model_name: Which backbone; or a whole policy, `pi05`, for example.
+        like: Whose head, preprocessing and cameras it gets; of the pi family, cameras alone.
 
     Raises:
         UserError: nothing here reads such a model.
@@ -83,6 +93,9 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
         return MLPBaselinePolicyCfg(**kept)
     if model_name == QWEN3_VL_SMALL:
         return Qwen3VLPolicyCfg(backbone=Qwen3VLCfg(model_name="small", finetune="full", image_size=[128, 128]), **kept)
+    if model_name in OPENPI:
+        variant, size = OPENPI[model_name]
+        return OpenPIPolicyCfg(variant=variant, size=size, cameras=kept.get("cameras", []))
     kind, file = model_name.lower(), Path(model_name) / "config.json"
     if file.is_file():
         kind = _model_type(file)
@@ -92,8 +105,8 @@ def policy_named(model_name: str, like: VLAPolicyCfg | None = None) -> VLAPolicy
             policy.backbone = policy.backbone.replace(model_name=model_name)
             return policy
     raise UserError(
-        f"--model_name is '{model_name}', expected {MLP_BASELINE}, {QWEN3_VL_SMALL}, or the id or folder of a Qwen2-VL "
-        "or Qwen3-VL model; other backbones are set by policy.backbone in a task of your own."
+        f"--model_name is '{model_name}', expected {MLP_BASELINE}, {QWEN3_VL_SMALL}, {', '.join(OPENPI)}, or the id or "
+        "folder of a Qwen2-VL or Qwen3-VL model; other backbones are set by policy.backbone in a task of your own."
     )
 
 
@@ -111,7 +124,8 @@ def vla_parser(description: str | None, *, task: str) -> Parser:
     """The options of learning from demonstrations, beside those of all training."""
     parser = train_parser(description, task=task)
     parser.add_argument(
-        "--model_name", help=f"{MLP_BASELINE}, {QWEN3_VL_SMALL}, or id or folder of a Qwen2-VL or Qwen3-VL model"
+        "--model_name",
+        help=f"{MLP_BASELINE}, {QWEN3_VL_SMALL}, {', '.join(OPENPI)}, or id or folder of a Qwen2-VL or Qwen3-VL model",
     )
     parser.add_argument("--dataset_path", help="folder of a LeRobot data set")
     parser.add_argument("--epochs", type=float, help="passes over the data")

@@ -39,12 +39,14 @@ def export_vla(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    head = policy.cfg.head
     if merge_adapters:
         policy = copy.deepcopy(policy).cpu()
-        merge_lora(policy.backbone)
+        merge_lora(policy)
+        head = head.without_adapters()
     # Of the base class, whose plain data names the classes of everything below it.
-    fields = {name: getattr(policy.cfg, name) for name in ("class_type", "head", "preprocessing", "cameras")}
-    cfg = VLAPolicyCfg(backbone=policy.backbone.export(folder), **fields)
+    fields = {name: getattr(policy.cfg, name) for name in ("class_type", "preprocessing", "cameras")}
+    cfg = VLAPolicyCfg(backbone=policy.backbone.export(folder), head=head, **fields)
     config = {"format": FORMAT, "version": VERSION, "policy": cfg.to_dict(), "spec": policy.spec.to_dict()}
     export_safetensors(policy, folder, config, dtype=dtype)
     return folder

@@ -1,5 +1,6 @@
 """Networks: tensor in, tensor out."""
 
+from .action_expert import ActionExpert, ActionExpertCfg
 from .activation import build_activation
 from .batch_norm import BatchNorm, batch_statistics, uses_batch_statistics
 from .cnn import CNN, CNNCfg
@@ -20,6 +21,8 @@ __all__ = [
     "CNN",
     "MLP",
     "RNN",
+    "ActionExpert",
+    "ActionExpertCfg",
     "BatchNorm",
     "CNNCfg",
     "Constrained",

@@ -51,6 +51,14 @@ class DenoiserCfg(Cfg):
         """Say what the network reads of the backbone."""
         return Taps()
 
+    def without_adapters(self) -> DenoiserCfg:
+        """The same network once low-rank adapters are part of its weights."""
+        return self.copy()
+
+    def chunk_dim(self, action_dim: int) -> int:
+        """Dimensions of the noisy actions that it maps, at least A: published weights have their own number."""
+        return action_dim
+
 
 class MLPDenoiser(Denoiser):
     """A residual MLP over the flat chunk, the time, the mean of all tokens and the state."""
@@ -97,8 +105,12 @@ class MLPDenoiserCfg(DenoiserCfg):
 
 
 def time_embedding(time: Tensor, dim: int, min_period: float = 4e-3, max_period: float = 4.0) -> Tensor:
-    """Sines and cosines of a time within [0, 1], `(...)` to float32 `(..., dim)`, with the periods of pi0."""
-    fraction = torch.linspace(0.0, 1.0, dim // 2, device=time.device)
+    """Sines and cosines of a time within [0, 1], `(...)` to float32 `(..., dim)`, with the periods of pi0.
+
+    A time in float64 is not rounded: angles of the shortest period go up to 1570, where float32 has four digits left.
+    """
+    time = time if time.dtype == torch.float64 else time.float()
+    fraction = torch.linspace(0.0, 1.0, dim // 2, device=time.device, dtype=time.dtype)
     frequency = 2 * math.pi / (min_period * (max_period / min_period) ** fraction)
-    angle = time.float().unsqueeze(-1) * frequency
-    return torch.cat([angle.sin(), angle.cos()], -1)
+    angle = time.unsqueeze(-1) * frequency
+    return torch.cat([angle.sin(), angle.cos()], -1).float()

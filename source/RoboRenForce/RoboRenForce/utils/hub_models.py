@@ -21,7 +21,10 @@ MODELS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "4B": ("Qwen/Qwen3-VL-4B-Instruct",),
         "8B": ("Qwen/Qwen3-VL-8B-Instruct",),
     },
-    "openpi": {"pi05": ("lerobot/pi05_base", "google/paligemma-3b-pt-224:tokenizer*")},
+    "openpi": {
+        "pi05": ("lerobot/pi05_base", "google/paligemma-3b-pt-224:tokenizer*"),
+        "pi0": ("lerobot/pi0_base", "google/paligemma-3b-pt-224:tokenizer*"),
+    },
     "groot": {"3B": ("nvidia/GR00T-N1.7-3B", "nvidia/Cosmos-Reason2-2B")},
 }
 """Name -> size -> repositories, with a pattern where only some files are needed; the first size is the usual one."""

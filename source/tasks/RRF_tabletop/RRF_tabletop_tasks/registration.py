@@ -44,6 +44,10 @@ def register_tasks() -> None:
     for task, cfg in (("Reach", easy_reach_cfg()), ("Place", vla_cfg("Place"))):
         _register(f"RoboRenForce-Tabletop-{task}-GRPO", grouped(cfg), f"{agents}_rl:grpo")
         _register(f"RoboRenForce-Tabletop-{task}-VLAPPO", cfg.replace(num_envs=64), f"{agents}_rl:ppo")
+    pi = f"{agents}_pi"
+    _register("RoboRenForce-Tabletop-Reach-PI05-SFT", easy_reach_cfg(), f"{pi}:fine_tuning")
+    _register("RoboRenForce-Tabletop-Reach-PI05-GRPO", grouped(easy_reach_cfg()), f"{pi}:grpo")
+    _register("RoboRenForce-Tabletop-Reach-PI05-VLAPPO", easy_reach_cfg().replace(num_envs=64), f"{pi}:ppo")
     for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
         _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
 

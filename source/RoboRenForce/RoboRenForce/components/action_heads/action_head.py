@@ -169,6 +169,10 @@ class ActionHeadCfg(Cfg):
         """Say what the head reads of the backbone."""
         return Taps()
 
+    def without_adapters(self) -> ActionHeadCfg:
+        """The same head once low-rank adapters are part of its weights."""
+        return self.copy()
+
 
 def same_kind(head: Head, reference: ActionHead) -> Head:
     """Return the reference of a divergence, which has to be of the head's class.

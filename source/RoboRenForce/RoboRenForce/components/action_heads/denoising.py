@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,7 +22,7 @@ from .noisy_steps import NoisySteps
 
 @dataclass
 class Corrupted:
-    """Noisy chunks and what the network should say to them, `(B, H, A)` each."""
+    """Noisy chunks and what the network should say to them, `(B, H, P)` each."""
 
     x: Tensor
     time: Tensor
@@ -39,8 +40,11 @@ class DenoisingHead(ActionHead):
     def __init__(self, cfg: DenoisingHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__()
         self.cfg, self.action_dim = cfg, action_dim
+        self.chunk_dim: int = cfg.network.chunk_dim(action_dim)
+        """Dimensions of noisy chunks, P >= A: those behind the robot's are part of the path from noise to actions, as
+        the weights have learned it, and of nothing else."""
         self.network = cfg.network.build(
-            chunk_size=cfg.chunk_size, action_dim=action_dim, width=width, state_dim=state_dim
+            chunk_size=cfg.chunk_size, action_dim=self.chunk_dim, width=width, state_dim=state_dim
         )
 
     @abstractmethod
@@ -80,13 +84,15 @@ class DenoisingHead(ActionHead):
         noise = self.draw_noise(prefix, generator)
         if deterministic or not self.has_density:
             return self.sample(prefix, noise, generator=generator), {}
-        return self._noisy(prefix).draw(noise, generator)
+        chunk, record = self._noisy(prefix).draw(noise, generator)
+        return self._robots(chunk), {**record, "log_prob": self._robots(record["log_prob"])}
 
     @override
     def evaluate(self, prefix: Prefix, record: Mapping[str, Tensor]) -> Evaluation:
         """As in the base class: the density of the path that was drawn, see `noisy_steps`."""
         self.require_density()
-        return self._noisy(prefix).evaluate(record)
+        found = self._noisy(prefix).evaluate(record)
+        return Evaluation(self._robots(found.log_prob), self._robots(found.entropy))
 
     @override
     def record_divergence(
@@ -96,7 +102,7 @@ class DenoisingHead(ActionHead):
         reference = same_kind(self, reference)
         with torch.no_grad():
             other = reference._noisy(reference_prefix)
-        return self._noisy(prefix).divergence(other, record)
+        return self._robots(self._noisy(prefix).divergence(other, record))
 
     @abstractmethod
     def _noisy(self, prefix: Prefix) -> NoisySteps:
@@ -104,17 +110,31 @@ class DenoisingHead(ActionHead):
 
     @abstractmethod
     def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        """Turn noise `(B, H, A)` into normalized actions; the generator is for samplers that draw more of it."""
+        """Turn noise into normalized actions `(B, H, A)`.
+
+        Args:
+            prefix: Features of B observations.
+            noise: `(B, H, P)`; or `(B, H, A)`, with zeros behind it.
+            generator: For samplers that draw more of it.
+        """
 
     def draw_noise(self, prefix: Prefix, generator: torch.Generator | None = None) -> Tensor:
-        """Draw what sampling starts from, float32 `(B, H, A)`."""
-        size = (len(prefix.tokens), self.cfg.chunk_size, self.action_dim)
+        """Draw what sampling starts from, float32 `(B, H, P)`."""
+        size = (len(prefix.tokens), self.cfg.chunk_size, self.chunk_dim)
         return torch.empty(size, device=prefix.tokens.device).normal_(generator=generator)
 
     def _draw(self, actions: Tensor, mask: Tensor, generator: torch.Generator | None) -> Corrupted:
         draws = self.cfg.draws_per_feature
-        actions = valid_actions(actions, mask).repeat_interleave(draws, 0)
-        return self.corrupt(actions, mask.repeat_interleave(draws, 0), generator)
+        actions = self._with_padding(valid_actions(actions, mask)).repeat_interleave(draws, 0)
+        return self.corrupt(actions, self._with_padding(mask).repeat_interleave(draws, 0), generator)
+
+    def _with_padding(self, x: Tensor) -> Tensor:
+        """`(B, H, A)` to `(B, H, P)`: zeros, or False, which is learned nowhere."""
+        return F.pad(x, (0, self.chunk_dim - x.shape[-1])) if self.chunk_dim > x.shape[-1] else x
+
+    def _robots(self, x: Tensor) -> Tensor:
+        """The robot's dimensions of `(B, H, P)`."""
+        return x[..., : self.action_dim]
 
     def _predict(self, prefix: Prefix, noisy: Corrupted) -> Tensor:
         """Network output at all draws; what depends on the observation alone is computed once."""
@@ -143,3 +163,7 @@ class DenoisingHeadCfg(ActionHeadCfg):
     @override
     def taps(self, action_dim: int) -> Taps:
         return self.network.taps()
+
+    @override
+    def without_adapters(self) -> DenoisingHeadCfg:
+        return self.replace(network=self.network.without_adapters())

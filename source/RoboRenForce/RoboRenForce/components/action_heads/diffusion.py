@@ -85,12 +85,12 @@ class DiffusionHead(DenoisingHead):
 
     @override
     def sample(self, prefix: Prefix, noise: Tensor, *, generator: torch.Generator | None = None) -> Tensor:
-        context, x = self.network.encode(prefix), noise
+        context, x = self.network.encode(prefix), self._with_padding(noise)
         for step in self._timesteps:
             time = torch.full((len(x),), step / self.cfg.train_steps, device=x.device)
             output = self.network(x, time, context)
             x = self._sampling.step(output, step, x, generator=generator, return_dict=False, **self._step_options)[0]
-        return x
+        return self._robots(x)
 
 
 @configclass

@@ -7,6 +7,7 @@ v = actions - noise. In the convention of pi0, whose time is 1 at the noise, v c
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
@@ -36,7 +37,7 @@ class FlowHead(DenoisingHead):
         self.has_density = cfg.density != "none"
         if cfg.density == "noise":
             self.noise: NoiseNetwork = cfg.noise.build(
-                chunk_size=cfg.chunk_size, action_dim=action_dim, width=width, state_dim=state_dim
+                chunk_size=cfg.chunk_size, action_dim=self.chunk_dim, width=width, state_dim=state_dim
             )
 
     @override
@@ -99,17 +100,18 @@ class FlowHead(DenoisingHead):
         generator: torch.Generator | None = None,
         continuation: Continuation | None = None,
     ) -> Tensor:
-        """Turn noise `(B, H, A)` into actions; the same noise gives the same actions."""
-        context = self.network.encode(prefix)
+        """As in the base class; the same noise gives the same actions."""
+        context, noise = self.network.encode(prefix), self._with_padding(noise)
 
         def velocity(x: Tensor, t: float) -> Tensor:
             return self.network(x, torch.full((len(x),), t, device=x.device), context)
 
         if continuation is None:
-            return euler(velocity, noise, self.cfg.num_steps)
+            return self._robots(euler(velocity, noise, self.cfg.num_steps))
+        running = replace(continuation, actions=self._with_padding(continuation.actions))
         if self.cfg.max_delay:
-            return self._sample_behind(context, noise, continuation)
-        return euler(lambda x, t: guided_velocity(velocity, x, t, continuation), noise, self.cfg.num_steps)
+            return self._robots(self._sample_behind(context, noise, running))
+        return self._robots(euler(lambda x, t: guided_velocity(velocity, x, t, running), noise, self.cfg.num_steps))
 
     def _sample_behind(self, context: Context, noise: Tensor, continuation: Continuation) -> Tensor:
         """Sample with the delayed actions given clean, as in training with `max_delay`."""

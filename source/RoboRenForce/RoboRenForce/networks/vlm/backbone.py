@@ -24,6 +24,8 @@ class Taps:
     """Number of last layers whose hidden states are read."""
     reads_tokens: bool = True
     """Whether tokens are read one by one; False if their mean, queries and state are all that is read."""
+    key_values: bool = False
+    """Keys and values of all layers, which an action expert attends to, in place of the features of all tokens."""
 
 
 @dataclass

@@ -25,6 +25,11 @@ class Prefix:
     """Features at the action query tokens, `(B, Q, D)`; None if `Taps.num_queries` is 0."""
     layers: tuple[Tensor, ...] = ()
     """Hidden states of the last `Taps.num_layers` layers, from low to high, `(B, L, D)` each."""
+    key_values: Tensor | None = None
+    """Keys and values of all layers, `(B, N, 2, K, P, d)`, where `Taps.key_values` asks for them; `tokens` then holds
+    one token, the mean of all."""
+    key_mask: Tensor | None = None
+    """bool `(B, P)`: those that are there."""
 
     @property
     def pooled(self) -> Tensor:
@@ -60,6 +65,8 @@ class Prefix:
         tensors = {"tokens": self.tokens, "mask": self.mask, "is_image": self.is_image, "state": self.state}
         if self.queries is not None:
             tensors["queries"] = self.queries
+        if self.key_values is not None and self.key_mask is not None:
+            tensors |= {"key_values": self.key_values, "key_mask": self.key_mask}
         return tensors | {f"layers.{number}": layer for number, layer in enumerate(self.layers)}
 
     @classmethod
@@ -73,4 +80,6 @@ class Prefix:
             state=tensors["state"],
             queries=tensors.get("queries"),
             layers=tuple(tensors[f"layers.{number}"] for number in range(layers)),
+            key_values=tensors.get("key_values"),
+            key_mask=tensors.get("key_mask"),
         )

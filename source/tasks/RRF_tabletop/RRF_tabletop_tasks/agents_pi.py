@@ -1,0 +1,56 @@
+"""Training configurations of a tiny pi0.5: from scratch on demonstrations, then by rewards."""
+
+from __future__ import annotations
+
+from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl.options import value_rate
+from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
+from RoboRenForce.components import OptimizerCfg, ScheduleCfg
+from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
+from RoboRenForce.data import DataLoaderCfg
+from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
+from RoboRenForce.runners.vla_sft_runner import VLASFTRunnerCfg
+
+
+def fine_tuning() -> VLASFTRunnerCfg:
+    """All weights, which are random without `policy.weights` or `algorithm.init_from`; give `dataset.data_root`."""
+    schedule = ScheduleCfg(kind="cosine", warmup_steps=100, total_steps="run", final_share=0.05)
+    optimizer = OptimizerCfg(learning_rate=1e-3, betas=(0.9, 0.95), weight_decay=1e-4, schedule=schedule)
+    return VLASFTRunnerCfg(
+        policy=tiny_policy(),
+        algorithm=SFTAlgorithmCfg(optimizer=optimizer),
+        loader=DataLoaderCfg(batch_size=64, num_workers=1),
+        epochs=15.0,
+    )
+
+
+def grpo() -> VLAGRPORunnerCfg:
+    """The action expert, compared with itself in groups that start alike; the keys and values of the rest are kept."""
+    algorithm = GRPOCfg(num_learning_epochs=2, num_mini_batches=1, optimizer=_optimizer(), desired_kl=0.01)
+    return VLAGRPORunnerCfg(policy=tiny_policy(), algorithm=algorithm, max_iterations=60)
+
+
+def ppo() -> VLAPPORunnerCfg:
+    """The action expert, judged by a value of what the language model sees."""
+    algorithm = VLAPPOCfg(
+        gamma=0.9,
+        lam=0.8,
+        value_clip=None,
+        num_learning_epochs=4,
+        num_mini_batches=2,
+        optimizer=_optimizer().replace(groups=[value_rate(1e-3)]),
+        desired_kl=0.01,
+    )
+    return VLAPPORunnerCfg(policy=tiny_policy(), algorithm=algorithm, num_steps_per_env=8, max_iterations=60)
+
+
+def tiny_policy() -> OpenPIPolicyCfg:
+    """Chunks of eight actions in four steps of the flow, with Flow-SDE for exploration."""
+    policy = OpenPIPolicyCfg(variant="pi05", size="tiny")
+    policy.head = policy.head.replace(num_steps=4, density="sde")
+    return policy
+
+
+def _optimizer() -> OptimizerCfg:
+    """Where the adaptation of the rate to the KL begins."""
+    return OptimizerCfg(learning_rate=2e-4)

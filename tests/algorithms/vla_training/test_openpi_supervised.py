@@ -1,0 +1,87 @@
+"""pi0 and pi0.5 are fine-tuned by what exists: two processes learn what one learns, and the expert alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from forked import be_rank, exit_code, forked, free_port
+from RoboRenForce.algorithms.vla_training import VLAPretrainAlgorithmCfg
+from RoboRenForce.components import OptimizerCfg
+from RoboRenForce.components.action_heads import FlowHead
+from RoboRenForce.components.action_heads.denoising import Corrupted
+from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
+from RoboRenForce.utils.parallelize import ParallelCfg
+from torch import Tensor
+from vla_demonstrations import CHUNK, record, runner_cfg
+
+SGD = OptimizerCfg(kind="sgd", learning_rate=0.02, momentum=0.9, max_grad_norm=0.5)
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("demonstrations") / "data")
+
+
+def cfg_of(root: Path, variant: str, *, batch_size: int = 6, kind: str = "none", freeze: bool = False) -> Any:
+    policy = OpenPIPolicyCfg(variant=variant, size="tiny")
+    policy.head.chunk_size, policy.backbone.vision.image_size = CHUNK, 32
+    parallel = ParallelCfg(kind=kind, blocks=["GemmaLayer", "SigLIPLayer"])
+    algorithm = VLAPretrainAlgorithmCfg(optimizer=SGD, parallel=parallel, freeze_backbone=freeze)
+    cfg = runner_cfg(root, batch_size=batch_size, policy=policy, algorithm=algorithm, max_iterations=1)
+    cfg.dataset.split, cfg.callbacks = "train", []
+    return cfg.replace(updates_per_iteration=2, save_interval=1)
+
+
+def without_draws(self: FlowHead, actions: Tensor, mask: Tensor, generator: Any) -> Corrupted:
+    """Noise that depends on the actions alone, so that it is the same wherever a sample lands."""
+    noise, time = torch.sin(7.0 * actions), 0.5 * torch.ones(len(actions))
+    return Corrupted(noise + 0.5 * (actions - noise), time, actions - noise, mask)
+
+
+def be_trained(rank: int, port: int, root: Path, folder: Path) -> None:
+    be_rank(rank, port)
+    FlowHead.corrupt = without_draws  # in this process alone
+    for kind in ("ddp", "fsdp"):
+        runner = cfg_of(root, "pi0", batch_size=3, kind=kind).build(log_dir=folder / kind)
+        runner.learn()
+    runner.distributed.close()
+
+
+def test_two_processes_learn_what_one_learns(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With DDP, and with FSDP2 layer by layer: keys and values and their gradients cross the layers' borders."""
+    port, log = free_port(), tmp_path / "log"
+    with (
+        forked(be_trained, 1, port, root, tmp_path, log=log),
+        forked(be_trained, 0, port, root, tmp_path, log=log) as main,
+    ):
+        assert exit_code(main) == 0, log.read_text()[-3000:]
+    monkeypatch.setattr(FlowHead, "corrupt", without_draws)
+    one = cfg_of(root, "pi0").build(log_dir=tmp_path / "one")
+    start = {name: p.detach().clone() for name, p in one.algorithm.policy_model.named_parameters()}
+    one.learn()
+    expected = dict(one.algorithm.policy_model.named_parameters())
+    moved = {name for name, p in expected.items() if not torch.equal(p, start[name])}
+    assert {name.split(".")[1] for name in moved if name.startswith("backbone.")} == {
+        *("vision", "projector", "words", "language")
+    }
+    for path in (tmp_path / "ddp" / "model_1.pt", tmp_path / "fsdp" / "global_step_1"):
+        other = cfg_of(root, "pi0").build(log_dir=tmp_path / "other")
+        other.load(path)
+        for name, value in other.algorithm.policy_model.named_parameters():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=f"{path.name}: {name}")
+
+
+def test_the_expert_alone_learns_from_kept_features(root: Path, tmp_path: Path) -> None:
+    """The model is computed once per sample; its weights stay as they were and out of the checkpoint."""
+    cfg = cfg_of(root, "pi05", freeze=True)
+    cfg.algorithm.cache_features = "ram"
+    runner = cfg.build(log_dir=tmp_path / "cached")
+    before = {name: p.detach().clone() for name, p in runner.algorithm.policy_model.named_parameters()}
+    runner.learn()
+    moved = {name for name, p in runner.algorithm.policy_model.named_parameters() if not torch.equal(p, before[name])}
+    assert moved and all(name.startswith("head.network.") for name in moved)
+    saved = torch.load(tmp_path / "cached" / "model_1.pt", weights_only=True)["algorithm"]["policy"]
+    assert not any(name.startswith("backbone.") for name in saved["tensors"])

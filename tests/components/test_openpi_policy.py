@@ -1,0 +1,150 @@
+"""pi0 and pi0.5 on the seam: densities, reused prefixes, padded actions, what is trained, and export."""
+
+import pytest
+import torch
+import vla_cases
+from openpi_cases import fill
+from RoboRenForce.algorithms.vla_rl.parity import require_parity
+from RoboRenForce.components.action_heads import Continuation, continuation_weights
+from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
+from RoboRenForce.components.vla_export import export_vla, load_vla
+from RoboRenForce.configclass import ConfigError
+from RoboRenForce.networks.vlm import LoRACfg, MLPBaselineCfg, Prefix, merge_lora
+
+CONTRACT = pytest.mark.contract
+VARIANTS = ("pi05", "pi0")
+PADDED = 5
+
+
+def build(variant="pi05", *, seed=0, change=lambda cfg: None, **head):
+    cfg = OpenPIPolicyCfg(variant=variant, size="tiny")
+    cfg.head.chunk_size, cfg.head.num_steps, cfg.head.network.action_dim = vla_cases.CHUNK, 3, PADDED
+    for name, value in head.items():
+        setattr(cfg.head, name, value)
+    change(cfg)
+    policy = cfg.build(vla_cases.spec())
+    fill(policy, seed)
+    return policy
+
+
+def gradients(policy, prefix, seed=0):
+    policy.zero_grad()
+    batch = vla_cases.recorded(4)
+    actions, mask = policy.targets(prefix, batch["action"])
+    loss = policy.head.loss(prefix, actions, mask, generator=torch.Generator().manual_seed(seed)).mean
+    loss.backward()
+    return loss.detach(), {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_configurations_follow_the_variant_and_round_trip(variant):
+    cfg = OpenPIPolicyCfg(variant=variant)
+    assert cfg.head.network.variant == variant and cfg.backbone.state_in_prompt == (variant == "pi05")
+    assert cfg.preprocessing.action.method == {"pi05": "quantile", "pi0": "mean_std"}[variant]
+    assert OpenPIPolicyCfg.from_dict(cfg.to_dict()) == cfg
+    cfg.variant = "pi0" if variant == "pi05" else "pi05"
+    with pytest.raises(ConfigError, match=r"head\.network\.variant"):
+        cfg.validate()
+    with pytest.raises(ConfigError, match="keys and values of a PaliGemma"):
+        build(change=lambda cfg: setattr(cfg, "backbone", MLPBaselineCfg()))(vla_cases.observed(vla_cases.recorded()))
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("density", ["sde", "noise"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-3)])
+def test_ratios_begin_at_one(variant, density, precision, tolerance):
+    policy = build(variant, density=density)
+    with torch.no_grad():
+        found = require_parity(policy, vla_cases.observed(vla_cases.recorded(4)), precision=precision)
+        assert found < tolerance  # of the log-probability of a dimension; the ratio is its exponential
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_stored_prefix_gives_the_same_gradients(variant):
+    """Features that go through a buffer in another order teach the expert what fresh ones do."""
+    policy = build(variant, change=lambda cfg: setattr(cfg.backbone.language, "finetune", "frozen"))
+    batch = vla_cases.recorded(4)
+    fresh = policy.encode(batch)
+    order = torch.tensor([3, 1, 0, 2])
+    stored = {name: tensor[order].clone() for name, tensor in fresh.to_tensors().items()}
+    loss, expected = gradients(policy, fresh)
+    again, found = gradients(policy, Prefix.from_tensors(stored).rows(order.argsort()))
+    assert loss == again and found.keys() == expected.keys() and all(name.startswith("head.") for name in found)
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_more_dimensions_than_the_robots_are_its_own_business(variant):
+    policy = build(variant, density="sde")
+    batch = vla_cases.observed(vla_cases.recorded(4))
+    with torch.no_grad():
+        prefix = policy.encode(batch)
+        actions, record = policy.act(prefix, deterministic=False)
+        assert actions.shape == record["log_prob"].shape == (4, vla_cases.CHUNK, 2)
+        assert record["before"].shape == (4, vla_cases.CHUNK, PADDED)
+        assert policy.evaluate(prefix, record).entropy.shape == (4, vla_cases.CHUNK, 2)
+        noise = torch.randn(4, vla_cases.CHUNK, PADDED, generator=torch.Generator().manual_seed(0))
+        whole, alone = policy.head.sample(prefix, noise), policy.head.sample(prefix, noise[..., :2])
+        assert whole.shape == alone.shape and not torch.allclose(whole, alone)  # the others are part of the path
+        zeros = torch.cat([noise[..., :2], torch.zeros(4, vla_cases.CHUNK, PADDED - 2)], -1)
+        assert torch.equal(alone, policy.head.sample(prefix, zeros))
+        delay = torch.tensor([0, 1, 2, 1])
+        weights = continuation_weights(delay, torch.full((4,), 3), vla_cases.CHUNK, "exp")
+        assert policy.go_on(prefix, Continuation(actions, delay, weights)).shape == actions.shape
+    loss = policy.loss(policy.encode(vla_cases.recorded(4)), vla_cases.recorded(4)["action"])
+    assert loss.count == 4 * vla_cases.CHUNK * 2  # padding is learned nowhere
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_checkpointed_activations_change_no_gradient(variant):
+    def recomputed(cfg):
+        cfg.backbone.vision.gradient_checkpointing = cfg.backbone.language.gradient_checkpointing = True
+        cfg.head.network.gemma.gradient_checkpointing = True
+
+    batch = vla_cases.recorded(4)
+    plain, other = build(variant), build(variant, change=recomputed)
+    loss, expected = gradients(plain, plain.encode(batch))
+    again, found = gradients(other, other.encode(batch))
+    assert loss == again and found.keys() == expected.keys()
+    assert all(torch.allclose(found[name], expected[name], atol=1e-7) for name in found)
+
+
+@CONTRACT
+def test_insulation_keeps_actions_from_teaching_the_language_model():
+    policy = build(change=lambda cfg: setattr(cfg.head.network, "insulated", True))
+    _, found = gradients(policy, policy.encode(vla_cases.recorded(4)))
+    assert found and all(name.startswith("head.") for name in found)
+    policy = build()
+    _, found = gradients(policy, policy.encode(vla_cases.recorded(4)))
+    assert any(name.startswith("backbone.vision.") for name in found)
+
+
+@CONTRACT
+def test_adapters_of_model_and_expert_have_ranks_of_their_own(tmp_path):
+    def adapted(cfg):
+        cfg.backbone.language.finetune = cfg.head.network.gemma.finetune = "lora"
+        cfg.backbone.language.lora, cfg.head.network.gemma.lora = LoRACfg(rank=2), LoRACfg(rank=3)
+
+    policy = build(change=adapted)
+    ranks = {
+        name.partition(".")[0]: p.shape[0]
+        for name, p in policy.named_parameters()
+        if p.requires_grad and "lora_A" in name
+    }
+    assert ranks == {"backbone": 2, "head": 3}
+    trained = [name for name, p in policy.named_parameters() if p.requires_grad and ".lora_" not in name]
+    assert trained and all(name.startswith("head.network.") and ".layers." not in name for name in trained)
+    batch = vla_cases.observed(vla_cases.recorded(4))
+    noise = torch.randn(4, vla_cases.CHUNK, PADDED)
+    with torch.no_grad():
+        expected = policy.head.sample(policy.encode(batch), noise)
+        again = load_vla(export_vla(policy, tmp_path / "merged"))
+        assert not any(".lora_" in name for name, _ in again.named_parameters())
+        assert torch.allclose(again.head.sample(again.encode(batch), noise), expected, atol=1e-3)
+        merge_lora(policy)
+        assert torch.allclose(policy.head.sample(policy.encode(batch), noise), expected, atol=1e-3)
