@@ -201,33 +201,35 @@ def left_out(what: frozenset[str], device: Any) -> Iterator[None]:
 def steps(name: str, args: argparse.Namespace) -> dict[str, Any]:
     """Take steps of a row; returns medians of seconds, rates and peak memory by row, or what did not fit."""
     import torch
-    from fake_simulator import FakeSimulator
-    from RoboRenForce.algorithms.vla_rl import VLAPPO
-    from RoboRenForce.components.action_heads import FlowHead
-    from RoboRenForce.networks.vlm import PaliGemma
     from RoboRenForce.utils.errors import NotEnoughMemory
 
     what, device = OURS[name], torch.device(args.device)
     torch.set_float32_matmul_precision("high")
     if "capped" in what:
         cap_memory(args.memory_cap, device)
-    simulator = FakeSimulator(
-        num_envs=args.num_envs,
-        size=64 if args.tiny else 256,
-        chunk=EXECUTED,
-        step_ms=0.0,
-        frames_on=device,
-        device=device,
-    )
-    cfg = ppo_cfg(what, bf16=device.type == "cuda")
-    builders = (PaliGemma, "__init__"), (FlowHead, "__init__")
     try:
         with left_out(what, device):
-            policy = random_policy(policy_cfg(tiny=args.tiny, padded="padded" in what), device, *builders)
-            built = learner(VLAPPO, cfg, policy, simulator.spec, args.decisions, device)
+            built, simulator = build(what, args, device)
             return _steps_of_epochs(name, built, simulator, args, device)
     except (torch.OutOfMemoryError, NotEnoughMemory) as error:
         return {"error": str(error).splitlines()[0], "fits": 0, "peak_gib": round(peak_gib(device), 2)}
+
+
+def build(what: frozenset[str], args: argparse.Namespace, device: Any) -> tuple[Any, Any]:
+    """Build the learner of a row, and its simulator."""
+    from fake_simulator import FakeSimulator
+    from RoboRenForce.algorithms.vla_rl import VLAPPO
+    from RoboRenForce.components.action_heads import FlowHead
+    from RoboRenForce.networks.vlm import PaliGemma
+
+    size = 64 if args.tiny else 256
+    simulator = FakeSimulator(
+        num_envs=args.num_envs, size=size, chunk=EXECUTED, step_ms=0.0, frames_on=device, device=device
+    )
+    cfg = policy_cfg(tiny=args.tiny, padded="padded" in what)
+    policy = random_policy(cfg, device, (PaliGemma, "__init__"), (FlowHead, "__init__"))
+    options = ppo_cfg(what, bf16=device.type == "cuda")
+    return learner(VLAPPO, options, policy, simulator.spec, args.decisions, device), simulator
 
 
 def _steps_of_epochs(name: str, built: Any, simulator: Any, args: argparse.Namespace, device: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from statistics import median
 from typing import Any
 from unittest.mock import patch
 
@@ -88,6 +89,24 @@ def collect(built: Any, simulator: Any, obs: Any, decisions: int, device: Any) -
 
     seconds = timed(steps, device)
     return obs, seconds
+
+
+def rates(step: Callable[[], Any], samples: int, steps: int, repeats: int, device: Any) -> dict[str, Any]:
+    """Milliseconds of a step of so many samples, samples per second, and peak memory; after five steps of warm-up."""
+    for _ in range(5):
+        step()
+    timed(lambda: None, device)
+    forget_peak(device)
+
+    def several() -> None:
+        for _ in range(steps):
+            step()
+
+    times = [timed(several, device) / steps for _ in range(repeats)]
+    row: dict[str, Any] = {"ms": round(1e3 * median(times), 3), "samples_per_s": round(samples / median(times), 1)}
+    if device.type == "cuda":
+        row["peak_memory_gib"] = round(peak_gib(device), 2)
+    return row | {"ms_all": [round(1e3 * t, 3) for t in times]}
 
 
 def timed(function: Callable[[], Any], device: Any) -> float:
