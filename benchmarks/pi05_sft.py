@@ -167,7 +167,7 @@ def _acting(policy: Any, batch_size: int, device: Any) -> Callable[[], Any]:
     simulator = FakeSimulator(
         num_envs=batch_size, size=SIZE, chunk=policy.chunk_size, step_ms=0.0, frames_on=device, device=device
     )
-    play, obs = VLAPlayPolicy(policy.eval(), simulator.spec), simulator.get_observations()
+    play, obs = VLAPlayPolicy(policy.to(device).eval(), simulator.spec), simulator.get_observations()
     return lambda: play(obs)
 
 
