@@ -13,6 +13,7 @@ from frozen_runs import CHUNK, TEXT, policy_cfg, vector
 from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg
+from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg, expert_head
 from RoboRenForce.components.vla_policy import VLAPolicyCfg
 from RoboRenForce.components.vla_spec import VLASpec
 from RoboRenForce.components.vla_value import ValueHeadCfg
@@ -43,6 +44,11 @@ def mlp_policy() -> VLAPolicyCfg:
 def qwen_policy() -> VLAPolicyCfg:
     backbone = Qwen3VLCfg(model_name="tiny", image_size=[64, 64], prompt="{images}{instruction}", frozen_dtype="fp32")
     return VLAPolicyCfg(backbone=backbone, head=HEAD)
+
+
+def pi_policy() -> VLAPolicyCfg:
+    head = expert_head("pi05", "tiny").replace(chunk_size=CHUNK, num_steps=4, density="sde")
+    return OpenPIPolicyCfg(variant="pi05", size="tiny", head=head)
 
 
 def saved(policy: VLAPolicyCfg, root: Path) -> str:
@@ -105,7 +111,7 @@ def exact_products() -> Iterator[None]:
     set_matmul_precision("tf32" if allowed else "fp32", torch.device(DEVICE))
 
 
-@pytest.mark.parametrize("policy", [mlp_policy, qwen_policy])
+@pytest.mark.parametrize("policy", [mlp_policy, qwen_policy, pi_policy])
 @pytest.mark.parametrize("kind", KINDS)
 def test_captured_equals_eager(kind: Any, policy: Callable[[], VLAPolicyCfg], tmp_path: Path) -> None:
     if policy is qwen_policy:

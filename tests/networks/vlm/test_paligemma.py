@@ -29,7 +29,7 @@ def built(variant="pi05", cameras=2, **changes):
     return (
         paligemma(variant, "tiny")
         .replace(**changes)
-        .build(num_cameras=cameras, state_dim=3, taps=Taps(key_values=True))
+        .build(num_cameras=cameras, state_dim=3, taps=Taps(key_values=True, reads_tokens=False))
     )
 
 

@@ -3,7 +3,8 @@
 from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
-from .loss_terms import SymmetryCfg
+from .imitation import Distillation, DistillationCfg
+from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
 from .off_policy import (
     DSAC,
     SAC,
@@ -26,7 +27,20 @@ from .off_policy import (
     sac_trans_policy,
 )
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
-from .on_policy import PPO, PPOCfg
+from .on_policy import (
+    PPO,
+    SAPG,
+    CAPSPPOCfg,
+    EPOCfg,
+    EvolutionCfg,
+    L2C2LipsPPOCfg,
+    L2C2PPOCfg,
+    LipsCAPSPPOCfg,
+    LipsPPOCfg,
+    PPOCfg,
+    SAPGPPOCfg,
+    sapg_policy,
+)
 from .reward_terms import RNDCfg
 
 __all__ = [
@@ -36,6 +50,7 @@ __all__ = [
     "IQL",
     "PPO",
     "SAC",
+    "SAPG",
     "TD3",
     "TD3BC",
     "ActOut",
@@ -43,15 +58,27 @@ __all__ = [
     "Algorithm",
     "AlgorithmCfg",
     "BCCfg",
+    "CAPSCfg",
+    "CAPSPPOCfg",
     "CQLCfg",
     "DSACCfg",
     "DSACTCfg",
     "DatasetLearner",
     "DatasetLearnerCfg",
+    "Distillation",
+    "DistillationCfg",
+    "EPOCfg",
+    "EvolutionCfg",
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",
     "IQLCfg",
+    "L2C2Cfg",
+    "L2C2LipsPPOCfg",
+    "L2C2PPOCfg",
+    "LipsCAPSPPOCfg",
+    "LipsCfg",
+    "LipsPPOCfg",
     "OffPolicyAlgorithm",
     "OffPolicyAlgorithmCfg",
     "PPOCfg",
@@ -63,13 +90,16 @@ __all__ = [
     "SACCfg",
     "SACSeqCfg",
     "SACTransCfg",
+    "SAPGPPOCfg",
     "SymmetryCfg",
     "TD3BCCfg",
     "TD3Cfg",
+    "TeacherDistanceCfg",
     "Transition",
     "fast_sac_policy",
     "fast_td3_policy",
     "flash_sac_policy",
     "sac_seq_policy",
     "sac_trans_policy",
+    "sapg_policy",
 ]

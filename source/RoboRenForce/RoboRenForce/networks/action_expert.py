@@ -123,7 +123,7 @@ class ActionExpertCfg(DenoiserCfg):
 
     @override
     def taps(self) -> Taps:
-        return Taps(key_values=True)
+        return Taps(key_values=True, reads_tokens=False)
 
     @override
     def without_adapters(self) -> ActionExpertCfg:

@@ -22,10 +22,10 @@ class Taps:
     """Learned query tokens that follow the prompt and see all of it."""
     num_layers: int = 0
     """Number of last layers whose hidden states are read."""
+    key_values: bool = False
+    """Keys and values of all layers, which an action expert attends to."""
     reads_tokens: bool = True
     """Whether tokens are read one by one; False if their mean, queries and state are all that is read."""
-    key_values: bool = False
-    """Keys and values of all layers, which an action expert attends to, in place of the features of all tokens."""
 
 
 @dataclass

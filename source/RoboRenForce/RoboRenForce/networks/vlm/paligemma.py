@@ -13,6 +13,7 @@ Shape letters: B rows, C cameras, T text, L all tokens, S state, D width.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -80,7 +81,8 @@ class PaliGemma(Backbone):
             state=inputs.state,
             layers=tuple(map(self.language.normalized, hidden)) if layers else (),
         )
-        return _with_keys(prefix, key_values) if self.taps.key_values else prefix
+        prefix = prefix if self.taps.reads_tokens else prefix.condensed()
+        return replace(prefix, key_values=key_values, key_mask=valid) if self.taps.key_values else prefix
 
     @property
     def is_bfloat16(self) -> bool:
@@ -167,20 +169,6 @@ def _require_readable(cfg: PaliGemmaCfg, taps: Taps) -> None:
         )
     if taps.num_layers > cfg.language.num_layers:
         raise ConfigError(f"The head reads {taps.num_layers} layers and PaliGemma has {cfg.language.num_layers}.")
-
-
-def _with_keys(prefix: Prefix, key_values: Tensor) -> Prefix:
-    """Keep keys and values, and of the features their mean."""
-    one = prefix.mask[:, :1]
-    return Prefix(
-        tokens=prefix.pooled.unsqueeze(1),
-        mask=torch.ones_like(one),
-        is_image=torch.zeros_like(one),
-        state=prefix.state,
-        layers=prefix.layers,
-        key_values=key_values,
-        key_mask=prefix.mask,
-    )
 
 
 def _norms(module: nn.Module) -> Iterable[nn.Parameter]:

@@ -26,8 +26,7 @@ class Prefix:
     layers: tuple[Tensor, ...] = ()
     """Hidden states of the last `Taps.num_layers` layers, from low to high, `(B, L, D)` each."""
     key_values: Tensor | None = None
-    """Keys and values of all layers, `(B, N, 2, K, P, d)`, where `Taps.key_values` asks for them; `tokens` then holds
-    one token, the mean of all."""
+    """Keys and values of all layers, `(B, N, 2, K, P, d)`, where `Taps.key_values` asks for them."""
     key_mask: Tensor | None = None
     """bool `(B, P)`: those that are there."""
 
@@ -41,7 +40,13 @@ class Prefix:
         """Return their mean instead of all tokens: the same for who reads no more of them, see `Taps.reads_tokens`."""
         there = torch.ones(len(self.tokens), 1, dtype=torch.bool, device=self.tokens.device)
         return Prefix(
-            tokens=self.pooled.unsqueeze(1), mask=there, is_image=~there, state=self.state, queries=self.queries
+            tokens=self.pooled.unsqueeze(1),
+            mask=there,
+            is_image=~there,
+            state=self.state,
+            queries=self.queries,
+            key_values=self.key_values,
+            key_mask=self.key_mask,
         )
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Prefix:
