@@ -146,7 +146,7 @@ def policy_cfg(*, tiny: bool, padded: bool = False) -> Any:
     from RoboRenForce.components.action_heads.flow_sde import FlowSDECfg
     from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 
-    cfg = OpenPIPolicyCfg(variant="pi05", size="tiny" if tiny else "full")
+    cfg: Any = OpenPIPolicyCfg(variant="pi05", size="tiny" if tiny else "full")
     cfg.backbone.tokenizer, cfg.backbone.padded = "words", padded
     cfg.backbone.language.finetune = "frozen"
     sde = FlowSDECfg(noise_level=NOISE, noisy_steps="one")

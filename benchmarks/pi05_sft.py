@@ -113,7 +113,7 @@ def policy_cfg(variant: Any, use: str, *, tiny: bool) -> Any:
     """Our policy; what is trained follows from the use."""
     from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 
-    cfg = OpenPIPolicyCfg(variant=variant, size="tiny" if tiny else "full")
+    cfg: Any = OpenPIPolicyCfg(variant=variant, size="tiny" if tiny else "full")
     trained = use if use in ("LoRA", "full") else "frozen"
     cfg.backbone.tokenizer = "words"
     cfg.backbone.language.finetune = trained.lower()
@@ -212,7 +212,7 @@ def _pi0(use: str, batch_size: int, tiny: bool, device: Any) -> tuple[Any, dict[
     torch.manual_seed(0)
     config = pi0_config(transformers, tiny=tiny)
     with torch.device(device):
-        model = transformers.PI0ForConditionalGeneration._from_config(config, dtype=torch.float32)
+        model: Any = transformers.PI0ForConditionalGeneration._from_config(config, dtype=torch.float32)
     if use == "expert":
         model.model.vlm.requires_grad_(False)
     if use in ("expert", "LoRA"):
