@@ -18,20 +18,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from statistics import median
 from typing import Any
-from unittest.mock import patch
+
+import vla_steps
+from vla_steps import cap_memory, collect, command_without, forget_peak, learner, peak_gib, run_child, timed
 
 PARTS = ("ours", "ours_recompute", "rlinf_like", "memory")
 MODEL = "Qwen/Qwen3-VL-{}-Instruct"
 CHUNK, DENOISE, RANK = 8, 4, 16
-CONTEXT_GIB = 0.6
-"""Of a CUDA context with its loaded kernels."""
 MEMORY_CASES = [f"{size} {what}" for what in ("head", "lora") for size in ("2B", "4B", "8B")]
 
 
@@ -84,12 +79,8 @@ def jobs(args: argparse.Namespace) -> list[str]:
 
 
 def _in_a_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    options = [f"--{key}={value}" for key, value in vars(args).items() if key not in ("child", "output", "tiny")]
-    options += ["--tiny"] if args.tiny else []
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", name, *options], stdout=subprocess.PIPE, text=True, check=False
-    )
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.returncode}
+    options = {key: value for key, value in vars(args).items() if key not in ("child", "output", "tiny")}
+    return run_child(__file__, name, options, ["--tiny"] * args.tiny)
 
 
 def write(results: dict[str, Any], args: argparse.Namespace) -> None:
@@ -104,20 +95,8 @@ def write(results: dict[str, Any], args: argparse.Namespace) -> None:
         print("ours is faster by", ratios, flush=True)
         ours |= {f"{name}_times_rlinf_like": ratio for name, ratio in ratios.items()}
     if args.output:
-        from report import environment_report, write_json
-
         settings = {key: value for key, value in vars(args).items() if key not in ("child", "output")}
-        facts = {"benchmark": "vla_rl_step", "arguments": settings, "results": results}
-        write_json(args.output, {**facts, **environment_report(), "command": _command()})
-
-
-def _command() -> str:
-    """The command without the place of the output, which is one of this machine."""
-    options = [option for option in sys.argv[1:] if not option.startswith("--output=")]
-    if "--output" in options:
-        place = options.index("--output")
-        del options[place : place + 2]
-    return " ".join(["python benchmarks/vla_rl_step.py", *options])
+        vla_steps.write_results(args.output, "vla_rl_step", settings, results, command_without("--output"))
 
 
 # ------------------------------------------------------------------------------------------------------- what is built
@@ -151,45 +130,11 @@ def policy_cfg(model: str, *, lora: bool = False) -> Any:
 
 
 def random_policy(cfg: Any, device: Any) -> Any:
-    """Build the policy with random weights drawn on the device: billions of numbers take minutes on a CPU."""
-    import torch
-    from fake_simulator import ACTIONS, CAMERAS, INSTRUCTION, STATE
+    """Build the policy with random weights drawn on the device."""
     from RoboRenForce.components.action_heads import FlowHead
-    from RoboRenForce.components.vla_spec import VectorSpec, VLASpec
     from RoboRenForce.networks.vlm import qwen
 
-    def there(function: Callable[..., Any]) -> Callable[..., Any]:
-        def on_device(*args: Any, **kwargs: Any) -> Any:
-            with torch.device(device):
-                return function(*args, **kwargs)
-
-        return on_device
-
-    torch.manual_seed(0)
-    state, action = (VectorSpec(dim, (), {"q01": (-1.0,) * dim, "q99": (1.0,) * dim}) for dim in (STATE, ACTIONS))
-    spec = VLASpec(CAMERAS, state, action, (INSTRUCTION,))
-    patched = [(qwen, "build_architecture"), (FlowHead, "__init__")]
-    with ExitStack() as stack:
-        for owner, name in patched:
-            stack.enter_context(patch.object(owner, name, there(getattr(owner, name))))
-        policy = cfg.build(spec)
-    with torch.no_grad():
-        for parameter in policy.head.parameters():
-            if not parameter.is_meta and not parameter.any():  # what begins as zero is no longer zero when RL begins
-                parameter.normal_(std=0.01)
-    return policy
-
-
-def learner(kind: type, cfg: Any, policy: Any, spec: Any, decisions: int, device: Any) -> Any:
-    """Build a learner of `kind` for a policy in memory, as if it had been loaded from a run."""
-    from importlib import import_module
-
-    from RoboRenForce.algorithms.algorithm import RunContext
-
-    module = import_module("RoboRenForce.algorithms.vla_rl.starting_policy")
-    with patch.object(module, "policy_of_run", lambda *_, **__: (policy, set())):
-        context = RunContext(spec=spec, device=device, rollout_steps=decisions, max_updates=100)
-        return kind(cfg, policy=policy.cfg, context=context)
+    return vla_steps.random_policy(cfg, device, (qwen, "build_architecture"), (FlowHead, "__init__"))
 
 
 def ppo_cfg(device: Any, **options: Any) -> Any:
@@ -240,55 +185,16 @@ def steps(part: str, args: argparse.Namespace) -> dict[str, Any]:
     warmup, repeats = (1, args.peer_repeats) if is_peer else (3, args.repeats)
     obs, rows, metrics = simulator.get_observations(), [], {}
     for number in range(warmup + repeats):
-        row: dict[str, float] = {"sync": _timed(synchronize, device)}
-        _forget_peak(device)
-        obs, row["rollout"] = _rollout(built, simulator, obs, args.decisions, device)
-        row["rollout_peak_gib"] = _peak_gib(device)
-        _forget_peak(device)
-        row["update"] = _timed(lambda: metrics.update(built.update()), device)
-        row["update_peak_gib"] = _peak_gib(device)
+        row: dict[str, float] = {"sync": timed(synchronize, device)}
+        forget_peak(device)
+        obs, row["rollout"] = collect(built, simulator, obs, args.decisions, device)
+        row["rollout_peak_gib"] = peak_gib(device)
+        forget_peak(device)
+        row["update"] = timed(lambda: metrics.update(built.update()), device)
+        row["update_peak_gib"] = peak_gib(device)
         if number >= warmup:
             rows.append(row)
     return _summary(rows, args, built, metrics, device)
-
-
-def _rollout(built: Any, simulator: Any, obs: Any, decisions: int, device: Any) -> tuple[Any, float]:
-    """Collect a rollout; returns the observations after it, and seconds."""
-    from RoboRenForce.buffer.transition import Transition
-
-    def collect() -> None:
-        nonlocal obs
-        for _ in range(decisions):
-            out = built.act(obs)
-            transition = Transition.of_step(obs, out.action, out.record, simulator.step(out.action))
-            built.process_env_step(transition)
-            obs = transition.reset_obs
-
-    seconds = _timed(collect, device)
-    return obs, seconds
-
-
-def _timed(function: Callable[[], Any], device: Any) -> float:
-    import torch
-
-    start = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
-def _peak_gib(device: Any) -> float:
-    import torch
-
-    return torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
-
-
-def _forget_peak(device: Any) -> None:
-    import torch
-
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
 
 
 def _summary(
@@ -331,9 +237,7 @@ def memory_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     cfg = policy_cfg(model, lora=what == "lora")
     found = estimate(cfg)
-    if device.type == "cuda":
-        total = torch.cuda.get_device_properties(device).total_memory / 2**30
-        torch.cuda.set_per_process_memory_fraction(min((args.memory_cap - CONTEXT_GIB) / total, 1.0), device)
+    cap_memory(args.memory_cap, device)
     rows = 4 if args.tiny else 16
     simulator = FakeSimulator(
         num_envs=rows, size=64 if args.tiny else 256, chunk=CHUNK, step_ms=0.0, frames_on=device, device=device
@@ -345,10 +249,10 @@ def memory_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
         built = learner(VLAPPO, ppo_cfg(device, **options), policy, simulator.spec, args.decisions, device)
         obs, rollout, update = simulator.get_observations(), 0.0, 0.0
         for _ in range(2):
-            obs, rollout = _rollout(built, simulator, obs, args.decisions, device)
-            update = _timed(built.update, device)
+            obs, rollout = collect(built, simulator, obs, args.decisions, device)
+            update = timed(built.update, device)
     except (torch.OutOfMemoryError, NotEnoughMemory) as error:
-        return found | {"fits": False, "error": str(error).splitlines()[0], "peak_gib": round(_peak_gib(device), 2)}
+        return found | {"fits": False, "error": str(error).splitlines()[0], "peak_gib": round(peak_gib(device), 2)}
     samples = rows * args.decisions
     found |= {"fits": True, "micro_batch_size": built.epochs.micro_batch_size or samples // 2}
     found |= {"decisions": samples, "rollout_s": round(rollout, 3), "update_s": round(update, 3)}

@@ -12,14 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
+
+from vla_steps import rates, run_child
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 SIZE, TEXT_TOKENS, CHUNK, ACTIONS, STATE, RANK = 224, 40, 8, 7, 8, 16
@@ -63,11 +61,8 @@ def main() -> None:
 
 
 def _in_a_process(name: str, args: argparse.Namespace) -> dict[str, Any]:
-    options = [f"--{key}={getattr(args, key)}" for key in ("model", "batch_size", "steps", "repeats", "device")]
-    done = subprocess.run(
-        [sys.executable, __file__, "--child", name, *options], stdout=subprocess.PIPE, text=True, check=False
-    )
-    return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.returncode}
+    options = {key: getattr(args, key) for key in ("model", "batch_size", "steps", "repeats", "device")}
+    return run_child(__file__, name, options)
 
 
 def measure(system: str, what: str, args: argparse.Namespace) -> dict[str, Any]:
@@ -78,29 +73,7 @@ def measure(system: str, what: str, args: argparse.Namespace) -> dict[str, Any]:
     build = {"ours": ours, "transformers + peft": peer}[system]
     batch_size = 1 if what == "acting" else args.batch_size
     step = build(what, batch_size, args)
-    for _ in range(5):
-        step()
-    _wait(args.device)
-    if args.device != "cpu":
-        torch.cuda.reset_peak_memory_stats()
-    times = []
-    for _ in range(args.repeats):
-        start = time.perf_counter()
-        for _ in range(args.steps):
-            step()
-        _wait(args.device)
-        times.append((time.perf_counter() - start) / args.steps)
-    row: dict[str, Any] = {"ms": round(1e3 * median(times), 3), "samples_per_s": round(batch_size / median(times), 1)}
-    if args.device != "cpu":
-        row["peak_memory_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
-    return row | {"ms_all": [round(1e3 * t, 3) for t in times]}
-
-
-def _wait(device: str) -> None:
-    import torch
-
-    if device != "cpu":
-        torch.cuda.synchronize()
+    return rates(step, batch_size, args.steps, args.repeats, torch.device(args.device))
 
 
 def peer(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], Any]:
@@ -174,7 +147,7 @@ def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
         parallel=ParallelCfg(mixed_precision="bf16"), cache_features="device" if what == "cached" else "no"
     )
     folder = Path(tempfile.mkdtemp())
-    _write_demonstrations(folder / "data", max(batch_size, 64))
+    write_demonstrations(folder / "data", max(batch_size, 64), ("front",), SIZE)
     data = LeRobotDatasetCfg(data_root=str(folder / "data"))
     data = data.for_policy(CHUNK, [], "all").build()
     device = torch.device(args.device)
@@ -258,7 +231,8 @@ def _act(policy_class: Any, learner: Any, data: Any, device: Any) -> Callable[[]
 _TEXT = "put the red block on the blue plate, now"
 
 
-def _write_demonstrations(root: Path, frames: int) -> None:
+def write_demonstrations(root: Path, frames: int, cameras: Sequence[str], size: int) -> None:
+    """Write frames of noise, in episodes of 64, as a LeRobot data set."""
     import numpy as np
     from RoboRenForce.data import LeRobotWriter
 
@@ -266,7 +240,7 @@ def _write_demonstrations(root: Path, frames: int) -> None:
     features = {
         "observation.state": {"dtype": "float32", "shape": [STATE]},
         "action": {"dtype": "float32", "shape": [ACTIONS]},
-        "observation.images.front": {"dtype": "image", "shape": [SIZE, SIZE, 3]},
+        **{f"observation.images.{name}": {"dtype": "image", "shape": [size, size, 3]} for name in cameras},
     }
     with LeRobotWriter.create(root, fps=10, features=features) as writer:
         for _ in range(-(-frames // 64)):
@@ -274,8 +248,9 @@ def _write_demonstrations(root: Path, frames: int) -> None:
                 frame = {
                     "observation.state": draw.normal(size=STATE).astype(np.float32),
                     "action": draw.normal(size=ACTIONS).astype(np.float32),
-                    "observation.images.front": draw.integers(0, 256, (SIZE, SIZE, 3), np.uint8),
                 }
+                for name in cameras:
+                    frame[f"observation.images.{name}"] = draw.integers(0, 256, (size, size, 3), np.uint8)
                 writer.add_frame(frame, task=_TEXT)
             writer.save_episode()
 
