@@ -16,7 +16,7 @@ class SAPGOnPolicyRunnerCfg(OnPolicyRunnerCfg):
     def check_env(self, env_cfg: Any) -> Iterable[str]:
         """Check that the environment has blocks that are observed."""
         yield from super().check_env(env_cfg)
-        groups = getattr(env_cfg, "groups", None)
+        groups = vars(env_cfg).get("groups")
         if groups is None or groups.num_blocks is None or not groups.observe_blocks:
             yield "algorithm: learns in blocks of environments; set env.groups.num_blocks and env.groups.observe_blocks"
 
