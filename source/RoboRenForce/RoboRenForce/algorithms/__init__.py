@@ -26,8 +26,8 @@ from .off_policy import (
     sac_trans_policy,
 )
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
-from .on_policy import PPO, PPOCfg
-from .reward_terms import RNDCfg
+from .on_policy import PPO, AMPPPOCfg, GAILPPOCfg, PPOCfg
+from .reward_terms import AMPCfg, GAILCfg, RNDCfg
 
 __all__ = [
     "BC",
@@ -38,6 +38,8 @@ __all__ = [
     "SAC",
     "TD3",
     "TD3BC",
+    "AMPCfg",
+    "AMPPPOCfg",
     "ActOut",
     "ActorPolicy",
     "Algorithm",
@@ -51,6 +53,8 @@ __all__ = [
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",
+    "GAILCfg",
+    "GAILPPOCfg",
     "IQLCfg",
     "OffPolicyAlgorithm",
     "OffPolicyAlgorithmCfg",

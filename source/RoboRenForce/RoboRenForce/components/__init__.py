@@ -6,6 +6,7 @@ from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQV
 from .beta_actor import BetaActor, BetaActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
+from .discriminator import Discriminator, DiscriminatorCfg
 from .distributions import Beta, Categorical, DiagGaussian, Distribution, TanhGaussian
 from .ema import EMA, EMACfg
 from .exploration import (
@@ -84,6 +85,8 @@ __all__ = [
     "Deterministic",
     "DeterministicActor",
     "DeterministicActorCfg",
+    "Discriminator",
+    "DiscriminatorCfg",
     "DiagGaussian",
     "Distribution",
     "EMACfg",

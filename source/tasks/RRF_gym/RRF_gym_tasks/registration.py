@@ -6,6 +6,7 @@ Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -70,6 +71,9 @@ _CONTINUOUS = {
 _NUM_ENVS = {"classic": 4, "mujoco": 1}
 """Number of environments for off-policy learning."""
 
+_GAIL = ("Pendulum", "InvertedPendulum", "HalfCheetah", "Walker2d", "Hopper")
+"""Tasks that are also learned by imitation; see `agents.imitation`."""
+
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
 _POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
@@ -81,6 +85,9 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), f"{_PPO}:{agent}")
     for name, (env_id, agent) in _ENVPOOL.items():
         _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), f"{_PPO}:{agent}")
+    for name in _GAIL:
+        env_id, agent = _GYM[name]
+        _register(f"RoboRenForce-Gym-{name}-GAILPPO", GymEnvCfg(env_id=env_id), partial(gail_agent, agent, name))
     for algorithm, agents in _OFF_POLICY.items():
         for kind, names in _CONTINUOUS.items():
             for name in names:
@@ -179,7 +186,14 @@ def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
     )
 
 
-def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:
+def gail_agent(agent: str, name: str) -> Any:
+    """Return the configuration of `agents.ppo` named `agent` with the reward of a discriminator."""
+    from .agents.imitation import gail
+
+    return gail(resolve(f"{_PPO}:{agent}")(), source=f"{name.lower()}/expert-v0")
+
+
+def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: Any) -> None:
     if task_id not in gym.registry:
         gym.register(
             id=task_id,

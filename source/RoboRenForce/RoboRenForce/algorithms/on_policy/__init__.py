@@ -1,7 +1,8 @@
 """On-policy algorithms."""
 
 from .collector import ActorCriticCollector
+from .imitation import AMPPPOCfg, GAILPPOCfg
 from .ppo import PPO, PPOCfg
 from .rollout import OnPolicyRollout
 
-__all__ = ["PPO", "ActorCriticCollector", "OnPolicyRollout", "PPOCfg"]
+__all__ = ["PPO", "AMPPPOCfg", "ActorCriticCollector", "GAILPPOCfg", "OnPolicyRollout", "PPOCfg"]
