@@ -120,7 +120,9 @@ class AdversarialReward(RewardTerm):
             # Both sources shape the statistics, in equal parts.
             normalize.update(rows, self.distributed)
             normalize.update(current, self.distributed, valid)
-            self.replay.add(_thinned(current, cfg.replay_added), None if valid is None else _thinned(valid, cfg.replay_added))
+            self.replay.add(
+                _thinned(current, cfg.replay_added), None if valid is None else _thinned(valid, cfg.replay_added)
+            )
             seen = [(expert_logit > 0).float().mean(), masked_mean((policy_logit < 0).float(), mask), penalty]
             self._sums[2:].add_(torch.stack([*seen, torch.ones_like(penalty)]))
         return separation.detach()
@@ -155,7 +157,9 @@ class AdversarialReward(RewardTerm):
         if self.expert is None:
             data = self.cfg.expert.build()
             self._require_fit(data)
-            obs, following = ({k: rows.to(self.device) for k, rows in part.items()} for part in (data.obs, data.next_obs))
+            obs, following = (
+                {k: rows.to(self.device) for k, rows in part.items()} for part in (data.obs, data.next_obs)
+            )
             rows = self._inputs(obs, data.action.to(self.device), following)
             self.expert = rows.to(default_dtype(torch.float32))
             if self.optimizer.steps == 0:  # not resumed
@@ -164,14 +168,19 @@ class AdversarialReward(RewardTerm):
     def _require_fit(self, data: TransitionDataset) -> None:
         there = {name: tuple(rows.shape[1:]) for name, rows in data.obs.items()}
         here = {name: tuple(self.spec.obs_groups[name]) for name in self.groups}
-        wrong = [f"{name}: {there.get(name)} in the data, {shape} in the task" for name, shape in here.items()
-                 if there.get(name) != shape]
+        wrong = [
+            f"{name}: {there.get(name)} in the data, {shape} in the task"
+            for name, shape in here.items()
+            if there.get(name) != shape
+        ]
         space = self.spec.action
         if not self.needs_successors and (
             data.action_spec.kind != space.kind or tuple(data.action.shape[1:]) != tuple(space.shape)
         ):
-            wrong.append(f"actions: {data.action_spec.kind} {tuple(data.action.shape[1:])} in the data, {space.kind} "
-                         f"{tuple(space.shape)} in the task")
+            wrong.append(
+                f"actions: {data.action_spec.kind} {tuple(data.action.shape[1:])} in the data, {space.kind} "
+                f"{tuple(space.shape)} in the task"
+            )
         if wrong:
             raise ConfigError(
                 f"reward_terms.N.expert ({data.source}) does not fit '{self.spec.task}' ({'; '.join(wrong)}). Record "

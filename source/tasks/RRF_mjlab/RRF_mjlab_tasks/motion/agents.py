@@ -1,0 +1,23 @@
+"""AMP for mjlab's velocity tasks: mjlab's own training configuration, and a discriminator of style."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from RoboRenForce import algorithms, runners
+from RoboRenForce.buffer.motion import MotionDatasetCfg
+from RoboRenForce.configclass.fields import field_names
+
+MOTIONS = {"Go1": "motions/go1_trot.npz", "G1": "motions/g1_walk.npz"}
+"""Default motion of each robot, relative to the working directory; scripts/data/make_motion.py writes it."""
+
+STEP_DT = 0.02
+"""Control period of mjlab's velocity tasks in s."""
+
+
+def amp(cfg: runners.OnPolicyRunnerCfg, robot: str) -> runners.OnPolicyRunnerCfg:
+    """Return a run of PPO as one of AMP, with the motion of `robot`."""
+    expert = MotionDatasetCfg(files=[MOTIONS[robot]], step_dt=STEP_DT)
+    kept: dict[str, Any] = {name: getattr(cfg.algorithm, name) for name in field_names(algorithms.PPOCfg)}
+    kept["reward_terms"] = [algorithms.AMPCfg(expert=expert)]
+    return cfg.replace(algorithm=algorithms.AMPPPOCfg(**kept))
