@@ -234,18 +234,18 @@ class AdversarialRewardCfg(RewardTermCfg):
     """Weight of the imitation reward, per simulated second (per step where the simulator has no time step)."""
     task_weight: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the task's own reward; 0: imitation only."""
-    reward_form: RewardForm = "airl"
+    reward_form: RewardForm = "gail+"
     """Reward of a logit, see `imitation_reward`. Where episodes may terminate, `gail+` rewards living and `gail-` dying."""
 
     gan: GanLoss = "bce"
     """Loss of the discriminator: binary cross entropy, or least squares with targets 1 and -1."""
     discriminator_cfg: DiscriminatorCfg = DiscriminatorCfg()
     """Network and normalizer."""
-    learning_rate: Annotated[float, Range(gt=0)] = 1e-4
+    learning_rate: Annotated[float, Range(gt=0)] = 3e-4
     """Learning rate of the discriminator."""
     batch_size: Annotated[int, Range(ge=2)] = 4096
     """Most rows of each source per step; a step is taken with each mini-batch of the policy."""
-    gradient_penalty: Annotated[float, Range(ge=0)] = 10.0
+    gradient_penalty: Annotated[float, Range(ge=0)] = 1.0
     """Weight of 1/2 E ||grad_x D||^2 at the expert's normalized inputs."""
     logit_decay: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the squared norm of the last layer."""
@@ -261,7 +261,7 @@ class AdversarialRewardCfg(RewardTermCfg):
 
 @configclass
 class GAILCfg(AdversarialRewardCfg):
-    """Generative adversarial imitation (arXiv 1606.03476) with the signed reward of AIRL (arXiv 1710.11248)."""
+    """Generative adversarial imitation (arXiv 1606.03476)."""
 
 
 @configclass
@@ -275,6 +275,8 @@ class AMPCfg(AdversarialRewardCfg):
     task_weight = 0.5
     reward_form = "lsgan"
     gan = "lsgan"
+    learning_rate = 1e-4
+    gradient_penalty = 10.0
     discriminator_cfg = DiscriminatorCfg(backbone_cfg=MLPCfg(hidden_features=[1024, 512], activations="ReLU"))
     logit_decay = 0.01
     replay_size = 200_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from RoboRenForce import algorithms, runners
+from RoboRenForce import algorithms, components, networks, runners
 from RoboRenForce.configclass import resolve
 from RoboRenForce.configclass.fields import field_names
 
@@ -24,5 +24,11 @@ def gail(cfg: runners.OnPolicyRunnerCfg, source: str, **options: Any) -> runners
     # The reader of recorded data is another package's, and packages of tasks don't import one another.
     expert = resolve("RRF_d4rl_tasks.offline_dataset:OfflineDatasetCfg")(source=source)
     kept: dict[str, Any] = {name: getattr(cfg.algorithm, name) for name in field_names(algorithms.PPOCfg)}
-    kept["reward_terms"] = [algorithms.GAILCfg(expert=expert, **options)]
+    small = components.DiscriminatorCfg(
+        backbone_cfg=networks.MLPCfg(hidden_features=[64, 64], activations="ReLU"),
+        normalizer_cfg=components.EmpiricalNormalizerCfg(clip=10.0),
+    )
+    defaults = {"discriminator_cfg": small, "batch_size": 256}
+    kept["reward_terms"] = [algorithms.GAILCfg(expert=expert, **{**defaults, **options})]
+    kept["num_learning_epochs"] = 5
     return cfg.replace(algorithm=algorithms.GAILPPOCfg(**kept))
