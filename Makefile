@@ -31,9 +31,9 @@ quickstart: setup ## train, evaluate, film and export HalfCheetah with PPO on th
 
 quickstart-vla: ## record demonstrations, clone a policy of pixels and language, exchange its instructions
 	@./setup_ext.sh --extras vla RRF_tabletop
-	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 500 --noise 0.3 --output $(DEMOS) --resume \
+	$(PY) scripts/data/collect_demos.py --task $(VLA_TASK) --num_episodes 200 --noise 0.3 --output $(DEMOS) --resume \
 	  env.expert.speed=0.6
-	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS) --epochs 12
+	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS)
 	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 --video
 	$(PY) scripts/vla/play.py --task $(VLA_TASK) --episodes 100 env.exchange=block
 	@printf '\nThe last line is of the same scenes, each asked for another block. Next: docs/vla/overview.md\n'

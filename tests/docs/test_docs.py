@@ -188,7 +188,8 @@ def least_work(command: Command) -> list[str] | None:
         few = ["--steps", "1", "--num_envs", "2", "env.max_episode_steps=3"]
         return [*command.words, *few, *(["--medium_return=-1e6"] if "mixed" in command.words else [])]
     if command.verb == "train":
-        size = ["--num_envs", "4", "num_steps_per_env=8", "env.max_episode_steps=3", "--max_iterations", "1"]
+        num_envs = "24" if re.search("SAPGPPO|EPO", text) else "4"  # several blocks
+        size = ["--num_envs", num_envs, "num_steps_per_env=8", "env.max_episode_steps=3", "--max_iterations", "1"]
         size = ["--max_iterations", "2"] if "--resume" in text else size
         return [*command.words, *size, "--device", "cpu", "report=false"]
     if command.verb in ("play", "eval", "export"):

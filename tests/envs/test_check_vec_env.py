@@ -55,7 +55,7 @@ RIGHT = {
     "no optional extras": lambda: scripted(extras=[]),
     "wrapper": lambda: VecEnvWrapper(scripted()),
     "dynamic": lambda: DynamicEnvCfg().build(scripted(extras=["final_observations"])),
-    "blocks": lambda: GroupVecCfg(num_blocks=2, block_coefficients=[1.0, 0.0]).build(scripted()),
+    "blocks": lambda: GroupVecCfg(num_blocks=2, observe_blocks=True).build(scripted()),
     "groups": lambda: GroupVecCfg(group_size=2).build(scripted()),
     "chunks": lambda: MultiModalCfg(proprio=["policy"], instruction="go", chunk_size=4).build(scripted()),
     "whole chain": chain,

@@ -274,13 +274,14 @@ def test_settable_length_touches_training_rows_only():
     assert inner.episode_length_buf.tolist() == [2, 1, 0] and env.episode_length_buf.tolist() == [2, 1]
 
 
-def test_blocks_label_rows_and_show_their_coefficient():
-    cfg = GroupVecCfg(num_blocks=3, block_coefficients=[0.5, 0.25, 0.0], num_eval_envs=1)
+def test_blocks_label_rows_and_show_how_far_they_are_from_the_leader():
+    cfg = GroupVecCfg(num_blocks=3, observe_blocks=True, num_eval_envs=1)
     env = cfg.build(scripted(num_envs=7))
     env.set_eval_policy(ConstantPolicy(0.0))
     obs, extras = env.reset(seed=0)
     assert extras["group_id"].tolist() == [0, 0, 1, 1, 2, 2] and extras["group_id"].dtype == torch.int64
-    assert obs["block"].flatten().tolist() == [0.5, 0.5, 0.25, 0.25, 0.0, 0.0]
+    assert obs["block"].flatten().tolist() == [2.0, 2.0, 1.0, 1.0, 0.0, 0.0]
+    assert env.spec.num_blocks == 3 and env.spec.leader_rows == slice(4, 6)
     extras = env.step(halves(env))[3]
     assert extras["group_id"].tolist() == [0, 0, 1, 1, 2, 2]
     assert extras["final_observations"]["block"].shape == (6, 1)

@@ -14,7 +14,7 @@ STEPS, ENVS, ACTIONS = 8, 256, 12
 DEVICE = torch.device("cuda:0")
 
 
-def make(recurrent: bool = False, **options) -> algorithms.PPO:
+def make(recurrent: bool = False, backbone=None, **options) -> algorithms.PPO:
     spec = EnvSpec(
         "synthetic",
         ENVS,
@@ -24,13 +24,13 @@ def make(recurrent: bool = False, **options) -> algorithms.PPO:
         ("final_observations",),
     )
 
-    def backbone():
+    def network():
         mlp = networks.MLPCfg(hidden_features=[128, 64], activations="ELU")
         return networks.RNNCfg(hidden_size=32, head_cfg=mlp) if recurrent else mlp
 
     policy = components.ActorCriticPackCfg(
-        actor_cfg=components.StateIndStdActorCfg(backbone_cfg=backbone()),
-        critic_cfg=components.VNetworkCfg(backbone_cfg=backbone()),
+        actor_cfg=components.StateIndStdActorCfg(backbone_cfg=backbone or network()),
+        critic_cfg=components.VNetworkCfg(backbone_cfg=network()),
     )
     torch.manual_seed(0)
     context = algorithms.RunContext(spec=spec, device=DEVICE, rollout_steps=STEPS)
@@ -79,6 +79,60 @@ def test_captured_equals_eager_after_five_iterations(recurrent):
         assert step.captured, step.name
     for a, b in zip(eager, captured, strict=True):
         torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+SMOOTH = {
+    "caps": [algorithms.CAPSCfg(temporal_weight=0.1, spatial_weight=0.1, max_samples=128)],
+    "l2c2": [algorithms.L2C2Cfg(policy_weight=0.1, value_weight=0.01)],
+    "lips": [algorithms.LipsCfg(weight=0.05, probes=2)],
+    "lcp": [algorithms.LipsCfg(mode="lcp", weight=0.01)],
+    "both": [algorithms.CAPSCfg(), algorithms.LipsCfg()],
+}
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+@pytest.mark.parametrize("name", SMOOTH)
+def test_smoothness_terms_are_captured_as_they_run_eagerly(name, recurrent):
+    options = {"precision": "fp32", "compile": "off", "recurrent": recurrent, "loss_terms": SMOOTH[name]}
+    eager, _ = run(4, cuda_graph="off", **options)
+    captured, algorithm = run(4, cuda_graph="on", **options)
+    assert algorithm._learn_step.captured
+    for a, b in zip(eager, captured, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("recurrent", [False, True])
+def test_compiled_smoothness_terms_wait_for_nobody_and_hold_their_memory(recurrent):
+    algorithm, steps = make(recurrent, loss_terms=[term for terms in SMOOTH.values() for term in terms[:1]]), tape(6)
+    for iteration in range(4):
+        iterate(algorithm, steps, iteration)
+    assert algorithm._learn_step.captured
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        metrics = iterate(algorithm, steps, 4)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+    assert torch.cuda.memory_allocated() <= before
+    assert all(metrics[f"Loss/{name}"].item() > 0 for name in ("caps", "l2c2", "lips"))
+
+
+@pytest.mark.parametrize("kind", ["lips_net", "spectral", "filter"])
+def test_networks_of_smooth_policies_are_captured(kind):
+    mlp = networks.MLPCfg(hidden_features=[64], activations="ELU")
+    backbone, term = {
+        "lips_net": (networks.LipsNetCfg(net_cfg=mlp), algorithms.LipsCfg(mode="mgn", weight=0.01)),
+        "spectral": (networks.SpectralMLPCfg(hidden_features=[64]), algorithms.LipsCfg(mode="spectral")),
+        "filter": (networks.FFTFilterCfg(window=4, head_cfg=mlp), algorithms.LipsCfg(filter_weight=1e-4)),
+    }[kind]
+    options = {"precision": "fp32", "compile": "off", "backbone": backbone, "loss_terms": [term]}
+    eager, _ = run(4, cuda_graph="off", **options)
+    captured, algorithm = run(4, cuda_graph="on", **options)
+    assert algorithm._learn_step.captured and algorithm.collector.step.captured
+    for a, b in zip(eager, captured, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
 
 
 def test_compiled_loss_equals_eager():

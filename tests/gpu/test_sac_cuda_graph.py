@@ -107,6 +107,30 @@ def test_prioritized_updates_are_captured_too():
         torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("cfg", [algorithms.SACCfg, algorithms.TD3Cfg])
+@pytest.mark.parametrize("compile_", ["off", "on"])
+def test_smoothness_terms_are_captured_too(cfg, compile_):
+    terms = [algorithms.CAPSCfg(), algorithms.L2C2Cfg(policy_weight=0.1, value_weight=0.1), algorithms.LipsCfg()]
+    mlp = networks.MLPCfg(hidden_features=[64, 64], activations="ReLU")
+    actor = components.DeterministicActorCfg if cfg is algorithms.TD3Cfg else components.TanhGaussianActorCfg
+    options = {"replay": ReplayBufferCfg(capacity=1600), "batch_size": 64, "learning_starts": 64, "precision": "fp32"}
+    learned = []
+    for mode in ("off", "on"):
+        policy = components.ActorQPackCfg(
+            actor_cfg=actor(backbone_cfg=mlp), critic_cfg=components.QNetworkCfg(backbone_cfg=mlp)
+        )
+        learner = build(cfg(**options, compile=compile_, cuda_graph=mode, loss_terms=terms), policy)
+        torch.manual_seed(2)
+        for before, after in itertools.pairwise(tape(20)):
+            metrics = iterate(learner, before[0], after)
+        learned.append([p.detach().clone() for p in learner.networks.parameters()])
+        assert all(metrics[f"Loss/{name}"] > 0 for name in ("caps", "l2c2", "lips", "l2c2_critic"))
+    assert all(step.captured for step in learner.updates.graphs.values())
+    if compile_ == "off":  # compiled ones draw other random numbers
+        for a, b in zip(*learned, strict=True):
+            torch.testing.assert_close(b, a, rtol=1e-3, atol=1e-4)
+
+
 def test_compiled_losses_equal_eager_ones():
     batch = make(compile="off")
     for before, after in zip(*(lambda taken: (taken[:-1], taken[1:]))(list(tape(20))), strict=True):

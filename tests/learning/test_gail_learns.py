@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import torch
-from learning_expert import LINEAR, SWING_UP, recorded
+from learning_expert import LINEAR, recorded
 from RoboRenForce.runners.evaluation import evaluate
 from RoboRenForce.utils.registry import load_task
 

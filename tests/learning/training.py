@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from RoboRenForce.envs.env_cfg import evaluation_cfg
 from RoboRenForce.runners.evaluation import evaluate
 from RoboRenForce.utils.registry import load_task
 
@@ -22,7 +23,7 @@ def curve(runner_cfg: Any, env_cfg: Any, seed: int, evaluations: int = 1, episod
     found = []
     for part in range(1, evaluations + 1):
         runner.learn(runner_cfg.max_iterations * part // evaluations - runner.iteration)
-        env = env_cfg.replace(num_envs=episodes, seed=1000 * seed + 500).build()
+        env = evaluation_cfg(env_cfg, episodes, 1000 * seed + 500).build()
         found.append(evaluate(env, runner.policy(), episodes).mean)
     return found
 

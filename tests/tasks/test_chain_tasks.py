@@ -222,7 +222,7 @@ def test_any_adapters_configuration_names_the_links() -> None:
 
 
 def test_the_environment_of_an_evaluation_has_every_row_alone() -> None:
-    blocks = GroupVecCfg(num_blocks=2, block_coefficients=[0.5, 0.0], num_eval_envs=2)
+    blocks = GroupVecCfg(num_blocks=2, observe_blocks=True, num_eval_envs=2)
     env = ScriptedEnvCfg(num_envs=6, groups=blocks).for_evaluation(3, seed=9).build()
     assert env.num_envs == 3 and env.cfg.seed == 9 and env.get_observations()["block"].tolist() == [[0.0]] * 3
     texts = MultiModalCfg(proprio=["policy"], instruction=["left", "right"])

@@ -70,6 +70,19 @@ def test_a_look_returns_what_it_sees_only_if_asked():
 
 
 @CONTRACT
+def test_the_sharper_the_fewer_places_a_word_looks_at():
+    """Blunt words look everywhere, whose mean is the middle; the sharpest ones look at a single patch."""
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (1, 1, 64, 64, 3), dtype=torch.uint8)
+    weights, words = torch.ones(1, 1, 1), torch.randn(1, 1, 128)
+    blunt, sharp = (TextGuidedCNN(MLPBaselineCfg(sharpness=sharpness)) for sharpness in (1e-6, 1e6))
+    sharp.load_state_dict(blunt.state_dict())
+    middle, patch = (eye(images, words, weights)[0, 0, 0] for eye in (blunt, sharp))
+    torch.testing.assert_close(middle, blunt.seen(torch.zeros(2)), atol=1e-4, rtol=0)
+    assert (sharp.seen(sharp.position) - patch).norm(dim=-1).min() < 1e-4
+
+
+@CONTRACT
 def test_a_shifted_image_is_seen_where_it_was():
     """In training pixels move and positions with them: what a look sees lies where it lay, to a patch's accuracy."""
     torch.manual_seed(0)

@@ -42,7 +42,7 @@ def test_contract_of_a_robot_with_privileged_observations():
 
 
 def test_contract_of_the_chain():
-    grouped = GroupVecCfg(num_blocks=2, block_coefficients=[1.0, 0.0]).build(DynamicEnvCfg().build(build("Ant-v5", 4)))
+    grouped = GroupVecCfg(num_blocks=2, observe_blocks=True).build(DynamicEnvCfg().build(build("Ant-v5", 4)))
     env = MultiModalCfg(proprio=["policy", "block"], instruction="run", chunk_size=3).build(grouped)
     assert check_vec_env(env, num_steps=20) == []
 

@@ -31,7 +31,8 @@ NAMES = [
 
 def act_once(task, num_envs=2):
     """Build environment and learner of a task; returns the learner's action and the step that it leads to."""
-    task.env_cfg.num_envs = num_envs
+    blocks = task.env_cfg.groups and task.env_cfg.groups.num_blocks
+    task.env_cfg.num_envs = blocks or num_envs
     task.validate()
     env = task.env_cfg.build()
     groups = resolve_obs_groups(env.spec, overrides=task.runner_cfg.obs_groups)
@@ -47,6 +48,9 @@ def act_once(task, num_envs=2):
 def test_the_promised_tasks_are_registered():
     assert {f"RoboRenForce-Gym-{name}-PPO" for name in NAMES} <= set(GYM_TASKS)
     assert "RoboRenForce-Gym-CartPoleMasked-PPORNN" in GYM_TASKS
+    for suffix in ("SAPGPPO", "EPO"):
+        assert {f"RoboRenForce-Gym-{name}-{suffix}" for name in NAMES[:-1]} <= set(GYM_TASKS)
+        assert f"RoboRenForce-EnvPool-Go1Flat-{suffix}" in ENVPOOL_TASKS
     for suffix in ("SAC", "SACSeq", "SACTrans"):
         assert {f"RoboRenForce-Gym-{name}-{suffix}" for name in ("PendulumMasked", "Pendulum", "Ant")} <= set(GYM_TASKS)
     assert {f"RoboRenForce-EnvPool-{name}-PPO" for name in ("Go1Flat", "Go1Rough", "G1Flat", "HalfCheetah")} <= set(
@@ -57,7 +61,7 @@ def test_the_promised_tasks_are_registered():
 @pytest.mark.parametrize("task_id", GYM_TASKS)
 def test_gym_task_acts(task_id):
     spec, action, (_, rewards, _, _) = act_once(load_task(task_id), num_envs=4)
-    assert action.shape == (4, *spec.action.shape) and rewards.shape == (4,)
+    assert action.shape == (spec.num_envs, *spec.action.shape) and rewards.shape == (spec.num_envs,)
 
 
 @pytest.mark.sim_envpool
@@ -65,9 +69,9 @@ def test_gym_task_acts(task_id):
 def test_envpool_task_acts(task_id):
     pytest.importorskip("envpool")
     spec, action, (_, rewards, _, _) = act_once(load_task(task_id), num_envs=4)
-    assert action.shape == (4, *spec.action.shape) and rewards.shape == (4,)
+    assert action.shape == (spec.num_envs, *spec.action.shape) and rewards.shape == (spec.num_envs,)
     if "Flat" in task_id or "Rough" in task_id:
-        assert set(spec.obs_groups) == {"policy", "critic"}  # the critic sees more than the robot does
+        assert set(spec.obs_groups) - {"block"} == {"policy", "critic"}  # the critic sees more than the robot does
 
 
 def test_masked_cartpole_sees_positions_only():

@@ -3,7 +3,8 @@
 from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
-from .loss_terms import SymmetryCfg
+from .imitation import Distillation, DistillationCfg
+from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
 from .off_policy import (
     DSAC,
     SAC,
@@ -26,7 +27,22 @@ from .off_policy import (
     sac_trans_policy,
 )
 from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
-from .on_policy import PPO, AMPPPOCfg, GAILPPOCfg, PPOCfg
+from .on_policy import (
+    PPO,
+    SAPG,
+    AMPPPOCfg,
+    CAPSPPOCfg,
+    EPOCfg,
+    EvolutionCfg,
+    GAILPPOCfg,
+    L2C2LipsPPOCfg,
+    L2C2PPOCfg,
+    LipsCAPSPPOCfg,
+    LipsPPOCfg,
+    PPOCfg,
+    SAPGPPOCfg,
+    sapg_policy,
+)
 from .reward_terms import AMPCfg, GAILCfg, RNDCfg
 
 __all__ = [
@@ -36,6 +52,7 @@ __all__ = [
     "IQL",
     "PPO",
     "SAC",
+    "SAPG",
     "TD3",
     "TD3BC",
     "AMPCfg",
@@ -45,17 +62,29 @@ __all__ = [
     "Algorithm",
     "AlgorithmCfg",
     "BCCfg",
+    "CAPSCfg",
+    "CAPSPPOCfg",
     "CQLCfg",
     "DSACCfg",
     "DSACTCfg",
     "DatasetLearner",
     "DatasetLearnerCfg",
+    "Distillation",
+    "DistillationCfg",
+    "EPOCfg",
+    "EvolutionCfg",
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",
     "GAILCfg",
     "GAILPPOCfg",
     "IQLCfg",
+    "L2C2Cfg",
+    "L2C2LipsPPOCfg",
+    "L2C2PPOCfg",
+    "LipsCAPSPPOCfg",
+    "LipsCfg",
+    "LipsPPOCfg",
     "OffPolicyAlgorithm",
     "OffPolicyAlgorithmCfg",
     "PPOCfg",
@@ -67,13 +96,16 @@ __all__ = [
     "SACCfg",
     "SACSeqCfg",
     "SACTransCfg",
+    "SAPGPPOCfg",
     "SymmetryCfg",
     "TD3BCCfg",
     "TD3Cfg",
+    "TeacherDistanceCfg",
     "Transition",
     "fast_sac_policy",
     "fast_td3_policy",
     "flash_sac_policy",
     "sac_seq_policy",
     "sac_trans_policy",
+    "sapg_policy",
 ]

@@ -15,6 +15,7 @@ from ..components.observation import ObservationEncoder
 from ..envs.spec import EnvSpec
 from ..utils.export import Exportable
 from .algorithm import Policy
+from .functional import jacobian_norm
 
 
 class ActorPolicy(Policy):
@@ -30,10 +31,7 @@ class ActorPolicy(Policy):
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
         """Return actions `(N, *action.shape)` for observations `[N]`."""
-        if self.actor.is_recurrent and self._needs_new_state(obs.batch_size[0]):
-            self.reset()
-            self._state = self.actor.initial_state(obs.batch_size[0])
-            self._start = torch.ones(obs.batch_size[0], dtype=torch.bool, device=obs.device)
+        self._prepare(obs.batch_size[0], obs.device)
         distribution, self._state = self.actor(obs, self._state, self._start)
         if self._start is not None:
             self._start = torch.zeros_like(self._start)
@@ -46,8 +44,25 @@ class ActorPolicy(Policy):
         elif self._start is not None:
             self._start = self._start | (dones != 0)
 
-    def _needs_new_state(self, num_envs: int) -> bool:
-        return self._start is None or self._start.shape[0] != num_envs
+    def _prepare(self, num_envs: int, device: torch.device | None) -> None:
+        """Make the state of a recurrent actor, if there is none for so many environments."""
+        if self.actor.is_recurrent and (self._start is None or self._start.shape[0] != num_envs):
+            self.reset()
+            self._state = self.actor.initial_state(num_envs)
+            self._start = torch.ones(num_envs, dtype=torch.bool, device=device)
+
+    @torch.no_grad()
+    def jacobian_norm(self, obs: TensorDict) -> Tensor | None:
+        """Return the norm as `Policy.jacobian_norm`, exact; None if actions are discrete."""
+        actor = self.actor
+        if actor.spec.action.kind != "continuous":
+            return None
+        self._prepare(obs.batch_size[0], obs.device)
+
+        def action(features: Tensor) -> Tensor:
+            return actor.mode(actor.evaluate_features(features, self._state, self._start)[0])
+
+        return jacobian_norm(action, actor.encoder(obs))
 
     def exportable(self) -> Exportable:
         """Export as `Policy.exportable`: `obs` concatenates the flat groups, images are separate inputs."""

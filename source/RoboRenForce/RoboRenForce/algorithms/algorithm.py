@@ -64,6 +64,13 @@ class Policy(nn.Module, ABC):
     def reset(self, dones: torch.Tensor | None = None) -> None:
         """Reset the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
 
+    def jacobian_norm(self, obs: TensorDict) -> torch.Tensor | None:
+        """Return the Frobenius norm of the deterministic action's derivative by the normalized `obs`, `(N,)`.
+
+        Of what it does at `obs` next, whose state it leaves as it is; None if the policy does not know it.
+        """
+        return None
+
     def exportable(self) -> Exportable:
         """Return a copy of the deterministic policy as a function of plain tensors, for `export_policy`."""
         raise UserError(f"{type(self).__name__} can't be exported; play it from its checkpoint instead.")

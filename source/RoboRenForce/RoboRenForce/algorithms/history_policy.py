@@ -25,14 +25,20 @@ class HistoryPolicy(ActorPolicy):
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
         """Return actions `(N, A)` for observations `[N]`."""
+        self._previous = super().forward(self._with_previous(obs))
+        return self._previous
+
+    def jacobian_norm(self, obs: TensorDict) -> Tensor | None:
+        """Return the norm as `Policy.jacobian_norm`; the previous action is an observation too."""
+        return super().jacobian_norm(self._with_previous(obs))
+
+    def _with_previous(self, obs: TensorDict) -> TensorDict:
         num_envs = obs.batch_size[0]
         if self._previous is None or self._previous.shape[0] != num_envs:
             self.reset()
             parameter = next(self.actor.parameters())
             self._previous = parameter.new_zeros(num_envs, *self.actor.action_shape)
-        known = TensorDict({**dict(obs.items()), PREVIOUS_ACTION: self._previous}, obs.batch_size, obs.device)
-        self._previous = super().forward(known)
-        return self._previous
+        return TensorDict({**dict(obs.items()), PREVIOUS_ACTION: self._previous}, obs.batch_size, obs.device)
 
     def reset(self, dones: Tensor | None = None) -> None:
         """Start new episodes where `dones` `(N,)` is set; everywhere if it is None."""

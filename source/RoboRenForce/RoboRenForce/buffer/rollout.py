@@ -274,6 +274,11 @@ class Epochs:
         device = buffer.reward.device
         self.orders = [torch.arange(size, device=device) for _ in range(count if shuffle == "epoch" else 1)]
 
+    @classmethod
+    def of(cls, cfg: Any, buffer: RolloutBuffer, recurrent: bool, *, whole: bool) -> Epochs:
+        """Build the epochs that the options of a learner ask for."""
+        return cls(buffer, cfg.num_learning_epochs, cfg.num_mini_batches, cfg.shuffle, recurrent, whole)
+
     def shuffle(self) -> None:
         """Draw new permutations, in place, outside of the captured update that reads them."""
         if self._shuffles:

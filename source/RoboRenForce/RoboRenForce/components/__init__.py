@@ -4,6 +4,7 @@ from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
 from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg, SACNetworks
 from .beta_actor import BetaActor, BetaActorCfg
+from .block_std_actor import BlockStdActor, BlockStdActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
 from .discriminator import Discriminator, DiscriminatorCfg
@@ -55,7 +56,9 @@ from .return_heads import (
     ScalarHeadCfg,
 )
 from .simulator_policy import for_simulator
+from .student_teacher import StudentTeacher, StudentTeacherCfg
 from .target import make_target, soft_update
+from .teacher import Teacher, TeacherCfg
 from .temperature import Temperature, TemperatureCfg
 from .torch_optimizer import OptimizerCfg, TorchOptimizer
 
@@ -76,6 +79,8 @@ __all__ = [
     "Beta",
     "BetaActor",
     "BetaActorCfg",
+    "BlockStdActor",
+    "BlockStdActorCfg",
     "BoundedRewardScaler",
     "Categorical",
     "CategoricalActor",
@@ -127,9 +132,13 @@ __all__ = [
     "StateDepStdActorCfg",
     "StateIndStdActor",
     "StateIndStdActorCfg",
+    "StudentTeacher",
+    "StudentTeacherCfg",
     "TanhGaussian",
     "TanhGaussianActor",
     "TanhGaussianActorCfg",
+    "Teacher",
+    "TeacherCfg",
     "Temperature",
     "TemperatureCfg",
     "TorchOptimizer",

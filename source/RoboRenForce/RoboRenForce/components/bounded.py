@@ -10,10 +10,14 @@ from torch import Tensor
 
 class _Bounded(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
-        ctx.save_for_backward(x)
-        ctx.bounds = low, high
+    def forward(x: Tensor, low: float, high: float) -> Tensor:
         return torch.nan_to_num(x, nan=low).clamp(low, high)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, float, float], output: Tensor) -> None:
+        # Apart from `forward`, so that torch.func can differentiate through it.
+        x, *ctx.bounds = inputs
+        ctx.save_for_backward(x)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from tensordict import TensorDict
 from torch import Tensor, nn
 
-from ..configclass import Cfg, ConfigError, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 from ..configclass.errors import did_you_mean
+from ..envs.obs_groups import BLOCK
 from ..envs.spec import EnvSpec
 from ..networks.cnn import CNNCfg
 from ..networks.mlp import MLPCfg
 from ..networks.network import Network, NetworkCfg, RecurrentNetwork
 from ..utils.distributed import DistributedContext
+from .block_vectors import BlockVectors
 from .normalizer import EmpiricalNormalizerCfg, Normalizer, NormalizerCfg
 
 Observations = TensorDict | Mapping[str, Tensor]
@@ -26,7 +29,7 @@ class ObservationEncoder(nn.Module):
 
     Flat groups are concatenated in the order of `groups` and normalized together. Images are encoded by a CNN each
     and appended; they are never normalized by running statistics. A group is an image if it has three axes, is uint8
-    with two or more, or has a CNN of its own.
+    with two or more, or has a CNN of its own. With `block_features` the group `block` is replaced by `BlockVectors`.
     """
 
     def __init__(
@@ -35,8 +38,11 @@ class ObservationEncoder(nn.Module):
         groups: Sequence[str],
         normalizer_cfg: NormalizerCfg | None,
         cnn_cfg: CNNCfg | dict[str, CNNCfg] | None,
+        block_features: int | None = None,
     ) -> None:
         super().__init__()
+        has_vectors = block_features is not None and BLOCK in groups
+        groups = [group for group in groups if not (has_vectors and group == BLOCK)]
         self.flat_groups, image_groups = _sort_groups(spec, groups, cnn_cfg)
         self._flatten = {
             group: len(spec.obs_groups[group]) for group in self.flat_groups if len(spec.obs_groups[group]) != 1
@@ -60,6 +66,10 @@ class ObservationEncoder(nn.Module):
             encoder: Network = cfg.build(spec.obs_groups[group], cfg.features)
             self.image_encoders.append(encoder)
             self.out_features += encoder.out_features
+        self.blocks: BlockVectors | None = None
+        if block_features is not None and has_vectors:
+            self.blocks = BlockVectors(spec.num_blocks, block_features)
+            self.out_features += block_features
 
     def flat(self, obs: Observations) -> Tensor:
         """Concatenate the flat groups, not normalized, `(..., flat_features)`."""
@@ -84,15 +94,19 @@ class ObservationEncoder(nn.Module):
 
     def forward(self, obs: Observations) -> Tensor:
         """Return the features `(..., out_features)` of the observations."""
-        if not self.image_groups:
-            return self.encode_flat(self.flat(obs))
-        images = [net(obs[group]) for group, net in zip(self.image_groups, self.image_encoders, strict=True)]
-        if not self.flat_groups:
-            return images[0] if len(images) == 1 else torch.cat(images, dim=-1)
-        return torch.cat([self.encode_flat(self.flat(obs)), *images], dim=-1)
+        parts = [net(obs[group]) for group, net in zip(self.image_groups, self.image_encoders, strict=True)]
+        if self.flat_groups:
+            parts = [self._normalized(self.flat(obs)), *parts]
+        if self.blocks is not None:
+            parts.append(self.blocks(obs.get(BLOCK, None), parts[0]))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     def encode_flat(self, x: Tensor) -> Tensor:
-        """Return the features of `x = flat(obs)` if there are no images."""
+        """Return the features of `x = flat(obs)` if there are no images, of the leader where there are blocks."""
+        features = self._normalized(x)
+        return features if self.blocks is None else torch.cat([features, self.blocks(None, features)], dim=-1)
+
+    def _normalized(self, x: Tensor) -> Tensor:
         return x if self.normalizer is None else self.normalizer(x)
 
 
@@ -108,7 +122,7 @@ class ObservationNetwork(nn.Module):
         self.cfg = cfg
         self.spec = spec
         self.groups = tuple(groups)
-        self.encoder = ObservationEncoder(spec, groups, cfg.normalizer_cfg, cfg.cnn_cfg)
+        self.encoder = ObservationEncoder(spec, groups, cfg.normalizer_cfg, cfg.cnn_cfg, cfg.block_features)
         self.backbone: Network = cfg.backbone_cfg.build(self.encoder.out_features, out_features)
 
     @property
@@ -133,7 +147,7 @@ class ObservationNetwork(nn.Module):
 
     def evaluate(self, obs: Observations, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Return the backbone's output `(..., out)` in at least float32, and the next state."""
-        return self._run(self.encoder(obs), state, starts)
+        return self.evaluate_features(self.encoder(obs), state, starts)
 
     def evaluate_flat(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Evaluate one step of flat observations `(B, obs_dim)`, the groups concatenated in their order."""
@@ -142,9 +156,12 @@ class ObservationNetwork(nn.Module):
                 f"{type(self).__name__} reads the image groups {self.encoder.image_groups}, which a flat observation "
                 f"can't hold: call it with a dictionary of groups."
             )
-        return self._run(self.encoder.encode_flat(x), state, None)
+        return self.evaluate_features(self.encoder.encode_flat(x), state, None)
 
-    def _run(self, features: Tensor, state: Tensor | None, starts: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    def evaluate_features(
+        self, features: Tensor, state: Tensor | None, starts: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Evaluate the backbone at encoded observations `(..., features)`; see `evaluate`."""
         if isinstance(self.backbone, RecurrentNetwork):
             if state is None:
                 state = self.backbone.initial_state(features.shape[-2])
@@ -166,6 +183,8 @@ class ObservationNetworkCfg(Cfg):
     """Normalizer of the flat observation groups, or None. Images are only ever scaled to [0, 1]."""
     cnn_cfg: CNNCfg | dict[str, CNNCfg] | None = None
     """Encoder of all image groups, or one for each by name."""
+    block_features: Annotated[int, Range(ge=1)] | None = None
+    """Width of the learned vector of each block that replaces the group `block`; None: it is a group like others."""
 
 
 def _sort_groups(

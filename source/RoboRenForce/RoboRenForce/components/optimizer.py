@@ -171,6 +171,14 @@ class FlatAdam(Optimizer):
         for name, tensor in (("step", self.steps), ("lr", self.lr), ("skipped", self.skipped)):
             tensor.copy_(state[name])
 
+    @torch.no_grad()
+    def forget(self, param: nn.Parameter, rows: Tensor) -> None:
+        """Zero the moments of the rows of `param` that are True in `rows`, bool `(len(param),)`."""
+        index = next(i for i, own in enumerate(self.params) if own is param)
+        for flat in self._moments.values():
+            moment = self._views_of(flat)[index]
+            moment.masked_fill_(rows.view(-1, *[1] * (moment.dim() - 1)), 0.0)
+
     def _views_of(self, flat: Tensor) -> list[Tensor]:
         """Return the slice of a flat tensor that belongs to each parameter, in its shape."""
         chunks = flat.split([_padded(p) for p in self.params])

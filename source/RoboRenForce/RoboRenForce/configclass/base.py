@@ -105,6 +105,17 @@ class Cfg:
             setattr(changed, name, value)
         return changed
 
+    @classmethod
+    def extending(cls, base: Cfg, **changes: Any) -> Self:
+        """Return a configuration of this class with the fields of `base`, of a class above it, except `class_type`.
+
+        Args:
+            base: Configuration; it is copied.
+            changes: Values of fields that differ.
+        """
+        taken = {name: getattr(base, name) for name in type(base).__cfg_defaults__ if name != CLASS_FIELD}
+        return cls(**copy.deepcopy(taken) | changes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain data (dict, list, str, numbers, None) from which `from_dict` makes an equal configuration."""
         return plain_data.write(self)

@@ -6,6 +6,9 @@ The rows of the inner environment are, in this order,
     | group 0 | group 1 | ... | group G-1 |  eval  |        GRPO: members of a group start from the same state
     |<------- training: spec.num_envs ---->|
 
+The last block is the leader, the policy that is deployed. With `observe_blocks` rows observe the group `block`, the
+number of blocks between theirs and the leader: M-1, ..., 1, and 0 for the leader, with which eval rows are played too.
+
 A learner sees the training rows only. The eval rows are driven by a policy of their own (`set_eval_policy`) or by
 actions given to `step`. Their episodes are logged as `Eval/mean_return`, `Eval/mean_episode_length` and, if the
 environment defines success, `Eval/success_rate` in `extras["log"]`: evaluation without a second simulator.
@@ -23,6 +26,7 @@ from tensordict import TensorDict
 from ..configclass import Cfg, ConfigError, Range, configclass
 from .eval_statistics import EvalStatistics
 from .grouped_reset import GroupedReset
+from .obs_groups import BLOCK
 from .spec import EnvSpec
 from .vec_env import EvalPolicy, StepReturn, VecEnv
 from .wrapper import VecEnvWrapper
@@ -36,7 +40,10 @@ class GroupVec(VecEnvWrapper):
         self.group_cfg = cfg
         self.num_eval_envs = cfg.num_eval_envs
         self._num_train = _num_train_rows(cfg, env)
-        self._group_id, self._coefficients = _blocks(cfg, self._num_train, env.device)
+        self._group_id = _block_of_rows(cfg, self._num_train, env.device)
+        self._to_leader: torch.Tensor | None = None
+        if cfg.observe_blocks and cfg.num_blocks is not None and self._group_id is not None:
+            self._to_leader = (cfg.num_blocks - 1 - self._group_id).unsqueeze(1).float()
         self._groups = None
         if cfg.group_size is not None:
             seed = env.cfg.seed if cfg.seed is None else cfg.seed
@@ -189,20 +196,20 @@ class GroupVec(VecEnvWrapper):
         return cut
 
     def _rows_of(self, obs: TensorDict, evaluation: bool = False) -> TensorDict:
-        """Return training (or eval) rows of `obs`, batch `[env.num_envs]`, with block coefficients if configured."""
+        """Return training (or eval) rows of `obs`, batch `[env.num_envs]`, with `block` if configured."""
         rows = slice(self._num_train, None) if evaluation else slice(0, self._num_train)
         groups = {name: tensor[rows] for name, tensor in obs.items()}
         size = self.num_eval_envs if evaluation else self._num_train
-        if self._coefficients is not None:
-            # Eval rows are played by the leader, the last block: that is the policy one deploys.
-            groups["block"] = self._coefficients[-1:].expand(size, 1) if evaluation else self._coefficients
+        if self._to_leader is not None:
+            # Eval rows are played by the leader: that is the policy one deploys.
+            groups[BLOCK] = self._to_leader[-1:].expand(size, 1) if evaluation else self._to_leader
         return TensorDict(groups, batch_size=[size], device=obs.device)
 
     def _make_spec(self) -> EnvSpec:
         spec = self.env.spec
         groups = dict(spec.obs_groups)
-        if self._coefficients is not None:
-            groups["block"] = (1,)
+        if self._to_leader is not None:
+            groups[BLOCK] = (1,)
         extras = [*spec.extras]
         capabilities = list(spec.capabilities)
         if self._group_id is not None:
@@ -213,6 +220,7 @@ class GroupVec(VecEnvWrapper):
         return replace(
             spec,
             num_envs=self._num_train,
+            num_blocks=self.group_cfg.num_blocks or 1,
             obs_groups=groups,
             extras=tuple(extras),
             capabilities=tuple(capabilities),
@@ -230,8 +238,8 @@ class GroupVecCfg(Cfg):
     """Number of newest finished episodes of each eval row in the logged means."""
     num_blocks: Annotated[int, Range(ge=1)] | None = None
     """Number of equal blocks of the training rows (SAPG); `extras["group_id"]` is the block."""
-    block_coefficients: list[float] | None = None
-    """One number per block, observed by its rows as the group `block` of width 1."""
+    observe_blocks: bool = False
+    """True to observe the group `block` of width 1: the number of blocks between the row's and the leader, the last."""
     group_size: Annotated[int, Range(ge=2)] | None = None
     """Number of rows per group that start together from the same state (GRPO); `extras["group_id"]` is the group."""
     seed: int | None = None
@@ -241,20 +249,14 @@ class GroupVecCfg(Cfg):
 
     def for_evaluation(self) -> GroupVecCfg | None:
         """Return the options with every row alone (of blocks, the leader's), None if nothing is observed."""
-        if self.block_coefficients is None:
-            return None
-        leader = self.block_coefficients[-1:]
-        return self.replace(num_eval_envs=0, num_blocks=1, block_coefficients=leader, group_size=None)
+        return self.replace(num_eval_envs=0, num_blocks=1, group_size=None) if self.observe_blocks else None
 
     def check(self) -> Iterable[str]:
-        """Check that blocks and groups exclude each other, and that coefficients belong to blocks."""
+        """Check that blocks and groups exclude each other, and that there are blocks to observe."""
         if self.num_blocks is not None and self.group_size is not None:
             yield "num_blocks and group_size both say what group_id means: set one of them"
-        if self.block_coefficients is not None and len(self.block_coefficients) != (self.num_blocks or 0):
-            yield (
-                f"block_coefficients has {len(self.block_coefficients)} entries and num_blocks is {self.num_blocks}: "
-                f"give one per block"
-            )
+        if self.observe_blocks and self.num_blocks is None:
+            yield "observe_blocks is set, but there are no blocks: set num_blocks"
 
 
 def _num_train_rows(cfg: GroupVecCfg, env: VecEnv) -> int:
@@ -273,13 +275,8 @@ def _num_train_rows(cfg: GroupVecCfg, env: VecEnv) -> int:
     return num_train
 
 
-def _blocks(cfg: GroupVecCfg, num_train: int, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Return the block of each training row, int64 `(num_train,)`, and its coefficient, float `(num_train, 1)`."""
+def _block_of_rows(cfg: GroupVecCfg, num_train: int, device: torch.device) -> torch.Tensor | None:
+    """Return the block of each training row, int64 `(num_train,)`, None without blocks."""
     if cfg.num_blocks is None:
-        return None, None
-    size = num_train // cfg.num_blocks
-    block = torch.arange(cfg.num_blocks, device=device).repeat_interleave(size)
-    if cfg.block_coefficients is None:
-        return block, None
-    coefficients = torch.tensor(cfg.block_coefficients, dtype=torch.float32, device=device)
-    return block, coefficients[block].unsqueeze(1)
+        return None
+    return torch.arange(cfg.num_blocks, device=device).repeat_interleave(num_train // cfg.num_blocks)

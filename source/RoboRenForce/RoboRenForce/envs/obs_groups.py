@@ -17,6 +17,9 @@ from .spec import EnvSpec
 PREVIOUS_ACTION = "previous_action"
 """Group that recurrent learners add: the previously executed action, zeros at the start of an episode."""
 
+BLOCK = "block"
+"""Group of `GroupVec`: the number of blocks between a row's and the leader, the last; 0 for the leader."""
+
 _SYNONYMS = {"actor": "policy", "policy": "actor"}
 
 

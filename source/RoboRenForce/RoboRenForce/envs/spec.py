@@ -79,6 +79,13 @@ class EnvSpec:
     """Optional methods that the environment supports: `reset_rows`, `step_rows`."""
     step_dt: float | None = None
     """Simulated seconds of one step, if the simulator defines them."""
+    num_blocks: int = 1
+    """Number of equal blocks of rows (`GroupVec`); the last is the leader, the policy that is deployed."""
+
+    @property
+    def leader_rows(self) -> slice:
+        """Rows of the leader; all of them where there are no blocks."""
+        return slice(self.num_envs - self.num_envs // self.num_blocks, self.num_envs)
 
     def obs_dim(self, groups: list[str] | tuple[str, ...]) -> int:
         """Return the flat size of the concatenation of `groups`."""
@@ -188,6 +195,9 @@ def _require_valid(data: Mapping[str, Any]) -> None:
     step_dt = data.get("step_dt")
     seconds = step_dt is None or (_is_number(step_dt) and 0 < step_dt < math.inf)
     _require(seconds, "step_dt", step_dt, "seconds above 0, or None")
+    blocks = data.get("num_blocks", 1)
+    fits = _is_int(blocks, 1, MOST_ENVS) and data["num_envs"] % blocks == 0
+    _require(fits, "num_blocks", blocks, f"a divisor of the {data['num_envs']} environments")
     for name in ("extras", "reward_terms", "capabilities"):
         names = data.get(name, ())
         _require(isinstance(names, list | tuple), name, names, "a list of names")

@@ -18,6 +18,7 @@ from tensordict import TensorDict
 from torch import Tensor, nn
 
 from ..algorithms.algorithm import RunContext
+from ..algorithms.loss_terms import Symmetry
 from ..algorithms.on_policy.ppo import PPO as Learner  # noqa: N811 - rsl_rl looks for our own class under its name
 from ..algorithms.reward_terms import RND
 from ..buffer.transition import ActOut, Transition
@@ -110,6 +111,8 @@ class PPO:
         metrics = {k.removeprefix("Loss/"): v for k, v in self.learner.update().items() if k.startswith("Loss/")}
         metrics.pop("learning_rate")
         for term in self.learner.loss_terms:  # rsl_rl logs the mirror loss bare, we as it enters the loss
+            if not isinstance(term, Symmetry):
+                continue
             if term.cfg.use_mirror_loss:
                 metrics["symmetry"] = metrics["symmetry"] / term.cfg.mirror_loss_coef
             else:

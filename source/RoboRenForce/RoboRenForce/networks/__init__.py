@@ -7,7 +7,9 @@ from .constraints import Constrained, constrain_, constrained_parts
 from .denoiser import Denoiser, DenoiserCfg, MLPDenoiser, MLPDenoiserCfg
 from .dit import DiT, DiTCfg
 from .ensemble import EnsembleMLP
+from .fft_filter import FFTFilter, FFTFilterCfg
 from .flash_net import FlashNet, FlashNetCfg
+from .lipschitz import LipsNet, LipsNetCfg, SpectralMLP, SpectralMLPCfg
 from .mlp import MLP, MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
 from .residual_mlp import ResidualMLP, ResidualMLPCfg
@@ -28,8 +30,12 @@ __all__ = [
     "DiT",
     "DiTCfg",
     "EnsembleMLP",
+    "FFTFilter",
+    "FFTFilterCfg",
     "FlashNet",
     "FlashNetCfg",
+    "LipsNet",
+    "LipsNetCfg",
     "MLPCfg",
     "MLPDenoiser",
     "MLPDenoiserCfg",
@@ -39,6 +45,8 @@ __all__ = [
     "RecurrentNetwork",
     "ResidualMLP",
     "ResidualMLPCfg",
+    "SpectralMLP",
+    "SpectralMLPCfg",
     "Stack",
     "StackCfg",
     "TokenDecoder",

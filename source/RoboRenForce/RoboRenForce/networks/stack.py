@@ -52,19 +52,34 @@ class Stack(RecurrentNetwork):
         return y.squeeze(0), state
 
     def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        slots, rows = self.cfg.window - 1, x.shape[1]
-        past = state.view(rows, slots, self.num_features).transpose(0, 1)
-        inputs = torch.cat([past.to(x.dtype), x])  # (C + T, N, in)
-        windows = inputs.unfold(0, self.cfg.window, 1)  # (T, N, in, window)
-        last = inputs[x.shape[0] :]  # (C, N, in)
-        if starts is not None:
-            running = torch.zeros(slots, rows, dtype=torch.int64, device=x.device)
-            episode = torch.cat([running, starts.to(torch.int64).cumsum(0)])  # (C + T, N)
-            same = episode.unfold(0, self.cfg.window, 1) == episode[slots:].unsqueeze(-1)  # (T, N, window)
-            windows = windows * same.unsqueeze(-2)
-            last = last * (episode[x.shape[0] :] == episode[-1]).unsqueeze(-1)
-        y = self.head(windows.transpose(-1, -2).flatten(-2))
-        return y, last.transpose(0, 1).reshape(1, rows, -1)
+        seen, state = windows_of(x, state, starts, self.cfg.window)
+        return self.head(seen.flatten(-2)), state
+
+
+def windows_of(x: Tensor, state: Tensor, starts: Tensor | None, window: int) -> tuple[Tensor, Tensor]:
+    """Return the last `window` inputs at every step of a sequence `(T, N, in)`, and the next state.
+
+    Args:
+        x: Inputs.
+        state: Inputs before the first, `(1, N, (window - 1) * in)`, oldest first.
+        starts: bool `(T, N)`, True where an episode starts.
+        window: Number of inputs, the current one included; those from before the episode are zeros.
+
+    Returns:
+        `(T, N, window, in)`, oldest first; the state.
+    """
+    slots, rows = window - 1, x.shape[1]
+    past = state.view(rows, slots, x.shape[-1]).transpose(0, 1)
+    inputs = torch.cat([past.to(x.dtype), x])  # (C + T, N, in)
+    windows = inputs.unfold(0, window, 1)  # (T, N, in, window)
+    last = inputs[x.shape[0] :]  # (C, N, in)
+    if starts is not None:
+        running = torch.zeros(slots, rows, dtype=torch.int64, device=x.device)
+        episode = torch.cat([running, starts.to(torch.int64).cumsum(0)])  # (C + T, N)
+        same = episode.unfold(0, window, 1) == episode[slots:].unsqueeze(-1)  # (T, N, window)
+        windows = windows * same.unsqueeze(-2)
+        last = last * (episode[x.shape[0] :] == episode[-1]).unsqueeze(-1)
+    return windows.transpose(-1, -2), last.transpose(0, 1).reshape(1, rows, -1)
 
 
 @configclass

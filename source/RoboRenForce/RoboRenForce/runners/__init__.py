@@ -1,5 +1,6 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
+from .block_runners import EPOOnPolicyRunnerCfg, SAPGOnPolicyRunnerCfg
 from .callbacks import Callback, CallbackCfg
 from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
@@ -22,6 +23,7 @@ __all__ = [
     "DAggerRunnerCfg",
     "DatasetRunner",
     "DatasetRunnerCfg",
+    "EPOOnPolicyRunnerCfg",
     "EnvRunner",
     "EnvRunnerCfg",
     "EvalResult",
@@ -31,6 +33,7 @@ __all__ = [
     "OfflineRunnerCfg",
     "OnPolicyRunner",
     "OnPolicyRunnerCfg",
+    "SAPGOnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",
     "VLAGRPORunner",

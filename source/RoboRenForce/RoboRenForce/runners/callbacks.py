@@ -11,6 +11,7 @@ import math
 import shlex
 import sys
 import time
+from dataclasses import astuple
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from ..utils.report import try_to_write_report
 from ..utils.run_dir import RunDir, write_yaml
 from .during_training import has_to_stop, most_steps, played_aside
 from .evaluation import evaluate
+from .smoothness import Smoothness
 from .tiles import record_tiles
 from .video import record_video
 
@@ -60,6 +62,10 @@ class CallbackCfg(Cfg):
     class_type: type = Callback
 
 
+_EVAL_TAGS = ("Eval/mean_reward", "Eval/std_reward", "Eval/mean_episode_length", "Eval/success_rate")
+_EVAL_TAGS += ("Eval/action_change", "Eval/action_spectrum", "Eval/jacobian_norm")
+
+
 class EvaluateCallback(Callback):
     """Play `eval_episodes` episodes of the deterministic policy every `eval_interval` iterations.
 
@@ -89,17 +95,16 @@ class EvaluateCallback(Callback):
                     max_steps=cfg.eval_max_steps or most_steps(env, cfg.eval_episodes),
                     should_stop=lambda: has_to_stop(runner),
                 )
-                success = math.nan if result.success_rate is None else result.success_rate
-                found = [result.mean, result.std, result.mean_length, success]
+                optional = [result.success_rate, *astuple(result.smoothness or Smoothness(None, None, None))]
+                found = [result.mean, result.std, result.mean_length]
+                found += [math.nan if value is None else value for value in optional]
             self._failed |= not found
         # That it failed is told too: the other processes wait for it.
-        values = torch.tensor([*(found or [0.0] * 4), bool(found)], dtype=torch.float64, device=runner.device)
+        values = torch.tensor([*(found or [0.0] * 7), bool(found)], dtype=torch.float64, device=runner.device)
         *numbers, succeeded = runner.distributed.broadcast_(values).tolist()
         if succeeded:
-            tags = ("Eval/mean_reward", "Eval/std_reward", "Eval/mean_episode_length")
-            metrics.update(zip(tags, numbers[:3], strict=True))
-            if not math.isnan(numbers[3]):
-                metrics["Eval/success_rate"] = numbers[3]
+            known = zip(_EVAL_TAGS, numbers, strict=True)
+            metrics.update((tag, value) for tag, value in known if not math.isnan(value))
 
 
 class VideoCallback(Callback):

@@ -64,7 +64,12 @@ class EnvRunner(Trainer):
             )
         terms = spec.reward_terms if cfg.log_reward_terms else ()
         self.statistics = EpisodeStatistics(
-            spec.num_envs, steps, self.device, success="success" in spec.extras, terms=terms
+            spec.num_envs,
+            steps,
+            self.device,
+            success="success" in spec.extras,
+            terms=terms,
+            counted=spec.leader_rows,  # blocks that explore would hide what the leader reaches
         )
         self.algorithm.add_instructions(env.instruction_table.values())
         env.set_eval_policy(self.policy())

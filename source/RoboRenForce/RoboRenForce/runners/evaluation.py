@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from ..envs.vec_env import VecEnv
 from ..utils.errors import EnvContractError, NonFiniteError
 from ..utils.seeding import seeded
 from ..utils.success_rate import SuccessRate, rates_by_text
+from .smoothness import Smoothness, SmoothnessMeter
 
 _STEPS_WITHOUT_HORIZON = 100_000
 
@@ -42,14 +43,18 @@ class EvalResult:
     """The same share as `success_rate`, with its interval."""
     success_by_instruction: dict[str, SuccessRate] | None = None
     """Instruction -> share of its episodes; None if the environment gives no instructions."""
+    smoothness: Smoothness | None = None
+    """How smooth the actions were; None if they are discrete or come in chunks."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for `eval.json`."""
         return asdict(self)
 
     def __str__(self) -> str:
-        success = "" if self.success is None else f", success {self.success}"
-        return f"mean {self.mean:,.1f}, std {self.std:,.1f}, n {self.n}, mean length {self.mean_length:,.0f}{success}"
+        more = "" if self.success is None else f", success {self.success}"
+        if self.smoothness is not None and self.smoothness.action_change is not None:
+            more += f", action change {self.smoothness.action_change:.3g}"
+        return f"mean {self.mean:,.1f}, std {self.std:,.1f}, n {self.n}, mean length {self.mean_length:,.0f}{more}"
 
 
 @torch.no_grad()
@@ -83,18 +88,26 @@ def evaluate(
         NonFiniteError: An action or a return is NaN or infinite.
         Stopped: `should_stop` returned True.
     """
-    tally = _Tally(env, episodes)
+    tally, action_spec = _Tally(env, episodes), env.spec.action
+    meter = None
+    if action_spec.kind == "continuous" and not action_spec.chunk:
+        meter = SmoothnessMeter(policy, action_spec, env.num_envs, env.max_episode_length, env.device)
     limit = max_steps or (env.max_episode_length or _STEPS_WITHOUT_HORIZON) * tally.rounds + 1
     with playing(policy, deterministic=deterministic, seed=seed):
         obs, extras = env.reset(seed=seed)
         tally.begin(extras)
         for _ in range(limit):
+            counted = tally.finished < tally.quota
+            if meter is not None:
+                meter.add_slope(obs, counted)
             action = choose_actions(env, policy, obs, tally.finished, should_stop)
             obs, reward, done, extras = env.step(action)
+            if meter is not None:
+                meter.add(action, done, counted)
             tally.add(reward, done, extras)
             policy.reset(done)
             if tally.is_complete:
-                return tally.result()
+                return replace(tally.result(), smoothness=None if meter is None else meter.result())
     raise EnvContractError(
         f"{env.spec.task} did not finish {episodes} episodes within {limit:,} steps: give the environment a horizon."
     )

@@ -29,6 +29,7 @@ class EpisodeStatistics:
         success: True if the environment defines success.
         terms: Names of reward terms whose sums over an episode are averaged too; their extra is `reward_terms`.
         window: Number of episodes in the averages.
+        counted: Environments whose episodes count, if not all: the leader's, where the others explore.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class EpisodeStatistics:
         success: bool = False,
         terms: Sequence[str] = (),
         window: int = 100,
+        counted: slice = slice(None),
     ) -> None:
-        self.window = window
+        self.window, self._counted = window, counted
+        num_envs = len(range(num_envs)[counted])
         self._with_success, self._terms = success, tuple(terms)
         # Rows of return, length and reward terms; success, which no step adds to, comes last where finished.
         rows = 2 + len(self._terms)
@@ -74,15 +77,16 @@ class EpisodeStatistics:
             reward_terms: `(num_envs, K)`, if their means are wanted.
             mask: False in rows that waited, or the number of actions that each row executed; None: one each.
         """
+        rows = self._counted
         ended, totals, succeeded = self._rows[self._step]
-        ended.copy_(done)
-        self._returns.add_(reward)
-        self._lengths.add_(1.0 if mask is None else mask)
+        ended.copy_(done[rows])
+        self._returns.add_(reward[rows])
+        self._lengths.add_(1.0 if mask is None else mask[rows])
         if reward_terms is not None:
-            self._term_sums.add_(reward_terms.t())
+            self._term_sums.add_(reward_terms[rows].t())
         totals.copy_(self._running)
         if success is not None:
-            succeeded.copy_(success)
+            succeeded.copy_(success[rows])
         self._running.masked_fill_(ended, 0.0)
         self._step += 1
 
@@ -129,7 +133,7 @@ class EpisodeStatistics:
         """
         self._running.zero_()
         if ages is not None:
-            self._returns.masked_fill_(ages != 0, torch.nan)  # stays NaN until the episode ends
+            self._returns.masked_fill_(ages[self._counted] != 0, torch.nan)  # stays NaN until the episode ends
 
 
 class EnvLog:

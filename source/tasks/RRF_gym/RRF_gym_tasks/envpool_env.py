@@ -48,7 +48,7 @@ class EnvPoolEnv(HostVecEnv):
     def __init__(self, cfg: EnvPoolCfg) -> None:
         rendering.choose_backends()
         self._pool = _make_pool(cfg, cfg.seed)
-        layout = ObsLayout(self._pool.observation_space, cfg.env_id, cfg.obs_mask, cfg.group_names)
+        layout = ObsLayout(self._pool.observation_space, cfg.env_id, cfg.obs_mask, cfg.group_names, cfg.unmasked_group)
         super().__init__(cfg, layout, ActionMap(self._pool.action_space, cfg.env_id, cfg.rescale_actions))
         self._limit = cfg.max_episode_steps or _registered_limit(cfg.env_id)
         self._artist: gym.Env[Any, Any] | None = None
@@ -243,6 +243,8 @@ class EnvPoolCfg(VecEnvCfg):
     """True to let the learner act in [-1, 1] if the action space has finite bounds."""
     obs_mask: list[int] = []
     """Indices of a flat observation that are hidden from the learner."""
+    unmasked_group: str | None = None
+    """Further group that holds the observation with nothing hidden, for a teacher or a critic; None: there is none."""
     reward_terms: list[str] = []
     """Keys of `info` that are parts of the reward, provided as `extras["reward_terms"]`."""
     render: bool = True

@@ -53,7 +53,7 @@ class GymVecEnv(HostVecEnv):
         for env in self.envs:
             rendering.draw_fast(env)
             rendering.follow(env)
-        layout = ObsLayout(first.observation_space, cfg.env_id, cfg.obs_mask)
+        layout = ObsLayout(first.observation_space, cfg.env_id, cfg.obs_mask, unmasked=cfg.unmasked_group)
         super().__init__(cfg, layout, ActionMap(first.action_space, cfg.env_id, cfg.rescale_actions))
         self._limit = step_limit(cfg)
         self._time_limits = [find_time_limit(env) for env in self.envs]
@@ -340,6 +340,8 @@ class GymEnvCfg(VecEnvCfg):
     """True to let the learner act in [-1, 1] if the action space has finite bounds."""
     obs_mask: list[int] = []
     """Indices of a flat observation that are hidden from the learner."""
+    unmasked_group: str | None = None
+    """Further group that holds the observation with nothing hidden, for a teacher or a critic; None: there is none."""
     success_key: str | None = "auto"
     """Key of `info` with the success of a finished episode; `auto`: `is_success` or `success`, if any."""
     success_key_optional: bool = False

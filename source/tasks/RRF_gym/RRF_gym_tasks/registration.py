@@ -1,4 +1,4 @@
-"""Tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-PPO`.
+"""Tasks of this package: `RoboRenForce-Gym-<Env>-<Algorithm>` and `RoboRenForce-EnvPool-<Env>-<Algorithm>`.
 
 Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits the actions.
 """
@@ -22,6 +22,10 @@ from .make_gym import find_spec, make_env
 from .spaces import FLAT_GROUP, ObsLayout
 
 _PPO = "RRF_gym_tasks.agents.ppo"
+_BLOCKS = "RRF_gym_tasks.agents.blocks"
+
+_NUM_BLOCKS = {"SAPGPPO": 6, "EPO": 8}
+"""Number of blocks of four environments, by algorithm."""
 
 _GYM = {
     "CartPole": ("CartPole-v1", "cartpole"),
@@ -68,6 +72,11 @@ _CONTINUOUS = {
 }
 """Kind -> the tasks with continuous actions that share its settings."""
 
+_SMOOTH = ("CAPSPPO", "L2C2PPO", "LipsPPO")
+"""PPO with a regularizer of smoothness, for every PPO task with continuous actions; see `agents.smooth`."""
+
+_DISCRETE = ("CartPole", "Acrobot")
+
 _NUM_ENVS = {"classic": 4, "mujoco": 1}
 """Number of environments for off-policy learning."""
 
@@ -77,6 +86,7 @@ _GAIL = ("Pendulum", "InvertedPendulum", "HalfCheetah", "Walker2d", "Hopper")
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
 _POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
+_VELOCITIES_OF_INVERTED_PENDULUM = [2, 3]
 
 
 def register_tasks() -> None:
@@ -85,9 +95,12 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Gym-{name}-PPO", GymEnvCfg(env_id=env_id), f"{_PPO}:{agent}")
     for name, (env_id, agent) in _ENVPOOL.items():
         _register(f"RoboRenForce-EnvPool-{name}-PPO", EnvPoolCfg(env_id=env_id), f"{_PPO}:{agent}")
-    for name in _GAIL:
-        env_id, agent = _GYM[name]
-        _register(f"RoboRenForce-Gym-{name}-GAILPPO", GymEnvCfg(env_id=env_id), partial(gail_agent, agent, name))
+    for name, (env_id, agent) in _GYM.items():
+        _register_smooth(f"RoboRenForce-Gym-{name}", GymEnvCfg(env_id=env_id), agent)
+    for name, (env_id, agent) in _ENVPOOL.items():
+        _register_smooth(f"RoboRenForce-EnvPool-{name}", EnvPoolCfg(env_id=env_id), agent)
+    _register_gail()
+    _register_blocks()
     for algorithm, agents in _OFF_POLICY.items():
         for kind, names in _CONTINUOUS.items():
             for name in names:
@@ -101,7 +114,40 @@ def register_tasks() -> None:
         _register(f"RoboRenForce-Gym-PendulumMasked-{suffix}", masked, f"RRF_gym_tasks.agents.sac_history:{agent}")
     for task_id, (env_cfg, agent) in _chained().items():
         _register(task_id, env_cfg, f"RRF_gym_tasks.agents.{agent}")
+    for task_id, (env_cfg, agent) in _distilled().items():
+        _register(task_id, env_cfg, f"RRF_gym_tasks.agents.distill:{agent}")
     add_task_finder(find_task)
+
+
+def _register_blocks() -> None:
+    """Register SAPG and EPO for every PPO task."""
+    for algorithm, num_blocks in _NUM_BLOCKS.items():
+        groups = GroupVecCfg(num_blocks=num_blocks, observe_blocks=True)
+        agent = algorithm.removesuffix("PPO").lower()
+        for adapter, cfg_class, names in (("Gym", GymEnvCfg, _GYM), ("EnvPool", EnvPoolCfg, _ENVPOOL)):
+            for name, (env_id, ppo) in names.items():
+                env_cfg = cfg_class(env_id=env_id, num_envs=4 * num_blocks, groups=groups)
+                _register(f"RoboRenForce-{adapter}-{name}-{algorithm}", env_cfg, f"{_BLOCKS}:{ppo}_{agent}")
+
+
+def _distilled() -> dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]]:
+    """Return the tasks whose student sees less than its teacher: id -> (environment, agent)."""
+    masks = {
+        "CartPole": (_VELOCITIES_OF_CARTPOLE, "cartpole_masked"),
+        "Pendulum": (_VELOCITY_OF_PENDULUM, "pendulum_masked"),
+        "InvertedPendulum": (_VELOCITIES_OF_INVERTED_PENDULUM, "inverted_pendulum_masked"),
+    }
+    tasks: dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]] = {
+        f"RoboRenForce-Gym-{name}Masked-Distill": (
+            GymEnvCfg(env_id=_GYM[name][0], obs_mask=hidden, unmasked_group="full"),
+            agent,
+        )
+        for name, (hidden, agent) in masks.items()
+    }
+    for name, (env_id, agent) in _ENVPOOL.items():
+        if agent == "joystick":
+            tasks[f"RoboRenForce-EnvPool-{name}-Distill"] = (EnvPoolCfg(env_id=env_id), agent)
+    return tasks
 
 
 def _chained() -> dict[str, tuple[GymEnvCfg, str]]:
@@ -191,6 +237,25 @@ def gail_agent(agent: str, name: str) -> Any:
     from .agents.imitation import gail
 
     return gail(resolve(f"{_PPO}:{agent}")(), source=f"{name.lower()}/expert-v0")
+
+
+def _register_gail() -> None:
+    for name in _GAIL:
+        env_id, agent = _GYM[name]
+        _register(f"RoboRenForce-Gym-{name}-GAILPPO", GymEnvCfg(env_id=env_id), partial(gail_agent, agent, name))
+
+
+def smooth_agent(agent: str, algorithm: str) -> Any:
+    """Return the configuration of `agents.ppo` named `agent` with a regularizer of `_SMOOTH`."""
+    from .agents.smooth import smooth
+
+    return smooth(resolve(f"{_PPO}:{agent}")(), algorithm, agent)
+
+
+def _register_smooth(task: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:
+    if task.rpartition("-")[2] not in _DISCRETE:
+        for algorithm in _SMOOTH:
+            _register(f"{task}-{algorithm}", env_cfg, partial(smooth_agent, agent, algorithm))
 
 
 def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: Any) -> None:

@@ -101,6 +101,7 @@ class ObsLayout:
         env_id: str,
         hidden: Sequence[int] = (),
         names: Mapping[str, str] | None = None,
+        unmasked: str | None = None,
     ) -> None:
         """Read an observation space.
 
@@ -109,11 +110,18 @@ class ObsLayout:
             env_id: Id for error messages.
             hidden: Indices of the flat group that are hidden from the learner.
             names: Key of a Dict observation -> group, where they differ.
+            unmasked: Another group, which holds the flat observation with nothing hidden.
         """
         named = space.spaces if isinstance(space, spaces.Dict) else {None: space}
         self._groups = [_group(key, part, env_id, names or {}) for key, part in named.items()]
         self._flat = self._groups[0] if named.keys() == {None} else None
         self._kept = _kept(self._groups[0], self._flat is not None, hidden, env_id) if hidden else None
+        self._unmasked = unmasked
+        if unmasked is not None and (self._kept is None or unmasked == FLAT_GROUP):
+            raise UserError(
+                f"GymEnvCfg.unmasked_group is '{unmasked}', which repeats what obs_mask hides from '{FLAT_GROUP}': set "
+                "obs_mask, and choose another name."
+            )
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -121,6 +129,8 @@ class ObsLayout:
         shapes = {group.name: group.shape for group in self._groups}
         if self._kept is not None:
             shapes[FLAT_GROUP] = (len(self._kept),)
+            if self._unmasked is not None:
+                shapes[self._unmasked] = self._groups[0].shape
         return shapes
 
     @property
@@ -136,7 +146,10 @@ class ObsLayout:
         row by row, of which the indices `keep` are kept.
         """
         kept = None if self._kept is None else self._kept.tolist()
-        return {group.name: {"source": {**group.source, "keep": kept}} for group in self._groups}
+        sources = {group.name: {"source": {**group.source, "keep": kept}} for group in self._groups}
+        if self._unmasked is not None:
+            sources[self._unmasked] = {"source": {**self._groups[0].source, "keep": None}}
+        return sources
 
     def buffers(self, num_envs: int) -> dict[str, np.ndarray]:
         """Allocate arrays `(num_envs, *shape)`, without hiding anything."""
@@ -163,7 +176,8 @@ class ObsLayout:
         """Return the learner's part of `buffers`; the same arrays if nothing is hidden."""
         if self._kept is None:
             return buffers
-        return {**buffers, FLAT_GROUP: buffers[FLAT_GROUP][:, self._kept]}
+        masked = {**buffers, FLAT_GROUP: buffers[FLAT_GROUP][:, self._kept]}
+        return masked if self._unmasked is None else {**masked, self._unmasked: buffers[FLAT_GROUP]}
 
 
 class ActionMap:

@@ -6,6 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -47,6 +48,9 @@ class MJLabEnvCfg(VecEnvCfg):
     action_bound: Annotated[float, Range(gt=0)] | Literal["joint_limits"] | None = None
     """Take actions in [-1, 1] and multiply them by this: a number for all, or "joint_limits" for what brings each
     joint to the farther of its limits. Policies that act in a box need it (SAC, TD3); None: actions are mjlab's own."""
+    student_lacks: list[str] = []
+    """Terms of the group `actor` that a further group, `student`, leaves out, such as the height scan; none: there is
+    no such group."""
     nan_guard: bool = False
     """mjlab's NaN guard: dumps the states before a NaN appears (mjlab's `viz-nan` shows them)."""
     motion_file: str | None = None
@@ -101,6 +105,8 @@ def make_mjlab_env(cfg: MJLabEnvCfg) -> Any:
     env_cfg.seed = cfg.seed
     env_cfg.sim.nan_guard.enabled = cfg.nan_guard
     _set_motion(env_cfg, cfg)
+    if cfg.student_lacks:
+        env_cfg.observations["student"] = _without(env_cfg.observations["actor"], cfg.student_lacks, cfg.task)
     for path, value in cfg.mjlab.items():
         _set_field(env_cfg, path, value)
     try:
@@ -109,6 +115,19 @@ def make_mjlab_env(cfg: MJLabEnvCfg) -> Any:
         if "out of memory" not in str(error).lower() and "allocate" not in str(error).lower():
             raise
         raise UserError(_memory_sentence(cfg)) from error
+
+
+def _without(group: Any, left_out: list[str], task: str) -> Any:
+    """Return a copy of an observation group without some of its terms."""
+    group = deepcopy(group)
+    for term in left_out:
+        if term not in group.terms:
+            raise UserError(
+                f"env.student_lacks names the term '{term}', and the group actor of {task} has "
+                f"{', '.join(group.terms)}: {did_you_mean(term, group.terms)}"
+            )
+        del group.terms[term]
+    return group
 
 
 def _set_motion(env_cfg: Any, cfg: MJLabEnvCfg) -> None:

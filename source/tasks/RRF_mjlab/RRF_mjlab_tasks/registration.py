@@ -25,14 +25,19 @@ _AGENTS = {
     "SAC": "RRF_mjlab_tasks.off_policy_agents:sac",
     "FastSAC": "RRF_mjlab_tasks.off_policy_agents:fast_sac",
     "FlashSAC": "RRF_mjlab_tasks.off_policy_agents:flash_sac",
+    "SAPGPPO": "RRF_mjlab_tasks.block_agents:{}_sapg",
+    "EPO": "RRF_mjlab_tasks.block_agents:{}_epo",
 }
 """Algorithm in our ids -> its agent, `{}` being robot and ground."""
+
+SMOOTH = ("CAPSPPO", "L2C2PPO", "LipsPPO")
+"""PPO with a regularizer of smoothness in our ids; see `smooth_agents`."""
 
 OURS = {
     f"RoboRenForce-MJLab-{robot}{ground}-{algorithm}": f"Mjlab-Velocity-{ground}-Unitree-{robot}"
     for robot in ("Go1", "G1")
     for ground in ("Flat", "Rough")
-    for algorithm in _AGENTS
+    for algorithm in (*_AGENTS, *SMOOTH)
 }
 """Our id -> mjlab's."""
 
@@ -48,6 +53,9 @@ AMP = {
 NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
 
+BLOCKS = {"SAPGPPO": (4104, 6), "EPO": (4096, 8)}
+"""Environments, and the blocks that they are in, by algorithm."""
+
 ACTION_BOUND = 2.0
 """Size of an off-policy action of 1 in mjlab's units, in which PPO starts with a standard deviation of 1."""
 
@@ -55,10 +63,15 @@ ACTION_BOUND = 2.0
 def register_tasks() -> None:
     """Tell Gymnasium's registry about our ids and let `load_task` find mjlab's; calling it twice is harmless."""
     for task_id, mjlab_id in OURS.items():
-        _register(task_id, _env_cfg(mjlab_id, task_id), agent_name(task_id))
+        algorithm = task_id.rpartition("-")[2]
+        agent = partial(smooth_runner_cfg, mjlab_id, algorithm) if algorithm in SMOOTH else agent_name(task_id)
+        _register(task_id, _env_cfg(mjlab_id, task_id), agent)
     _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
     for task_id, (mjlab_id, robot) in AMP.items():
         _register(task_id, MJLabMotionEnvCfg(task=mjlab_id), partial(amp_runner_cfg, mjlab_id, robot))
+    for robot in ("Go1", "G1"):
+        blind = env_cfg(f"Mjlab-Velocity-Rough-Unitree-{robot}").replace(student_lacks=["height_scan"])
+        _register(f"RoboRenForce-MJLab-{robot}Rough-Distill", blind, "RRF_mjlab_tasks.distill_agents:blind")
     for task_id, (lift_cfg, agent) in lift_color_tasks().items():
         _register(task_id, lift_cfg, agent)
     add_task_finder(find_mjlab_task)
@@ -141,6 +154,13 @@ def amp_runner_cfg(mjlab_id: str, robot: str) -> Any:
     return amp(cfg, robot)
 
 
+def smooth_runner_cfg(mjlab_id: str, algorithm: str) -> Any:
+    """`runner_cfg` with a regularizer of `SMOOTH`."""
+    from .smooth_agents import smooth
+
+    return smooth(runner_cfg(mjlab_id), algorithm)
+
+
 def go1_flat_ppo() -> Any:
     """PPO for a Go1 that follows velocity commands on flat ground."""
     return runner_cfg(OURS["RoboRenForce-MJLab-Go1Flat-PPO"])
@@ -177,7 +197,11 @@ def agent_name(task_id: str) -> str:
 
 def _env_cfg(mjlab_id: str, task_id: str) -> MJLabEnvCfg:
     algorithm = task_id.rpartition("-")[2]
-    return env_cfg(mjlab_id) if algorithm == "PPO" else bounded_env_cfg(mjlab_id, algorithm)
+    if algorithm in BLOCKS:
+        num_envs, num_blocks = BLOCKS[algorithm]
+        groups = GroupVecCfg(num_blocks=num_blocks, observe_blocks=True)
+        return env_cfg(mjlab_id).replace(num_envs=num_envs, groups=groups)
+    return env_cfg(mjlab_id) if algorithm in ("PPO", *SMOOTH) else bounded_env_cfg(mjlab_id, algorithm)
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

@@ -35,7 +35,7 @@ def reach_ppo() -> runners.OnPolicyRunnerCfg:
 
 def behavior_cloning() -> VLAPretrainRunnerCfg:
     """A small policy that learns from demonstrations from scratch; give `dataset.data_root`, what was recorded."""
-    return VLAPretrainRunnerCfg(algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(2.0e-3)), **_policy_and_data())
+    return VLAPretrainRunnerCfg(algorithm=VLAPretrainAlgorithmCfg(optimizer=_optimizer(1.0e-3)), **_policy_and_data())
 
 
 def fine_tuning() -> VLASFTRunnerCfg:
@@ -47,7 +47,7 @@ def _policy_and_data() -> dict[str, Any]:
     """Chunks of eight actions, of which the environment executes four. Pictures of 64 pixels are read by one worker."""
     return {
         "policy": MLPBaselinePolicyCfg(
-            backbone=MLPBaselineCfg(num_layers=1, shift=4), head=RegressionHeadCfg(chunk_size=8)
+            backbone=MLPBaselineCfg(num_layers=1, shift=4, sharpness=2.0), head=RegressionHeadCfg(chunk_size=8)
         ),
         "loader": DataLoaderCfg(batch_size=64, num_workers=1),
         "epochs": 40.0,

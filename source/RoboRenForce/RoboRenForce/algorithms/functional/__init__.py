@@ -12,6 +12,7 @@ from .chunks import (
 )
 from .expectile import advantage_weight, expectile_loss
 from .group_advantage import episode_weights, globally_normalized, group_advantage, informative_groups
+from .jacobian import jacobian_norm, length, vjp
 from .masked import masked_mean, masked_mse, masked_var
 from .policy_loss import approximate_kl, clipped_surrogate, same_shape, surrogate_terms
 from .returns import bootstrap_time_outs, discounted_returns, gae, normalize_advantage
@@ -39,6 +40,8 @@ __all__ = [
     "group_advantage",
     "imitation_reward",
     "informative_groups",
+    "jacobian_norm",
+    "length",
     "masked_mean",
     "masked_mse",
     "masked_var",
@@ -48,4 +51,5 @@ __all__ = [
     "surrogate_terms",
     "value_loss",
     "value_terms",
+    "vjp",
 ]

@@ -1,6 +1,25 @@
 """Regularizers listed in `loss_terms`."""
 
-from .loss_term import LossTerm, LossTermCfg
+from .caps import CAPS, CAPSCfg
+from .l2c2 import L2C2, L2C2Cfg
+from .lips import Lips, LipsCfg
+from .loss_term import LossTerm, LossTermCfg, build_loss_terms, compiled_losses
 from .symmetry import Symmetry, SymmetryCfg
+from .teacher_distance import TeacherDistance, TeacherDistanceCfg
 
-__all__ = ["LossTerm", "LossTermCfg", "Symmetry", "SymmetryCfg"]
+__all__ = [
+    "CAPS",
+    "L2C2",
+    "CAPSCfg",
+    "L2C2Cfg",
+    "Lips",
+    "LipsCfg",
+    "LossTerm",
+    "LossTermCfg",
+    "Symmetry",
+    "SymmetryCfg",
+    "TeacherDistance",
+    "TeacherDistanceCfg",
+    "build_loss_terms",
+    "compiled_losses",
+]

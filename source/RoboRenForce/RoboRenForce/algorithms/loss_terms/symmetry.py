@@ -32,7 +32,7 @@ class Symmetry(LossTerm):
     def __init__(self, cfg: SymmetryCfg) -> None:
         self.cfg = cfg
 
-    def check_fit(self, *, sequences: bool) -> None:
+    def check_fit(self, *, sequences: bool, actor: nn.Module, n_step: int = 1) -> None:
         """Refuse sequences: the mirror image of a recurrent state is unknown."""
         if sequences:
             raise ConfigError(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tensordict import TensorDict
 from torch import Tensor
 
+from ...buffer.replay import ReplayBuffer
 from ...buffer.replay_batch import Observations, ReplayBatch
 from ...buffer.sequence import SequenceReplayBuffer
 from ...components.actor import Actor
@@ -16,7 +17,7 @@ from ...components.critic import QNetwork
 from ...components.target import make_target, soft_update
 from ...configclass import Cfg, ConfigError, Range, configclass
 from ...utils.stateful import Stateful
-from ..loss_terms import LossTermCfg
+from ..loss_terms import LossTermCfg, build_loss_terms
 
 if TYPE_CHECKING:
     from .off_policy_algorithm import OffPolicyAlgorithm
@@ -42,9 +43,13 @@ class ActorCritic:
                 f"{type(learner).__name__} learns a {actor_type.__name__}, but policy.actor_cfg builds a "
                 f"{type(self.actor).__name__}: {advice}."
             )
-        self.loss_terms = [term.build() for term in cfg.loss_terms]
-        for term in self.loss_terms:
-            term.check_fit(sequences=isinstance(learner.experience.buffer, SequenceReplayBuffer))
+        buffer = learner.experience.buffer
+        self.loss_terms = build_loss_terms(
+            cfg.loss_terms,
+            sequences=isinstance(buffer, SequenceReplayBuffer),
+            actor=self.actor,
+            n_step=learner.cfg.replay.n_step if isinstance(buffer, ReplayBuffer) else 1,
+        )
         self.critic_optimizer = learner.make_optimizer({"critic": self.critic}, cfg.critic_learning_rate)
         self.actor_optimizer = learner.make_optimizer({"actor": self.actor}, cfg.actor_learning_rate)
         # Targets are made after the weights were broadcast, so they are equal in all processes.
@@ -52,6 +57,8 @@ class ActorCritic:
         self.target_actor = make_target(self.actor) if cfg.target_actor else self.actor
         self.experience = learner.experience
         self._soft_update = learner.compiled(self.soft_update)
+        regularize = self.regularize_critic
+        self._regularize_critic = learner.compiled(regularize) if self.loss_terms else regularize
 
     def train_step(
         self,
@@ -71,6 +78,7 @@ class ActorCritic:
         batch = self.augment(batch)
         # Critics first; the TD error of each sample becomes its replay priority.
         loss, errors, metrics = critic_loss(batch)
+        loss, metrics = self._regularize_critic(loss, batch, metrics)
         metrics |= self.critic_optimizer.step(loss)
         if batch.index is not None:
             self.experience.buffer.update_priorities(batch.index, errors)
@@ -103,10 +111,22 @@ class ActorCritic:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Add the regularizers to the policy's loss; returns the 0-dim sum, and all metrics without gradient."""
         for term in self.loss_terms:
-            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, self.batch_size)
-            loss = loss + metrics[f"Loss/{term.name}"]
+            name, added = f"Loss/{term.name}", term.loss(self.actor, self.critic, batch, self.batch_size)
+            loss = loss + added
+            metrics[name] = metrics[name] + added if name in metrics else added
         metrics["Loss/actor"] = loss
         return loss, {name: metric.detach() for name, metric in metrics.items()}
+
+    def regularize_critic(
+        self, loss: Tensor, batch: ReplayBatch, metrics: dict[str, Tensor]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Add the regularizers of the critics to their loss; returns the 0-dim sum, and all metrics."""
+        for term in self.loss_terms:
+            added = term.critic_loss(self.critic, batch)
+            if added is not None:
+                metrics[f"Loss/{term.name}_critic"] = added.detach()
+                loss = loss + added
+        return loss, metrics
 
     def parts(self) -> dict[str, Stateful]:
         """Return targets and optimizers, for the checkpoint."""

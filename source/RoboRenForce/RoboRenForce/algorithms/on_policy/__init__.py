@@ -1,8 +1,31 @@
 """On-policy algorithms."""
 
 from .collector import ActorCriticCollector
-from .imitation import AMPPPOCfg, GAILPPOCfg
+from .epo import EPOCfg, Evolution, EvolutionCfg
+from .imitation import AMPPPOCfg, GAILPPOCfg, with_reward_terms
 from .ppo import PPO, PPOCfg
 from .rollout import OnPolicyRollout
+from .sapg import SAPG, SAPGPPOCfg, sapg_policy
+from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg, with_loss_terms
 
-__all__ = ["PPO", "AMPPPOCfg", "ActorCriticCollector", "GAILPPOCfg", "OnPolicyRollout", "PPOCfg"]
+__all__ = [
+    "PPO",
+    "SAPG",
+    "AMPPPOCfg",
+    "ActorCriticCollector",
+    "CAPSPPOCfg",
+    "EPOCfg",
+    "Evolution",
+    "EvolutionCfg",
+    "GAILPPOCfg",
+    "L2C2LipsPPOCfg",
+    "L2C2PPOCfg",
+    "LipsCAPSPPOCfg",
+    "LipsPPOCfg",
+    "OnPolicyRollout",
+    "PPOCfg",
+    "SAPGPPOCfg",
+    "sapg_policy",
+    "with_loss_terms",
+    "with_reward_terms",
+]

@@ -1,8 +1,7 @@
 """Proximal policy optimization for many synchronous environments.
 
-Schulman et al. 2017 (arXiv 1707.06347) with GAE (arXiv 1506.02438) and the conventions of legged robotics: a Gaussian
-policy with a state-independent standard deviation, asymmetric observations, a learning rate adapted to the measured
-KL divergence.
+Schulman et al. 2017 (arXiv 1707.06347) with GAE (arXiv 1506.02438) and the conventions of legged robotics: a
+state-independent standard deviation, asymmetric observations, a learning rate adapted to the measured KL divergence.
 
 Differences from rsl_rl (`parity` undoes all of them, for the version that it names):
 
@@ -32,14 +31,14 @@ from ...components.observation import Observations
 from ...components.optimizer import FlatAdam
 from ...configclass import Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
+from ...networks.constraints import constrain_
 from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphMode, SideStream, graphed, release
 from ...utils.precision import Precision, autocast, set_matmul_precision
 from .. import functional
 from ..actor_policy import ActorPolicy
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups, require_policy, require_same_parts
-from ..functional.masked import masked_mean, masked_var
-from ..loss_terms import LossTermCfg
+from ..loss_terms import LossTermCfg, build_loss_terms, compiled_losses
 from ..reward_terms import RewardTermCfg
 from .collector import ActorCriticCollector
 from .rollout import OnPolicyRollout
@@ -59,16 +58,14 @@ class PPO(Algorithm):
         self.actor, self.critic = self.networks.actor, self.networks.critic
         self.recurrent = self.actor.is_recurrent or self.critic.is_recurrent
         self.cfg = cfg = cfg.with_parity(recurrent=self.recurrent)
-        self.loss_terms = [term.build() for term in cfg.loss_terms]
+        self.loss_terms = build_loss_terms(cfg.loss_terms, sequences=self.recurrent, actor=self.actor)
         self.reward_terms = [term.build(context=context) for term in cfg.reward_terms]
-        for term in self.loss_terms:
-            term.check_fit(sequences=self.recurrent)
         set_matmul_precision(cfg.precision, self.device)
         # Every process starts from the weights of the main one; from then on equal gradients keep them equal.
         for tensor in [*self.networks.parameters(), *self.networks.buffers()]:
             self.distributed.broadcast_(tensor.data)
         acting = {*groups["actor"], *groups["critic"]}
-        read = sorted(acting.union(*(term.groups for term in self.reward_terms)))
+        read = sorted(acting.union(*(term.groups for term in [*self.loss_terms, *self.reward_terms])))
         name_unused_groups(context, read)
         self.optimizer = FlatAdam(
             {"actor": self.actor.parameters(), "critic": self.critic.parameters()},
@@ -85,20 +82,17 @@ class PPO(Algorithm):
         self.collector = ActorCriticCollector(
             self.actor, self.critic, spec, sorted(acting), self.device, self.value_normalizer, cfg.cuda_graph
         )
-        terms = [*self.loss_terms, *self.reward_terms]
-        next_obs = any(term.needs_successors for term in terms)
-        self.rollout = OnPolicyRollout(
-            cfg, self.collector, context, read, self.reward_terms, self.reward_scaler, next_obs=next_obs
-        )
+        terms = self.reward_terms, self.reward_scaler, self.loss_terms
+        self.rollout = OnPolicyRollout(cfg, self.collector, context, read, *terms)
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        count, parts = cfg.num_learning_epochs, cfg.num_mini_batches
-        self.epochs = Epochs(self.buffer, count, parts, cfg.shuffle, self.recurrent, whole=bool(terms))
+        self.epochs = Epochs.of(cfg, self.buffer, self.recurrent, whole=bool(self.loss_terms or self.reward_terms))
         # Compilation fuses the element-wise kernels of losses and optimizer, which a GPU is mostly busy launching.
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
         self._value_loss = compile_own(self.value_loss) if compiled else self.value_loss
         self._apply = compile_own(self._apply_gradients) if compiled else self._apply_gradients
-        self._beside = SideStream(self.device)
+        self._term_losses = compiled_losses(self.loss_terms, compiled)
+        self._beside, self._terms_beside = SideStream(self.device), SideStream(self.device)
         self._learn_step = graphed(self._learn, self.device, cfg.cuda_graph, "update")
 
     @torch.no_grad()
@@ -145,18 +139,20 @@ class PPO(Algorithm):
         # Augmented samples stand behind the original ones.
         for term in self.loss_terms:
             batch = term.augment(batch)
-        # Actor and critic share nothing, so on a GPU they run side by side.
+        # Actor and critic share nothing and regularizers share only weights, so on a GPU they run side by side.
+        with self._terms_beside:
+            terms = [(name, of(self.actor, self.critic, batch, num_original)) for name, of in self._term_losses]
         with self._beside:
             value_error = self._value_loss(batch)
         surrogate, entropy, kl = self._policy_loss(batch, num_original)
         self._beside.join()
+        self._terms_beside.join()
         # Equation 9 of the paper, to be minimized.
         loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
-        for term in self.loss_terms:
-            # Regularizers add to the same loss, so one backward pass serves all.
-            metrics[f"Loss/{term.name}"] = term.loss(self.actor, self.critic, batch, num_original)
-            loss = loss + metrics[f"Loss/{term.name}"]
+        # Regularizers add to the same loss, so one backward pass serves all.
+        for name, term in terms:
+            loss, metrics[name] = loss + term, metrics[name] + term if name in metrics else term
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -172,8 +168,11 @@ class PPO(Algorithm):
             original = {name: x.narrow(dim, 0, num_original) for name, x in distribution.params.items()}
             distribution = type(distribution).from_params(original)
             mask = None if mask is None else mask.narrow(dim, 0, num_original)
-        kl = masked_mean(distribution.kl_from(batch.dist_params), mask)
-        return surrogate, masked_mean(distribution.entropy(), mask), kl.detach()
+        kl = functional.masked_mean(distribution.kl_from(batch.dist_params), mask)
+        return surrogate, self._mean_entropy(distribution.entropy(), batch, mask), kl.detach()
+
+    def _mean_entropy(self, entropy: Tensor, batch: RolloutBatch, mask: Tensor | None) -> Tensor:
+        return functional.masked_mean(entropy, mask)
 
     def value_loss(self, batch: RolloutBatch) -> Tensor:
         """Return the squared error of the critic, clipped by default."""
@@ -186,11 +185,13 @@ class PPO(Algorithm):
         return functional.value_loss(value, batch.return_, batch.mask)
 
     def _apply_gradients(self) -> dict[str, Tensor]:
-        """Adapt the learning rate to the KL, clip and step; a handful of kernels when compiled."""
+        """Adapt the learning rate to the KL, clip, step and project; a handful of kernels when compiled."""
         cfg, optimizer = self.cfg, self.optimizer
         if cfg.schedule == "adaptive":
             adapt_to_kl_(optimizer.lr, optimizer.shared, cfg.desired_kl, lowest=cfg.min_lr, highest=cfg.max_lr)
-        return optimizer.apply()
+        norms = optimizer.apply()
+        constrain_(self.networks)
+        return norms
 
     @torch.no_grad()
     def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
@@ -206,18 +207,20 @@ class PPO(Algorithm):
         advantage, target = functional.gae(
             buffer.reward, value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam, mask=mask
         )
-        unexplained = masked_var(target - value, mask) / (masked_var(target, mask) + 1e-8)
+        unexplained = functional.masked_var(target - value, mask) / (functional.masked_var(target, mask) + 1e-8)
         # The critic predicts normalized returns, so its targets and the old values (for the clip) are normalized too.
         if self.value_normalizer is not None:
             self.value_normalizer.update(target.flatten(), self.distributed, mask)
             target = self.value_normalizer.normalize(target)
             value.copy_(self.value_normalizer.normalize(value))
         buffer.return_.copy_(target)
-        # Normalized advantages make the step size independent of the scale of the rewards.
-        if not cfg.normalize_advantage_per_mini_batch:
-            advantage = functional.normalize_advantage(advantage, mask=mask)
-        buffer.advantage.copy_(advantage)
+        buffer.advantage.copy_(self._normalized(advantage, mask))
         return 1.0 - unexplained
+
+    def _normalized(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
+        # Normalized advantages make the step size independent of the scale of the rewards.
+        per_mini_batch = self.cfg.normalize_advantage_per_mini_batch
+        return advantage if per_mini_batch else functional.normalize_advantage(advantage, mask=mask)
 
     @torch.no_grad()
     def _end_update(self, history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -231,7 +234,7 @@ class PPO(Algorithm):
         metrics["Loss/learning_rate"] = self.optimizer.lr.clone()
         metrics["Policy/skipped_steps"] = self.optimizer.skipped.clone()
         if "dist/std" in self.buffer.rows:
-            metrics["Policy/mean_std"] = masked_mean(self.buffer.rows["dist/std"], self.buffer.mask)
+            metrics["Policy/mean_std"] = functional.masked_mean(self.buffer.rows["dist/std"], self.buffer.mask)
         for term in self.reward_terms:
             metrics |= term.metrics()
         return metrics
@@ -382,10 +385,8 @@ class PPOCfg(AlgorithmCfg):
         size = num_envs * num_steps
         if size % self.num_mini_batches:
             near = max(n for n in range(1, self.num_mini_batches) if size % n == 0)
-            yield (
-                f"num_mini_batches: {self.num_mini_batches} does not divide the {size} transitions of a rollout "
-                f"({num_steps} steps of {num_envs} environments); use for example {near}"
-            )
+            rollout = f"the {size} transitions of a rollout ({num_steps} steps of {num_envs} environments)"
+            yield f"num_mini_batches: {self.num_mini_batches} does not divide {rollout}; use for example {near}"
 
     def with_parity(self, *, recurrent: bool) -> PPOCfg:
         """Return the configuration with the options of `parity` filled in."""

@@ -19,6 +19,7 @@ from ...utils.cuda_graph import GraphMode, graphed
 from ...utils.errors import UserError
 from ..algorithm import RunContext
 from ..functional import bootstrap_time_outs
+from ..loss_terms import LossTerm
 from ..reward_terms import RewardTerm
 from .collector import ActorCriticCollector, state_value
 
@@ -46,7 +47,7 @@ class OnPolicyRollout:
         groups: Observation groups to store.
         reward_terms: Learned rewards that are added.
         reward_scaler: Scaler of the summed reward.
-        next_obs: True to store the true successors.
+        loss_terms: Regularizers; what they read is stored.
     """
 
     def __init__(
@@ -57,12 +58,12 @@ class OnPolicyRollout:
         groups: Sequence[str],
         reward_terms: Sequence[RewardTerm] = (),
         reward_scaler: RewardScaler | None = None,
-        *,
-        next_obs: bool = False,
+        loss_terms: Sequence[LossTerm] = (),
     ) -> None:
         self.cfg, self.collector, self.groups = cfg, collector, tuple(groups)
         self.device, self.distributed = context.device, context.distributed
         self.reward_terms, self.reward_scaler = reward_terms, reward_scaler
+        next_obs = any(term.needs_successors for term in [*loss_terms, *reward_terms])
         self.schema = TransitionSchema.of(
             context.spec, self.groups, next_obs=next_obs, record=collector.record_fields()
         )
@@ -70,9 +71,14 @@ class OnPolicyRollout:
         self.num_steps = 0
         """Number of stored steps."""
         self._last: Transition | None = None
-        self._reads_next_obs = next_obs or cfg.time_out_bootstrap == "final"
-        self._reads_reset_obs = bool(reward_terms) or cfg.normalizer_update == "step"
-        if self._reads_next_obs and "final_observations" not in context.spec.extras:
+        known = "final_observations" in context.spec.extras
+        # What the environment returns differs from the true successor only where an episode ended.
+        ends = any(term.needs_successors and not term.masks_ends for term in loss_terms)
+        ends = ends or any(term.needs_successors for term in reward_terms)
+        self._stores_reset_obs = next_obs and not ends and not known
+        self._reads_next_obs = (next_obs and not self._stores_reset_obs) or cfg.time_out_bootstrap == "final"
+        self._reads_reset_obs = bool(reward_terms) or cfg.normalizer_update == "step" or self._stores_reset_obs
+        if self._reads_next_obs and not known:
             raise _no_successors(context.spec, cfg.time_out_bootstrap)
         self.step = graphed(self._store, self.device, cfg.cuda_graph, "storage step")
 
@@ -111,6 +117,8 @@ class OnPolicyRollout:
         if self.reward_scaler is not None:
             self.reward_scaler.update(reward, step.done, self.distributed, step.mask)
             reward = self.reward_scaler(reward)
+        if self._stores_reset_obs:
+            step = replace(step, next_obs=step.reset_obs)
         self.buffer.add(replace(step, reward=self._bootstrapped(reward, step)))
 
     def _bootstrapped(self, reward: Tensor, step: Transition) -> Tensor:

@@ -235,7 +235,7 @@ class AdversarialRewardCfg(RewardTermCfg):
     task_weight: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the task's own reward; 0: imitation only."""
     reward_form: RewardForm = "gail+"
-    """Reward of a logit, see `imitation_reward`. Where episodes may terminate, `gail+` rewards living and `gail-` dying."""
+    """Reward of a logit, see `imitation_reward`; where episodes terminate, `gail+` rewards living and `gail-` dying."""
 
     gan: GanLoss = "bce"
     """Loss of the discriminator: binary cross entropy, or least squares with targets 1 and -1."""

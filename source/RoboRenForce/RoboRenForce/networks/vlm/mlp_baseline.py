@@ -137,6 +137,7 @@ class TextGuidedCNN(nn.Module):
         channels, patch = cfg.channels, cfg.patch
         side = cfg.image_size[0] // patch, cfg.image_size[1] // patch
         self.content, self.shift, self.patch = cfg.content, cfg.shift, patch
+        self.sharpness = cfg.sharpness
         self.stem = nn.Conv2d(3, _STEM, 2, 2)
         self.patches = nn.Conv2d(_STEM, channels, patch // 2, patch // 2)
         self.mix = nn.Conv2d(channels, channels, 1)
@@ -164,7 +165,7 @@ class TextGuidedCNN(nn.Module):
         if self.content:
             values = torch.cat([features, values], dim=-1)
         query = self.query(words).repeat_interleave(cameras, 0)
-        seen = F.scaled_dot_product_attention(query, self.key(features), values, scale=1.0)  # (B C, T, 2)
+        seen = F.scaled_dot_product_attention(query, self.key(features), values, scale=self.sharpness)
         looks = weights.repeat_interleave(cameras, 0) @ seen
         what = F.adaptive_avg_pool2d(x, _GRID).flatten(2).transpose(1, 2)
         return torch.cat([self.seen(looks), self.grid(what)], dim=1).unflatten(0, (rows, cameras))
@@ -210,6 +211,9 @@ class MLPBaselineCfg(BackboneCfg):
     shift: Annotated[int, Range(ge=0, le=64)] = 0
     """Most pixels by which the images of a batch are shifted while training, positions with them: another scene for
     whoever learns scenes by heart, the same one for whoever looks where the words say."""
+    sharpness: Annotated[float, Range(gt=0)] = 1.0
+    """Factor on the logits of where words look. Above 1 words point sooner; until they do, scenes are learned by heart,
+    and with few demonstrations that is where learning can end."""
     width: Annotated[int, Range(ge=8, le=4096)] = 128
     """Of the tokens."""
     hidden: Annotated[int, Range(ge=8, le=8192)] = 512

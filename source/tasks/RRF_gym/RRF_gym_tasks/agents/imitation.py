@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from RoboRenForce import algorithms, components, networks, runners
+from RoboRenForce.algorithms.on_policy import with_reward_terms
 from RoboRenForce.configclass import resolve
-from RoboRenForce.configclass.fields import field_names
 
 
 def gail(cfg: runners.OnPolicyRunnerCfg, source: str, **options: Any) -> runners.OnPolicyRunnerCfg:
@@ -23,12 +23,8 @@ def gail(cfg: runners.OnPolicyRunnerCfg, source: str, **options: Any) -> runners
     """
     # The reader of recorded data is another package's, and packages of tasks don't import one another.
     expert = resolve("RRF_d4rl_tasks.offline_dataset:OfflineDatasetCfg")(source=source)
-    kept: dict[str, Any] = {name: getattr(cfg.algorithm, name) for name in field_names(algorithms.PPOCfg)}
-    small = components.DiscriminatorCfg(
-        backbone_cfg=networks.MLPCfg(hidden_features=[64, 64], activations="ReLU"),
-        normalizer_cfg=components.EmpiricalNormalizerCfg(clip=10.0),
-    )
+    small = components.DiscriminatorCfg(backbone_cfg=networks.MLPCfg(hidden_features=[64, 64], activations="ReLU"))
     defaults = {"discriminator_cfg": small, "batch_size": 256}
-    kept["reward_terms"] = [algorithms.GAILCfg(expert=expert, **{**defaults, **options})]
-    kept["num_learning_epochs"] = 5
-    return cfg.replace(algorithm=algorithms.GAILPPOCfg(**kept))
+    term = algorithms.GAILCfg(expert=expert, **{**defaults, **options})
+    algorithm = with_reward_terms(cfg.algorithm, algorithms.GAILPPOCfg, term)
+    return cfg.replace(algorithm=algorithm.replace(num_learning_epochs=5))

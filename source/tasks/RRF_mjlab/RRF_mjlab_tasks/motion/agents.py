@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from RoboRenForce import algorithms, runners
+from RoboRenForce.algorithms.on_policy import with_reward_terms
 from RoboRenForce.buffer.motion import MotionDatasetCfg
-from RoboRenForce.configclass.fields import field_names
 
 MOTIONS = {"Go1": "motions/go1_trot.npz", "G1": "motions/g1_walk.npz"}
 """Default motion of each robot, relative to the working directory; scripts/data/make_motion.py writes it."""
@@ -17,7 +15,5 @@ STEP_DT = 0.02
 
 def amp(cfg: runners.OnPolicyRunnerCfg, robot: str) -> runners.OnPolicyRunnerCfg:
     """Return a run of PPO as one of AMP, with the motion of `robot`."""
-    expert = MotionDatasetCfg(files=[MOTIONS[robot]], step_dt=STEP_DT)
-    kept: dict[str, Any] = {name: getattr(cfg.algorithm, name) for name in field_names(algorithms.PPOCfg)}
-    kept["reward_terms"] = [algorithms.AMPCfg(expert=expert)]
-    return cfg.replace(algorithm=algorithms.AMPPPOCfg(**kept))
+    term = algorithms.AMPCfg(expert=MotionDatasetCfg(files=[MOTIONS[robot]], step_dt=STEP_DT))
+    return cfg.replace(algorithm=with_reward_terms(cfg.algorithm, algorithms.AMPPPOCfg, term))
