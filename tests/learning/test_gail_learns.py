@@ -1,7 +1,7 @@
 """GAIL learns InvertedPendulum from ten episodes of a linear controller, without the reward of the task.
 
-`gail+` rewards every step of life, which alone would keep a pole upright: `test_pendulum` has episodes of one length,
-where only the expert's behavior pays.
+`gail+` rewards every step of life, which alone would keep a pole upright. The pendulum that is swung up has episodes of
+one length: there, only the expert's behavior pays.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import torch
-from learning_expert import LINEAR, recorded
+from learning_expert import LINEAR, SWING_UP, recorded
 from RoboRenForce.runners.evaluation import evaluate
 from RoboRenForce.utils.registry import load_task
 
@@ -45,3 +45,10 @@ def test_ten_episodes_suffice() -> None:
 @pytest.mark.long
 def test_ten_episodes_suffice_for_three_seeds() -> None:
     assert sorted(balanced(seed)[1] for seed in (1, 2, 3))[1] >= 0.8 * 1000.0
+
+
+@pytest.mark.long
+def test_a_pendulum_is_swung_up_like_the_expert() -> None:
+    expert, policy = imitate("RoboRenForce-Gym-Pendulum-GAILPPO", SWING_UP, 1)
+    assert expert > -200.0
+    assert policy > -400.0
