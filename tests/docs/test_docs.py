@@ -38,7 +38,7 @@ RUN_HERE = [page for page in PAGES if name_of(page) not in OWN_TESTS]
 PACKAGES = {"mjlab": ("mjlab", "RRF_mjlab_tasks"), "d4rl": ("RRF_d4rl_tasks",)}
 """Part of a task id -> what it needs beyond RRF_gym."""
 RUN_FILE_OR_METRIC = re.compile(
-    r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd|env|eval|rollout|actor|critic|time)/"
+    r"(logs|params|videos|exported|Train|Eval|Val|Loss|Policy|Perf|Rnd|Gail|Amp|env|eval|rollout|actor|critic|time)/"
 )
 SCRIPT_TASK = "RoboRenForce-Gym-HalfCheetah-PPO"
 """What train_gym.py trains if no task is named."""

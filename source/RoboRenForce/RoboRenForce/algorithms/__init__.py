@@ -30,9 +30,11 @@ from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACC
 from .on_policy import (
     PPO,
     SAPG,
+    AMPPPOCfg,
     CAPSPPOCfg,
     EPOCfg,
     EvolutionCfg,
+    GAILPPOCfg,
     L2C2LipsPPOCfg,
     L2C2PPOCfg,
     LipsCAPSPPOCfg,
@@ -41,7 +43,7 @@ from .on_policy import (
     SAPGPPOCfg,
     sapg_policy,
 )
-from .reward_terms import RNDCfg
+from .reward_terms import AMPCfg, GAILCfg, RNDCfg
 
 __all__ = [
     "BC",
@@ -53,6 +55,8 @@ __all__ = [
     "SAPG",
     "TD3",
     "TD3BC",
+    "AMPCfg",
+    "AMPPPOCfg",
     "ActOut",
     "ActorPolicy",
     "Algorithm",
@@ -72,6 +76,8 @@ __all__ = [
     "FastSACCfg",
     "FastTD3Cfg",
     "FlashSACCfg",
+    "GAILCfg",
+    "GAILPPOCfg",
     "IQLCfg",
     "L2C2Cfg",
     "L2C2LipsPPOCfg",

@@ -7,6 +7,7 @@ from .beta_actor import BetaActor, BetaActorCfg
 from .block_std_actor import BlockStdActor, BlockStdActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
 from .deterministic_actor import Deterministic, DeterministicActor, DeterministicActorCfg
+from .discriminator import Discriminator, DiscriminatorCfg
 from .distributions import Beta, Categorical, DiagGaussian, Distribution, TanhGaussian
 from .ema import EMA, EMACfg
 from .exploration import (
@@ -90,6 +91,8 @@ __all__ = [
     "DeterministicActor",
     "DeterministicActorCfg",
     "DiagGaussian",
+    "Discriminator",
+    "DiscriminatorCfg",
     "Distribution",
     "EMACfg",
     "EmpiricalNormalizer",

@@ -80,6 +80,9 @@ _DISCRETE = ("CartPole", "Acrobot")
 _NUM_ENVS = {"classic": 4, "mujoco": 1}
 """Number of environments for off-policy learning."""
 
+_GAIL = ("Pendulum", "InvertedPendulum", "HalfCheetah", "Walker2d", "Hopper")
+"""Tasks that are also learned by imitation; see `agents.imitation`."""
+
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
 _POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
@@ -96,6 +99,7 @@ def register_tasks() -> None:
         _register_smooth(f"RoboRenForce-Gym-{name}", GymEnvCfg(env_id=env_id), agent)
     for name, (env_id, agent) in _ENVPOOL.items():
         _register_smooth(f"RoboRenForce-EnvPool-{name}", EnvPoolCfg(env_id=env_id), agent)
+    _register_gail()
     _register_blocks()
     for algorithm, agents in _OFF_POLICY.items():
         for kind, names in _CONTINUOUS.items():
@@ -226,6 +230,19 @@ def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:
         f"gymnasium.make can't build a RoboRenForce task: train it with `rrf train --task <id>`, build its "
         f"environments with load_task(<id>).env_cfg.build(), or make the bare environment by {inner!r}."
     )
+
+
+def gail_agent(agent: str, name: str) -> Any:
+    """Return the configuration of `agents.ppo` named `agent` with the reward of a discriminator."""
+    from .agents.imitation import gail
+
+    return gail(resolve(f"{_PPO}:{agent}")(), source=f"{name.lower()}/expert-v0")
+
+
+def _register_gail() -> None:
+    for name in _GAIL:
+        env_id, agent = _GYM[name]
+        _register(f"RoboRenForce-Gym-{name}-GAILPPO", GymEnvCfg(env_id=env_id), partial(gail_agent, agent, name))
 
 
 def smooth_agent(agent: str, algorithm: str) -> Any:

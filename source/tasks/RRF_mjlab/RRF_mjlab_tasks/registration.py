@@ -18,6 +18,7 @@ from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_find
 
 from .env_cfg import MJLabEnvCfg, import_mjlab_tasks
 from .lift_color.tasks import lift_color_tasks
+from .motion.env_cfg import MJLabMotionEnvCfg
 
 _AGENTS = {
     "PPO": "RRF_mjlab_tasks.registration:{}_ppo",
@@ -44,6 +45,11 @@ EVALUATED = "RoboRenForce-MJLab-Go1FlatEval-PPO"
 """`RoboRenForce-MJLab-Go1Flat-PPO` through the wrapper chain: eval rows beside the 4,096 that learn, the return of each
 reward term in the metrics, and a critic that reads the command."""
 
+AMP = {
+    f"RoboRenForce-MJLab-{robot}Flat-AMPPPO": (f"Mjlab-Velocity-Flat-Unitree-{robot}", robot) for robot in ("Go1", "G1")
+}
+"""Our id -> mjlab's id and the robot, of tasks whose reward is half the style of a motion."""
+
 NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
 
@@ -61,6 +67,8 @@ def register_tasks() -> None:
         agent = partial(smooth_runner_cfg, mjlab_id, algorithm) if algorithm in SMOOTH else agent_name(task_id)
         _register(task_id, _env_cfg(mjlab_id, task_id), agent)
     _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
+    for task_id, (mjlab_id, robot) in AMP.items():
+        _register(task_id, MJLabMotionEnvCfg(task=mjlab_id), partial(amp_runner_cfg, mjlab_id, robot))
     for robot in ("Go1", "G1"):
         blind = env_cfg(f"Mjlab-Velocity-Rough-Unitree-{robot}").replace(student_lacks=["height_scan"])
         _register(f"RoboRenForce-MJLab-{robot}Rough-Distill", blind, "RRF_mjlab_tasks.distill_agents:blind")
@@ -136,6 +144,14 @@ def runner_cfg(mjlab_id: str) -> Any:
     from .agents import runner_cfg_from_mjlab
 
     return runner_cfg_from_mjlab(load_rl_cfg(mjlab_id), mjlab_id)
+
+
+def amp_runner_cfg(mjlab_id: str, robot: str) -> Any:
+    """`runner_cfg` with the style of the robot's motion."""
+    cfg = runner_cfg(mjlab_id)
+    from .motion.agents import amp
+
+    return amp(cfg, robot)
 
 
 def smooth_runner_cfg(mjlab_id: str, algorithm: str) -> Any:

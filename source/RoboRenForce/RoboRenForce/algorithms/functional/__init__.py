@@ -1,5 +1,6 @@
 """Pure losses and returns: tensors in, tensors out."""
 
+from .adversarial import discriminator_loss, gradient_penalty, imitation_reward
 from .chunks import (
     Level,
     advantage_at_level,
@@ -29,12 +30,15 @@ __all__ = [
     "clipped_surrogate",
     "clipped_value_loss",
     "discounted_returns",
+    "discriminator_loss",
     "episode_weights",
     "executed_mask",
     "expectile_loss",
     "gae",
     "globally_normalized",
+    "gradient_penalty",
     "group_advantage",
+    "imitation_reward",
     "informative_groups",
     "jacobian_norm",
     "length",

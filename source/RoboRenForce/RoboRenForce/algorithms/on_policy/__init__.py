@@ -2,6 +2,7 @@
 
 from .collector import ActorCriticCollector
 from .epo import EPOCfg, Evolution, EvolutionCfg
+from .imitation import AMPPPOCfg, GAILPPOCfg, with_reward_terms
 from .ppo import PPO, PPOCfg
 from .rollout import OnPolicyRollout
 from .sapg import SAPG, SAPGPPOCfg, sapg_policy
@@ -10,11 +11,13 @@ from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, Lips
 __all__ = [
     "PPO",
     "SAPG",
+    "AMPPPOCfg",
     "ActorCriticCollector",
     "CAPSPPOCfg",
     "EPOCfg",
     "Evolution",
     "EvolutionCfg",
+    "GAILPPOCfg",
     "L2C2LipsPPOCfg",
     "L2C2PPOCfg",
     "LipsCAPSPPOCfg",
@@ -24,4 +27,5 @@ __all__ = [
     "SAPGPPOCfg",
     "sapg_policy",
     "with_loss_terms",
+    "with_reward_terms",
 ]
