@@ -115,7 +115,8 @@ def read_motion(
                 f"{path}: {name} has {len(array)} rows, some perhaps not finite; expected 3 or more finite ones, as "
                 "many as the other arrays."
             )
-    return resampled(*(torch.from_numpy(np.asarray(x, np.float64)) for x in arrays.values()), 1.0 / fps, step_dt)
+    root_pos, root_quat, joint_pos = (torch.from_numpy(np.asarray(array, np.float64)) for array in arrays.values())
+    return resampled(root_pos, root_quat, joint_pos, 1.0 / fps, step_dt)
 
 
 def resampled(pos: Tensor, quat: Tensor, joints: Tensor, dt: float, step_dt: float) -> MotionFrames:
