@@ -31,7 +31,7 @@ class ActorPolicy(Policy):
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
         """Return actions `(N, *action.shape)` for observations `[N]`."""
-        self._prepare(obs.batch_size[0], obs.device)
+        self._prepare(obs)
         distribution, self._state = self.actor(obs, self._state, self._start)
         if self._start is not None:
             self._start = torch.zeros_like(self._start)
@@ -44,12 +44,12 @@ class ActorPolicy(Policy):
         elif self._start is not None:
             self._start = self._start | (dones != 0)
 
-    def _prepare(self, num_envs: int, device: torch.device | None) -> None:
+    def _prepare(self, obs: TensorDict) -> None:
         """Make the state of a recurrent actor, if there is none for so many environments."""
-        if self.actor.is_recurrent and (self._start is None or self._start.shape[0] != num_envs):
+        if self.actor.is_recurrent and (self._start is None or self._start.shape[0] != obs.batch_size[0]):
             self.reset()
-            self._state = self.actor.initial_state(num_envs)
-            self._start = torch.ones(num_envs, dtype=torch.bool, device=device)
+            self._state = self.actor.initial_state(obs.batch_size[0])
+            self._start = torch.ones(obs.batch_size[0], dtype=torch.bool, device=obs.device)
 
     @torch.no_grad()
     def jacobian_norm(self, obs: TensorDict) -> Tensor | None:
@@ -57,7 +57,7 @@ class ActorPolicy(Policy):
         actor = self.actor
         if actor.spec.action.kind != "continuous":
             return None
-        self._prepare(obs.batch_size[0], obs.device)
+        self._prepare(obs)
 
         def action(features: Tensor) -> Tensor:
             return actor.mode(actor.evaluate_features(features, self._state, self._start)[0])

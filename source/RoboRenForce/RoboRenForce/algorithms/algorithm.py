@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 import torch
@@ -70,6 +71,13 @@ class Policy(nn.Module, ABC):
         Of what it does at `obs` next, whose state it leaves as it is; None if the policy does not know it.
         """
         return None
+
+    exports_folder: bool = False
+    """True if the policy is exported as a folder, by `export_folder`, instead of as a function of tensors."""
+
+    def export_folder(self, folder: Path) -> Path:
+        """Write the policy to a folder of its own format, and return that."""
+        raise UserError(f"{type(self).__name__} has no folder format: it is exported by `exportable`.")
 
     def exportable(self) -> Exportable:
         """Return a copy of the deterministic policy as a function of plain tensors, for `export_policy`."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..algorithms.vla_training import VLAPretrainAlgorithmCfg
 from ..components.vla_export import exported_cfg, exported_weights
 from ..data import LeRobotDatasetCfg
 from ..utils.errors import UserError
@@ -35,10 +34,11 @@ def exported_run(folder: str | Path, task_id: str | None, *, trust: bool = False
     runner_cfg = VLAPretrainRunnerCfg(
         policy=policy,
         dataset=LeRobotDatasetCfg(data_root=str(folder)),  # never opened: the policy is only played
-        algorithm=VLAPretrainAlgorithmCfg(),
         seed=task.runner_cfg.seed,
     )
     weights = {"tensors": exported_weights(folder), LEFT_OUT: []}
     learner: dict[str, Any] = {"spec": spec.to_dict(), "policy": weights, "frozen": {}, "optimizer": {}}
     data = {"task": task.id, "spec": None, "algorithm": learner}
-    return SavedRun(Path(folder) / "model.safetensors", data), replace(task, runner_cfg=runner_cfg)
+    played = replace(task, runner_cfg=runner_cfg)
+    played.apply_overrides(["algorithm=RoboRenForce.algorithms.vla_training:VLAPretrainAlgorithmCfg"])
+    return SavedRun(Path(folder) / "model.safetensors", data), played

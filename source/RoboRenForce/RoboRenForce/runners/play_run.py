@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from ..algorithms.vla_training import VLAPlayPolicy
+from ..algorithms.algorithm import Policy
 from ..components import for_simulator
-from ..components.vla_export import export_vla, is_exported
+from ..components.vla_export import is_exported
 from ..configclass.validated import validated
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
@@ -132,8 +132,9 @@ class PlayRun:
 
     def export(self, runner: Trainer) -> None:
         """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
-        if isinstance(played := runner.policy(), VLAPlayPolicy):
-            self._export_vla(played)
+        played = runner.policy()
+        if played.exports_folder:
+            self._export_folder(played)
             return
         env, actions = self.env, self.args.export_actions or "policy"
         options = {} if actions == "policy" else {"actions": actions}
@@ -146,13 +147,13 @@ class PlayRun:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
         say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
 
-    def _export_vla(self, played: VLAPlayPolicy) -> None:
+    def _export_folder(self, played: Policy) -> None:
         if self.args.export_formats or self.args.export_actions:
             raise UserError(
                 "A vision-language-action policy is exported as a folder of weights, configuration and tokenizer, "
                 "which knows its units: leave --export_formats and --export_actions out."
             )
-        say(f"exported to   {export_vla(played.policy, self.run_dir.exported)}")
+        say(f"exported to   {played.export_folder(self.run_dir.exported)}")
 
     def finish(self, runner: Trainer, *, tiles: bool = False) -> None:
         """Film and export if that was asked for, write the report again, and close the environments.
@@ -191,7 +192,7 @@ def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) 
     seed = task.runner_cfg.seed + 1 if args.seed is None else args.seed
     task.env_cfg = eval_cfg(task, args.num_envs or min(args.episodes, MOST_PLAY_ENVS), seed)
     if args.execution is not None:
-        if not hasattr(task.runner_cfg, "execution"):
+        if "execution" not in vars(task.runner_cfg):
             raise UserError(
                 f"--execution cuts the chunks of a VLA policy, which a {type(task.runner_cfg).__name__} does not play "
                 "in another way than it learned: leave it out."

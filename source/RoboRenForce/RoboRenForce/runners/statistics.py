@@ -156,7 +156,7 @@ class EnvLog:
             return
         by_device: dict[torch.device, dict[str, Tensor]] = {}  # mjlab, for one, mixes them
         for key, value in log.items():
-            if isinstance(value, Tensor):
+            if torch.is_tensor(value):
                 by_device.setdefault(value.device, {})[key] = value
             else:
                 self._numbers.setdefault(key, []).append(float(value))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from typing_extensions import override
 
 from ...components.action_heads import FlowHead
 from ...components.chunk_execution import ChunkExecutor, ChunkExecutorCfg, RealTimeChunkingCfg
+from ...components.vla_export import export_vla
 from ...components.vla_policy import VLAPolicy
 from ...envs.spec import EnvSpec
 from ...utils.cuda_graph import GraphMode, graphed, release
@@ -33,6 +35,8 @@ class VLAPlayPolicy(Policy):
         execution: How chunks become single actions, in an environment without chunks.
     """
 
+    exports_folder = True
+
     def __init__(
         self,
         policy: VLAPolicy,
@@ -52,6 +56,10 @@ class VLAPlayPolicy(Policy):
         self._mode: GraphMode = cuda_graph
         self._captured_for: tuple[int, int, bool] | None = None
         self._act: Callable[[Mapping[str, Tensor]], Tensor] = self._chunks
+
+    @override
+    def export_folder(self, folder: Path) -> Path:
+        return export_vla(self.policy, folder)
 
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
