@@ -87,6 +87,4 @@ def test_the_median_of_three_seeds(algorithm: str, head: str, iterations: int, t
     for seed in range(3):
         (folder := tmp_path / str(seed)).mkdir()
         found.append(improve(algorithm, head, seed, iterations, folder))
-    after = sorted(last for _, last in found)
-    # Without a critic tokens are slow: 200 iterations bring them just below nine of ten.
-    assert after[1] >= (0.85 if (algorithm, head) == ("grpo", "bins") else 0.9) and after[0] >= 0.8, found
+    assert sorted(last for _, last in found)[1] >= 0.9, found
