@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
-from RoboRenForce.algorithms.vla_rl.options import value_rate
+from RoboRenForce.algorithms.vla_rl import GRPOCfg
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
 from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.data import DataLoaderCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 from RoboRenForce.runners.vla_sft_runner import VLASFTRunnerCfg
+
+from .agents_rl import vla_ppo
 
 
 def fine_tuning() -> VLASFTRunnerCfg:
@@ -32,16 +33,7 @@ def grpo() -> VLAGRPORunnerCfg:
 
 def ppo() -> VLAPPORunnerCfg:
     """The action expert, judged by a value of what the language model sees."""
-    algorithm = VLAPPOCfg(
-        gamma=0.9,
-        lam=0.8,
-        value_clip=None,
-        num_learning_epochs=4,
-        num_mini_batches=2,
-        optimizer=_optimizer().replace(groups=[value_rate(1e-3)]),
-        desired_kl=0.01,
-    )
-    return VLAPPORunnerCfg(policy=tiny_policy(), algorithm=algorithm, num_steps_per_env=8, max_iterations=60)
+    return vla_ppo(tiny_policy(), _optimizer())
 
 
 def tiny_policy() -> OpenPIPolicyCfg:

@@ -6,7 +6,7 @@ from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
 from RoboRenForce.algorithms.vla_rl.options import value_rate
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
-from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg, VLAPolicyCfg
 from RoboRenForce.networks.vlm import MLPBaselineCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 
@@ -24,16 +24,26 @@ def grpo() -> VLAGRPORunnerCfg:
 
 def ppo() -> VLAPPORunnerCfg:
     """The same policy, judged by a value head, which learns faster than the policy."""
+    return vla_ppo(_policy(), _optimizer())
+
+
+def vla_ppo(policy: VLAPolicyCfg, optimizer: OptimizerCfg) -> VLAPPORunnerCfg:
+    """PPO of a policy on tasks of some twenty steps.
+
+    Args:
+        policy: As in the run that learning begins with.
+        optimizer: Of the policy; the value head has a rate of its own.
+    """
     algorithm = VLAPPOCfg(
         gamma=0.9,
         lam=0.8,
         value_clip=None,
         num_learning_epochs=4,
         num_mini_batches=2,
-        optimizer=_optimizer().replace(groups=[value_rate(1e-3)]),
+        optimizer=optimizer.replace(groups=[value_rate(1e-3)]),
         desired_kl=0.01,
     )
-    return VLAPPORunnerCfg(policy=_policy(), algorithm=algorithm, num_steps_per_env=8, max_iterations=60)
+    return VLAPPORunnerCfg(policy=policy, algorithm=algorithm, num_steps_per_env=8, max_iterations=60)
 
 
 def _policy() -> MLPBaselinePolicyCfg:
