@@ -324,7 +324,7 @@ def test_an_lstm_on_the_cpu_has_the_derivatives_that_lips_needs() -> None:
 def test_recurrent_caps_compares_successive_steps_of_the_sequence() -> None:
     ppo = make_ppo(backbone=networks.RNNCfg(hidden_size=6), loss_terms=[algorithms.CAPSCfg()])
     feed(ppo)
-    ppo._begin_update(*ppo.rollout.end())
+    ppo.mini_batches.prepare(*ppo.rollout.end())
     batch = ppo.buffer.sequences(torch.arange(4))
     action = ppo.actor(batch.obs, batch.states["actor"], batch.start)[0].mode
     term = algorithms.CAPSCfg(temporal_weight=1.0, spatial_weight=0.0).build()

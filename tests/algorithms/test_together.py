@@ -181,7 +181,7 @@ def expected_loss(ppo: Any, batch: Any) -> tuple[Tensor, Tensor]:
 def test_ppo_adds_its_losses_with_their_weights_and_signs() -> None:
     ppo = make_ppo(value_loss_coef=0.7, entropy_coef=0.03)
     feed(ppo, 1)
-    ppo._begin_update(*ppo.rollout.end())
+    ppo.mini_batches.prepare(*ppo.rollout.end())
     batch = ppo.buffer.flat(torch.arange(STEPS * ENVS))
     with torch.no_grad():
         for parameter in ppo.networks.parameters():
@@ -208,7 +208,8 @@ def test_ppo_with_symmetry_and_normalization_counts_entropy_and_kl_of_what_happe
     term = algorithms.SymmetryCfg(function=mirror, use_mirror_loss=True, mirror_loss_coef=0.4)
     ppo = make_ppo(loss_terms=[term], normalize_value=True, normalize_advantage_per_mini_batch=True, entropy_coef=0.2)
     feed(ppo, 1)
-    ppo._begin_update(*ppo.rollout.end())
+    ppo.mini_batches.prepare(*ppo.rollout.end())
+    ppo.mini_batches.epochs.num_mini_batches = 1
     batch = ppo.buffer.flat(torch.arange(STEPS * ENVS))
     with torch.no_grad():
         for parameter in ppo.networks.parameters():
@@ -225,7 +226,7 @@ def test_ppo_with_symmetry_and_normalization_counts_entropy_and_kl_of_what_happe
     distribution = ppo.actor(batch.obs)[0]
     image = ppo.actor(TensorDict({k: -v for k, v in batch.obs.items()}, batch.obs.batch_size))[0].mode
     distance = (image + distribution.mode.detach()).square().mean()
-    loss, kl, _ = ppo.loss(ppo.buffer.flat(torch.arange(STEPS * ENVS)))
+    loss, kl, _ = ppo.loss(next(iter(ppo.mini_batches)))
     torch.testing.assert_close(loss, -surrogate + value - 0.2 * distribution.entropy().mean() + 0.4 * distance)
     torch.testing.assert_close(kl, distribution.kl_from(batch.dist_params).mean().detach())
     # the mirror image of the mean is the target: no gradient reaches the policy through it
@@ -605,9 +606,9 @@ def test_every_recurrent_mini_batch_begins_with_the_memory_of_its_own_environmen
     feed(ppo, 1)
     ppo.update()
     feed(ppo, 2)  # begins amid episodes
-    ppo._begin_update(*ppo.rollout.end())
-    torch.randperm(ENVS, out=ppo.epochs.orders[0])
-    for batch in ppo.epochs:
+    ppo.mini_batches.prepare(*ppo.rollout.end())
+    torch.randperm(ENVS, out=ppo.mini_batches.epochs.orders[0])
+    for batch in ppo.mini_batches:
         assert all(state.any() for state in batch.states.values())
         torch.testing.assert_close(ppo.critic(batch.obs, batch.states["critic"], batch.start)[0], batch.value)
         distribution, _ = ppo.actor(batch.obs, batch.states["actor"], batch.start)

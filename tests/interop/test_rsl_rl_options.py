@@ -65,8 +65,8 @@ class Refused:
 Row = tuple[Any, Callable[[Any], Any] | type[Refused], Any]
 
 PPO: dict[str, Row] = {
-    "num_learning_epochs": (2, lambda ppo: len(list(ppo.epochs)) / 4, 2),
-    "num_mini_batches": (3, lambda ppo: len(list(ppo.epochs)) / 5, 3),
+    "num_learning_epochs": (2, lambda ppo: len(list(ppo.mini_batches.epochs)) / 4, 2),
+    "num_mini_batches": (3, lambda ppo: len(list(ppo.mini_batches.epochs)) / 5, 3),
     "clip_param": (0.1, lambda ppo: ppo.cfg.clip_param, 0.1),
     "gamma": (0.9, lambda ppo: ppo.cfg.gamma, 0.9),
     "lam": (0.8, lambda ppo: ppo.cfg.lam, 0.8),

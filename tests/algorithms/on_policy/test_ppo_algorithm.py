@@ -91,7 +91,7 @@ def test_first_mini_batch_has_ratio_one_and_no_kl(recurrent: bool, kind: str):
         seen = spy_on_first_mini_batch(ppo)
         rollout(ppo, seed)
         lr = ppo.optimizer.lr.item()
-        ppo.epochs.count, ppo.epochs.num_mini_batches = 1, 1
+        ppo.mini_batches.epochs.count, ppo.mini_batches.epochs.num_mini_batches = 1, 1
         ppo.update()
         torch.testing.assert_close(seen["ratio"], torch.ones_like(seen["ratio"]), rtol=0, atol=2e-6)
         torch.testing.assert_close(seen["kl"], torch.zeros_like(seen["kl"]), rtol=0, atol=2e-6)

@@ -100,9 +100,9 @@ def test_the_importance_ratio_is_that_of_the_densities():
     buffer, dim = learner.buffer, env.spec.action.dim
     buffer.action.fill_(0.2)
     buffer.rows["log_prob"].fill_(dim * float(follower.log_prob(torch.tensor(0.2))))
-    learner.relabelled.draw()
-    learner.relabelled.relabel(learner.rollout.end()[0])
-    torch.testing.assert_close(learner.relabelled.ratio, torch.full((STEPS, 2), float(expected) ** dim))
+    learner.mini_batches.relabelled.draw()
+    learner.mini_batches.relabelled.relabel(learner.rollout.end()[0])
+    torch.testing.assert_close(learner.mini_batches.relabelled.ratio, torch.full((STEPS, 2), float(expected) ** dim))
 
 
 @pytest.mark.parametrize("clip", ["mu", "one"])
@@ -113,10 +113,10 @@ def test_relabelled_rows_are_what_a_plain_walk_over_the_rollout_gives(clip):
         collect(learner, env)
         learner.update()
     collect(learner, env)
-    learner.relabelled.draw()
+    learner.mini_batches.relabelled.draw()
     source, last = learner.buffer, learner.rollout.end()[0]
-    learner.relabelled.relabel(last)
-    own, rows = learner.relabelled.buffer, learner.relabelled.rows
+    learner.mini_batches.relabelled.relabel(last)
+    own, rows = learner.mini_batches.relabelled.buffer, learner.mini_batches.relabelled.rows
     assert sorted(rows.tolist()) == [0, 1, 2, 3]  # both followers, never the leader
     as_leader = lambda obs: {**obs, "block": torch.zeros_like(obs["block"])}  # noqa: E731
     for t in range(STEPS):
@@ -131,7 +131,7 @@ def test_relabelled_rows_are_what_a_plain_walk_over_the_rollout_gives(clip):
             torch.testing.assert_close(own.value[t, column], value)
             torch.testing.assert_close(own.return_[t, column], target)
             torch.testing.assert_close(own.advantage[t, column], target - value)
-            torch.testing.assert_close(learner.relabelled.ratio[t, column], ratio)
+            torch.testing.assert_close(learner.mini_batches.relabelled.ratio[t, column], ratio)
             torch.testing.assert_close(own.log_prob[t, column], log_prob if clip == "mu" else source.log_prob[t, row])
             assert bool(own.mask[t, column]) is not bool(source.time_outs[t, row])
     assert source.time_outs.any()
@@ -143,10 +143,10 @@ def test_recurrent_rows_run_from_the_states_of_their_follower():
     collect(learner, env)
     learner.update()
     collect(learner, env)
-    learner.relabelled.draw()
+    learner.mini_batches.relabelled.draw()
     last = learner.rollout.end()[0]
-    learner.relabelled.relabel(last)
-    own, source = learner.relabelled.buffer, learner.buffer
+    learner.mini_batches.relabelled.relabel(last)
+    own, source = learner.mini_batches.relabelled.buffer, learner.buffer
     state, values = source.states["critic"][:, :2], []
     for t in range(STEPS):
         obs = {name: x[t, :2] for name, x in source.obs.items()} | {"block": torch.zeros(2, 1)}
@@ -166,9 +166,9 @@ def test_equal_vectors_and_log_probs_have_ratio_one():
         for network in (learner.actor, learner.critic):
             network.encoder.blocks.table.copy_(network.encoder.blocks.table[:1].expand(2, -1))
     collect(learner, env)
-    learner.relabelled.draw()
-    learner.relabelled.relabel(learner.rollout.end()[0])
-    torch.testing.assert_close(learner.relabelled.ratio, torch.ones(STEPS, 2))
+    learner.mini_batches.relabelled.draw()
+    learner.mini_batches.relabelled.relabel(learner.rollout.end()[0])
+    torch.testing.assert_close(learner.mini_batches.relabelled.ratio, torch.ones(STEPS, 2))
 
 
 @pytest.mark.parametrize("clip", ["mu", "one"])
@@ -183,14 +183,15 @@ def test_the_loss_is_that_of_the_paper_row_by_row(clip):
             collect(learner, env)
             learner.update()
         collect(learner, env)
-        learner.relabelled.draw()
-        learner._begin_update(*learner.rollout.end())
+        learner.mini_batches.relabelled.draw()
+        learner.mini_batches.prepare(*learner.rollout.end())
         with torch.no_grad():  # the policy has moved since it acted
             for parameter in learner.networks.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
-        batch = next(iter(learner.epochs))
-        loss, kl, _ = learner.loss(batch)
-        own, ratio = learner.relabelled.buffer, learner.relabelled.ratio.flatten()
+        joint = next(iter(learner.mini_batches))
+        loss, kl, _ = learner.loss(joint)
+        batch = joint.collected()
+        own, ratio = learner.mini_batches.relabelled.buffer, learner.mini_batches.relabelled.ratio.flatten()
         on = [batch.advantage, batch.log_prob, batch.value, batch.return_]
         surrogate, error, entropy, count, divergence = 0.0, 0.0, 0.0, 0, 0.0
         distribution, value = learner.actor(batch.obs)[0], learner.critic(batch.obs)[0]
@@ -207,7 +208,7 @@ def test_the_loss_is_that_of_the_paper_row_by_row(clip):
         obs = own.obs.flatten(0, 1)
         distribution, value = learner.actor(obs)[0], learner.critic(obs)[0]
         log_prob = distribution.log_prob(own.action.flatten(0, 1))
-        follower = learner.buffer.log_prob[:, learner.relabelled.rows].flatten()
+        follower = learner.buffer.log_prob[:, learner.mini_batches.relabelled.rows].flatten()
         for i in range(len(value)):
             if not own.mask.flatten()[i]:
                 continue
@@ -229,9 +230,9 @@ def test_advantages_are_normalized_with_those_of_the_relabelled_rows():
     env = environment(4, 2)
     learner = built(small(off_policy_clip="one"), env)
     collect(learner, env)
-    learner.relabelled.draw()
-    learner._begin_update(*learner.rollout.end())
-    own = learner.relabelled.buffer
+    learner.mini_batches.relabelled.draw()
+    learner.mini_batches.prepare(*learner.rollout.end())
+    own = learner.mini_batches.relabelled.buffer
     union = torch.cat([learner.buffer.advantage.flatten(), own.advantage[own.mask]])
     assert float(union.mean()) == pytest.approx(0.0, abs=1e-6) and float(union.std()) == pytest.approx(1.0, abs=1e-5)
 
@@ -240,13 +241,12 @@ def test_the_entropy_coefficients_go_from_half_the_scale_to_zero():
     env = environment(12, 6)
     learner = built(small(entropy_coef=0.005, num_mini_batches=1), env)
     collect(learner, env)
-    learner.relabelled.draw()
-    learner._begin_update(*learner.rollout.end())
-    batch = learner.buffer.flat(torch.arange(STEPS * 12), whole=False)
+    learner.mini_batches.relabelled.draw()
+    learner.mini_batches.prepare(*learner.rollout.end())
+    batch = next(iter(learner.mini_batches)).collected()
     for block, expected in enumerate((0.0025, 0.002, 0.0015, 0.001, 0.0005, 0.0)):
-        of_block = (batch.obs["block"].squeeze(-1) == 5 - block).float()
-        found = 0.005 * learner._mean_entropy(of_block, batch, None) / of_block.mean()
-        assert float(found) == pytest.approx(expected, abs=1e-8)
+        found = 0.005 * batch.entropy_weight[batch.obs["block"].squeeze(-1) == 5 - block]
+        torch.testing.assert_close(found, torch.full((STEPS * 2,), expected))
 
 
 # --- the leader ------------------------------------------------------------------------------------------------------

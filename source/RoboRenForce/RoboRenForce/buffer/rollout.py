@@ -67,6 +67,16 @@ class RolloutBatch:
         return {name.removeprefix("dist/"): x for name, x in self.record.items() if name.startswith("dist/")}
 
     @property
+    def num_collected(self) -> int:
+        """Number of rows that were collected as they are; rows behind them were added and have no `dist_params`."""
+        return next(iter(self.dist_params.values())).shape[self.advantage.dim() - 1]
+
+    @property
+    def entropy_weight(self) -> Tensor | None:
+        """Weight of each row in the entropy bonus; None: 1."""
+        return self.record.get("entropy_weight")
+
+    @property
     def reward(self) -> Tensor:
         """Reward including learned rewards, scaling, and the bootstrap of time-outs."""
         return self.record["reward"]
@@ -94,6 +104,17 @@ class RolloutBatch:
     def map(self, function: Callable[[Tensor], Tensor]) -> RolloutBatch:
         """Apply `function` to every tensor with the leading dimensions; `states` stay as they are."""
         return replace(mapped(replace(self, states={}), function), states=self.states)
+
+    def narrow(self, first: int, count: int) -> RolloutBatch:
+        """Return `count` rows from `first` on, as views; sequences have their rows in the second dimension."""
+        dim = self.advantage.dim() - 1
+        states = {name: state.narrow(1, first, count) for name, state in self.states.items()}
+        return replace(self.map(lambda tensor: tensor.narrow(dim, first, count)), states=states)
+
+    def collected(self) -> RolloutBatch:
+        """Return the rows without those that were added."""
+        added = self.num_collected < self.advantage.shape[-1]
+        return self.narrow(0, self.num_collected) if added else self
 
 
 def mapped(batch: Any, function: Callable[[Tensor], Tensor]) -> Any:
@@ -230,14 +251,13 @@ _OF_TRANSITIONS = ("reward", "terminated", "time_outs", "group_id", "policy_vers
 """Fields that advantages were computed from; afterwards only regularizers and learned rewards read them."""
 
 
-def mini_batches(batch: RolloutBatch, num_mini_batches: int, *, recurrent: bool) -> Iterator[RolloutBatch]:
+def mini_batches(batch: RolloutBatch, num_mini_batches: int) -> Iterator[RolloutBatch]:
     """Split a gathered batch into contiguous mini-batches of equal size; recurrent ones hold whole environments."""
-    dim = 1 if recurrent else 0
-    size = batch.advantage.shape[dim] // num_mini_batches
+    size = batch.advantage.shape[-1] // num_mini_batches
     for first in range(0, size * num_mini_batches, size):
-        part = batch.map(lambda tensor, first=first: tensor.narrow(dim, first, size))
-        part.states = {name: state.narrow(1, first, size).contiguous() for name, state in batch.states.items()}
-        yield part
+        part = batch.narrow(first, size)
+        # The library's recurrent networks take contiguous states only.
+        yield replace(part, states={name: state.contiguous() for name, state in part.states.items()})
 
 
 class Epochs:
@@ -292,4 +312,4 @@ class Epochs:
         for epoch in range(self.count):
             if 0 < epoch < len(self.orders):
                 rollout = gather(self.orders[epoch], whole=self.whole)
-            yield from mini_batches(rollout, self.num_mini_batches, recurrent=self.recurrent)
+            yield from mini_batches(rollout, self.num_mini_batches)

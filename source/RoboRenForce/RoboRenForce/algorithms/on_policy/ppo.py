@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ...buffer.rollout import Epochs, RolloutBatch
+from ...buffer.rollout import RolloutBatch
 from ...buffer.transition import Transition
 from ...components.actor_critic import ActorCriticPackCfg
 from ...components.lr_schedule import adapt_to_kl_, linear_
@@ -41,6 +41,7 @@ from ..algorithm import Algorithm, AlgorithmCfg, RunContext, name_unused_groups,
 from ..loss_terms import LossTermCfg, build_loss_terms, compiled_losses
 from ..reward_terms import RewardTermCfg
 from .collector import ActorCriticCollector
+from .mini_batches import MiniBatches
 from .rollout import OnPolicyRollout
 
 
@@ -85,7 +86,8 @@ class PPO(Algorithm):
         terms = self.reward_terms, self.reward_scaler, self.loss_terms
         self.rollout = OnPolicyRollout(cfg, self.collector, context, read, *terms)
         self.schema, self.buffer = self.rollout.schema, self.rollout.buffer
-        self.epochs = Epochs.of(cfg, self.buffer, self.recurrent, whole=bool(self.loss_terms or self.reward_terms))
+        whole = bool(self.loss_terms or self.reward_terms)
+        self.mini_batches = MiniBatches(cfg, self.rollout, recurrent=self.recurrent, whole=whole)
         # Compilation fuses the element-wise kernels of losses and optimizer, which a GPU is mostly busy launching.
         compiled = cfg.compile == "on" or (cfg.compile == "auto" and self.device.type == "cuda")
         self._policy_loss = compile_own(self.policy_loss) if compiled else self.policy_loss
@@ -105,17 +107,16 @@ class PPO(Algorithm):
         """Take several epochs of clipped gradient steps on the rollout; returns 0-dim metrics on the device."""
         for transition in data or ():
             self.rollout.add(transition)
-        # Permutations are drawn outside of the captured update, which only reads them.
-        self.epochs.shuffle()
+        self.mini_batches.shuffle()
         metrics = self._learn_step(*self.rollout.end())
         self.rollout.restart()
         return dict(metrics)
 
     def _learn(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> dict[str, Tensor]:
-        # Advantages and value targets are those of the policy that acted, so they are computed once, before it changes.
-        explained_variance = self._begin_update(obs, state, start)
+        self._step_schedules()
+        explained_variance = self.mini_batches.prepare(obs, state, start)
         history = []
-        for batch in self.epochs:
+        for batch in self.mini_batches:
             loss, kl, metrics = self.loss(batch)
             # Gradient and KL share one all-reduce over the processes; the KL then adapts the learning rate.
             self.optimizer.backward(loss)
@@ -123,7 +124,7 @@ class PPO(Algorithm):
             self.optimizer.reduce()
             metrics |= {f"Policy/grad_norm_{part}": norm for part, norm in self._apply().items()}
             # Learned rewards train on the same mini-batches, with optimizers of their own.
-            metrics |= {f"Loss/{term.name}": term.train_step(batch) for term in self.reward_terms}
+            metrics |= {f"Loss/{term.name}": term.train_step(batch.collected()) for term in self.reward_terms}
             history.append(metrics)
         return self._end_update(history) | {"Policy/explained_variance": explained_variance}
 
@@ -133,9 +134,7 @@ class PPO(Algorithm):
         Returns:
             The loss; the mean KL(old || new) without gradient; 0-dim metrics without gradient.
         """
-        cfg, num_original = self.cfg, batch.advantage.shape[-1]
-        if cfg.normalize_advantage_per_mini_batch:
-            batch.advantage = functional.normalize_advantage(batch.advantage, mask=batch.mask)
+        num_original = batch.advantage.shape[-1]
         # Augmented samples stand behind the original ones.
         for term in self.loss_terms:
             batch = term.augment(batch)
@@ -144,35 +143,38 @@ class PPO(Algorithm):
             terms = [(name, of(self.actor, self.critic, batch, num_original)) for name, of in self._term_losses]
         with self._beside:
             value_error = self._value_loss(batch)
-        surrogate, entropy, kl = self._policy_loss(batch, num_original)
+        surrogate, entropy, kl = self._policy_loss(batch)
         self._beside.join()
         self._terms_beside.join()
         # Equation 9 of the paper, to be minimized.
-        loss = surrogate + cfg.value_loss_coef * value_error - self.entropy_coef * entropy
+        loss = surrogate + self.cfg.value_loss_coef * value_error - self.entropy_coef * entropy
         metrics = {"Loss/surrogate": surrogate, "Loss/value": value_error, "Loss/entropy": entropy, "Policy/kl": kl}
         # Regularizers add to the same loss, so one backward pass serves all.
         for name, term in terms:
             loss, metrics[name] = loss + term, metrics[name] + term if name in metrics else term
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
-    def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the surrogate loss over all samples, and entropy and KL(old || new) of the first `num_original`."""
+    def policy_loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the surrogate loss over all rows; weighted entropy and KL(old || new) of those that were collected."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
         # The clipped surrogate (eq. 7) stops rewarding a ratio once it has left the interval around 1.
         log_prob, mask, clip = distribution.log_prob(batch.action), batch.mask, self.cfg.clip_param
         surrogate = functional.clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip, mask)
-        # Entropy and KL are those of states that were visited, not of augmented ones.
-        if num_original < batch.advantage.shape[-1]:
-            dim = batch.advantage.dim() - 1  # sequences are (T, B): the samples are in the last dimension
-            original = {name: x.narrow(dim, 0, num_original) for name, x in distribution.params.items()}
-            distribution = type(distribution).from_params(original)
-            mask = None if mask is None else mask.narrow(dim, 0, num_original)
+        # Entropy and KL are those of states that were visited by the policy that is compared with.
+        count, dim = (
+            batch.num_collected,
+            batch.advantage.dim() - 1,
+        )  # sequences are (T, B): rows are in the last dimension
+        if count < batch.advantage.shape[dim]:
+            collected = {name: x.narrow(dim, 0, count) for name, x in distribution.params.items()}
+            distribution = type(distribution).from_params(collected)
+            mask = None if mask is None else mask.narrow(dim, 0, count)
+        entropy, weight = distribution.entropy(), batch.entropy_weight
+        if weight is not None:
+            entropy = entropy * weight.narrow(dim, 0, count)
         kl = functional.masked_mean(distribution.kl_from(batch.dist_params), mask)
-        return surrogate, self._mean_entropy(distribution.entropy(), batch, mask), kl.detach()
-
-    def _mean_entropy(self, entropy: Tensor, batch: RolloutBatch, mask: Tensor | None) -> Tensor:
-        return functional.masked_mean(entropy, mask)
+        return surrogate, functional.masked_mean(entropy, mask), kl.detach()
 
     def value_loss(self, batch: RolloutBatch) -> Tensor:
         """Return the squared error of the critic, clipped by default."""
@@ -194,33 +196,13 @@ class PPO(Algorithm):
         return norms
 
     @torch.no_grad()
-    def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
-        """Compute advantages and value targets of the rollout; returns the explained variance of the values."""
-        cfg, buffer, total = self.cfg, self.buffer, self.context.max_updates
-        # Linear schedules over the run, on the device: a captured update must not read a Python number.
+    def _step_schedules(self) -> None:
+        # On the device: a captured update must not read a Python number.
+        cfg, total = self.cfg, self.context.max_updates
         if cfg.schedule == "linear":
             linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, total)
         if cfg.final_entropy_coef is not None:
             linear_(self.entropy_coef, cfg.entropy_coef, cfg.final_entropy_coef, self.iteration, total)
-        # GAE in units of the reward; V(s_T) stands for all that follows the rollout.
-        last_value, value, mask = self.rollout.value(obs, state, start), buffer.value, buffer.mask
-        advantage, target = functional.gae(
-            buffer.reward, value, buffer.done, last_value, gamma=cfg.gamma, lam=cfg.lam, mask=mask
-        )
-        unexplained = functional.masked_var(target - value, mask) / (functional.masked_var(target, mask) + 1e-8)
-        # The critic predicts normalized returns, so its targets and the old values (for the clip) are normalized too.
-        if self.value_normalizer is not None:
-            self.value_normalizer.update(target.flatten(), self.distributed, mask)
-            target = self.value_normalizer.normalize(target)
-            value.copy_(self.value_normalizer.normalize(value))
-        buffer.return_.copy_(target)
-        buffer.advantage.copy_(self._normalized(advantage, mask))
-        return 1.0 - unexplained
-
-    def _normalized(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
-        # Normalized advantages make the step size independent of the scale of the rewards.
-        per_mini_batch = self.cfg.normalize_advantage_per_mini_batch
-        return advantage if per_mini_batch else functional.normalize_advantage(advantage, mask=mask)
 
     @torch.no_grad()
     def _end_update(self, history: list[dict[str, Tensor]]) -> dict[str, Tensor]:

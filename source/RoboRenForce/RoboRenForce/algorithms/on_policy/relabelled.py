@@ -13,20 +13,19 @@ pi / pi_before with the advantage mu A; the released code clips pi / pi_follower
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
-from tensordict import TensorDict
 from torch import Tensor
 
-from ...buffer.rollout import Epochs, RolloutBatch, RolloutBuffer
+from ...buffer.rollout import Epochs, RolloutBuffer
 from ...buffer.transition import Field, TransitionSchema
 from ...components.normalizer import ValueNormalizer
 from ...components.observation import Observations
 from ...envs.obs_groups import BLOCK
 from ..functional import gae
-from .collector import ActorCriticCollector, state_value
+from .collector import state_value
+from .rollout import OnPolicyRollout
 
 
 class RelabelledRollout:
@@ -37,25 +36,15 @@ class RelabelledRollout:
 
     Args:
         cfg: `SAPGPPOCfg`.
-        rollout: Rollout that they are taken from.
-        schema: Its fields.
-        collector: Actor and critic before the update.
+        rollout: Rollout that they are taken from, with the actor and the critic that it was collected with.
         num_blocks: Number of blocks, the last of which is the leader.
         whole: True if a term of the loss reads whole transitions.
     """
 
-    def __init__(
-        self,
-        cfg: Any,
-        rollout: RolloutBuffer,
-        schema: TransitionSchema,
-        collector: ActorCriticCollector,
-        num_blocks: int,
-        *,
-        whole: bool,
-    ) -> None:
-        self.cfg, self.rollout, self.collector = cfg, rollout, collector
-        device, size = rollout.reward.device, schema.num_envs // num_blocks
+    def __init__(self, cfg: Any, rollout: OnPolicyRollout, num_blocks: int, *, whole: bool) -> None:
+        self.cfg, self.source, self.collector = cfg, rollout.buffer, rollout.collector
+        schema, device = rollout.schema, rollout.device
+        size = schema.num_envs // num_blocks
         self._num_chosen = min(cfg.off_policy_blocks, num_blocks - 1)
         self._order = torch.arange(num_blocks - 1, device=device)
         self._within = torch.arange(size, device=device)
@@ -63,17 +52,12 @@ class RelabelledRollout:
         """Environments of the chosen blocks, `(n,)`."""
         used = Field("mask", (), torch.bool, "False: the step is left out")
         own = TransitionSchema(len(self.rows), {**schema.fields, "mask": used})
-        self.buffer = RolloutBuffer(own, rollout.num_steps, device)
+        self.buffer = RolloutBuffer(own, self.source.num_steps, device)
         self.epochs = Epochs.of(cfg, self.buffer, bool(self.buffer.states), whole=whole)
         self.ratio = torch.zeros_like(self.buffer.reward)
         """mu, `(T, n)`."""
         self.used = self.buffer.rows["mask"]
         """bool `(T, n)`, False at time-outs."""
-
-    @property
-    def per_mini_batch(self) -> int:
-        """Size of a mini-batch along its last leading dimension."""
-        return len(self.epochs.orders[0]) // self.epochs.num_mini_batches
 
     def draw(self) -> None:
         """Choose the blocks and shuffle, in place, outside of the captured update."""
@@ -85,7 +69,7 @@ class RelabelledRollout:
     @torch.no_grad()
     def relabel(self, last_obs: Observations) -> None:
         """Copy the chosen rows and compute the leader's view of them; `last_obs` `[N]` follow the rollout."""
-        own, source, acting = self.buffer, self.rollout, self.collector
+        own, source, acting = self.buffer, self.source, self.collector
         for name, rows in own.rows.items():
             if name in source.rows:
                 torch.index_select(source.rows[name], 1, self.rows, out=rows)
@@ -124,30 +108,3 @@ class RelabelledRollout:
         """Convert values and targets to the critic's units."""
         for tensor in (self.buffer.value, self.buffer.return_):
             tensor.copy_(normalizer.normalize(tensor))
-
-
-def joined(batch: RolloutBatch, relabelled: RolloutBatch) -> RolloutBatch:
-    """Append relabelled rows to a mini-batch; `dist_params`, for the KL divergence, stay those of the first rows."""
-    dim = batch.advantage.dim() - 1  # sequences are (T, B)
-
-    def cat(first: Any, second: Any) -> Any:
-        if isinstance(first, Tensor):
-            return torch.cat([first, second], dim)
-        if first is None:
-            return None
-        both: dict[str, Any] = {name: cat(x, second[name]) for name, x in first.items()}
-        size = (*batch.advantage.shape[:-1], batch.advantage.shape[-1] + relabelled.advantage.shape[-1])
-        return TensorDict(both, batch_size=size) if isinstance(first, TensorDict) else both
-
-    first = {name: x for name, x in batch.record.items() if not name.startswith("dist/")}
-    return replace(
-        batch,
-        obs=cat(batch.obs, relabelled.obs),
-        next_obs=cat(batch.next_obs, relabelled.next_obs),
-        action=cat(batch.action, relabelled.action),
-        advantage=cat(batch.advantage, relabelled.advantage),
-        return_=cat(batch.return_, relabelled.return_),
-        mask=cat(torch.ones_like(batch.advantage, dtype=torch.bool), relabelled.mask),
-        record={**batch.record, **cat(first, relabelled.record)},
-        states={name: torch.cat([x, relabelled.states[name]], dim=1) for name, x in batch.states.items()},
-    )

@@ -18,7 +18,7 @@ With one block it is PPO, bit for bit.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Annotated, Any, Literal, Self
 
@@ -26,25 +26,23 @@ import torch
 from tensordict import TensorDict
 from torch import Tensor
 
-from ...buffer.rollout import RolloutBatch
 from ...buffer.transition import Transition
 from ...components.actor_critic import ActorCriticPackCfg
 from ...components.block_std_actor import BlockStdActor, BlockStdActorCfg
 from ...components.gaussian_actor import StateIndStdActorCfg
-from ...components.observation import Observations
 from ...configclass import Cfg, ConfigError, Range, configclass
 from ...envs.obs_groups import BLOCK, resolve_obs_groups
 from ..actor_policy import ActorPolicy
 from ..algorithm import RunContext
-from ..functional.masked import masked_mean
+from .block_mini_batches import BlockMiniBatches
 from .ppo import PPO, PPOCfg
-from .relabelled import RelabelledRollout, joined
 
 
 class SAPG(PPO):
     """PPO of several blocks, the last of which also learns from the others' data."""
 
     cfg: SAPGPPOCfg
+    mini_batches: BlockMiniBatches
 
     def __init__(self, cfg: SAPGPPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:
         spec = context.spec
@@ -64,12 +62,9 @@ class SAPG(PPO):
             )
         if "mask" in self.buffer.rows:
             raise ConfigError(f"SAPG needs rows that act at every step, and '{spec.task}' holds some: drop 'active'.")
-        self.relabelled: RelabelledRollout | None = None
-        if spec.num_blocks > 1 and cfg.off_policy_blocks:
-            self.relabelled = RelabelledRollout(
-                cfg, self.buffer, self.schema, self.collector, spec.num_blocks, whole=self.epochs.whole
-            )
-        self._relabelled_batches: Iterator[RolloutBatch] = iter(())
+        self.mini_batches = BlockMiniBatches(
+            cfg, self.rollout, spec.num_blocks, recurrent=self.recurrent, whole=self.mini_batches.epochs.whole
+        )
         self.evolution: Any = None
         if cfg.evolution is not None:
             tables = [self.actor.encoder.blocks.table, self.critic.encoder.blocks.table]
@@ -85,57 +80,14 @@ class SAPG(PPO):
 
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """Take the gradient steps of PPO with relabelled data of randomly chosen blocks."""
-        if self.relabelled is not None:
-            self.relabelled.draw()
         metrics = super().update(data)
+        if "dist/std" in self.buffer.rows:
+            metrics["Policy/mean_std"] = self.buffer.rows["dist/std"][:, self.context.spec.leader_rows].mean()
+        if self.mini_batches.relabelled is not None:
+            metrics["Policy/importance_ratio"] = self.mini_batches.relabelled.ratio.mean()
         if self.evolution is not None:
             self.evolution.step()
             metrics["Policy/generations"] = self.evolution.generations.clone()
-        return metrics
-
-    def _begin_update(self, obs: Observations, state: Tensor | None, start: Tensor | None) -> Tensor:
-        if self.relabelled is None:
-            return super()._begin_update(obs, state, start)
-        self.relabelled.relabel(obs)
-        explained_variance = super()._begin_update(obs, state, start)
-        if self.value_normalizer is not None:
-            self.relabelled.normalize_values(self.value_normalizer)
-        self._relabelled_batches = iter(self.relabelled.epochs)
-        return explained_variance
-
-    def _normalized(self, advantage: Tensor, mask: Tensor | None) -> Tensor:
-        # Both parts estimate the same advantages, so they are normalized together.
-        if self.relabelled is None:
-            return super()._normalized(advantage, mask)
-        more, num_envs = self.relabelled.buffer, advantage.shape[1]
-        used = torch.cat([torch.ones_like(advantage, dtype=torch.bool), self.relabelled.used], dim=1)
-        both = super()._normalized(torch.cat([advantage, more.advantage], dim=1), used)
-        self.relabelled.weigh(both[:, num_envs:])
-        return both[:, :num_envs]
-
-    def loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return PPO's loss over the mini-batch and the relabelled rows that belong to it."""
-        if self.relabelled is not None:
-            batch = joined(batch, next(self._relabelled_batches))
-        return super().loss(batch)
-
-    def policy_loss(self, batch: RolloutBatch, num_original: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the surrogate loss over all samples; entropy and KL(old || new) of those that a block collected."""
-        relabelled = 0 if self.relabelled is None else self.relabelled.per_mini_batch
-        return super().policy_loss(batch, num_original - relabelled)
-
-    def _mean_entropy(self, entropy: Tensor, batch: RolloutBatch, mask: Tensor | None) -> Tensor:
-        # From 1/2 for the first block to 0 for the leader, which only exploits.
-        to_leader = batch.obs[BLOCK].squeeze(-1).narrow(-1, 0, entropy.shape[-1])
-        weight = 0.5 * to_leader / max(self.context.spec.num_blocks - 1, 1)
-        return masked_mean(weight * entropy, mask)
-
-    def _end_update(self, history: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        metrics = super()._end_update(history)
-        if "dist/std" in self.buffer.rows:
-            metrics["Policy/mean_std"] = self.buffer.rows["dist/std"][:, self.context.spec.leader_rows].mean()
-        if self.relabelled is not None:
-            metrics["Policy/importance_ratio"] = self.relabelled.ratio.mean()
         return metrics
 
     def restart_episodes(self) -> None:
