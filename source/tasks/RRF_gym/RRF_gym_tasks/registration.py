@@ -22,7 +22,6 @@ from .make_gym import find_spec, make_env
 from .spaces import FLAT_GROUP, ObsLayout
 
 _PPO = "RRF_gym_tasks.agents.ppo"
-_BLOCKS = "RRF_gym_tasks.agents.blocks"
 
 _NUM_BLOCKS = {"SAPGPPO": 6, "EPO": 8}
 """Number of blocks of four environments, by algorithm."""
@@ -123,11 +122,10 @@ def _register_blocks() -> None:
     """Register SAPG and EPO for every PPO task."""
     for algorithm, num_blocks in _NUM_BLOCKS.items():
         groups = GroupVecCfg(num_blocks=num_blocks, observe_blocks=True)
-        agent = algorithm.removesuffix("PPO").lower()
         for adapter, cfg_class, names in (("Gym", GymEnvCfg, _GYM), ("EnvPool", EnvPoolCfg, _ENVPOOL)):
             for name, (env_id, ppo) in names.items():
                 env_cfg = cfg_class(env_id=env_id, num_envs=4 * num_blocks, groups=groups)
-                _register(f"RoboRenForce-{adapter}-{name}-{algorithm}", env_cfg, f"{_BLOCKS}:{ppo}_{agent}")
+                _register(f"RoboRenForce-{adapter}-{name}-{algorithm}", env_cfg, partial(block_agent, ppo, algorithm))
 
 
 def _distilled() -> dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]]:
@@ -250,6 +248,13 @@ def smooth_agent(agent: str, algorithm: str) -> Any:
     from .agents.smooth import smooth
 
     return smooth(resolve(f"{_PPO}:{agent}")(), algorithm, agent)
+
+
+def block_agent(agent: str, algorithm: str) -> Any:
+    """Return the configuration of `agents.ppo` named `agent` as one of `_NUM_BLOCKS`."""
+    from .agents.blocks import in_blocks
+
+    return in_blocks(resolve(f"{_PPO}:{agent}")(), algorithm)
 
 
 def _register_smooth(task: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> None:

@@ -104,12 +104,14 @@ class Distillation(Algorithm):
         return dict(metrics)
 
     def _learn(self) -> dict[str, Tensor]:
-        history = []
+        cfg, history = self.cfg, []
+        if cfg.schedule == "linear":
+            linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, self.context.max_updates)
         for batch in self.epochs:
             # Every pass begins with the state that the student had when the rollout began.
             state = batch.states.get("actor")
-            for first in range(0, self.buffer.num_steps, self.cfg.gradient_length):
-                steps = slice(first, first + self.cfg.gradient_length)
+            for first in range(0, self.buffer.num_steps, cfg.gradient_length):
+                steps = slice(first, first + cfg.gradient_length)
                 loss, state = self.loss(batch.map(lambda tensor, steps=steps: tensor[steps]), state)
                 self.optimizer.backward(loss)
                 state = None if state is None else state.detach()
@@ -131,6 +133,7 @@ class Distillation(Algorithm):
         self.student.update_normalizer(self.buffer.obs, self.distributed, self.buffer.mask)
         metrics = {name: torch.stack([step[name] for step in history]).mean() for name in history[0]}
         metrics |= {"Policy/beta": self.beta.clone(), "Policy/skipped_steps": self.optimizer.skipped.clone()}
+        metrics["Loss/learning_rate"] = self.optimizer.lr.clone()
         self.iteration.add_(1.0)
         self.collector.policy_version.add_(1)
         if cfg.beta_schedule == "linear":
@@ -218,7 +221,11 @@ class DistillationCfg(AlgorithmCfg):
     shuffle: Literal["epoch", "once", "none"] = "none"
     """Assignment of environments to groups: anew for every pass, for every update, or fixed."""
     learning_rate: Annotated[float, Range(gt=0)] = 1e-3
-    """Learning rate."""
+    """Initial learning rate."""
+    schedule: Literal["fixed", "linear"] = "fixed"
+    """linear: down to `min_lr` over the run. Labels of a few steps are noisy, and a fixed rate follows their noise."""
+    min_lr: Annotated[float, Range(ge=0)] = 1e-5
+    """Final learning rate of the linear schedule."""
     max_grad_norm: Annotated[float, Range(gt=0)] | None = None
     """Maximum gradient norm; None: no bound."""
 
@@ -229,7 +236,9 @@ class DistillationCfg(AlgorithmCfg):
     """Precision of the student in the update: fp32, tf32 or bf16."""
 
     def check(self) -> Iterable[str]:
-        """Check that the schedule goes down."""
+        """Check that the schedules go down."""
+        if self.schedule == "linear" and self.min_lr > self.learning_rate:
+            yield f"min_lr: {self.min_lr} is above learning_rate={self.learning_rate}; swap them"
         if self.final_beta > self.beta:
             yield f"final_beta: {self.final_beta} is above beta={self.beta}; swap them"
 
