@@ -14,6 +14,7 @@ from RoboRenForce import algorithms, components, networks, runners
 from RoboRenForce.algorithms import RunContext, Transition
 from RoboRenForce.algorithms.functional.imitation_loss import imitation_loss
 from RoboRenForce.components.distributions import Categorical, DiagGaussian
+from RoboRenForce.components.teacher import TeacherLabels
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.envs import GroupVecCfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
@@ -64,6 +65,20 @@ def test_a_recurrent_teacher_forgets_where_an_episode_ended(tmp_path: Path) -> N
             start, ended = step.done != 0, ended + int(step.done.sum())
         learner.update()
     assert ended > 0
+
+
+def test_a_recurrent_teacher_begins_anew_after_a_row_has_waited_for_its_group(tmp_path: Path) -> None:
+    saved = saved_teacher(tmp_path, scripted(), networks.RNNCfg(hidden_size=4))
+    obs, nobody = scripted().get_observations(), torch.zeros(4)
+    labels = TeacherLabels(components.TeacherCfg(checkpoint=str(tmp_path)), scripted().spec, torch.device("cpu"))
+    first = labels.label(obs)
+    torch.testing.assert_close(first, saved.algorithm.actor({"policy": obs["policy"]}, torch.zeros(1, 4, 4))[0].mode)
+    labels.end_step(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.ones(4, dtype=torch.bool))
+    labels.label(obs)
+    labels.end_step(nobody, torch.tensor([False, True, True, True]))
+    after = labels.label(obs)
+    torch.testing.assert_close(after[0], first[0])
+    assert not torch.allclose(after[1:], first[1:])
 
 
 def test_a_teacher_that_learned_in_blocks_is_its_leader(tmp_path: Path) -> None:
@@ -240,6 +255,21 @@ def test_beta_is_the_share_of_the_teachers_actions_and_follows_its_schedule(tmp_
     assert found == pytest.approx([1.0, 0.75, 0.5, 0.25, 0.0, 0.0])
     with pytest.raises(ConfigError, match="above beta"):
         cfg(final_beta=0.5).validate()
+
+
+def test_the_learning_rate_goes_down_over_the_run(tmp_path: Path) -> None:
+    saved_teacher(tmp_path, scripted())
+    env = scripted()
+    learner = built(
+        cfg(schedule="linear", learning_rate=1e-2, min_lr=5e-3), env, components.TeacherCfg(checkpoint=str(tmp_path))
+    )
+    found = []
+    for _ in range(3):  # of ten
+        collect(learner, env)
+        found.append(float(learner.update()["Loss/learning_rate"]))
+    assert found == pytest.approx([1e-2, 9.5e-3, 9e-3])
+    with pytest.raises(ConfigError, match="above learning_rate"):
+        cfg(schedule="linear", min_lr=1.0).validate()
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5])

@@ -186,9 +186,9 @@ class TeacherLabels:
             self._state = None if state is None else state.to(self.device)
         return teacher
 
-    def end_step(self, done: Tensor) -> None:
-        """Start new episodes where `done` `(N,)` is nonzero."""
-        self.start.copy_(done)
+    def end_step(self, done: Tensor, mask: Tensor | None = None) -> None:
+        """Start new episodes where `done` `(N,)` is nonzero; rows with `mask` False wait and still have to start."""
+        self.start.copy_(done if mask is None else torch.where(mask, done != 0, self.start))
 
     def restart_episodes(self) -> None:
         """Start new episodes in all environments."""

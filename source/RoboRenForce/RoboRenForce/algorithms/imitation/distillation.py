@@ -87,7 +87,7 @@ class Distillation(Algorithm):
         record = transition.record
         if "teacher_action" not in record:
             record = {**record, "teacher_action": self.teacher.label(transition.obs)}
-        self.teacher.end_step(transition.done)
+        self.teacher.end_step(transition.done, transition.mask)
         if self.num_steps == 0:
             self.buffer.write_states(record)
         self.buffer.add(replace(transition, record=record))

@@ -67,7 +67,8 @@ class Evolution:
         self._running.add_(transition.reward)
         score: Any = self._running if self.cfg.fitness == "return" else transition.success
         counted = ended & self._fresh
-        self._sums.add_(torch.stack([score * counted, counted.to(self._sums.dtype)]))
+        self._sums[0].addcmul_(score, counted)
+        self._sums[1].add_(counted)
         self._finished.logical_or_(counted)
         self._running.masked_fill_(ended, 0.0)
         self._fresh.logical_or_(ended)
