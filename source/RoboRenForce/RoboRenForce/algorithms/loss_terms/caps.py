@@ -88,4 +88,4 @@ class CAPSCfg(LossTermCfg):
     norm: Literal["l2sq", "l2"] = "l2sq"
     """Distance of two actions: squared Euclidean, or Euclidean as in the paper."""
     max_samples: Annotated[int, Range(ge=1)] = 1024
-    """States of a mini-batch that the term reads, drawn at random; it costs as much as they do."""
+    """States of a mini-batch that the term reads, its first ones (so `shuffle=none` reads the first steps only)."""

@@ -97,4 +97,4 @@ class L2C2Cfg(LossTermCfg):
     per_dimension: bool = False
     """True to draw u for every dimension of the observation, False for one number per state."""
     max_samples: Annotated[int, Range(ge=1)] = 1024
-    """States of a mini-batch that the term reads, drawn at random; it costs as much as they do."""
+    """States of a mini-batch that the term reads, its first ones (so `shuffle=none` reads the first steps only)."""

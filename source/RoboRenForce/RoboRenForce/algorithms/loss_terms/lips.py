@@ -115,7 +115,7 @@ class LipsCfg(LossTermCfg):
     filter_weight: Annotated[float, Range(ge=0)] = 0.0
     """Weight of sum |kernel|^2 of an `FFTFilter` in the actor; LipsNet++ has 0.1."""
     max_samples: Annotated[int, Range(ge=1)] = 1024
-    """States of a mini-batch that the term reads, drawn at random; it costs as much as they do."""
+    """States of a mini-batch that the term reads, its first ones (so `shuffle=none` reads the first steps only)."""
 
     def check(self) -> Iterable[str]:
         """Check that the norm can be estimated."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...configclass import configclass
-from ...configclass.fields import field_names
 from ..loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, LossTermCfg
 from .ppo import PPOCfg
 
@@ -45,8 +42,6 @@ class L2C2LipsPPOCfg(PPOCfg):
     loss_terms: list[LossTermCfg] = [L2C2Cfg(), LipsCfg()]
 
 
-def with_loss_terms(cfg: Any, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
-    """Return `cfg`, a `PPOCfg`, as a preset of this module, with `terms` in place of the preset's own."""
-    kept: dict[str, Any] = {name: getattr(cfg, name) for name in field_names(PPOCfg)}
-    kept["loss_terms"] = list(terms)
-    return preset(**kept)
+def with_loss_terms(cfg: PPOCfg, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
+    """Return `cfg` as a preset of this module, with `terms` in place of the preset's own."""
+    return preset.extending(cfg, loss_terms=list(terms))

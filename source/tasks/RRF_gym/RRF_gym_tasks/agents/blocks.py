@@ -13,8 +13,8 @@ _MOST_WEIGHT = 2.0
 """Bound of importance ratios: one follower's block has some hundred steps here, too few to average out large ones."""
 
 
-def in_blocks(cfg: runners.OnPolicyRunnerCfg, algorithm: str) -> runners.SAPGOnPolicyRunnerCfg:
-    """Return a run of PPO as one of `algorithm`, SAPGPPO or EPO."""
+def in_blocks(cfg: Any, algorithm: str) -> runners.SAPGOnPolicyRunnerCfg:
+    """Return `cfg`, a run of PPO, as one of `algorithm`, SAPGPPO or EPO."""
     options: dict[str, Any] = {"max_importance_ratio": _MOST_WEIGHT}
     runner, learner = runners.SAPGOnPolicyRunnerCfg, algorithms.SAPGPPOCfg
     if algorithm == "EPO":

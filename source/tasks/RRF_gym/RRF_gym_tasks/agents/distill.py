@@ -10,6 +10,10 @@ FULL = "full"
 """Group with nothing hidden, which the teacher reads."""
 
 
+_LEARNING = {"num_learning_epochs": 8, "learning_rate": 3e-3, "schedule": "linear"}
+"""Classic control: runs are short, so a rollout of 1,024 steps is worth 32 gradient steps, large ones at first."""
+
+
 def _runner(student: components.ActorCfg, iterations: int, teacher: components.TeacherCfg, **learning: Any) -> Any:
     options = {"num_learning_epochs": 4, "gradient_length": 16, "max_grad_norm": 1.0, **learning}
     return runners.OnPolicyRunnerCfg(
@@ -27,12 +31,12 @@ def _gru(hidden_size: int = 64) -> networks.RNNCfg:
 def cartpole_masked() -> runners.OnPolicyRunnerCfg:
     """CartPole-v1 without velocities, from a teacher that observes them."""
     student = components.CategoricalActorCfg(backbone_cfg=_gru())
-    return _runner(student, 60, components.TeacherCfg(groups={"policy": FULL}), loss="nll")
+    return _runner(student, 60, components.TeacherCfg(groups={"policy": FULL}), loss="nll", **_LEARNING)
 
 
 def _continuous(iterations: int) -> runners.OnPolicyRunnerCfg:
     student = components.StateIndStdActorCfg(backbone_cfg=_gru(), init_std=0.1, learn_std=False)
-    return _runner(student, iterations, components.TeacherCfg(groups={"policy": FULL}))
+    return _runner(student, iterations, components.TeacherCfg(groups={"policy": FULL}), **_LEARNING)
 
 
 def pendulum_masked() -> runners.OnPolicyRunnerCfg:
