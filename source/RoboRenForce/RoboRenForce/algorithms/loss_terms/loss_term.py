@@ -43,7 +43,7 @@ class LossTerm(ABC):
     def augment(self, batch: Batch) -> Batch:
         """Append samples to the mini-batch along its last leading dimension; the default appends none.
 
-        Original samples stay first. Observations are TensorDicts.
+        Original samples stay first, and a rollout's `dist_params` stay theirs alone. Observations are TensorDicts.
         """
         return batch
 

@@ -155,17 +155,14 @@ class PPO(Algorithm):
         return loss, kl, {name: metric.detach() for name, metric in metrics.items()}
 
     def policy_loss(self, batch: RolloutBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the surrogate loss over all rows; weighted entropy and KL(old || new) of those that were collected."""
+        """Return the surrogate loss over all rows; entropy and KL(old || new) of those that were collected."""
         with autocast(self.cfg.precision, self.device):
             distribution, _ = self.actor(batch.obs, batch.states.get("actor"), batch.start)
         # The clipped surrogate (eq. 7) stops rewarding a ratio once it has left the interval around 1.
         log_prob, mask, clip = distribution.log_prob(batch.action), batch.mask, self.cfg.clip_param
         surrogate = functional.clipped_surrogate(log_prob, batch.log_prob, batch.advantage, clip, mask)
-        # Entropy and KL are those of states that were visited by the policy that is compared with.
-        count, dim = (
-            batch.num_collected,
-            batch.advantage.dim() - 1,
-        )  # sequences are (T, B): rows are in the last dimension
+        # Entropy and KL are those of states that were visited, not of added rows, which stand in the last dimension.
+        count, dim = batch.num_collected, batch.advantage.dim() - 1
         if count < batch.advantage.shape[dim]:
             collected = {name: x.narrow(dim, 0, count) for name, x in distribution.params.items()}
             distribution = type(distribution).from_params(collected)
@@ -197,7 +194,7 @@ class PPO(Algorithm):
 
     @torch.no_grad()
     def _step_schedules(self) -> None:
-        # On the device: a captured update must not read a Python number.
+        """Set what is linear over the run, on the device: a captured update must not read a Python number."""
         cfg, total = self.cfg, self.context.max_updates
         if cfg.schedule == "linear":
             linear_(self.optimizer.lr, cfg.learning_rate, cfg.min_lr, self.iteration, total)
