@@ -1,8 +1,9 @@
 """Smooth policies of the pendulum: the return of PPO, and actions that a noisy sensor moves less.
 
-A swing-up needs its reversals: without noise the actions of plain PPO change no more than those of smooth policies,
-0.024 of the range per step (seed 11), and there is nothing to gain. What a smooth policy changes is its answer to
-noise, so it is judged behind a sensor with noise of a tenth of each observation's standard deviation.
+A swing-up needs its reversals: without noise PPO's actions change by 0.02 of full torque per step, which is two
+reversals in an episode, and those of smooth policies as much (seeds 1 and 2: 0.93 to 1.13 of PPO's). What a smooth
+policy changes is its answer to noise, so it is judged behind a sensor with noise of a tenth of each observation's
+standard deviation.
 """
 
 from __future__ import annotations
