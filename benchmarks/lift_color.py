@@ -40,10 +40,15 @@ REGRESSION = [f"{HEADS}regression:RegressionHeadCfg", "policy.head.chunk_size=8"
 MODELS: dict[str, list[str]] = {
     "flow": [],
     "regression": REGRESSION,
-    "Qwen3-VL small, flow": ["--model_name", "qwen3_vl_small", "--lr", "3e-4"],
+    "Qwen3-VL small, flow": [
+        *("--model_name", "qwen3_vl_small", "--lr", "3e-4"),
+        "algorithm.parallel.mixed_precision=bf16",
+    ],
 }
 """What is cloned -> options beside those of the task. The first two have 1 million parameters, the third 43."""
 RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
+RL_OPTIONS = {"GRPO": [], "VLAPPO": ["num_steps_per_env=8"]}
+"""A step of the simulator takes about as long for four times as many environments: many of them, and short rollouts."""
 REWARDED = ("red", "green")
 
 
@@ -131,7 +136,7 @@ class Study:
         run = start.result()
         options = ["--task", f"{TASK}-{algorithm}", f"algorithm.init_from={run}", *RL_HEADS[model]]
         options += ["--seed", str(seed), "--num_envs", str(self.args.rl_envs), "--max_iterations", "100000"]
-        options += [f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
+        options += [*RL_OPTIONS[algorithm], f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
         folder = self.run(name, "scripts/vla/rl/train.py", *options, seconds=self.args.rl_seconds)
         improved = newest(folder)
         rows = metrics(improved)
@@ -196,7 +201,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2000, help="of a clone")
     parser.add_argument("--algorithms", nargs="*", default=["GRPO", "VLAPPO"], help="of RL, from the smallest clones")
     parser.add_argument("--rl_seconds", type=int, default=540)
-    parser.add_argument("--rl_envs", type=int, default=512)
+    parser.add_argument("--rl_envs", type=int, default=2048)
     parser.add_argument("--jobs", type=int, default=4, help="commands side by side")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--env", nargs="*", default=[], help="overrides for everything with an environment")

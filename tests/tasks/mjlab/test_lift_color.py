@@ -87,6 +87,17 @@ def test_cameras_language_held_rows_and_equal_starts_keep_the_contract() -> None
     env.close()
 
 
+def test_rows_that_are_reset_together_start_as_each_does_alone() -> None:
+    env: Any = seen_cfg(image_size=16, num_envs=4).build()
+    together = env.reset_rows(torch.arange(4), [7, 8, 7, 9])[0]["actor"].clone()
+    assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
+    for row, seed in ((0, 9), (3, 8)):
+        alone = env.reset_rows(torch.tensor([row]), [seed])[0]["actor"][row]
+        torch.testing.assert_close(alone, together[{8: 1, 9: 3}[seed]])
+    assert env._rows._drawn_by_row
+    env.close()
+
+
 def test_the_teacher_steps_on_the_fast_step() -> None:
     cfg = teacher_cfg().replace(**QUICK, env_graph="on", episode_length_s=0.05)
     env: Any = cfg.build()
