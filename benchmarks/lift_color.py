@@ -33,8 +33,8 @@ from report import environment_report, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "RoboRenForce-MJLab-LiftColor"
-FRAMES = 15_400
-"""Of 500 demonstrations, roughly: epochs of fewer are more, so that all get as many updates."""
+RECORDED = 500
+"""Demonstrations, of which clones see some."""
 HEADS = "policy.head=RoboRenForce.components.action_heads."
 REGRESSION = [f"{HEADS}regression:RegressionHeadCfg", "policy.head.chunk_size=8", "policy.head.std=0.1"]
 MODELS: dict[str, list[str]] = {
@@ -99,21 +99,18 @@ class Study:
     def record(self) -> None:
         """Record the demonstrations, if they are not there."""
         started = time.monotonic()
-        most = max(self.args.sizes)
         options = ("--checkpoint", self.args.teacher, "--output", "demos", "--noise", "0.3", "--codec", "libx264")
-        where = ("--task", f"{TASK}-SFT", "--num_episodes", str(most), "--num_envs", str(min(most, 250)), "--resume")
+        where = ("--task", f"{TASK}-SFT", "--num_episodes", str(RECORDED), "--num_envs", "250", "--resume")
         self.run("recorded", "scripts/data/collect_demos.py", *where, *options, *self.args.env)
-        self.keep("recorded", episodes=most, seconds=round(time.monotonic() - started))
+        self.keep("recorded", episodes=RECORDED, seconds=round(time.monotonic() - started))
 
     def clone(self, model: str, size: int, seed: int) -> Path:
         """Clone, and play with either instruction. Return the run."""
         name = f"{model}, {size} demonstrations, seed {seed}"
-        updates = self.args.updates
-        most = max(self.args.sizes)
-        chosen = [index * most // size for index in range(size)]  # short episodes end, and are saved, first
+        chosen = [index * RECORDED // size for index in range(size)]  # short episodes end, and are saved, first
         data = [f"--dataset_path={self.folder}/recorded/demos", f"dataset.episodes={chosen}"]
         options = ["--task", f"{TASK}-BC", "--seed", str(seed), "--num_workers", "3", "eval_interval=0"]
-        options += [f"--epochs={updates * 128 / (FRAMES * size / 500):.1f}", *MODELS[model], *data]
+        options += ["--max_iterations", str(self.args.updates // 100), *MODELS[model], *data]
         started = time.monotonic()
         folder = self.run(name, "scripts/vla/pretrain/train_single_gpu.py", *options)
         run = newest(folder)

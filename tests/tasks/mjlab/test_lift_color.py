@@ -18,6 +18,7 @@ import torch
 pytest.importorskip("mjlab")
 
 from RoboRenForce.envs import GroupVecCfg
+from RoboRenForce.envs.action_chunk import step_chunk
 from RoboRenForce.envs.check_vec_env import check_vec_env
 from RoboRenForce.utils.errors import ConfigError
 from RoboRenForce.utils.registry import load_task
@@ -96,6 +97,30 @@ def test_rows_that_are_reset_together_start_as_each_does_alone() -> None:
         torch.testing.assert_close(alone, together[{8: 1, 9: 3}[seed]])
     assert env._rows._drawn_by_row
     env.close()
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_chunk_renders_what_is_seen_after_it(group_size: int) -> None:
+    """Rows begin new episodes inside a chunk; rendering every step must show the same, and final images too."""
+    groups = GroupVecCfg(group_size=group_size) if group_size > 1 else None
+    found = []
+    for has_images in (False, True):
+        cfg = seen_cfg(image_size=16, num_envs=4, episode_length_s=0.03, groups=groups)
+        env: Any = cfg.build()
+        env.reset(seed=3)
+        if group_size == 1:
+            env.episode_length_buf = torch.tensor([0, 1, 2, 3])
+        torch.manual_seed(0)
+        chunks = [step_chunk(env, torch.randn(4, 4, 7).clamp(-1, 1), None, has_images=has_images) for _ in range(3)]
+        found.append([(obs.clone(), dones, extras["final_observations"].clone()) for obs, _, dones, extras in chunks])
+        env.close()
+    for (drawn, dones, final), (obs, same, last) in zip(*found, strict=True):
+        assert torch.equal(dones, same)
+        for name, image in drawn.items():
+            assert torch.equal(image, obs[name]), name
+            if group_size == 1:
+                assert torch.equal(final[name][dones.bool()], last[name][dones.bool()]), name
+    assert any(dones.any() for _, dones, _ in found[0])
 
 
 def test_the_teacher_steps_on_the_fast_step() -> None:
