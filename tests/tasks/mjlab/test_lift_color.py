@@ -108,10 +108,9 @@ def test_a_chunk_renders_what_is_seen_after_it(group_size: int) -> None:
         cfg = seen_cfg(image_size=16, num_envs=4, episode_length_s=0.03, groups=groups)
         env: Any = cfg.build()
         env.reset(seed=3)
-        if group_size == 1:
-            env.episode_length_buf = torch.tensor([0, 1, 2, 3])
+        env.unwrapped.episode_length_buf = torch.tensor([0, 1, 2, 4])  # they end at different times
         torch.manual_seed(0)
-        chunks = [step_chunk(env, torch.randn(4, 4, 7).clamp(-1, 1), None, has_images=has_images) for _ in range(3)]
+        chunks = [step_chunk(env, torch.randn(4, 4, 7).clamp(-1, 1), None, has_images=has_images) for _ in range(4)]
         found.append([(obs.clone(), dones, extras["final_observations"].clone()) for obs, _, dones, extras in chunks])
         env.close()
     for (drawn, dones, final), (obs, same, last) in zip(*found, strict=True):
