@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ...configclass import configclass
 from ..loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, LossTermCfg
 from .ppo import PPOCfg
@@ -42,6 +44,6 @@ class L2C2LipsPPOCfg(PPOCfg):
     loss_terms: list[LossTermCfg] = [L2C2Cfg(), LipsCfg()]
 
 
-def with_loss_terms(cfg: PPOCfg, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
-    """Return `cfg` as a preset of this module, with `terms` in place of the preset's own."""
+def with_loss_terms(cfg: Any, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
+    """Return `cfg`, a `PPOCfg`, as a preset of this module, with `terms` in place of the preset's own."""
     return preset.extending(cfg, loss_terms=list(terms))
