@@ -29,7 +29,14 @@ HEADS: dict[str, ActionHeadCfg] = {
 
 def grpo(path: Path) -> VLAGRPORunnerCfg:
     algorithm = GRPOCfg(
-        init_from=str(path), num_learning_epochs=2, num_mini_batches=1, optimizer=rates(), desired_kl=0.01
+        init_from=str(path),
+        # Where all succeed, returns differ by what does not matter, and following it undoes what was learned.
+        filters_success=True,
+        highest_mean=0.9,
+        num_learning_epochs=2,
+        num_mini_batches=1,
+        optimizer=rates(),
+        desired_kl=0.01,
     )
     return VLAGRPORunnerCfg(algorithm=algorithm)
 
