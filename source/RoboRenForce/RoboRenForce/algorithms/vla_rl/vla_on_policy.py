@@ -10,7 +10,6 @@ the weights, which acts and learns; dropout is off in both, so that the first ra
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,8 +47,6 @@ from .sample_store import SampleStore
 from .starting_policy import starting_policy
 from .waves import Waves
 
-logger = logging.getLogger(__name__)
-
 _SILENT_ITERATIONS = 20
 """Iterations without any difference in rewards after which the user is told."""
 _COMPARED_ROWS = 8
@@ -80,11 +77,6 @@ class VLAOnPolicy(Algorithm):
     """True if a rollout is waves of whole episodes, False if it is a number of steps of episodes that go on."""
 
     def __init__(self, cfg: PolicyGradientOptions, *, policy: VLAPolicyCfg, context: RunContext) -> None:
-        if not isinstance(policy, VLAPolicyCfg):
-            raise ConfigError(
-                f"{type(self).__name__} improves a VLAPolicyCfg, but policy is a {type(policy).__name__}: set "
-                "policy=MLPBaselinePolicyCfg(head=...), or another vision-language-action policy."
-            )
         self.cfg, self.context, self.device = cfg, context, context.device
         self.model = starting_policy(policy, cfg, context)
         self.value = self.build_value(self.model)
@@ -94,7 +86,7 @@ class VLAOnPolicy(Algorithm):
         self.sums = EpisodeSums(spec.num_envs, self.device)
         self.waves = None
         if self.whole_episodes:
-            max_steps = context.rollout_steps // cast(Any, cfg).max_waves
+            max_steps = context.rollout_steps // cfg.max_waves
             self.waves = Waves(spec.num_envs, self.device, max_steps=max_steps)
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self._silent, self._told, self._checked = 0, False, False
