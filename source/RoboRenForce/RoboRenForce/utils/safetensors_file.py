@@ -1,7 +1,7 @@
 """The safetensors format: 8 bytes of header length, a JSON header, raw tensors. It holds numbers only, no code.
 
-Written here, because that is less than a dependency (https://github.com/huggingface/safetensors#format); files of
-others are read by the `safetensors` library, which distrusts their headers.
+Written here, because that is less than a dependency (https://github.com/huggingface/safetensors#format). Files that
+may come from anywhere are read by the `safetensors` library, which distrusts their headers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def write_tensors(file: BinaryIO, shapes: Shapes, tensor_of: Callable[[str], Ten
 
 
 def read_tensors(path: Path, *, fix: str) -> dict[str, Tensor]:
-    """Read all tensors of a file of others, on the CPU.
+    """Read all tensors of a file, on the CPU.
 
     Args:
         path: File.
@@ -68,7 +68,7 @@ def read_tensors(path: Path, *, fix: str) -> dict[str, Tensor]:
 
 
 def read_shapes(path: Path, *, fix: str) -> dict[str, tuple[int, ...]]:
-    """Read the shapes of all tensors of a file of others, and nothing else of it; arguments as of `read_tensors`."""
+    """Read the shapes of all tensors of a file, and nothing else of it; arguments and errors as of `read_tensors`."""
     with _opened(path, fix) as file:
         return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
 

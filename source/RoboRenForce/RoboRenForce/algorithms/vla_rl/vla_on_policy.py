@@ -265,14 +265,15 @@ class VLAOnPolicy(Algorithm):
         return torch.full_like(executed, self.model.chunk_size) if self.model.head.only_whole_chunks else executed
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
-        """Say once that nothing has been learned for a while, because all rewards were equal."""
+        """Say once that nothing has been learned for a while, because there was nothing to compare."""
         self._silent = self._silent + 1 if metrics["rollout/is_silent"] == 1 else 0  # in all processes
         if self._silent >= _SILENT_ITERATIONS and not self._told:
             self._told = True
             yield (
-                f"the rewards of all episodes that are compared have been equal for {self._silent} iterations, so that "
-                "all advantages are 0 and nothing is learned. Does the policy of init_from ever succeed (or ever fail) "
-                "with exploration? Try more noise or temperature, a dense reward, or larger groups."
+                f"all advantages have been 0 for {self._silent} iterations, so that nothing is learned: the rewards of "
+                "episodes that are compared are equal, or their groups are left out (lowest_mean, highest_mean). A "
+                "policy that always succeeds has learned all that this teaches; for one that never does try more noise "
+                "or temperature, a dense reward, or larger groups."
             )
 
     # ------------------------------------------------------------------------------------------------------ playing
