@@ -14,17 +14,10 @@ from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 def grpo() -> VLAGRPORunnerCfg:
     """The policy of behavior cloning, compared with itself in groups of eight that start alike.
 
-    All of it is trained: what so few demonstrations did not teach it to see it has to learn now. Groups that succeed
-    are left out: their returns differ by what does not matter, and following it would undo what was learned.
+    All of it is trained: what so few demonstrations did not teach it to see it has to learn now.
     """
     algorithm = GRPOCfg(
-        freeze_backbone=False,
-        filters_success=True,
-        highest_mean=0.9,
-        num_learning_epochs=2,
-        num_mini_batches=1,
-        optimizer=_optimizer(),
-        desired_kl=0.01,
+        freeze_backbone=False, num_learning_epochs=2, num_mini_batches=1, optimizer=_optimizer(), desired_kl=0.01
     )
     return VLAGRPORunnerCfg(policy=_policy(), algorithm=algorithm, max_iterations=60)
 
