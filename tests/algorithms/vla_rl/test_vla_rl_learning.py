@@ -25,8 +25,8 @@ HEADS: dict[str, ActionHeadCfg] = {
     "bins": BinsHeadCfg(chunk_size=4, num_bins=16, limit=2.0, temperature=1.5, network=SMALL),
     "flow_sde": FlowHeadCfg(chunk_size=4, density="sde", num_steps=4),
 }
-# A flow has solved most starts early. Where all of a group succeed, returns differ by what does not matter, and following
-# that undoes what was learned. Slower learners are not there yet, and learn from such groups to hurry.
+# A flow has solved most starts early. Where all of a group succeed, returns differ by what does not matter, and
+# following that undoes what was learned. Slower learners are not there yet, and learn from such groups to hurry.
 FILTERS = {"flow_sde": {"filters_success": True, "highest_mean": 0.9}}
 
 
