@@ -14,7 +14,9 @@ import pyarrow as pa
 import pytest
 from lerobot_files import action, cut, edit_json, edit_table, noisy, record, smooth, state, write_v21, write_video
 from RoboRenForce.data import DatasetFileError, LeRobotDatasetCfg
+from RoboRenForce.data.arrow import to_numpy
 from RoboRenForce.data.dataset import Batch
+from RoboRenForce.data.features import Feature
 from RoboRenForce.utils.errors import UserError
 
 pytestmark = pytest.mark.contract
@@ -264,6 +266,12 @@ def test_damage_elsewhere_costs_only_what_it_damages(root: Path) -> None:
     with pytest.raises(DatasetFileError, match="episode 1, frame 4"):
         read_everything(root, episodes=[1])
     read_everything(root, episodes=[2])
+
+
+def test_a_column_that_numpy_has_no_type_for_is_named() -> None:
+    union = pa.UnionArray.from_dense(pa.array([0], pa.int8()), pa.array([0], pa.int32()), [pa.array([1])])
+    with pytest.raises(DatasetFileError, match=r"'state' holds dense_union<.*>, expected float32"):
+        to_numpy(union, "state", Feature("float32", ()))
 
 
 def test_bits_that_flip_never_go_further_than_an_error(whole: Path, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from ..networks.vlm import LoRACfg
 from ..networks.vlm.paligemma_prompt import WORDS
 from ..utils.errors import CheckpointError, UserError
 from ..utils.key_map import best_layout
-from ..utils.optional import require_package
+from ..utils.safetensors_file import read_shapes, read_tensors
 from .openpi_policy import OpenPIPolicyCfg, expert_head, paligemma
-from .openpi_weights import LAYOUTS, read_pickled, weight_files
+from .openpi_weights import DOWNLOAD, LAYOUTS, read_pickled, weight_files
 from .vla_spec import STATISTICS, VectorSpec, VLASpec
 
 Shape = tuple[int, ...]
@@ -148,12 +148,7 @@ def _published_shapes(variant: Variant) -> dict[str, Shape]:
 def _shapes(file: Path) -> dict[str, Shape]:
     if file.suffix == ".pt":
         return {name: tuple(tensor.shape) for name, tensor in read_pickled(file).items()}
-    safetensors = require_package("safetensors", extra="vla", purpose="published weights")
-    try:
-        with safetensors.safe_open(file, "pt") as opened:
-            return {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118 - no dict
-    except Exception as error:  # noqa: BLE001 - the library's own error derives from nothing narrower
-        raise CheckpointError(f"'{file}' can't be read ({error}): download it again.") from None
+    return read_shapes(file, fix=DOWNLOAD)
 
 
 def _count(shapes: Mapping[str, Shape]) -> dict[str, int]:
@@ -168,9 +163,7 @@ def _statistics(folder: Path) -> Statistics:
     """Those of LeRobot's normalizer, or of openpi's assets."""
     for file in sorted(folder.glob("*.safetensors")):
         if _STEP.match(file.name):
-            safetensors = require_package("safetensors.torch", extra="vla", purpose="published weights")
-            tensors = safetensors.load_file(file)
-            return _named(tensors, {"state": "observation.state.", "action": "action."})
+            return _named(read_tensors(file, fix=DOWNLOAD), {"state": "observation.state.", "action": "action."})
     for file in sorted(folder.rglob("norm_stats.json")):
         found = _json(file).get("norm_stats", {})
         flat = {f"{key}.{name}": values for key, part in found.items() for name, values in part.items()}

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from ..utils.errors import CheckpointError, did_you_mean
 from ..utils.key_map import KeyMap, best_layout
-from ..utils.optional import require_package
+from ..utils.safetensors_file import read_tensors
 
+DOWNLOAD = "download it again"
+"""What to do about a published file that can't be read."""
 EXPLORATION = "head.noise."
 """Beginning of the names of what reinforcement learning adds to a policy, and no layout has."""
 _EXPERT = "head.network."
@@ -83,7 +85,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     files = weight_files(path)
     tensors: dict[str, Tensor] = {}
     for file in files:
-        tensors |= read_pickled(file) if file.suffix == ".pt" else _read_safetensors(file)
+        tensors |= read_pickled(file) if file.suffix == ".pt" else read_tensors(file, fix=DOWNLOAD)
     return tensors
 
 
@@ -153,14 +155,6 @@ def require_same(targets: Mapping[str, Any], tensors: Mapping[str, Any], path: s
                 f"'{path}' holds '{name}' {list(tensors[name].shape)}, expected {list(target.shape)}: build the policy "
                 "with size='full' and head.network.action_dim=32, as the weights were trained."
             )
-
-
-def _read_safetensors(file: Path) -> dict[str, Tensor]:
-    safetensors = require_package("safetensors.torch", extra="vla", purpose="published weights")
-    try:
-        return safetensors.load_file(file)
-    except Exception as error:  # noqa: BLE001 - the library's own error derives from nothing narrower
-        raise CheckpointError(f"'{file}' can't be read ({error}): download it again.") from None
 
 
 def read_pickled(file: Path) -> dict[str, Tensor]:

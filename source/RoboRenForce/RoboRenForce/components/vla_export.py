@@ -18,7 +18,7 @@ from torch import Tensor
 from ..networks.vlm.lora import merge_lora
 from ..utils.errors import CheckpointError
 from ..utils.module_state import copy_into, export_safetensors
-from ..utils.optional import require_package
+from ..utils.safetensors_file import read_tensors
 from .vla_policy import VLAPolicy, VLAPolicyCfg
 from .vla_spec import VLASpec
 
@@ -84,12 +84,7 @@ def exported_cfg(folder: str | Path, *, trust: bool = False) -> tuple[VLAPolicyC
 
 def exported_weights(folder: str | Path) -> dict[str, Tensor]:
     """Return the weights of an exported policy on the CPU; errors as of `load_vla`."""
-    path = Path(folder) / "model.safetensors"
-    safetensors = require_package("safetensors.torch", extra="vla", purpose="exported policies")
-    try:
-        return safetensors.load_file(path)
-    except Exception as error:  # noqa: BLE001 - the library's own error derives from nothing narrower
-        raise CheckpointError(f"'{path}' can't be read ({error}): export it again.") from None
+    return read_tensors(Path(folder) / "model.safetensors", fix="export it again")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -66,6 +66,13 @@ class VLAPolicy(nn.Module):
         """H, actions per chunk."""
         return self.cfg.head.chunk_size
 
+    @property
+    def obs_groups(self) -> tuple[str, ...]:
+        """Observation groups of an environment that the policy reads."""
+        renamed = self.cfg.preprocessing.camera_groups
+        cameras = [renamed.get(camera, camera) for camera in self._spec.cameras]
+        return (*cameras, *(["proprio"] if self._spec.state.dim else []), "instruction_id")
+
     def add_instructions(self, texts: Iterable[str]) -> None:
         """Tokenize more instructions, for example those of an environment: once, before acting."""
         self.preprocessing.instructions.add(texts)

@@ -104,13 +104,13 @@ def to_numpy(column: Any, key: str, feature: Feature) -> np.ndarray:
         array = _flatten(array, key, size, per_row=math.prod(shape[:level]))
     per_row = math.prod(shape)
     _refuse_nulls(array, key, per_row)
+    wanted, wrong_kind = feature.numpy_dtype, BadColumn(f"'{key}' holds {array.type}, expected {feature.dtype}")
     try:
         values = array.to_numpy(zero_copy_only=False)
-    except (pa.ArrowException, NotImplementedError):
-        values = np.empty(0, dtype=object)
-    wanted = feature.numpy_dtype
+    except pa.ArrowException:  # of a union, for example
+        raise wrong_kind from None
     if _KINDS.get(values.dtype.kind) != _KINDS[wanted.kind]:
-        raise BadColumn(f"'{key}' holds {array.type}, expected {feature.dtype}")
+        raise wrong_kind
     result = values.astype(wanted, copy=False)
     if values.dtype != wanted and wanted.kind in "iu" and not np.array_equal(result, values):
         raise BadColumn(f"'{key}' holds {array.type} values that {feature.dtype} can't hold")

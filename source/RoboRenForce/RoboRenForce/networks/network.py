@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, nn
 
@@ -28,7 +30,7 @@ class Network(nn.Module):
         return None
 
 
-class RecurrentNetwork(Network):
+class RecurrentNetwork(Network, ABC):
     """Network with a recurrent state that the caller carries.
 
     `net(x, state, starts) -> (y, state)` with `x` `(N, in)` for one step or `(T, N, in)` for a sequence. `starts` is
@@ -44,9 +46,9 @@ class RecurrentNetwork(Network):
         parameter = next(self.parameters())
         return torch.zeros(*self.state_shape(num_envs), device=parameter.device, dtype=parameter.dtype)
 
+    @abstractmethod
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         """Shape `(L, num_envs, S)` of the state."""
-        raise NotImplementedError
 
     def _check_step(self, x: Tensor, starts: Tensor | None) -> None:
         """Raise an error if `x` is neither a step nor a sequence, or if `starts` does not fit it."""

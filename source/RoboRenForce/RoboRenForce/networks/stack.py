@@ -1,93 +1,27 @@
-"""Concatenation of the last few inputs: the simplest history encoder.
-
-With a window of 3 and an episode that starts at step 2, the MLP sees, oldest first:
-
-    step         0        1        2        3        4
-    input        a        b        c        d        e
-    MLP sees     0 0 a    0 a b    0 0 c    0 c d    c d e
-"""
+"""Concatenation of the last few inputs: the simplest history encoder."""
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
-from ..configclass import Range, configclass
-from .activation import MOST_FEATURES
-from .mlp import MLPCfg
-from .network import Network, NetworkCfg, RecurrentNetwork
+from ..configclass import configclass
+from .window import WindowNetwork, WindowNetworkCfg
 
 
-class Stack(RecurrentNetwork):
-    """MLP over the last `window` inputs of the episode; see `RecurrentNetwork` for the calling convention.
-
-    Inputs from before the episode are zeros. The state is `(1, N, (window - 1) * in)`: the inputs before this one,
-    oldest first.
-    """
+class Stack(WindowNetwork):
+    """MLP over the last `window` inputs of the episode."""
 
     def __init__(self, cfg: StackCfg, in_features: int, out_features: int) -> None:
-        super().__init__(in_features, out_features)
-        self.cfg = cfg
-        self.num_features = in_features
-        self.head: Network = cfg.head_cfg.build(cfg.window * in_features, out_features)
-
-    @property
-    @override
-    def output_layer(self) -> nn.Linear | None:
-        return self.head.output_layer
+        super().__init__(cfg, in_features, out_features, head_features=cfg.window * in_features)
 
     @override
-    def state_shape(self, num_envs: int) -> tuple[int, int, int]:
-        return 1, num_envs, (self.cfg.window - 1) * self.num_features
-
-    def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the output `(N, out)` or `(T, N, out)` for `x` `(N, in)` or `(T, N, in)`, and the last state."""
-        self._check_step(x, starts)
-        if x.dim() == 3:
-            return self._run(x, state, starts)
-        y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
-        return y.squeeze(0), state
-
-    def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        seen, state = windows_of(x, state, starts, self.cfg.window)
-        return self.head(seen.flatten(-2)), state
-
-
-def windows_of(x: Tensor, state: Tensor, starts: Tensor | None, window: int) -> tuple[Tensor, Tensor]:
-    """Return the last `window` inputs at every step of a sequence `(T, N, in)`, and the next state.
-
-    Args:
-        x: Inputs.
-        state: Inputs before the first, `(1, N, (window - 1) * in)`, oldest first.
-        starts: bool `(T, N)`, True where an episode starts.
-        window: Number of inputs, the current one included; those from before the episode are zeros.
-
-    Returns:
-        `(T, N, window, in)`, oldest first; the state.
-    """
-    slots, rows = window - 1, x.shape[1]
-    past = state.view(rows, slots, x.shape[-1]).transpose(0, 1)
-    inputs = torch.cat([past.to(x.dtype), x])  # (C + T, N, in)
-    windows = inputs.unfold(0, window, 1)  # (T, N, in, window)
-    last = inputs[x.shape[0] :]  # (C, N, in)
-    if starts is not None:
-        running = torch.zeros(slots, rows, dtype=torch.int64, device=x.device)
-        episode = torch.cat([running, starts.to(torch.int64).cumsum(0)])  # (C + T, N)
-        same = episode.unfold(0, window, 1) == episode[slots:].unsqueeze(-1)  # (T, N, window)
-        windows = windows * same.unsqueeze(-2)
-        last = last * (episode[x.shape[0] :] == episode[-1]).unsqueeze(-1)
-    return windows.transpose(-1, -2), last.transpose(0, 1).reshape(1, rows, -1)
+    def features_of(self, windows: Tensor) -> Tensor:
+        return windows.flatten(-2)
 
 
 @configclass
-class StackCfg(NetworkCfg):
+class StackCfg(WindowNetworkCfg):
     """Configuration of a `Stack`."""
 
     class_type: type = Stack
-    window: Annotated[int, Range(ge=2, le=MOST_FEATURES)] = 4
-    """Number of inputs that the MLP sees, the current one included."""
-    head_cfg: MLPCfg = MLPCfg()
-    """MLP over the inputs."""

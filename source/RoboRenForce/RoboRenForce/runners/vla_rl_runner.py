@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 from tensordict import TensorDict
 from torch import Tensor
@@ -37,8 +37,12 @@ class VLAPPORunner(OnPolicyRunner):
 
     def __init__(self, cfg: VLAPPORunnerCfg, **runtime: Any) -> None:
         super().__init__(cfg, **runtime)
-        self.learner = cast(Any, self.algorithm)
         self._follow_instructions()
+
+    @property
+    def learner(self) -> Any:
+        """The algorithm, with what those of VLA policies have beside the others."""
+        return self.algorithm
 
     def collect(self, obs: TensorDict) -> TensorDict:
         """Take the steps of one rollout."""
@@ -47,10 +51,9 @@ class VLAPPORunner(OnPolicyRunner):
 
     def policy(self) -> Policy:
         """The policy, which knows the instructions of the environment that it is played in."""
-        learner = cast(Any, self.algorithm)
         for env in (self.env, self.eval_env):
-            learner.add_instructions(() if env is None else env.instruction_table.values())
-        return learner.policy(self.env.spec, execution=self.cfg.execution)
+            self.learner.add_instructions(() if env is None else env.instruction_table.values())
+        return self.learner.policy(self.env.spec, execution=self.cfg.execution)
 
     @property
     def played_spec(self) -> EnvSpec:
@@ -117,7 +120,8 @@ class VLAGRPORunner(VLAPPORunner):
     @property
     def steps_per_iteration(self) -> int:
         """Most steps of an iteration: the longest episode of every wave."""
-        spec, algorithm = self.env.spec, cast(Any, self.cfg.algorithm)
+        spec = self.env.spec
+        algorithm: Any = self.cfg.algorithm
         if not spec.max_episode_length:
             raise ConfigError(
                 f"Iterations of whole episodes need an end of every episode, and '{spec.task}' has no time limit: set "

@@ -1,19 +1,23 @@
 """The safetensors format: 8 bytes of header length, a JSON header, raw tensors. It holds numbers only, no code.
 
-Implemented here because that is less than a dependency; the `safetensors` library reads the files
-(https://github.com/huggingface/safetensors#format).
+Written here, because that is less than a dependency (https://github.com/huggingface/safetensors#format). Files that
+may come from anywhere are read by the `safetensors` library, which distrusts their headers.
 """
 
 from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+
+from .errors import CheckpointError
+from .optional import require_package
 
 DTYPES = {
     "F64": torch.float64,
@@ -46,6 +50,37 @@ def write_tensors(file: BinaryIO, shapes: Shapes, tensor_of: Callable[[str], Ten
     for name in order:
         file.write(as_bytes(tensor_of(name)))
     return {name: 8 + len(text) + header[name]["data_offsets"][0] for name in order}
+
+
+def read_tensors(path: Path, *, fix: str) -> dict[str, Tensor]:
+    """Read all tensors of a file, on the CPU.
+
+    Args:
+        path: File.
+        fix: End of the sentence if it can't be read: what to do.
+
+    Raises:
+        CheckpointError: it can't be read.
+        MissingPackageError: `safetensors` is not installed.
+    """
+    with _opened(path, fix) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+
+
+def read_shapes(path: Path, *, fix: str) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of all tensors of a file, and nothing else of it; arguments and errors as of `read_tensors`."""
+    with _opened(path, fix) as file:
+        return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+
+
+@contextmanager
+def _opened(path: Path, fix: str) -> Iterator[Any]:
+    library = require_package("safetensors", extra="vla", purpose="Weights in safetensors files")
+    try:
+        with library.safe_open(path, "pt") as file:
+            yield file
+    except (OSError, library.SafetensorError) as error:
+        raise CheckpointError(f"'{path}' can't be read ({error}): {fix}.") from None
 
 
 def map_file(path: Path) -> Tensor:

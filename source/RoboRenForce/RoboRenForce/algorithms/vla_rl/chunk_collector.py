@@ -23,6 +23,11 @@ PREFIX, OBS, RECORD = "prefix/", "obs/", "record/"
 _BUCKETS = 8
 
 
+def part_of(samples: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
+    """Return the tensors of stored decisions whose names begin so, under the rest of their names."""
+    return {name.removeprefix(beginning): rows for name, rows in samples.items() if name.startswith(beginning)}
+
+
 class ChunkCollector:
     """`Collector` that encodes and decides only for the rows whose episodes go on.
 
@@ -59,7 +64,7 @@ class ChunkCollector:
         self._condenses = stores_features and not taps.reads_tokens  # value heads never read tokens one by one
         self._precision: Precision = precision
         self._mode: GraphMode = cuda_graph
-        self.groups = observed_groups(policy, spec)
+        self.groups = policy.obs_groups
         self.policy_version = torch.zeros((), dtype=torch.int64, device=device)
         self.rows: Tensor | None = None
         """int64 `(n,)`: rows that act; None: all."""
@@ -173,11 +178,3 @@ class ChunkCollector:
         if rows is None:
             return chosen.clone()  # a graph overwrites its results
         return torch.zeros(self.spec.num_envs, *chosen.shape[1:], device=self.device).index_copy(0, rows, chosen)
-
-
-def observed_groups(policy: VLAPolicy, spec: EnvSpec) -> tuple[str, ...]:
-    """Names of the observation groups that a policy reads in an environment."""
-    renamed = policy.cfg.preprocessing.camera_groups
-    cameras = [renamed.get(camera, camera) for camera in policy.spec.cameras]
-    proprioception = ["proprio"] if policy.spec.state.dim else []
-    return (*cameras, *proprioception, "instruction_id")

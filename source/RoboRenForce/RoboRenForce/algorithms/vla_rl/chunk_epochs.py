@@ -15,6 +15,7 @@ from ...utils.distributed import DistributedContext
 from ...utils.errors import NotEnoughMemory
 from ..vla_training.reference import Reference
 from .acting_memory import LESS
+from .chunk_collector import RECORD
 from .co_training import CoTraining
 from .options import PolicyGradientOptions
 from .policy_gradient import ChunkBatch
@@ -104,7 +105,7 @@ class ChunkEpochs:
         reference: Reference | None,
         trains_policy: bool,
     ) -> dict[str, Tensor]:
-        totals = self._totals(batch.rows(torch.cat(parts)), self._dims(store))
+        totals = self._totals(batch.rows(torch.cat(parts)), dims=store.rows[RECORD + "log_prob"].shape[2])
         self.optimizer.accumulate(len(parts))
         sums: dict[str, Tensor] = {}
         for number, index in enumerate(parts):
@@ -133,9 +134,6 @@ class ChunkEpochs:
         stacked = torch.stack(list(weights.values()))
         stacked = self.distributed.sum_(stacked) / self.distributed.world_size
         return dict(zip(weights, stacked.clamp(min=1e-6).unbind(0), strict=True))
-
-    def _dims(self, store: SampleStore) -> int:
-        return store.rows["record/log_prob"].shape[2]
 
     def _too_far(self, kl: Tensor) -> bool:
         """Adapt the learning rate to the KL, and tell whether to stop."""

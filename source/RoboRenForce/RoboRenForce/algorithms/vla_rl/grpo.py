@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ...buffer.transition import Transition
 from ...configclass import ConfigError, Range, configclass
@@ -44,10 +45,9 @@ class GRPO(VLAOnPolicy):
 
     def wants_wave(self, rollout: ChunkRollout) -> bool:
         """Return True while too few groups are informative (dynamic sampling); waits for the device."""
-        waves = 1 if self.waves is None else self.waves.wave + 1
-        if waves > self.cfg.max_refills:
+        if self._num_waves > self.cfg.max_refills:
             return False
-        _, useful = self._compared(rollout, waves)
+        _, useful = self._compared(rollout)
         # All processes collect as many waves: otherwise the one that has enough would wait for the others.
         counts = torch.stack([useful.sum(), torch.ones_like(useful[0], dtype=torch.int64).sum()])
         found, groups = self.context.distributed.sum_(counts).tolist()
@@ -55,8 +55,8 @@ class GRPO(VLAOnPolicy):
 
     def targets(self, rollout: ChunkRollout) -> Targets:
         """Compare the episodes of each group."""
-        cfg, waves = self.cfg, 1 if self.waves is None else self.waves.wave + 1
-        scores, useful = self._compared(rollout, waves)  # (W, G, members), (W, G)
+        cfg, waves = self.cfg, self._num_waves
+        scores, useful = self._compared(rollout)  # (W, G, members), (W, G)
         advantage = group_advantage(scores, scale="std" if cfg.normalize_by_std else "none")
         episodes = rollout.mask.shape[1] * waves
         # Every decision of an episode has the advantage of the episode.
@@ -79,9 +79,14 @@ class GRPO(VLAOnPolicy):
             },
         )
 
-    def _compared(self, rollout: ChunkRollout, waves: int) -> tuple[Tensor, Tensor]:
+    @property
+    def _num_waves(self) -> int:
+        """Waves of this iteration, the current one included."""
+        return 1 if self.waves is None else self.waves.wave + 1
+
+    def _compared(self, rollout: ChunkRollout) -> tuple[Tensor, Tensor]:
         """Scores `(waves, groups, members)`, and which groups tell something, bool `(waves, groups)`."""
-        cfg = self.cfg
+        cfg, waves = self.cfg, self._num_waves
         if not self._group_size:
             raise UserError("GRPO got steps without group_id, which the environment's spec announces.")
         success = rollout.per_episode(rollout.success, waves).clamp(max=1.0)
@@ -115,8 +120,8 @@ class GRPOCfg(PolicyGradientOptions):
     """Useful groups that end the collection, as a share of the groups of a wave."""
 
     @property
+    @override
     def max_waves(self) -> int:
-        """Most waves of an iteration."""
         return 1 + self.max_refills
 
     def check(self) -> Iterable[str]:

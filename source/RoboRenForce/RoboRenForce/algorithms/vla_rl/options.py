@@ -106,6 +106,11 @@ class PolicyGradientOptions(AlgorithmCfg):
     sample_place: Place = "auto"
     """Memory that they are kept in."""
 
+    @property
+    def max_waves(self) -> int:
+        """Most waves of episodes in an iteration, where all rows start together."""
+        return 1
+
     def check(self) -> Iterable[str]:
         """Sentences on options that contradict one another."""
         yield from super().check()

@@ -24,7 +24,7 @@ from ...networks.vlm import Prefix
 from ...utils.precision import autocast
 from ..functional import advantage_at_level, approximate_kl, at_level, executed_mask, surrogate_terms, value_terms
 from ..vla_training.supervised_module import Micro, actions_of
-from .chunk_collector import OBS, PREFIX, RECORD
+from .chunk_collector import OBS, PREFIX, RECORD, part_of
 from .options import PolicyGradientOptions
 
 
@@ -120,11 +120,9 @@ class PolicyGradientModule(nn.Module):
 
     def encode(self, micro: Micro) -> Prefix:
         """Return stored features, or those of observations."""
-        samples = micro.batch
-        stored = {name.removeprefix(PREFIX): t for name, t in samples.items() if name.startswith(PREFIX)}
-        if stored:
+        if stored := part_of(micro.batch, PREFIX):
             return Prefix.from_tensors(stored)
-        return self.policy.encode({name.removeprefix(OBS): t for name, t in samples.items() if name.startswith(OBS)})
+        return self.policy.encode(part_of(micro.batch, OBS))
 
     def precision(self) -> AbstractContextManager:
         """Return the autocast that `forward` runs in, for other uses of the same networks."""
@@ -132,7 +130,7 @@ class PolicyGradientModule(nn.Module):
 
     def _policy_loss(self, prefix: Prefix, batch: ChunkBatch) -> tuple[Tensor, dict[str, Tensor]]:
         cfg = self.options
-        record = {name.removeprefix(RECORD): t for name, t in batch.samples.items() if name.startswith(RECORD)}
+        record = part_of(batch.samples, RECORD)
         old = record["log_prob"]
         rows, length, dims = old.shape
         found = self.head.evaluate(prefix, record)

@@ -47,13 +47,6 @@ class PrefixFeatures:
         self.policy, self.actions = policy, actions
 
     @property
-    def groups(self) -> tuple[str, ...]:
-        """Observation groups that are read."""
-        names, spec = self.policy.cfg.preprocessing.camera_groups, self.policy.spec
-        cameras = [names.get(camera, camera) for camera in spec.cameras]
-        return (*cameras, *(["proprio"] if spec.state.dim else []), "instruction_id")
-
-    @property
     def dim(self) -> int:
         """F."""
         return self.policy.backbone.width + self.policy.spec.state.dim + self.actions.context_dim

@@ -23,7 +23,7 @@ from ..functional import (
     globally_normalized,
 )
 from ..vla_training.supervised_module import Micro
-from .chunk_collector import RECORD
+from .chunk_collector import RECORD, part_of
 from .chunk_rollout import ChunkRollout
 from .options import PolicyGradientOptions
 from .policy_gradient import PolicyGradientModule
@@ -69,7 +69,7 @@ class ReinforcePP(VLAOnPolicy):
         size = self.epochs.micro_batch_size or rollout.mask.shape[1]
         for index in torch.arange(len(executed), device=self.device).split(size):
             samples = rollout.store.take(index)
-            record = {name.removeprefix(RECORD): t for name, t in samples.items() if name.startswith(RECORD)}
+            record = part_of(samples, RECORD)
             prefix = self.reference.encode(self.module, samples)
             prefix = module.encode(Micro(samples)) if prefix is None else prefix
             with module.precision():
@@ -88,11 +88,6 @@ class ReinforcePPCfg(PolicyGradientOptions):
     kl_reward_coef: Annotated[float, Range(ge=0)] = 0.0
     """Subtracted from the reward, times log pi(a) - log reference(a) of the chunk."""
     gamma: float = 1.0
-
-    @property
-    def max_waves(self) -> int:
-        """Waves of an iteration."""
-        return 1
 
     def check(self) -> Iterable[str]:
         """Sentences on options that contradict one another."""

@@ -1,9 +1,11 @@
-"""The policy that reinforcement learning begins with."""
+"""The policy that reinforcement learning begins with: of another run, improved itself or frozen."""
 
 from __future__ import annotations
 
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...configclass import ConfigError
+from ...envs.spec import EnvSpec
+from ...utils.errors import SpecMismatch
 from ..algorithm import RunContext
 from ..vla_training.initial_weights import policy_of_run
 from .options import PolicyGradientOptions
@@ -22,12 +24,7 @@ def starting_policy(policy: VLAPolicyCfg, cfg: PolicyGradientOptions, context: R
         UserError: the head has no density.
         SpecMismatch: the policy can't act in the environment.
     """
-    if not cfg.init_from:
-        raise ConfigError(
-            "algorithm.init_from is empty, expected the run whose policy is improved: train one first, for example "
-            "with scripts/vla/pretrain/train_single_gpu.py."
-        )
-    model, _ = policy_of_run(policy, cfg.init_from, own_exploration=cfg.exploration == "config")
+    model = _of_run(policy, cfg.init_from, own_exploration=cfg.exploration == "config")
     model.head.require_density()
     model.to(context.device).eval()
     if cfg.freeze_backbone:
@@ -44,3 +41,39 @@ def starting_policy(policy: VLAPolicyCfg, cfg: PolicyGradientOptions, context: R
             "this has log-probabilities of whole chunks only: set algorithm.log_prob_level=chunk."
         )
     return model
+
+
+def frozen_policy(policy: VLAPolicyCfg, init_from: str, env: EnvSpec) -> VLAPolicy:
+    """Build a policy with the weights of another run, in evaluation mode and without gradients.
+
+    Args:
+        policy: Configured as in that run.
+        init_from: Its checkpoint or run directory.
+        env: Environment to act in, after `MultiModal`.
+
+    Raises:
+        ConfigError: no run is named.
+        SpecMismatch: the policy can't act in the environment.
+    """
+    model = _of_run(policy, init_from)
+    model.require_env(env)
+    if not 0 < env.action.chunk <= model.chunk_size:
+        raise SpecMismatch(
+            f"'{env.task}' executes {env.action.chunk or 'single'} actions per step, and the policy predicts chunks of "
+            f"{model.chunk_size}: set the environment's multi_modal.chunk_size to at most that."
+        )
+    return model.requires_grad_(False).eval()
+
+
+def _of_run(policy: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False) -> VLAPolicy:
+    if not isinstance(policy, VLAPolicyCfg):
+        raise ConfigError(
+            f"This learner improves a VLAPolicyCfg, but policy is a {type(policy).__name__}: set "
+            "policy=MLPBaselinePolicyCfg(head=...), or another vision-language-action policy."
+        )
+    if not init_from:
+        raise ConfigError(
+            "algorithm.init_from is empty, expected the run whose policy is improved: train one first, for example "
+            "with scripts/vla/pretrain/train_single_gpu.py."
+        )
+    return policy_of_run(policy, init_from, own_exploration=own_exploration)[0]

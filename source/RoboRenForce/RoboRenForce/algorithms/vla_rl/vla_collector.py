@@ -60,7 +60,7 @@ class VLACollector:
     def encode(self, obs: TensorDict) -> Encoded:
         """Compute the features of an observation; those of the newest one are kept, and not computed again."""
         if self._known is None or self._known[0] is not obs:
-            seen = self._encode({name: obs[name] for name in self.features.groups})
+            seen = self._encode({name: obs[name] for name in self.features.policy.obs_groups})
             # A graph overwrites its results, and the features have to last until they are stored.
             self._known = obs, replace(seen, features=seen.features.clone())
         return self._known[1]

@@ -10,7 +10,6 @@ the weights, which acts and learns; dropout is off in both, so that the first ra
 
 from __future__ import annotations
 
-import logging
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -48,8 +47,6 @@ from .sample_store import SampleStore
 from .starting_policy import starting_policy
 from .waves import Waves
 
-logger = logging.getLogger(__name__)
-
 _SILENT_ITERATIONS = 20
 """Iterations without any difference in rewards after which the user is told."""
 _COMPARED_ROWS = 8
@@ -80,11 +77,6 @@ class VLAOnPolicy(Algorithm):
     """True if a rollout is waves of whole episodes, False if it is a number of steps of episodes that go on."""
 
     def __init__(self, cfg: PolicyGradientOptions, *, policy: VLAPolicyCfg, context: RunContext) -> None:
-        if not isinstance(policy, VLAPolicyCfg):
-            raise ConfigError(
-                f"{type(self).__name__} improves a VLAPolicyCfg, but policy is a {type(policy).__name__}: set "
-                "policy=MLPBaselinePolicyCfg(head=...), or another vision-language-action policy."
-            )
         self.cfg, self.context, self.device = cfg, context, context.device
         self.model = starting_policy(policy, cfg, context)
         self.value = self.build_value(self.model)
@@ -94,7 +86,7 @@ class VLAOnPolicy(Algorithm):
         self.sums = EpisodeSums(spec.num_envs, self.device)
         self.waves = None
         if self.whole_episodes:
-            max_steps = context.rollout_steps // cast(Any, cfg).max_waves
+            max_steps = context.rollout_steps // cfg.max_waves
             self.waves = Waves(spec.num_envs, self.device, max_steps=max_steps)
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
         self._silent, self._told, self._checked = 0, False, False
@@ -273,14 +265,15 @@ class VLAOnPolicy(Algorithm):
         return torch.full_like(executed, self.model.chunk_size) if self.model.head.only_whole_chunks else executed
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
-        """Say once that nothing has been learned for a while, because all rewards were equal."""
+        """Say once that nothing has been learned for a while, because there was nothing to compare."""
         self._silent = self._silent + 1 if metrics["rollout/is_silent"] == 1 else 0  # in all processes
         if self._silent >= _SILENT_ITERATIONS and not self._told:
             self._told = True
             yield (
-                f"the rewards of all episodes that are compared have been equal for {self._silent} iterations, so that "
-                "all advantages are 0 and nothing is learned. Does the policy of init_from ever succeed (or ever fail) "
-                "with exploration? Try more noise or temperature, a dense reward, or larger groups."
+                f"all advantages have been 0 for {self._silent} iterations, so that nothing is learned: the rewards of "
+                "episodes that are compared are equal, or their groups are left out (lowest_mean, highest_mean). A "
+                "policy that always succeeds has learned all that this teaches; for one that never does try more noise "
+                "or temperature, a dense reward, or larger groups."
             )
 
     # ------------------------------------------------------------------------------------------------------ playing

@@ -25,7 +25,7 @@ from ...components.critic import QNetworkCfg
 from ...components.gaussian_actor import TanhGaussianActorCfg
 from ...components.temperature import TemperatureCfg
 from ...components.vla_policy import VLAPolicyCfg
-from ...configclass import ConfigError, configclass
+from ...configclass import configclass
 from ...networks.mlp import MLPCfg
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext
 from ..off_policy.experience import update_normalizers
@@ -33,10 +33,10 @@ from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgor
 from ..off_policy.sac import SACCfg
 from ..vla_training.initial_weights import frozen_fingerprints, require_same_frozen
 from .demonstration_replay import encode_demonstrations
-from .frozen_policy import frozen_policy
 from .latent_actions import LatentActionsCfg
 from .prefix_features import FEATURES, PrefixFeatures, as_observations
 from .residual_chunk import ResidualChunkCfg
+from .starting_policy import frozen_policy
 from .vla_collector import LATENT, VLACollector
 from .vla_sac_policy import LatentPolicy
 
@@ -50,11 +50,6 @@ class VLASAC(Algorithm):
     collector: VLACollector
 
     def __init__(self, cfg: VLASACCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
-        if not isinstance(policy, VLAPolicyCfg):
-            raise ConfigError(
-                f"{type(self).__name__} starts from a VLAPolicyCfg, but policy is a {type(policy).__name__}: set "
-                "policy=MLPBaselinePolicyCfg(head=...), or another vision-language-action policy."
-            )
         self.cfg, self.context = cfg, context
         self.model = frozen_policy(policy, cfg.init_from, context.spec).to(context.device)
         actions = cfg.actions.build(policy=self.model, executed=context.spec.action.chunk)
@@ -221,7 +216,6 @@ class VLASACCfg(AlgorithmCfg):
             )
         if self.learner.max_return is not None:
             yield "learner.max_return: scales rewards per step, and a step is a chunk here; leave it null"
-
         if self.demonstrations and self.learner.batch_size % 2:
             yield f"learner.batch_size: {self.learner.batch_size} is odd, and half of it are demonstrations"
 
