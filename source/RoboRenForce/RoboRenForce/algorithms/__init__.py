@@ -4,7 +4,7 @@ from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
 from .imitation import Distillation, DistillationCfg
-from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
+from .loss_terms import BeliefLossCfg, CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
 from .off_policy import (
     DSAC,
     SAC,
@@ -62,6 +62,7 @@ __all__ = [
     "Algorithm",
     "AlgorithmCfg",
     "BCCfg",
+    "BeliefLossCfg",
     "CAPSCfg",
     "CAPSPPOCfg",
     "CQLCfg",

@@ -5,13 +5,14 @@
 
 as the time and measurement updates of a Kalman filter. An update is a gated recurrent unit, or a residual MLP, b + f(b,
 o): the deterministic belief flow. A density conditioned on b is the belief itself, p(x | b), of a hidden state x or of
-the next observation; both are trained together by whoever has a target, see `algorithms/loss_terms/belief.py`. No target
-is ever a belief of the network's own: constants would fulfill it.
+the next observation; both are trained together by whoever has a target, see `algorithms/loss_terms/belief.py`. No
+target is ever a belief of the network's own: constants would fulfill it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -32,6 +33,7 @@ class BeliefNetwork(RecurrentNetwork):
     """
 
     fast_columns: Tensor
+    slow_columns: Tensor
 
     def __init__(self, cfg: BeliefNetworkCfg, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
@@ -69,25 +71,40 @@ class BeliefNetwork(RecurrentNetwork):
         """Return the belief after each input, `(N, size)` or `(T, N, size)`, and the last state."""
         self._check_step(x, starts)
         if x.dim() == 2:
-            belief = self._step(x, state[0], starts)
-            return belief, belief.unsqueeze(0)
+            found, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
+            return found.squeeze(0), state
+        return self._run(x, state, starts)
+
+    def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        fast = x.index_select(-1, self.fast_columns)
+        # As in `RNN`: where looking at `starts` costs nothing, stretches without a start run as one library call.
+        is_plain = isinstance(self.fast_update, nn.GRUCell) and self.slow_update is None
+        if is_plain and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            return self._run_stretches(fast, state, starts)
+        slow, arrived = x.index_select(-1, self.slow_columns), None
+        if self.cfg.arrival_column is not None:
+            arrived = x[..., self.cfg.arrival_column, None] >= 0.0
         belief, found = state[0], []
         for t in range(x.shape[0]):
-            belief = self._step(x[t], belief, None if starts is None else starts[t])
+            if starts is not None:
+                belief = belief.masked_fill(starts[t].unsqueeze(-1), 0.0)
+            belief = self.fast_update(fast[t], belief)
+            if self.slow_update is not None:
+                corrected = self.slow_update(slow[t], belief)
+                belief = corrected if arrived is None else torch.where(arrived[t], corrected, belief)
             found.append(belief)
         return torch.stack(found), belief.unsqueeze(0)
 
-    def _step(self, x: Tensor, belief: Tensor, starts: Tensor | None) -> Tensor:
-        if starts is not None:
-            belief = belief.masked_fill(starts.unsqueeze(-1), 0.0)
-        belief = self.fast_update(x.index_select(-1, self.fast_columns), belief)
-        if self.slow_update is None:
-            return belief
-        corrected = self.slow_update(x.index_select(-1, self.slow_columns), belief)
-        if self.cfg.arrival_column is None:
-            return corrected
-        arrived = x[..., self.cfg.arrival_column, None] >= 0.0
-        return torch.where(arrived, corrected, belief)
+    def _run_stretches(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        weights = list(self.fast_update.parameters())
+        cuts = [] if starts is None else starts.any(1).nonzero().flatten().tolist()
+        outputs = []
+        for begin, end in pairwise([*sorted({0, *cuts}), x.shape[0]]):
+            if starts is not None:
+                state = state.masked_fill(starts[begin].view(1, -1, 1), 0.0)
+            y, state = torch.gru(x[begin:end], state, weights, True, 1, 0.0, self.training, False, False)
+            outputs.append(y)
+        return torch.cat(outputs), state
 
 
 class ResidualUpdate(nn.Module):
@@ -126,6 +143,10 @@ class BeliefNetworkCfg(NetworkCfg):
     """True to learn the belief from its own targets alone, not from what is made of it."""
     density: ConditionalDensityCfg | None = None
     """Belief as a density (`GaussianDensityCfg`, `FlowDensityCfg`), or None."""
+    target_groups: list[str] = []
+    """Names of what the density is of, for whoever trains it."""
+    target_is_next: bool = False
+    """True if it is of their next values, given an action beside the belief; False: of their values now."""
     target_features: Annotated[int, Range(ge=1)] = 1
     """Width of what the density is of."""
     condition_features: Annotated[int, Range(ge=0)] = 0
