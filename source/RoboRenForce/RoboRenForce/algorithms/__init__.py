@@ -26,7 +26,7 @@ from .off_policy import (
     sac_seq_policy,
     sac_trans_policy,
 )
-from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
+from .offline import BC, CQL, IQL, TD3BC, BCCfg, BeliefModelCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
 from .on_policy import (
     PPO,
     SAPG,
@@ -63,6 +63,7 @@ __all__ = [
     "AlgorithmCfg",
     "BCCfg",
     "BeliefLossCfg",
+    "BeliefModelCfg",
     "CAPSCfg",
     "CAPSPPOCfg",
     "CQLCfg",

@@ -160,9 +160,9 @@ class FlowDensityCfg(ConditionalDensityCfg):
     class_type: type = FlowDensity
     gaussian: GaussianDensityCfg = GaussianDensityCfg()
     """Gaussian whose residual flows."""
-    network: MLPCfg = MLPCfg(hidden_features=[128, 128], activations="SiLU")
-    """Network from residual, time and condition to the velocity."""
-    time_features: Annotated[int, Range(ge=2, le=4096)] = 16
+    network: MLPCfg = MLPCfg(hidden_features=[128, 128, 128], activations="SiLU", init="orthogonal")
+    """Network from residual, time and condition to the velocity; it takes depth to tear a Gaussian into modes."""
+    time_features: Annotated[int, Range(ge=2, le=4096)] = 8
     """Width of the embedding of the time."""
     num_steps: Annotated[int, Range(ge=1, le=1000)] = 8
     """Steps of the integration (Heun, two velocities each)."""

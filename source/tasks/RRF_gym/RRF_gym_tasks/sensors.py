@@ -70,4 +70,4 @@ class CartPoleSensors(TwoRateSensors):
 class PendulumSensors(TwoRateSensors):
     """Noisy cosine and sine of the angle, and now and then the exact ones; the velocity is hidden."""
 
-    fast, noise, slow, period = (0, 1), (0.2, 0.2), (0, 1), 5
+    fast, noise, slow, period = (0, 1), (0.1, 0.1), (0, 1), 5

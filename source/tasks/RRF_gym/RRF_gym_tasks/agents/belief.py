@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from RoboRenForce import algorithms, components, networks, runners
+from RoboRenForce import algorithms, buffer, components, networks, runners
 
 from . import ppo, sac, sac_history
 
@@ -65,6 +65,8 @@ def pendulum_belief() -> runners.OffPolicyRunnerCfg:
         belief=belief(32, density=networks.GaussianDensityCfg(network=networks.MLPCfg(hidden_features=[32]))),
     )
     learning = sac_history.classic_learning(3.0e-3, loss_terms=[algorithms.BeliefLossCfg()])
+    # Noise is averaged over more steps than a velocity is read off.
+    learning["replay"] = buffer.SequenceReplayBufferCfg(capacity=100_000, length=16, burn_in=4)
     cfg = sac_history.classic_runner(policy, algorithms.SACSeqCfg(**learning), num_envs=10)
     cfg.obs_groups = SENSORS
     return cfg
