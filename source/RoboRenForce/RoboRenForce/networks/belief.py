@@ -96,7 +96,7 @@ class BeliefNetwork(RecurrentNetwork):
         return torch.stack(found), belief.unsqueeze(0)
 
     def _run_stretches(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        weights = list(self.fast_update.parameters())
+        weights: list[Tensor] = [*self.fast_update.parameters()]
         cuts = [] if starts is None else starts.any(1).nonzero().flatten().tolist()
         outputs = []
         for begin, end in pairwise([*sorted({0, *cuts}), x.shape[0]]):

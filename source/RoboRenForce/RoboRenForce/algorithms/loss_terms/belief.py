@@ -70,7 +70,9 @@ def belief_loss(actor: Any, critic: Any, samples: Samples) -> tuple[Tensor, Tens
 
 def _columns(network: Any, features: Tensor, groups: list[str]) -> Tensor:
     columns = flat_columns(network.spec, network.groups, network.cfg.cnn_cfg)
-    return features[..., [column for name in groups for column in columns[name]]]
+    # Slices, because a captured update must not copy indices from the host.
+    parts = [features.narrow(-1, columns[name][0], len(columns[name])) for name in groups]
+    return torch.cat(parts, dim=-1)
 
 
 @configclass
