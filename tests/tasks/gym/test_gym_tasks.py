@@ -48,6 +48,8 @@ def act_once(task, num_envs=2):
 def test_the_promised_tasks_are_registered():
     assert {f"RoboRenForce-Gym-{name}-PPO" for name in NAMES} <= set(GYM_TASKS)
     assert "RoboRenForce-Gym-CartPoleMasked-PPORNN" in GYM_TASKS
+    for name, algorithm in (("CartPole", "PPO"), ("Pendulum", "SAC")):
+        assert {f"RoboRenForce-Gym-{name}Sensors-{prefix}{algorithm}" for prefix in ("", "Belief")} <= set(GYM_TASKS)
     for suffix in ("SAPGPPO", "EPO"):
         assert {f"RoboRenForce-Gym-{name}-{suffix}" for name in NAMES[:-1]} <= set(GYM_TASKS)
         assert f"RoboRenForce-EnvPool-Go1Flat-{suffix}" in ENVPOOL_TASKS

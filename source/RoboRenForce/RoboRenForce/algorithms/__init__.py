@@ -4,7 +4,7 @@ from ..buffer.transition import ActOut, Transition
 from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
 from .imitation import Distillation, DistillationCfg
-from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
+from .loss_terms import BeliefLossCfg, CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
 from .off_policy import (
     DSAC,
     SAC,
@@ -26,7 +26,7 @@ from .off_policy import (
     sac_seq_policy,
     sac_trans_policy,
 )
-from .offline import BC, CQL, IQL, TD3BC, BCCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
+from .offline import BC, CQL, IQL, TD3BC, BCCfg, BeliefModelCfg, CQLCfg, IQLCfg, ReBRAC, ReBRACCfg, TD3BCCfg
 from .on_policy import (
     PPO,
     SAPG,
@@ -62,6 +62,8 @@ __all__ = [
     "Algorithm",
     "AlgorithmCfg",
     "BCCfg",
+    "BeliefLossCfg",
+    "BeliefModelCfg",
     "CAPSCfg",
     "CAPSPPOCfg",
     "CQLCfg",

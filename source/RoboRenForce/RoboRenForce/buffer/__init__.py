@@ -5,6 +5,7 @@ from .dataset import DatasetCfg, DatasetLoader, TransitionDataset
 from .dataset_buffer import DatasetBuffer
 from .dataset_checks import DatasetError
 from .dataset_episodes import EpisodeArrays
+from .dataset_sequences import SequenceDatasetBuffer
 from .feature_replay import FeatureReplayBuffer, FeatureReplayBufferCfg
 from .prioritized import PrioritizedReplayBuffer, PrioritizedReplayBufferCfg
 from .replay import ReplayBuffer, ReplayBufferCfg
@@ -34,6 +35,7 @@ __all__ = [
     "ReplayBufferCfg",
     "RolloutBatch",
     "RolloutBuffer",
+    "SequenceDatasetBuffer",
     "SequenceReplayBuffer",
     "SequenceReplayBufferCfg",
     "Transition",

@@ -3,6 +3,13 @@
 from .actor import Actor, ActorCfg, CategoricalActor, CategoricalActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
 from .actor_q import ActorPack, ActorPackCfg, ActorQPack, ActorQPackCfg, ActorQVPack, ActorQVPackCfg, SACNetworks
+from .belief import (
+    BeliefActorCriticPack,
+    BeliefActorCriticPackCfg,
+    BeliefActorQPack,
+    BeliefActorQPackCfg,
+    BeliefCfg,
+)
 from .beta_actor import BetaActor, BetaActorCfg
 from .block_std_actor import BlockStdActor, BlockStdActorCfg
 from .critic import QNetwork, QNetworkCfg, VNetwork, VNetworkCfg
@@ -76,6 +83,11 @@ __all__ = [
     "ActorQVPack",
     "ActorQVPackCfg",
     "Aggregate",
+    "BeliefActorCriticPack",
+    "BeliefActorCriticPackCfg",
+    "BeliefActorQPack",
+    "BeliefActorQPackCfg",
+    "BeliefCfg",
     "Beta",
     "BetaActor",
     "BetaActorCfg",

@@ -187,6 +187,17 @@ class ObservationNetworkCfg(Cfg):
     """Width of the learned vector of each block that replaces the group `block`; None: it is a group like others."""
 
 
+def flat_columns(
+    spec: EnvSpec, groups: Sequence[str], cnn_cfg: CNNCfg | dict[str, CNNCfg] | None = None
+) -> dict[str, list[int]]:
+    """Return the columns of an encoder's features that hold each flat group, in their order."""
+    columns, start = {}, 0
+    for group in _sort_groups(spec, groups, cnn_cfg)[0]:
+        columns[group] = list(range(start, start + spec.obs_dim([group])))
+        start += spec.obs_dim([group])
+    return columns
+
+
 def _sort_groups(
     spec: EnvSpec, groups: Sequence[str], cnn_cfg: CNNCfg | dict[str, CNNCfg] | None
 ) -> tuple[list[str], list[str]]:

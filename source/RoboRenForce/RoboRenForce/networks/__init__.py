@@ -3,9 +3,18 @@
 from .action_expert import ActionExpert, ActionExpertCfg
 from .activation import build_activation
 from .batch_norm import BatchNorm, batch_statistics, uses_batch_statistics
+from .belief import BeliefNetwork, BeliefNetworkCfg
 from .cnn import CNN, CNNCfg
 from .constraints import Constrained, constrain_, constrained_parts
 from .denoiser import Denoiser, DenoiserCfg, MLPDenoiser, MLPDenoiserCfg
+from .density import (
+    ConditionalDensity,
+    ConditionalDensityCfg,
+    FlowDensity,
+    FlowDensityCfg,
+    GaussianDensity,
+    GaussianDensityCfg,
+)
 from .dit import DiT, DiTCfg
 from .ensemble import EnsembleMLP
 from .fft_filter import FFTFilter, FFTFilterCfg
@@ -26,7 +35,11 @@ __all__ = [
     "ActionExpert",
     "ActionExpertCfg",
     "BatchNorm",
+    "BeliefNetwork",
+    "BeliefNetworkCfg",
     "CNNCfg",
+    "ConditionalDensity",
+    "ConditionalDensityCfg",
     "Constrained",
     "Denoiser",
     "DenoiserCfg",
@@ -37,6 +50,10 @@ __all__ = [
     "FFTFilterCfg",
     "FlashNet",
     "FlashNetCfg",
+    "FlowDensity",
+    "FlowDensityCfg",
+    "GaussianDensity",
+    "GaussianDensityCfg",
     "LipsNet",
     "LipsNetCfg",
     "MLPCfg",

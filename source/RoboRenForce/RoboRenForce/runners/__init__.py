@@ -1,5 +1,6 @@
 """Loops around algorithms: collect, learn, log, save, evaluate."""
 
+from .belief_runners import FlowModelRunner, FlowModelRunnerCfg, PretrainedBeliefCfg
 from .block_runners import EPOOnPolicyRunnerCfg, SAPGOnPolicyRunnerCfg
 from .callbacks import Callback, CallbackCfg
 from .dagger_runner import DAggerRunner, DAggerRunnerCfg
@@ -27,12 +28,15 @@ __all__ = [
     "EnvRunner",
     "EnvRunnerCfg",
     "EvalResult",
+    "FlowModelRunner",
+    "FlowModelRunnerCfg",
     "OffPolicyRunner",
     "OffPolicyRunnerCfg",
     "OfflineRunner",
     "OfflineRunnerCfg",
     "OnPolicyRunner",
     "OnPolicyRunnerCfg",
+    "PretrainedBeliefCfg",
     "SAPGOnPolicyRunnerCfg",
     "Trainer",
     "TrainerCfg",

@@ -105,6 +105,7 @@ def _episode(env: Any, layers: list[Any], cfg: GymEnvCfg) -> list[_Seen]:
 
 def _play(env: Any, steps: int, cfg: GymEnvCfg) -> None:
     """Take random actions, through as many episodes as needed."""
+    reset(env, cfg, None)
     for _ in range(steps):
         _, _, terminated, truncated, _ = env.step(env.action_space.sample())
         if terminated or truncated:

@@ -19,6 +19,7 @@ from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_find
 from .envpool_env import EnvPoolCfg
 from .gym_env import GymEnvCfg
 from .make_gym import find_spec, make_env
+from .sensors import CartPoleSensors, PendulumSensors
 from .spaces import FLAT_GROUP, ObsLayout
 
 _PPO = "RRF_gym_tasks.agents.ppo"
@@ -111,6 +112,7 @@ def register_tasks() -> None:
     for suffix, agent in (("SAC", "masked_sac"), ("SACSeq", "masked_sac_seq"), ("SACTrans", "masked_sac_trans")):
         masked = GymEnvCfg(env_id="Pendulum-v1", obs_mask=_VELOCITY_OF_PENDULUM, num_envs=10)
         _register(f"RoboRenForce-Gym-PendulumMasked-{suffix}", masked, f"RRF_gym_tasks.agents.sac_history:{agent}")
+    _register_sensors()
     for task_id, (env_cfg, agent) in _chained().items():
         _register(task_id, env_cfg, f"RRF_gym_tasks.agents.{agent}")
     for task_id, (env_cfg, agent) in _distilled().items():
@@ -126,6 +128,18 @@ def _register_blocks() -> None:
             for name, (env_id, ppo) in names.items():
                 env_cfg = cfg_class(env_id=env_id, num_envs=4 * num_blocks, groups=groups)
                 _register(f"RoboRenForce-{adapter}-{name}-{algorithm}", env_cfg, partial(block_agent, ppo, algorithm))
+
+
+def _register_sensors() -> None:
+    """Register the tasks with two-rate sensors, on a belief and without memory."""
+    for name, sensors, num_envs, algorithm in (
+        ("CartPole", CartPoleSensors, 16, "PPO"),
+        ("Pendulum", PendulumSensors, 10, "SAC"),
+    ):
+        env_cfg = GymEnvCfg(env_id=_GYM[name][0], wrappers=[sensors], num_envs=num_envs)
+        agent = f"RRF_gym_tasks.agents.belief:{name.lower()}"
+        _register(f"RoboRenForce-Gym-{name}Sensors-{algorithm}", env_cfg, agent)
+        _register(f"RoboRenForce-Gym-{name}Sensors-Belief{algorithm}", env_cfg, f"{agent}_belief")
 
 
 def _distilled() -> dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]]:

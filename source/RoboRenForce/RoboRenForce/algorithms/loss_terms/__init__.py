@@ -1,5 +1,6 @@
 """Regularizers listed in `loss_terms`."""
 
+from .belief import BeliefLoss, BeliefLossCfg
 from .caps import CAPS, CAPSCfg
 from .l2c2 import L2C2, L2C2Cfg
 from .lips import Lips, LipsCfg
@@ -10,6 +11,8 @@ from .teacher_distance import TeacherDistance, TeacherDistanceCfg
 __all__ = [
     "CAPS",
     "L2C2",
+    "BeliefLoss",
+    "BeliefLossCfg",
     "CAPSCfg",
     "L2C2Cfg",
     "Lips",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from tensordict import TensorDict
 from torch import Tensor
 
+from ...buffer.dataset_sequences import SequenceDatasetBuffer
 from ...buffer.replay import ReplayBuffer
 from ...buffer.replay_batch import Observations, ReplayBatch
 from ...buffer.sequence import SequenceReplayBuffer
@@ -46,7 +47,7 @@ class ActorCritic:
         buffer = learner.experience.buffer
         self.loss_terms = build_loss_terms(
             cfg.loss_terms,
-            sequences=isinstance(buffer, SequenceReplayBuffer),
+            sequences=isinstance(buffer, SequenceReplayBuffer | SequenceDatasetBuffer),
             actor=self.actor,
             n_step=learner.cfg.replay.n_step if isinstance(buffer, ReplayBuffer) else 1,
         )

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ...buffer.dataset import TransitionDataset
 from ...buffer.dataset_buffer import DatasetBuffer
+from ...buffer.dataset_sequences import SequenceDatasetBuffer, with_previous_actions
 from ...buffer.prioritized import PrioritizedReplayBufferCfg
 from ...buffer.replay import ReplayBuffer
 from ...buffer.replay_batch import ReplayBatch
-from ...buffer.sequence import SequenceReplayBuffer
+from ...buffer.sequence import SequenceReplayBuffer, SequenceReplayBufferCfg
 from ...buffer.transition import Field, Transition, TransitionSchema
 from ...components.normalizer import BoundedRewardScaler
 from ...components.observation import Observations
@@ -169,12 +170,13 @@ def build_networks(learner: OffPolicyAlgorithm, policy: Any) -> tuple[Any, Any]:
     name_unused_groups(context, read)
     stored = replace(spec, obs_groups={name: shape for name, shape in spec.obs_groups.items() if name in read})
     buffer: Any = None
+    # Sequence replays add the previous action to the observations, also those of recorded data.
+    seen = learner.cfg.replay.stored_spec(stored)
     if data is not None:
-        buffer = _make_dataset_buffer(learner, data, stored)
+        data = _chosen_data(learner, data, stored)
+        buffer = _make_dataset_buffer(learner, data)
     elif learner.acts:
         buffer = _make_replay(learner, stored)
-    # Sequence replays add the previous action to the observations.
-    seen = buffer.spec if learner.acts else stored
     added = [name for name in seen.obs_groups if name not in read]
     networks = policy.build(
         spec=replace(spec, obs_groups={**spec.obs_groups, **seen.obs_groups}),
@@ -206,26 +208,36 @@ def _make_replay(learner: OffPolicyAlgorithm, stored: EnvSpec) -> ReplayBuffer:
     return cfg.replay.build(spec=stored, gamma=cfg.gamma, batch_size=cfg.batch_size, device=learner.device)
 
 
-def _make_dataset_buffer(learner: OffPolicyAlgorithm, data: TransitionDataset, stored: EnvSpec) -> DatasetBuffer:
-    """Load the run's recorded data, with the observation groups of `stored`, onto the learner's device."""
+def _chosen_data(learner: OffPolicyAlgorithm, data: TransitionDataset, stored: EnvSpec) -> TransitionDataset:
+    """Return the run's recorded data with the observation groups of `stored`, and the previous action if it is one."""
     cfg, groups = learner.cfg, stored.obs_groups
     data.require_fit(learner.context.spec)
     if cfg.max_return is not None:
         raise ConfigError("max_return follows rewards as they come; use dataset.reward_mode for recorded ones.")
     obs, next_obs = ({group: rows[group] for group in groups} for rows in (data.obs, data.next_obs))
     data = replace(data, obs=obs, next_obs=next_obs)
+    sequences = isinstance(cfg.replay, SequenceReplayBufferCfg) and cfg.replay.previous_action
+    return with_previous_actions(data) if sequences else data
+
+
+def _make_dataset_buffer(learner: OffPolicyAlgorithm, data: TransitionDataset) -> DatasetBuffer:
+    """Load recorded data onto the learner's device, as transitions or as sequences."""
+    cfg, replay = learner.cfg, learner.cfg.replay
+    if isinstance(replay, SequenceReplayBufferCfg):
+        sizes = {"length": replay.length, "burn_in": replay.burn_in}
+        return SequenceDatasetBuffer(data, cfg.gamma, cfg.batch_size, learner.device, **sizes)
     return DatasetBuffer(data, cfg.gamma, cfg.batch_size, learner.device, next_action=cfg.needs_next_action)
 
 
 def _require_fit(networks: Any, buffer: ReplayBuffer | DatasetBuffer) -> None:
     """Refuse recurrent networks without sequences, and batch statistics over padded sequences."""
     recurrent = [name for name, network in networks.named_children() if network.is_recurrent]
-    if recurrent and not isinstance(buffer, SequenceReplayBuffer):
+    if recurrent and not isinstance(buffer, SequenceReplayBuffer | SequenceDatasetBuffer):
         raise ConfigError(
             f"{' and '.join(recurrent)} have a memory and learn from sequences, but batches come from a "
             f"{type(buffer).__name__}: use replay=SequenceReplayBufferCfg(...), or networks without memory."
         )
-    if isinstance(buffer, SequenceReplayBuffer) and uses_batch_statistics(networks):
+    if isinstance(buffer, SequenceReplayBuffer | SequenceDatasetBuffer) and uses_batch_statistics(networks):
         raise ConfigError(
             "The networks have batch normalization, and batches are sequences with padding, which would count as "
             "data: use MLPCfg instead of FlashNetCfg, or replay=ReplayBufferCfg(...)."

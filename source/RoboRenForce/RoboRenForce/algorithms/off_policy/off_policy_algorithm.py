@@ -31,7 +31,7 @@ from ...components.policy_state import ActingPolicy
 from ...components.return_heads import ReturnHead
 from ...components.scheduled_adam import ScheduledAdam
 from ...components.shared_statistics import share_statistics
-from ...configclass import ConfigError, Range, configclass
+from ...configclass import Cfg, ConfigError, Range, configclass
 from ...envs.obs_groups import PREVIOUS_ACTION
 from ...utils.compile import compile_own
 from ...utils.cuda_graph import GraphMode
@@ -54,7 +54,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
     """
 
     cfg: OffPolicyAlgorithmCfg
-    networks_cfg: ClassVar[type[ActorPackCfg]] = ActorPackCfg
+    networks_cfg: ClassVar[type[Cfg]] = ActorPackCfg
     """Configuration class of the modules that it learns."""
     needs_data: ClassVar[bool] = False
     """True if it learns from recorded data only and never acts."""
@@ -199,7 +199,7 @@ class OffPolicyAlgorithm(Algorithm, ABC):
 
     def policy(self) -> ActorPolicy:
         """Return the actor for play and export; it shares its parameters with the learner."""
-        remembers = self.acts and self.collector.policy_state.previous_action is not None
+        remembers = PREVIOUS_ACTION in {*self.actor.groups} - {*self.context.spec.obs_groups}
         return (HistoryPolicy if remembers else ActorPolicy)(self.actor)
 
     def train(self) -> None:
