@@ -10,7 +10,7 @@ nothing is read by the host. Random numbers come from a generator of the environ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -23,19 +23,10 @@ from ...configclass import Cfg, Range, configclass
 from ...envs.spec import EnvSpec
 from ...envs.vec_env import StepReturn, VecEnv
 from ...utils.errors import UserError
+from .starts import Starts
 
 StepFunction = Callable[[dict[str, Tensor], Tensor, dict[str, Tensor]], Tensor]
 """Function of groups of observations `(N, ...)`, actions `(N, A)` and groups of the successors; returns `(N,)`."""
-
-
-@dataclass
-class Starts:
-    """States that imagined episodes start from, `P` of them."""
-
-    state: Tensor
-    """`(P, D)`."""
-    memory: Memory
-    """What the model remembers of their histories, `(P, ...)` each."""
 
 
 class ImaginationEnv(VecEnv):

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
-import torch
 from torch import Tensor
 
 from ...buffer.dataset import TransitionDataset
-from ...components.system_dynamics import SystemDynamics, SystemDynamicsCfg, SystemDynamicsTransformer
+from ...components.system_dynamics import SystemDynamics, SystemDynamicsCfg
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...envs.spec import EnvSpec
@@ -21,6 +20,7 @@ from ...utils.cuda_graph import GraphMode
 from ...utils.errors import UserError
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext, require_policy
 from .fit import DynamicsFit, DynamicsFitCfg
+from .starts import starts_to_save
 from .step_table import StepTable
 
 
@@ -58,7 +58,8 @@ class SystemDynamicsLearner(Algorithm):
     def act(self, obs: Any) -> NoReturn:
         """Refuse to act."""
         raise UserError(
-            "A dynamics model is no policy and takes no actions: train one in it, see docs/algorithms/system_dynamics.md."
+            "A dynamics model is no policy and takes no actions: train one in it, see "
+            "docs/algorithms/system_dynamics.md."
         )
 
     def process_env_step(self, transition: Any) -> NoReturn:
@@ -75,18 +76,8 @@ class SystemDynamicsLearner(Algorithm):
         if self.fit is not None:
             state["fit"] = self.fit.state_dict()
             state["model"] = self.fit.best_state()
-            state["starts"] = self._starts(self.fit.table)
+            state["starts"] = starts_to_save(self.model, self.fit.table, self.cfg.num_starts)
         return state
-
-    def _starts(self, table: StepTable) -> dict[str, Tensor]:
-        """Return states, evenly spread over the data, and their histories."""
-        count = min(self.cfg.num_starts, table.size)
-        rows = torch.arange(count, device=table.device) * table.size // count
-        starts = {"state": table.gather(rows).state}
-        if isinstance(self.model, SystemDynamicsTransformer):
-            names = ("states", "actions", "starts", "begins")
-            starts |= dict(zip(names, table.histories(rows, self.model.cfg.history), strict=True))
-        return {name: value.cpu() for name, value in starts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; without data, the best weights."""

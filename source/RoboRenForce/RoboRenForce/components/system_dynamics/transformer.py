@@ -1,7 +1,7 @@
 """Causal transformer over recorded steps, trained on its own predictions.
 
-One token per step holds (s_t, a_t); the output at token t is the distribution of (s_{t+1}, r_t). A window has H steps of
-history and N - 1 more, in which the model reads the states that it predicted itself (Li et al. 2025, arXiv 2501.10100):
+One token per step holds (s_t, a_t); the output at token t is the distribution of (s_{t+1}, r_t). A window has H steps
+of history and N - 1 more, in which the model reads states that it predicted itself (Li et al. 2025, arXiv 2501.10100):
 
     s_0 a_0 ... s_{H-1} a_{H-1} | s^_H a_H ... s^_{H+N-2} a_{H+N-2}          L = mean_{t < H} l_t
     ------- recorded ---------- | -- predicted, recorded actions --              + mean_{k < N-1} alpha^{k+1} l_{H+k}
