@@ -8,7 +8,7 @@ Each keeps its best weights; the fit ends when none has improved for `patience` 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -58,12 +58,13 @@ class DynamicsFit:
 
     # -- one fit ------------------------------------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Split the rows of the table anew, measure the standardizations and forget earlier errors."""
+    def begin(self, *, measure: bool = True) -> None:
+        """Split the rows of the table anew, measure the standardizations unless told not to, forget earlier errors."""
         rows = torch.arange(self.table.size, device=self.device)
         held_out = self._held_out(rows)
         train, self.validation_rows = rows[~held_out], rows[held_out]
-        self.model.measure(self.table.gather(train))
+        if measure:
+            self.model.measure(self.table.gather(train))
         shape = (self.members, len(train))
         # With replacement, for each member; a trunk that all heads share sees every row.
         draw = torch.randint(len(train), shape, generator=self.generator, device=self.device)
@@ -73,9 +74,9 @@ class DynamicsFit:
         self.epoch = 0
 
     def _held_out(self, rows: Tensor) -> Tensor:
-        """Return True for validation rows: single rows, or whole episodes for models that see windows."""
+        """Return True for validation rows."""
         share = self.cfg.validation_share
-        if not self.model.sees_history:
+        if self.cfg.split == "rows" and not self.model.sees_history:
             order = torch.randperm(len(rows), generator=self.generator, device=self.device)
             return order < int(share * len(rows))
         episode = self.table.episode[: len(rows)] - 1
@@ -90,9 +91,9 @@ class DynamicsFit:
         """True if no member improves any more, or there were `max_epochs`; reads the device."""
         return self.epoch >= self.cfg.max_epochs or bool((self.stale >= self.cfg.patience).all())
 
-    def run(self) -> dict[str, Tensor]:
-        """Fit to the present contents of the table; returns the metrics of the last epoch."""
-        self.begin()
+    def run(self, *, measure: bool = True) -> dict[str, Tensor]:
+        """Fit to the present contents of the table; see `begin`. Returns the metrics of the last epoch."""
+        self.begin(measure=measure)
         metrics: dict[str, Tensor] = {}
         while not self.is_finished:
             metrics = self.run_epoch()
@@ -214,6 +215,9 @@ class DynamicsFitCfg(Cfg):
     """Steps (of each member) or windows per gradient step."""
     validation_share: Annotated[float, Range(ge=0, lt=1)] = 0.2
     """Share of the data that members are judged on; 0: none are, and the last weights count."""
+    split: Literal["rows", "episodes"] = "rows"
+    """What is held out: single rows, or whole episodes, which models that see windows always need. Of a single episode
+    it is the end."""
     patience: Annotated[int, Range(ge=1)] = 5
     """Epochs without improvement after which a fit ends."""
     threshold: Annotated[float, Range(ge=0, lt=1)] = 0.01

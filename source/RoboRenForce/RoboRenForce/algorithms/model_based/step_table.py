@@ -10,6 +10,8 @@ A window of T steps from row 1 holds rows 1 and 2; what follows is not valid. Th
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
@@ -26,14 +28,27 @@ class StepTable:
 
     def __init__(self, layout: StateLayout, spec: EnvSpec, capacity: int, device: torch.device) -> None:
         self.layout, self.action, self.device = layout, spec.action, device
-        self._widths = [layout.dim, spec.action.dim, 1, 1, layout.dim, 1]
-        self.rows = torch.zeros(capacity, sum(self._widths), device=device)
-        self.begins = torch.zeros(capacity, dtype=torch.bool, device=device)
-        self.episode = torch.zeros(capacity, dtype=torch.int64, device=device)
+        self.capacity = capacity
+        self._widths = [layout.dim, spec.action.dim, 1, 1, layout.dim]
         self.size = 0
         """Number of steps."""
         self._last = torch.zeros((), dtype=torch.int64, device=device)
         """Last row, on the device for captured draws."""
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Steps side by side, `(capacity, W)`, allocated when they are first filled: only playing costs no memory."""
+        return torch.zeros(self.capacity, sum(self._widths), device=self.device)
+
+    @cached_property
+    def begins(self) -> Tensor:
+        """bool `(capacity,)`: True at the first step of an episode."""
+        return torch.zeros(self.capacity, dtype=torch.bool, device=self.device)
+
+    @cached_property
+    def episode(self) -> Tensor:
+        """int64 `(capacity,)`: number of the episode, from 1 on."""
+        return torch.zeros(self.capacity, dtype=torch.int64, device=self.device)
 
     def fill_from_dataset(self, data: TransitionDataset) -> None:
         """Copy recorded data, whose rows are in order."""
@@ -66,21 +81,19 @@ class StepTable:
         begins: Tensor,
     ) -> None:
         size = len(reward)
-        if not 0 < size <= len(self.rows):
-            raise UserError(f"A dynamics model got {size:,} steps to learn from, expected 1 to {len(self.rows):,}.")
+        if not 0 < size <= self.capacity:
+            raise UserError(f"A dynamics model got {size:,} steps to learn from, expected 1 to {self.capacity:,}.")
         columns = [
             self.layout.flat(obs),
             self.encoded(action),
             reward.unsqueeze(1),
             terminated.unsqueeze(1),
             self.layout.flat(next_obs),
-            torch.roll(begins, -1).unsqueeze(1),
         ]
         first = 0
         for width, column in zip(self._widths, columns, strict=True):
             self.rows[:size, first : first + width].copy_(column)
             first += width
-        self.rows[size - 1, -1] = 1.0
         self.begins[:size].copy_(begins)
         torch.cumsum(self.begins[:size], 0, out=self.episode[:size])
         self._last.fill_(size - 1)
@@ -93,7 +106,7 @@ class StepTable:
     def gather(self, index: Tensor) -> Steps:
         """Return the steps `index`, int64 of any shape."""
         found = self.rows.index_select(0, index.flatten()).view(*index.shape, -1)
-        state, action, reward, terminated, following, _ = found.split(self._widths, dim=-1)
+        state, action, reward, terminated, following = found.split(self._widths, dim=-1)
         return Steps(state, action, reward.squeeze(-1), terminated.squeeze(-1), following)
 
     def windows(self, start: Tensor, length: int) -> Steps:

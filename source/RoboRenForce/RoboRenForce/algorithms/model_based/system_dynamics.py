@@ -6,9 +6,11 @@ without the data (`ImaginationEnvCfg`).
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from ...buffer.dataset import TransitionDataset
@@ -20,6 +22,7 @@ from ...utils.cuda_graph import GraphMode
 from ...utils.errors import UserError
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext, require_policy
 from .fit import DynamicsFit, DynamicsFitCfg
+from .open_loop import open_loop
 from .starts import starts_to_save
 from .step_table import StepTable
 
@@ -69,6 +72,16 @@ class SystemDynamicsLearner(Algorithm):
     def policy(self) -> NoReturn:
         """Refuse to be played; see `act`."""
         self.act(None)
+
+    def report(self, horizon: int) -> dict[str, Any]:
+        """Return the quality of the best weights on validation rows, see `open_loop`; on all rows if there are none."""
+        if self.fit is None:
+            raise UserError("A dynamics model is judged on data: give the run a dataset.")
+        model = copy.deepcopy(self.model)
+        model.load_state_dict(self.fit.best_state())
+        held_out, table = self.fit.validation_rows, self.fit.table
+        rows = held_out if len(held_out) else torch.arange(table.size, device=table.device)
+        return open_loop(model.eval(), table, rows, horizon)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the best ones among them as `model`, the fit, and states to start from."""

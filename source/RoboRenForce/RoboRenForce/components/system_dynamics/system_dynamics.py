@@ -195,6 +195,13 @@ class SystemDynamics(nn.Module, ABC):
             following = following.index_copy(-1, self.layout.contacts, chance)
         return following, change[..., -1]
 
+    def with_held(self, state: Tensor, recorded: Tensor) -> Tensor:
+        """Return `state` with the held columns of `recorded`, `(..., D)` both: they are no prediction."""
+        if self.num_gaussian - 1 + self.num_contacts == self.layout.dim:
+            return state
+        taken = torch.cat([self.layout.predicted, self.layout.contacts])
+        return recorded.index_copy(-1, taken, state.index_select(-1, taken))
+
     @torch.no_grad()
     def imagine(
         self,

@@ -78,8 +78,7 @@ class SystemDynamicsTransformer(SystemDynamics):
             # Each row follows one head: the mean over heads is smoother than any future.
             chosen = self._members(last).gather(0, member.view(1, -1, 1).expand(1, -1, self.num_outputs)).squeeze(0)
             state, _ = self.successor(state, chosen, deterministic=deterministic, soft_contacts=True)
-            if len(self.layout.predicted) + self.num_contacts < self.layout.dim:
-                state = self._with_held(state, steps.state[k])
+            state = self.with_held(state, steps.state[k])
             last, cache = self.network(self.standardized_inputs(state, steps.action[k]), cache)
             outputs.append(self._members(last).unsqueeze(1))
         return torch.cat(outputs, dim=1)
@@ -95,11 +94,6 @@ class SystemDynamicsTransformer(SystemDynamics):
     def _members(self, output: Tensor) -> Tensor:
         """Return `(E, ..., O)` of the trunk's output `(..., E * O)`."""
         return output.unflatten(-1, (self.cfg.num_members, self.num_outputs)).movedim(-2, 0)
-
-    def _with_held(self, state: Tensor, recorded: Tensor) -> Tensor:
-        """Return `state` with the held columns as recorded: they are no prediction."""
-        taken = torch.cat([self.layout.predicted, self.layout.contacts])
-        return recorded.index_copy(-1, taken, state.index_select(-1, taken))
 
 
 @configclass
