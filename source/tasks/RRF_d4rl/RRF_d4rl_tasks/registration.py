@@ -7,7 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 from RoboRenForce.configclass import resolve
-from RoboRenForce.envs import VecEnvCfg
+from RoboRenForce.envs.env_cfg import NoEnvCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
@@ -51,7 +51,7 @@ def register_tasks() -> None:
                 id=task_id,
                 entry_point="RRF_d4rl_tasks.registration:refuse_gym_make",
                 disable_env_checker=True,
-                kwargs={ENV_KEY: VecEnvCfg(), RUNNER_KEY: f"RRF_d4rl_tasks.agents_dynamics:{task_id}"},
+                kwargs={ENV_KEY: NoEnvCfg(), RUNNER_KEY: f"RRF_d4rl_tasks.agents_dynamics:{task_id}"},
             )
 
 
