@@ -103,9 +103,11 @@ class DynamicsFit:
     def run_epoch(self) -> dict[str, Tensor]:
         """Take one pass over the training rows, and judge the members; returns 0-dim metrics."""
         self.model.train()
-        rows, size = self.train_rows, min(self.cfg.batch_size, self.train_rows.shape[1])
+        rows, size = self.train_rows, self.cfg.batch_size
         order = torch.rand(rows.shape, generator=self.generator, device=self.device).argsort(1)
-        steps = rows.shape[1] // size
+        # A captured step needs whole batches: too few rows are repeated.
+        order = order.repeat(1, -(-size // rows.shape[1]))
+        steps = order.shape[1] // size
         if self.cfg.steps_per_epoch is not None:
             steps = min(steps, self.cfg.steps_per_epoch)
         sums: dict[str, Tensor] = {}
