@@ -89,7 +89,7 @@ class Teacher(nn.Module):
 
     def load_actor(self, cfg: TeacherCfg, spec: EnvSpec) -> Actor:
         """Build the actor of the checkpoint, with the spec that it was trained with."""
-        path = _newest(Path(cfg.checkpoint))
+        path = newest_checkpoint(Path(cfg.checkpoint))
         data = load_checkpoint(path, schema=_SCHEMA)
         there = EnvSpec.from_dict(data["spec"])
         known = {name: data["config"]["agent"].get(name) for name in ("policy", "obs_groups")}
@@ -146,7 +146,7 @@ class TeacherCfg(Cfg):
     """True if the checkpoint may name any class, False for those of RoboRenForce alone."""
 
 
-def _newest(target: Path) -> Path:
+def newest_checkpoint(target: Path) -> Path:
     """Return the checkpoint of a run, or of the newest run in a folder of runs."""
     if target.is_dir() and not RunDir(target).checkpoints():
         target = newest_run(target.parent, target.name).root

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import logging
+from argparse import Namespace, RawDescriptionHelpFormatter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..algorithms.model_based import SystemDynamicsLearner
+from ..components.teacher import newest_checkpoint
 from ..configclass import Range, configclass
+from ..utils.console import say, setup_logging
 from ..utils.errors import UserError
 from ..utils.plots import plot_lines
-from ..utils.run_dir import write_text_atomically
+from ..utils.run_dir import run_of, write_text_atomically
+from .arguments import Parser, add_trust
 from .callbacks import Callback, CallbackCfg
+from .checkpoint_task import task_of_checkpoint
+from .saved_run import read_run
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -42,6 +48,39 @@ def write_dynamics_report(runner: Trainer, folder: Path, horizon: int) -> dict[s
     write_text_atomically(folder / f"{NAME}.json", json.dumps(found, indent=1) + "\n")
     _draw(found, folder / f"{NAME}.png")
     return found
+
+
+def report_parser(description: str | None) -> Parser:
+    """Return the options of the report on a trained model; `dataset.source=...` judges it on other data."""
+    parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser.add_argument("--target", required=True, metavar="PATH", help="checkpoint, run directory, or folder of runs")
+    parser.add_argument("--horizon", type=int, default=50, help="most steps that are predicted on end (default: 50)")
+    add_trust(parser, "the checkpoint")
+    return parser
+
+
+def report_run(args: Namespace) -> None:
+    """Load a run with its data, write the report into its directory and print the errors."""
+    setup_logging()
+    if args.horizon < 1:
+        raise UserError(f"--horizon is {args.horizon}, expected at least 1.")
+    path = newest_checkpoint(Path(args.target))
+    saved = read_run(path)
+    task = task_of_checkpoint(saved.data, trust=args.trust, task=None)
+    task.apply_overrides(args.overrides)
+    task.validate()
+    runner: Trainer = task.runner_cfg.build(task=task.id)
+    learner, state = runner.algorithm, saved.data["algorithm"]
+    if args.overrides and isinstance(learner, SystemDynamicsLearner):
+        learner.load_to_judge(state)
+    else:
+        runner.restore(saved, resume=False)
+    folder = run_of(path).root
+    found = write_dynamics_report(runner, folder, args.horizon)
+    for step in sorted({1, min(10, args.horizon), args.horizon}):
+        numbers = ", ".join(f"{name} {values[step - 1]:.3g}" for name, values in found["error"].items())
+        say(f"{step:4d} steps    error {numbers}")
+    say(f"written to    {folder / NAME}.json and .png")
 
 
 def _draw(found: Mapping[str, Any], path: Path) -> None:

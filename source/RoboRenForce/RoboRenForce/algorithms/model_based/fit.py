@@ -187,6 +187,7 @@ class DynamicsFit:
             "train_rows": self.train_rows.clone(),
             "validation_rows": self.validation_rows.clone(),
             "epoch": self.epoch,
+            "steps": self.table.size,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -35,7 +35,7 @@ class ImaginationEnvCfg(VecEnvCfg):
     class_type: type | str = ImaginedTask
     num_envs: Annotated[int, Range(ge=1, le=1_000_000)] = 64
     model: str = ""
-    """Checkpoint or run directory of a dynamics model."""
+    """Checkpoint, run directory or folder of runs of a dynamics model."""
     real: VecEnvCfg = MISSING
     """Environment in which the policy is evaluated and played."""
     imagination: ImaginationCfg = ImaginationCfg(horizon=200)

@@ -205,7 +205,7 @@ class MBPOPPOCfg(AlgorithmCfg):
     model_warmup_iterations: Annotated[int, Range(ge=0)] = 0
     """First iterations, in which the model learns and the policy stays as it is."""
     init_from: str = ""
-    """Checkpoint or run directory of a dynamics model to begin with; empty: a new one."""
+    """Checkpoint, run directory or folder of runs of a dynamics model to begin with; empty: a new one."""
     finetune: bool = True
     """True to go on training the model of `init_from` on real steps."""
     trust: bool = False

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...components.system_dynamics import Memory, Steps, SystemDynamics, SystemDynamicsTransformer
+from ...utils.errors import UserError
 from .step_table import StepTable
 
 INTERVALS = (0.5, 0.9)
@@ -37,6 +38,8 @@ def open_loop(
         most_rows: Rows that are used, evenly spread over the fitting ones.
     """
     rows = rows[(rows > 0) & ~table.begins[rows.clamp(min=0)]]
+    if not len(rows):
+        raise UserError("No step to predict from: every one that was held out begins an episode; record longer ones.")
     length = table.windows(rows, horizon).valid
     lengths = rows.new_zeros(len(rows)) if length is None else length.sum(0)
     whole = rows[lengths >= horizon]

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ...components.system_dynamics import SystemDynamics, SystemDynamicsCfg
+from ...components.teacher import newest_checkpoint
 from ...configclass import Cfg, configclass
 from ...envs.spec import EnvSpec
 from ...utils.checkpoint import load_checkpoint
 from ...utils.errors import CheckpointError
-from ...utils.run_dir import resolve_checkpoint
 from ...utils.seeding import seeded
 from .starts import Starts, saved_starts
 from .system_dynamics import dynamics_groups
@@ -45,13 +45,13 @@ class SavedModel:
 
     @classmethod
     def read(cls, target: str, *, trust: bool = False) -> SavedModel:
-        """Read a checkpoint, or the newest one of a run directory.
+        """Read a checkpoint, or the newest one of a run or of several.
 
         Args:
-            target: Checkpoint or run directory.
+            target: Checkpoint, run directory, or folder of runs.
             trust: True if it may name any class, False for those of RoboRenForce alone.
         """
-        path = resolve_checkpoint(Path(target))
+        path = newest_checkpoint(Path(target))
         data = load_checkpoint(path, schema=_SCHEMA)
         known = {name: data["config"]["agent"].get(name) for name in ("policy", "obs_groups")}
         agent: Any = _SavedAgent.from_dict({name: x for name, x in known.items() if x}, trust=trust)

@@ -93,12 +93,27 @@ class SystemDynamicsLearner(Algorithm):
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore `state_dict`; without data, the best weights."""
+        """Restore `state_dict`; without data, the best weights.
+
+        Raises:
+            ValueError: The fit was that of other data.
+        """
         if self.fit is None:
             self.model.load_state_dict(state["model"])
-        else:
-            self.model.load_state_dict(state["networks"])
-            self.fit.load_state_dict(state["fit"])
+            return
+        there, here = state["fit"]["steps"], self.fit.table.size
+        if there != here:
+            raise ValueError(
+                f"the checkpoint learned from {there:,} steps and the data has {here:,}; use the same data"
+            )
+        self.model.load_state_dict(state["networks"])
+        self.fit.load_state_dict(state["fit"])
+
+    def load_to_judge(self, state: Mapping[str, Any]) -> None:
+        """Load the best weights to judge them on data of another run, all of which is then held out."""
+        self.model.load_state_dict(state["model"])
+        if self.fit is not None:
+            self.fit.validation_rows = self.fit.validation_rows[:0]
 
     def train(self) -> None:
         """Switch the model to training mode."""

@@ -49,22 +49,22 @@ def ant_fell(obs: Groups, action: Tensor, next_obs: Groups) -> Tensor:
 
 
 def classic(termination: Callable[..., Tensor], steps: int) -> runners.OffPolicyRunnerCfg:
-    """Return MBPO with networks of 64 units, for tasks with few dimensions: minutes on a CPU."""
+    """Return MBPO with small networks, for tasks with few dimensions: minutes on a CPU."""
     learner = algorithms.SACCfg(
         replay=buffer.ReplayBufferCfg(capacity=50_000),
         learning_starts=500,
-        gradient_steps=5,
+        gradient_steps=4,
         actor_learning_rate=1.0e-3,
         critic_learning_rate=1.0e-3,
         temperature=components.TemperatureCfg(learning_rate=1.0e-3),
     )
-    backbone = networks.MLPCfg(hidden_features=[64, 64], activations="SiLU")
+    backbone = networks.MLPCfg(hidden_features=[128, 128], activations="SiLU")
     algorithm = algorithms.MBPOCfg(
         learner=learner,
         model=components.SystemDynamicsMLPCfg(num_members=5, num_elites=3, backbone_cfg=backbone),
-        fit=algorithms.DynamicsFitCfg(batch_size=64, max_epochs=100),
+        fit=algorithms.DynamicsFitCfg(learning_rate=3.0e-3, batch_size=64, max_epochs=40),
         imagination=algorithms.ImaginationCfg(termination=termination),
-        num_rollouts=1000,
+        num_rollouts=10_000,
     )
     return _runner(pack((64, 64)), algorithm, steps, 200)
 
