@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from argparse import Namespace, RawDescriptionHelpFormatter
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,7 +16,6 @@ from ..utils.console import say, setup_logging
 from ..utils.errors import UserError
 from ..utils.plots import plot_lines
 from ..utils.run_dir import run_of, write_text_atomically
-from .arguments import Parser, add_trust
 from .callbacks import Callback, CallbackCfg
 from .checkpoint_task import task_of_checkpoint
 from .saved_run import read_run
@@ -50,17 +49,12 @@ def write_dynamics_report(runner: Trainer, folder: Path, horizon: int) -> dict[s
     return found
 
 
-def report_parser(description: str | None) -> Parser:
-    """Return the options of the report on a trained model; `dataset.source=...` judges it on other data."""
-    parser = Parser(description=description, formatter_class=RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--target", required=True, metavar="PATH", help="checkpoint, run directory, or folder of runs")
-    parser.add_argument("--horizon", type=int, default=50, help="most steps that are predicted on end (default: 50)")
-    add_trust(parser, "the checkpoint")
-    return parser
-
-
 def report_run(args: Namespace) -> None:
-    """Load a run with its data, write the report into its directory and print the errors."""
+    """Load a run with its data, write the report into its directory and print the errors.
+
+    Args:
+        args: `target`, `horizon`, `trust` and `overrides`, as the script parses them.
+    """
     setup_logging()
     if args.horizon < 1:
         raise UserError(f"--horizon is {args.horizon}, expected at least 1.")
