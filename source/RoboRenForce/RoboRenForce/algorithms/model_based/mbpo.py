@@ -116,7 +116,7 @@ class MBPO(Algorithm):
         for step in range(length):
             action = policy(obs)
             following, reward, done, extras = env.step(action)
-            record = {f"obs/{name}": value for name, value in obs.items()}
+            record: dict[str, Any] = {f"obs/{name}": value for name, value in obs.items()}
             record |= {f"next_obs/{name}": value for name, value in extras["final_observations"].items()}
             ended = torch.ones_like(done) if step == length - 1 else done
             record |= {"action": action, "reward": reward, "terminated": extras["terminated"], "done": ended}

@@ -40,6 +40,7 @@ class MBPOPPO(Algorithm):
     """PPO, a dynamics model, and the replay of real steps that it learns from."""
 
     cfg: MBPOPPOCfg
+    collector: OffPolicyCollector
     obs_sets = ("dynamics", *Algorithm.obs_sets)
 
     def __init__(self, cfg: MBPOPPOCfg, *, policy: ActorCriticPackCfg, context: RunContext) -> None:

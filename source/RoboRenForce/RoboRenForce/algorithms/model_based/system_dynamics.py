@@ -44,8 +44,11 @@ class SystemDynamicsLearner(Algorithm):
             data.require_fit(context.spec)
             table = StepTable(self.model.layout, context.spec, len(data), context.device)
             table.fill_from_dataset(data)
-            self.fit = cfg.fit.build(model=self.model, table=table, seed=context.seed, cuda_graph=cfg.cuda_graph)
-            self.fit.begin()
+            fit: DynamicsFit = cfg.fit.build(
+                model=self.model, table=table, seed=context.seed, cuda_graph=cfg.cuda_graph
+            )
+            fit.begin()
+            self.fit = fit
 
     @property
     def is_finished(self) -> bool:
