@@ -181,7 +181,8 @@ def least_work(command: Command) -> list[str] | None:
     if ("EnvPool" in text and not is_installed("envpool")) or ("--export" in text and not is_installed("onnxscript")):
         return None
     if "train_offline" in text:
-        size = ["--max_iterations", "1", "updates_per_iteration=2", "algorithm.batch_size=8", "eval_interval=0"]
+        batch = "algorithm.fit.batch_size=8" if "system_dynamics" in text else "algorithm.batch_size=8"
+        size = ["--max_iterations", "1", "updates_per_iteration=2", batch, "eval_interval=0"]
         words = [*command.words, *size, "--device", "cpu", "report=false"]
         return words if "dataset.source=" in text else None  # others take their data from the hub
     if "collect_dataset" in text:
@@ -189,7 +190,8 @@ def least_work(command: Command) -> list[str] | None:
         return [*command.words, *few, *(["--medium_return=-1e6"] if "mixed" in command.words else [])]
     if command.verb == "train":
         num_envs = "24" if re.search("SAPGPPO|EPO", text) else "4"  # several blocks
-        size = ["--num_envs", num_envs, "num_steps_per_env=8", "env.max_episode_steps=3", "--max_iterations", "1"]
+        length = "env.imagination.horizon=3" if "-Imagined-" in text else "env.max_episode_steps=3"
+        size = ["--num_envs", num_envs, "num_steps_per_env=8", length, "--max_iterations", "1"]
         size = ["--max_iterations", "2"] if "--resume" in text else size
         return [*command.words, *size, "--device", "cpu", "report=false"]
     if command.verb in ("play", "eval", "export"):

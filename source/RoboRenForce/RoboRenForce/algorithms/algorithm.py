@@ -101,6 +101,11 @@ class Algorithm(ABC):
     saves_directories: bool = False
     """True if its checkpoints are directories `global_step_<N>` even where it is not sharded, as in VLA RL."""
 
+    @property
+    def is_finished(self) -> bool:
+        """True if nothing is left to learn, which ends the run before its last iteration."""
+        return False
+
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
         return self.collector.act(obs)

@@ -10,7 +10,7 @@ import json
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -18,8 +18,7 @@ from ..algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from ..components.action_heads import FlowHeadCfg
 from ..components.openpi_policy import OpenPIPolicyCfg, Size
 from ..components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg, VLAPolicyCfg
-from ..configclass import configclass
-from ..envs.env_cfg import VecEnvCfg
+from ..envs.env_cfg import NoEnvCfg
 from ..networks.action_expert import Variant
 from ..networks.vlm import Qwen3VLCfg
 from ..runners.arguments import Parser, train_parser
@@ -49,18 +48,6 @@ _OVERRIDES = {
     "kl_coef": "algorithm.kl_coef",
 }
 """Flag -> what it is short for."""
-
-
-@configclass
-class NoEnvCfg(VecEnvCfg):
-    """Stands for the environment of a run that has none."""
-
-    def build(self, *args: Any, **runtime: Any) -> NoReturn:
-        """Refuse."""
-        raise UserError(
-            "This run learns from a data set and has no environment: name a task that has one with --task, or set "
-            "eval_interval=0 and video_interval=0."
-        )
 
 
 def find_task(task_id: str) -> Task | None:

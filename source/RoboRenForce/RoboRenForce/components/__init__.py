@@ -64,6 +64,14 @@ from .return_heads import (
 )
 from .simulator_policy import for_simulator
 from .student_teacher import StudentTeacher, StudentTeacherCfg
+from .system_dynamics import (
+    SystemDynamics,
+    SystemDynamicsCfg,
+    SystemDynamicsMLP,
+    SystemDynamicsMLPCfg,
+    SystemDynamicsTransformer,
+    SystemDynamicsTransformerCfg,
+)
 from .target import make_target, soft_update
 from .teacher import Teacher, TeacherCfg
 from .temperature import Temperature, TemperatureCfg
@@ -146,6 +154,12 @@ __all__ = [
     "StateIndStdActorCfg",
     "StudentTeacher",
     "StudentTeacherCfg",
+    "SystemDynamics",
+    "SystemDynamicsCfg",
+    "SystemDynamicsMLP",
+    "SystemDynamicsMLPCfg",
+    "SystemDynamicsTransformer",
+    "SystemDynamicsTransformerCfg",
     "TanhGaussian",
     "TanhGaussianActor",
     "TanhGaussianActorCfg",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NoReturn, Self
 
 from ..configclass import Cfg, Range, configclass
+from ..utils.errors import UserError
 from .dynamic_env import DynamicEnvCfg
 from .group_vec import GroupVecCfg
 from .multi_modal import MultiModalCfg
@@ -60,6 +61,18 @@ class VecEnvCfg(Cfg):
                 "groups: num_eval_envs can't be combined with multi_modal, whose observations eval rows don't get; "
                 "set groups.num_eval_envs=0 and evaluate by the runner's eval_interval"
             )
+
+
+@configclass
+class NoEnvCfg(VecEnvCfg):
+    """Stands for the environment of a run that has none."""
+
+    def build(self, *args: Any, **runtime: Any) -> NoReturn:
+        """Refuse."""
+        raise UserError(
+            "This run learns from a data set and has no environment: name a task that has one with --task, or set "
+            "eval_interval=0 and video_interval=0."
+        )
 
 
 def evaluation_cfg(env_cfg: Any, num_envs: int, seed: int) -> Any:

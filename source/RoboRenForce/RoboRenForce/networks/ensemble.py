@@ -61,3 +61,7 @@ class EnsembleMLP(Network):
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1]).expand(self.num_members, -1, -1)
         return self.layers(flat).view(self.num_members, *x.shape[:-1], self.out_features)
+
+    def forward_members(self, x: Tensor) -> Tensor:
+        """Map an input of its own for each member, `(E, B, in) -> (E, B, out)`."""
+        return self.layers(x)

@@ -5,8 +5,10 @@ from .block_runners import EPOOnPolicyRunnerCfg, SAPGOnPolicyRunnerCfg
 from .callbacks import Callback, CallbackCfg
 from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
+from .dynamics_report import DynamicsReport, DynamicsReportCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate
+from .model_based_runners import MBPOOnPolicyRunnerCfg
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
@@ -24,12 +26,15 @@ __all__ = [
     "DAggerRunnerCfg",
     "DatasetRunner",
     "DatasetRunnerCfg",
+    "DynamicsReport",
+    "DynamicsReportCfg",
     "EPOOnPolicyRunnerCfg",
     "EnvRunner",
     "EnvRunnerCfg",
     "EvalResult",
     "FlowModelRunner",
     "FlowModelRunnerCfg",
+    "MBPOOnPolicyRunnerCfg",
     "OffPolicyRunner",
     "OffPolicyRunnerCfg",
     "OfflineRunner",

@@ -164,7 +164,7 @@ class Trainer(ABC):
 
     def should_continue(self) -> bool:
         """Return True if another iteration follows."""
-        return self.iteration < self.target and not self.stop.agreed
+        return self.iteration < self.target and not self.stop.agreed and not self.algorithm.is_finished
 
     def end_iteration(
         self,

@@ -122,6 +122,27 @@ def _against(x_tag: str, series: Series) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [value for _, value in points]
 
 
+def plot_lines(panels: Mapping[str, Mapping[str, list[float]]], path: Path, title: str, x_label: str) -> None:
+    """Draw lines over 1, 2, 3, ..., a panel for each entry of `panels`: title -> name of the line -> values."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(4.6 * len(panels), 3.4), squeeze=False, dpi=110)
+    for axis, (name, lines) in zip(axes.flat, panels.items(), strict=True):
+        for label, values in lines.items():
+            axis.plot(range(1, len(values) + 1), values, linewidth=1.6, label=label)
+        axis.set_title(name, fontsize=10, color=_INK, loc="left", parse_math=False)
+        axis.set_xlabel(x_label, fontsize=8, color=_INK)
+        axis.set_ylim(bottom=0.0)
+        axis.legend(fontsize=8, frameon=False)
+        _style(axis)
+    figure.suptitle(title, fontsize=12, color=_INK, x=0.01, ha="left", fontweight="bold", parse_math=False)
+    figure.tight_layout()
+    _write(figure, path)
+
+
 def choose_tags(series: Series) -> list[str]:
     """Return the tags to draw: outcome first, then losses and policy statistics, speed last."""
     learner = [tag for tag in series if tag.startswith(_LEARNER)]

@@ -1,4 +1,4 @@
-"""Tasks of this package: `RoboRenForce-D4RL-<Env>-<Algorithm>`."""
+"""Tasks of this package: `RoboRenForce-D4RL-<Env>-<Algorithm>`, and dynamics models of any recorded data."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 from RoboRenForce.configclass import resolve
+from RoboRenForce.envs.env_cfg import NoEnvCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
@@ -19,6 +20,9 @@ ENVIRONMENTS = {
     "Pendulum": ("pendulum", "classic", "pendulum/mixed-v0", 200),
 }
 """Name in the task id -> (function in `environments`, prefix of the name in `agents`, data, longest episode)."""
+
+DYNAMICS = ("system_dynamics_mlp", "system_dynamics_transformer")
+"""Tasks that learn a model of the data that `dataset.source` names; also their functions in `agents_dynamics`."""
 
 OWN_AGENTS = {("Hopper", "ReBRAC"): "hopper_rebrac", ("Walker2d", "ReBRAC"): "walker2d_rebrac"}
 """Tasks with a function of their own in `agents`."""
@@ -40,6 +44,14 @@ def register_tasks() -> None:
                     ENV_KEY: f"RRF_d4rl_tasks.environments:{env}",
                     RUNNER_KEY: partial(runner_cfg, f"RRF_d4rl_tasks.agents:{function}", source, horizon),
                 },
+            )
+    for task_id in DYNAMICS:
+        if task_id not in gym.registry:
+            gym.register(
+                id=task_id,
+                entry_point="RRF_d4rl_tasks.registration:refuse_gym_make",
+                disable_env_checker=True,
+                kwargs={ENV_KEY: NoEnvCfg(), RUNNER_KEY: f"RRF_d4rl_tasks.agents_dynamics:{task_id}"},
             )
 
 

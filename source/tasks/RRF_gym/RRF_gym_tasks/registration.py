@@ -11,8 +11,9 @@ from typing import Any
 
 import gymnasium as gym
 from gymnasium import spaces
+from RoboRenForce.algorithms import ImaginationEnvCfg
 from RoboRenForce.configclass import resolve
-from RoboRenForce.envs import DynamicEnvCfg, GroupVecCfg, MultiModalCfg
+from RoboRenForce.envs import DynamicEnvCfg, GroupVecCfg, MultiModalCfg, VecEnvCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY, Task, add_task_finder
 
@@ -23,6 +24,7 @@ from .sensors import CartPoleSensors, PendulumSensors
 from .spaces import FLAT_GROUP, ObsLayout
 
 _PPO = "RRF_gym_tasks.agents.ppo"
+_MBPO_AGENTS = "RRF_gym_tasks.agents.mbpo"
 
 _NUM_BLOCKS = {"SAPGPPO": 6, "EPO": 8}
 """Number of blocks of four environments, by algorithm."""
@@ -83,6 +85,16 @@ _NUM_ENVS = {"classic": 4, "mujoco": 1}
 _GAIL = ("Pendulum", "InvertedPendulum", "HalfCheetah", "Walker2d", "Hopper")
 """Tasks that are also learned by imitation; see `agents.imitation`."""
 
+_MBPO = {
+    "Pendulum": "pendulum",
+    "InvertedPendulum": "inverted_pendulum",
+    "HalfCheetah": "half_cheetah",
+    "Hopper": "hopper",
+    "Walker2d": "walker2d",
+    "Ant": "ant",
+}
+"""Name in the task id -> function in `agents.mbpo`."""
+
 _VELOCITIES_OF_CARTPOLE = [1, 3]
 _VELOCITY_OF_PENDULUM = [2]
 _POSITIONS_OF_INVERTED_PENDULUM = [0, 1]
@@ -101,6 +113,7 @@ def register_tasks() -> None:
         _register_smooth(f"RoboRenForce-EnvPool-{name}", EnvPoolCfg(env_id=env_id), agent)
     _register_gail()
     _register_blocks()
+    _register_model_based()
     for algorithm, agents in _OFF_POLICY.items():
         for kind, names in _CONTINUOUS.items():
             for name in names:
@@ -140,6 +153,22 @@ def _register_sensors() -> None:
         agent = f"RRF_gym_tasks.agents.belief:{name.lower()}"
         _register(f"RoboRenForce-Gym-{name}Sensors-{algorithm}", env_cfg, agent)
         _register(f"RoboRenForce-Gym-{name}Sensors-Belief{algorithm}", env_cfg, f"{agent}_belief")
+
+
+def _register_model_based() -> None:
+    """Register MBPO, and PPO and SAC in a trained dynamics model: `RoboRenForce-Imagined-<Env>-<Algorithm>`."""
+    for name, agent in _MBPO.items():
+        _register(
+            f"RoboRenForce-Gym-{name}-MBPO", GymEnvCfg(env_id=_GYM[name][0], num_envs=1), f"{_MBPO_AGENTS}:{agent}"
+        )
+    for name, (env_id, agent) in _GYM.items():
+        real = GymEnvCfg(env_id=env_id)
+        imagined = ImaginationEnvCfg(real=real, num_envs=real.num_envs)
+        _register(f"RoboRenForce-Imagined-{name}-PPO", imagined, f"{_PPO}:{agent}")
+    for kind, names in _CONTINUOUS.items():
+        for name in names:
+            imagined = ImaginationEnvCfg(real=GymEnvCfg(env_id=_GYM[name][0]), num_envs=_NUM_ENVS[kind])
+            _register(f"RoboRenForce-Imagined-{name}-SAC", imagined, _OFF_POLICY["SAC"].format(kind))
 
 
 def _distilled() -> dict[str, tuple[GymEnvCfg | EnvPoolCfg, str]]:
@@ -277,7 +306,7 @@ def _register_smooth(task: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: str) -> 
             _register(f"{task}-{algorithm}", env_cfg, partial(smooth_agent, agent, algorithm))
 
 
-def _register(task_id: str, env_cfg: GymEnvCfg | EnvPoolCfg, agent: Any) -> None:
+def _register(task_id: str, env_cfg: VecEnvCfg, agent: Any) -> None:
     if task_id not in gym.registry:
         gym.register(
             id=task_id,

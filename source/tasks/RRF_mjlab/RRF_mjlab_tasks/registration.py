@@ -50,6 +50,9 @@ AMP = {
 }
 """Our id -> mjlab's id and the robot, of tasks whose reward is half the style of a motion."""
 
+WORLD_MODEL = "RoboRenForce-MJLab-Go1Flat-MBPOPPO"
+"""PPO in the imagination of a world model, see `world_model_agents`."""
+
 NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
 """Environments of off-policy learning, by algorithm."""
 
@@ -67,6 +70,8 @@ def register_tasks() -> None:
         agent = partial(smooth_runner_cfg, mjlab_id, algorithm) if algorithm in SMOOTH else agent_name(task_id)
         _register(task_id, _env_cfg(mjlab_id, task_id), agent)
     _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
+    real = MJLabEnvCfg(task=OURS["RoboRenForce-MJLab-Go1Flat-PPO"], num_envs=1024)
+    _register(WORLD_MODEL, real, "RRF_mjlab_tasks.world_model_agents:go1_flat_mbpo_ppo")
     for task_id, (mjlab_id, robot) in AMP.items():
         _register(task_id, MJLabMotionEnvCfg(task=mjlab_id), partial(amp_runner_cfg, mjlab_id, robot))
     for robot in ("Go1", "G1"):
