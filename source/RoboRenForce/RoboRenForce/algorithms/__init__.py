@@ -5,6 +5,7 @@ from .actor_policy import ActorPolicy
 from .algorithm import Algorithm, AlgorithmCfg, DatasetLearner, DatasetLearnerCfg, Policy, RunContext
 from .imitation import Distillation, DistillationCfg
 from .loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, SymmetryCfg, TeacherDistanceCfg
+from .model_based import TDMPC2, TDMPC2Cfg, TDMPCCfg, discount_for, tdmpc2_policy, tdmpc_policy
 from .off_policy import (
     DSAC,
     SAC,
@@ -55,6 +56,7 @@ __all__ = [
     "SAPG",
     "TD3",
     "TD3BC",
+    "TDMPC2",
     "AMPCfg",
     "AMPPPOCfg",
     "ActOut",
@@ -100,12 +102,17 @@ __all__ = [
     "SymmetryCfg",
     "TD3BCCfg",
     "TD3Cfg",
+    "TDMPC2Cfg",
+    "TDMPCCfg",
     "TeacherDistanceCfg",
     "Transition",
+    "discount_for",
     "fast_sac_policy",
     "fast_td3_policy",
     "flash_sac_policy",
     "sac_seq_policy",
     "sac_trans_policy",
     "sapg_policy",
+    "tdmpc2_policy",
+    "tdmpc_policy",
 ]

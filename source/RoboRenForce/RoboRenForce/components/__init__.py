@@ -27,7 +27,10 @@ from .gaussian_actor import (
     TanhGaussianActorCfg,
 )
 from .history_actor_q import HistoryActorQPack, HistoryActorQPackCfg, HistoryEncoder
+from .latent_model import LatentModel, LatentModelCfg
+from .latent_planner import LatentPlanner, PlannedAction
 from .lr_schedule import ScheduleCfg
+from .mppi import MPPICfg, Plan, mppi
 from .normalizer import (
     BoundedRewardScaler,
     EmpiricalNormalizer,
@@ -54,6 +57,8 @@ from .return_heads import (
     ReturnHeadCfg,
     ScalarHead,
     ScalarHeadCfg,
+    TwoHotHead,
+    TwoHotHeadCfg,
 )
 from .simulator_policy import for_simulator
 from .student_teacher import StudentTeacher, StudentTeacherCfg
@@ -106,6 +111,10 @@ __all__ = [
     "HistoryActorQPack",
     "HistoryActorQPackCfg",
     "HistoryEncoder",
+    "LatentModel",
+    "LatentModelCfg",
+    "LatentPlanner",
+    "MPPICfg",
     "MixedNoiseCfg",
     "Normalizer",
     "NormalizerCfg",
@@ -113,6 +122,8 @@ __all__ = [
     "Optimizer",
     "OptimizerCfg",
     "ParamGroupCfg",
+    "Plan",
+    "PlannedAction",
     "PolicyState",
     "QNetwork",
     "QNetworkCfg",
@@ -142,10 +153,13 @@ __all__ = [
     "Temperature",
     "TemperatureCfg",
     "TorchOptimizer",
+    "TwoHotHead",
+    "TwoHotHeadCfg",
     "VNetwork",
     "VNetworkCfg",
     "ValueNormalizer",
     "for_simulator",
     "make_target",
+    "mppi",
     "soft_update",
 ]
