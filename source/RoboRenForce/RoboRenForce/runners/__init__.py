@@ -6,6 +6,7 @@ from .dagger_runner import DAggerRunner, DAggerRunnerCfg
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate
+from .nn_model_runner import NNModelBasedRunner, NNModelBasedRunnerCfg
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
@@ -27,6 +28,8 @@ __all__ = [
     "EnvRunner",
     "EnvRunnerCfg",
     "EvalResult",
+    "NNModelBasedRunner",
+    "NNModelBasedRunnerCfg",
     "OffPolicyRunner",
     "OffPolicyRunnerCfg",
     "OfflineRunner",

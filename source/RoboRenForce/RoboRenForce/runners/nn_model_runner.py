@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from ..configclass import configclass
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 
@@ -19,7 +17,3 @@ class NNModelBasedRunnerCfg(OffPolicyRunnerCfg):
     """Configuration of an `NNModelBasedRunner`."""
 
     class_type: type = NNModelBasedRunner
-
-    def check(self) -> Iterable[str]:
-        """Check as `OffPolicyRunnerCfg`."""
-        yield from super().check()

@@ -25,6 +25,7 @@ _AGENTS = {
     "SAC": "RRF_mjlab_tasks.off_policy_agents:sac",
     "FastSAC": "RRF_mjlab_tasks.off_policy_agents:fast_sac",
     "FlashSAC": "RRF_mjlab_tasks.off_policy_agents:flash_sac",
+    "TDMPC2": "RRF_mjlab_tasks.planning_agents:tdmpc2",
     "SAPGPPO": "RRF_mjlab_tasks.block_agents:{}_sapg",
     "EPO": "RRF_mjlab_tasks.block_agents:{}_epo",
 }
@@ -50,7 +51,7 @@ AMP = {
 }
 """Our id -> mjlab's id and the robot, of tasks whose reward is half the style of a motion."""
 
-NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
+NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048, "TDMPC2": 1024}
 """Environments of off-policy learning, by algorithm."""
 
 BLOCKS = {"SAPGPPO": (4104, 6), "EPO": (4096, 8)}

@@ -8,7 +8,6 @@ from RoboRenForce import algorithms, components, runners
 
 SMALL_PLANNER = components.MPPICfg(num_samples=64, num_policy_samples=8, num_elites=8, iterations=4)
 """Planner for a few action dimensions on a CPU."""
-DMC_GROUPS = ["position", "velocity"]
 
 
 def runner(policy: Any, algorithm: Any, steps: int, num_envs: int = 1, **options: Any) -> runners.NNModelBasedRunnerCfg:
@@ -35,7 +34,7 @@ def classic_tdmpc2(steps: int = 10_000) -> runners.NNModelBasedRunnerCfg:
     algorithm = algorithms.TDMPC2Cfg(
         gamma=algorithms.discount_for(200),
         planner=SMALL_PLANNER.copy(),
-        batch_size=128,
+        batch_size=64,
         learning_starts=1000,
         first_updates=500,
         learning_rate=1.0e-3,
@@ -50,7 +49,7 @@ def classic_tdmpc(steps: int = 10_000) -> runners.NNModelBasedRunnerCfg:
     algorithm = algorithms.TDMPCCfg(
         gamma=algorithms.discount_for(200),
         planner=planner,
-        batch_size=128,
+        batch_size=64,
         learning_starts=1000,
         first_updates=500,
         gradient_steps=2,
@@ -76,14 +75,21 @@ def mujoco_tdmpc(steps: int = 1_000_000) -> runners.NNModelBasedRunnerCfg:
     return runner(algorithms.tdmpc_policy(), algorithms.TDMPCCfg(), steps)
 
 
-def dmc_tdmpc2(steps: int = 250_000) -> runners.NNModelBasedRunnerCfg:
-    """DeepMind Control by the authors' settings: episodes of 500 decisions, each of two frames."""
+def _dmc(policy: Any, algorithm: Any, groups: list[str], steps: int) -> runners.NNModelBasedRunnerCfg:
+    return runner(policy, algorithm, steps, obs_groups={"actor": groups, "critic": groups})
+
+
+def dmc_tdmpc2(groups: list[str], steps: int = 250_000) -> runners.NNModelBasedRunnerCfg:
+    """DeepMind Control by the authors' settings: episodes of 500 decisions, each of two frames.
+
+    Args:
+        groups: Observation groups of the task.
+        steps: Decisions of the whole run.
+    """
     algorithm = algorithms.TDMPC2Cfg(gamma=algorithms.discount_for(500), learning_starts=2500, first_updates=2500)
-    groups = {"actor": DMC_GROUPS, "critic": DMC_GROUPS}
-    return runner(algorithms.tdmpc2_policy(), algorithm, steps, obs_groups=groups)
+    return _dmc(algorithms.tdmpc2_policy(), algorithm, groups, steps)
 
 
-def dmc_tdmpc(steps: int = 250_000) -> runners.NNModelBasedRunnerCfg:
+def dmc_tdmpc(groups: list[str], steps: int = 250_000) -> runners.NNModelBasedRunnerCfg:
     """The same with TD-MPC."""
-    groups = {"actor": DMC_GROUPS, "critic": DMC_GROUPS}
-    return runner(algorithms.tdmpc_policy(), algorithms.TDMPCCfg(), steps, obs_groups=groups)
+    return _dmc(algorithms.tdmpc_policy(), algorithms.TDMPCCfg(), groups, steps)
