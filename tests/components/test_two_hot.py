@@ -67,5 +67,5 @@ def test_targets_are_scalars_of_the_smaller_member() -> None:
 
 
 def test_an_empty_range_is_refused() -> None:
-    with pytest.raises(ConfigError, match="v_min: 3.0 is not below v_max=3.0"):
+    with pytest.raises(ConfigError, match=r"v_min: 3\.0 is not below v_max=3\.0"):
         TwoHotHeadCfg(v_min=3.0, v_max=3.0).build(num_members=1)

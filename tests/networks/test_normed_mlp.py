@@ -35,6 +35,7 @@ def test_members_of_an_ensemble_start_apart_and_equal_single_networks() -> None:
     found = ensemble(x)
     assert found.shape == (3, 2, 7, 2)
     assert min((found[i] - found[j]).abs().max() for i, j in ((0, 1), (0, 2), (1, 2))) > 1e-3
+    torch.testing.assert_close(ensemble.forward_members(x, torch.tensor([2, 0])), found[[2, 0]])
     single = NormedMLPCfg(hidden_features=[6, 5]).build(4, 2)
     for mine, its in zip(single.parameters(), ensemble.parameters(), strict=True):
         mine.data.copy_(its[1].T if mine.dim() == 2 else its[1].squeeze(0))

@@ -22,7 +22,7 @@ from typing_extensions import override
 from ..configclass import ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..networks.network import Network, NetworkCfg
-from ..networks.normed_mlp import NormedMLPCfg
+from ..networks.normed_mlp import NormedMLP, NormedMLPCfg
 from .actor import Actor, ActorCfg, require_action_kind, require_unit_box
 from .distributions import HALF_LOG_2PI, Distribution, TanhGaussian
 from .normalizer import NormalizerCfg
@@ -71,12 +71,13 @@ class LatentModel(Actor):
         self.prior: Network = cfg.prior_cfg.build(state, action * (1 if cfg.prior_std else 2))
         self.termination: Network | None = None if cfg.termination_cfg is None else cfg.termination_cfg.build(state, 1)
         self.task_embedding: nn.Parameter | None = None
-        self.action_masks: Tensor | None = None
+        self.action_masks: Tensor | None
+        masks = None
         if tasks:
             self.task_embedding = nn.Parameter(torch.empty(tasks, embedding).uniform_(-0.02, 0.02))
             dims = torch.tensor(cfg.task_action_dims or [action] * tasks)
             masks = (torch.arange(action) < dims.unsqueeze(1)).to(torch.get_default_dtype())
-            self.register_buffer("action_masks", masks, persistent=False)
+        self.register_buffer("action_masks", masks, persistent=False)
 
     # -- the model ----------------------------------------------------------------------------------------------------
 
@@ -102,13 +103,23 @@ class LatentModel(Actor):
         """Return the output `(..., O)` for `reward_head`."""
         return _single(self.reward(self._inputs(state, action)))
 
-    def values(self, state: Tensor, action: Tensor, critic: nn.Module | None = None) -> Tensor:
-        """Return the output `(E, ..., O)` for `head`, of `critic` (a target) or the model's own."""
-        return _single((critic or self.critic)(self._inputs(state, action)))
+    def values(self, state: Tensor, action: Tensor) -> Tensor:
+        """Return the output `(E, ..., O)` of all critics for `head`."""
+        return _single(self.critic(self._inputs(state, action)))
 
-    def value_of_two(self, output: Tensor, aggregate: Pair = "mean") -> Tensor:
-        """Return the mean, or the smallest (`min`), of two members drawn at random from `output` `(E, ..., O)`."""
-        value = self.head.mean(draw_two(output))
+    def two_values(self, state: Tensor, action: Tensor, critic: Network | None = None) -> Tensor:
+        """Return `values` of two members, drawn anew and alike for the whole batch; of all if there are no more."""
+        critic, inputs = critic or self.critic, self._inputs(state, action)
+        if self.cfg.num_q <= 2:
+            return _single(critic(inputs))
+        members = torch.rand(self.cfg.num_q, device=inputs.device).argsort()[:2]
+        if isinstance(critic, NormedMLP):  # the others are not even computed
+            return _single(critic.forward_members(inputs, members))
+        return _single(critic(inputs))[members]
+
+    def value_of_two(self, state: Tensor, action: Tensor, aggregate: Pair = "mean") -> Tensor:
+        """Return the mean, or the smallest (`min`), of `two_values`, `(...)`."""
+        value = self.head.mean(self.two_values(state, action))
         return value.mean(0) if aggregate == "mean" else value.amin(0)
 
     def termination_logit(self, state: Tensor) -> Tensor:
@@ -188,13 +199,6 @@ class LatentModel(Actor):
         if action is not None:
             parts.append(action)
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
-
-
-def draw_two(output: Tensor) -> Tensor:
-    """Return two members of `(E, ...)`, drawn at random and alike for the whole batch; all if there are no more."""
-    if output.shape[0] <= 2:
-        return output
-    return output[torch.rand(output.shape[0], device=output.device).argsort()[:2]]
 
 
 @contextmanager

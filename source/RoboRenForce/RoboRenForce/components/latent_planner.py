@@ -112,7 +112,7 @@ class LatentPlanner(nn.Module):
                 # What comes after a terminal state is worth nothing.
                 alive = alive * (model.termination_logit(state).sigmoid() <= TERMINATED)
             discount *= self.gamma
-        last = model.value_of_two(model.values(state, model.sample_action(state)[0]), self.aggregate)
+        last = model.value_of_two(state, model.sample_action(state)[0], self.aggregate)
         return torch.addcmul(total, alive, last, value=discount)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -71,8 +71,14 @@ class NormedMLP(Network):
     def forward(self, x: Tensor) -> Tensor:
         if self.num_members is None:
             return self._compute(x)
-        flat = x.reshape(-1, x.shape[-1]).expand(self.num_members, -1, -1)
-        return self._compute(flat).view(self.num_members, *x.shape[:-1], self.out_features)
+        members = self.output.weight.shape[0]  # fewer than `num_members` in `forward_members`
+        flat = x.reshape(-1, x.shape[-1]).expand(members, -1, -1)
+        return self._compute(flat).view(members, *x.shape[:-1], self.out_features)
+
+    def forward_members(self, x: Tensor, members: Tensor) -> Tensor:
+        """Return the outputs `(M, ..., out)` of the members of an ensemble numbered `members`, int64 `(M,)`."""
+        chosen = {name: parameter.index_select(0, members) for name, parameter in self.named_parameters()}
+        return torch.func.functional_call(self, chosen, (x,))
 
     def _compute(self, x: Tensor) -> Tensor:
         x = self.output(self.hidden(x))

@@ -26,7 +26,7 @@ from ...buffer.replay_batch import Observations, ReplayBatch
 from ...buffer.sequence import SequenceReplayBufferCfg
 from ...buffer.transition import Transition
 from ...components.actor_q import ActorPackCfg
-from ...components.latent_model import LatentModel, LatentModelCfg, Pair, draw_two
+from ...components.latent_model import LatentModel, LatentModelCfg, Pair
 from ...components.latent_planner import LatentPlanner
 from ...components.mppi import MPPICfg
 from ...components.policy_state import ActingPolicy
@@ -163,7 +163,7 @@ class TDMPC2(OffPolicyAlgorithm):
     def td_target(self, reached: Tensor, batch: ReplayBatch) -> Tensor:
         """Return y `(H, B)`, from encoded successors `(H, B, S)`: model errors don't enter the targets."""
         action = self.model.sample_action(reached)[0]
-        output = draw_two(self.model.values(reached, action, self.target_critic))
+        output = self.model.two_values(reached, action, self.target_critic)
         return self.model.head.target(output, 0.0, batch.reward, batch.discount, "min")
 
     def policy_loss(self, states: Tensor, weight: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -176,7 +176,7 @@ class TDMPC2(OffPolicyAlgorithm):
         cfg, model = self.cfg, self.model
         with autocast(cfg.precision, self.device):
             action, entropy = model.sample_action(states)
-            value = model.value_of_two(model.values(states, action), cfg.value_of_two)
+            value = model.value_of_two(states, action, cfg.value_of_two)
         if cfg.scale_values:
             value = value / self.value_scale.update(value[0].detach())
         loss = -((value + cfg.entropy_coef * entropy) * weight).mean()
