@@ -195,7 +195,7 @@ def test_targets_have_no_dropout_and_move_slowly_and_the_planner_has_none_either
     ):
         torch.testing.assert_close(new, 0.99 * old + 0.01 * online)
     seen: list[bool] = []
-    learner.model.critic.register_forward_hook(lambda module, *_: seen.append(module.training))
+    learner.model.critic.hidden[1].register_forward_hook(lambda dropout, *_: seen.append(dropout.training))
     learner.planner({"policy": torch.randn(3, OBS)})
     assert seen and not any(seen) and learner.model.critic.training
 

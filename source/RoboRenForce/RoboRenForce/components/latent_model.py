@@ -279,7 +279,8 @@ class LatentModelCfg(ActorCfg):
     def check(self) -> Iterable[str]:
         """Check what the parts of the model need of one another."""
         yield from super().check()
-        simnorm = [cfg for cfg in (self.backbone_cfg, self.dynamics_cfg) if _is_simplicial(cfg)]
+        both = (self.backbone_cfg, self.dynamics_cfg)
+        simnorm = [cfg for cfg in both if isinstance(cfg, NormedMLPCfg) and cfg.output == "simnorm"]
         for cfg in simnorm:
             if self.latent_dim % cfg.simnorm_dim:
                 yield f"latent_dim: {self.latent_dim} is not a multiple of simnorm_dim={cfg.simnorm_dim}; use one"
@@ -291,7 +292,3 @@ class LatentModelCfg(ActorCfg):
             yield "normalizer_cfg: would normalize the one-hot task; set it to null with task_group"
         if any(dims < 1 for dims in self.task_action_dims):
             yield f"task_action_dims: {self.task_action_dims}; expected positive numbers"
-
-
-def _is_simplicial(cfg: NetworkCfg) -> bool:
-    return isinstance(cfg, NormedMLPCfg) and cfg.output == "simnorm"

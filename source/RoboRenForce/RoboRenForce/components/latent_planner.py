@@ -48,7 +48,8 @@ class LatentPlanner(nn.Module):
 
     def __init__(self, model: LatentModel, cfg: MPPICfg, gamma: float, aggregate: Pair = "mean") -> None:
         super().__init__()
-        self.model, self.cfg, self.gamma, self.aggregate = model, cfg, gamma, aggregate
+        self.model, self.cfg, self.gamma = model, cfg, gamma
+        self.aggregate: Pair = aggregate
         self.noise = NoiseFloor(cfg)
         self.compiled_value: Callable[[Tensor, Tensor], Tensor] | None = None
         """`value`, compiled; None where it isn't."""

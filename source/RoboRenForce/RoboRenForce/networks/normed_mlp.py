@@ -45,11 +45,10 @@ class NormedMLP(Network):
         for index, sizes in enumerate(pairwise([in_features, *cfg.hidden_features])):
             dropout = [nn.Dropout(cfg.dropout)] if cfg.dropout and index == 0 else []
             hidden += [self._linear(*sizes), *dropout, self._norm(sizes[1]), build_activation(cfg.activation)]
-        self.hidden = nn.Sequential(*hidden)
+        self.hidden = nn.ModuleList(hidden)
         self.output = self._linear([in_features, *cfg.hidden_features][-1], out_features)
-        self.simplex = (
-            nn.Sequential(self._norm(out_features), SimNorm(cfg.simnorm_dim)) if cfg.output == "simnorm" else None
-        )
+        simplex = [self._norm(out_features), SimNorm(cfg.simnorm_dim)] if cfg.output == "simnorm" else []
+        self.simplex = nn.ModuleList(simplex)
         with torch.no_grad():
             for layer in self.modules():
                 if isinstance(layer, nn.Linear | EnsembleLinear):
@@ -70,19 +69,22 @@ class NormedMLP(Network):
     @override
     def forward(self, x: Tensor) -> Tensor:
         if self.num_members is None:
-            return self._compute(x)
-        members = self.output.weight.shape[0]  # fewer than `num_members` in `forward_members`
-        flat = x.reshape(-1, x.shape[-1]).expand(members, -1, -1)
-        return self._compute(flat).view(members, *x.shape[:-1], self.out_features)
+            return self._compute(x, None)
+        return self._members(x, self.num_members, None)
 
     def forward_members(self, x: Tensor, members: Tensor) -> Tensor:
         """Return the outputs `(M, ..., out)` of the members of an ensemble numbered `members`, int64 `(M,)`."""
-        chosen = {name: parameter.index_select(0, members) for name, parameter in self.named_parameters()}
-        return torch.func.functional_call(self, chosen, (x,))
+        return self._members(x, len(members), members)
 
-    def _compute(self, x: Tensor) -> Tensor:
-        x = self.output(self.hidden(x))
-        return x if self.simplex is None else self.simplex(x)
+    def _members(self, x: Tensor, count: int, members: Tensor | None) -> Tensor:
+        flat = x.reshape(-1, x.shape[-1]).expand(count, -1, -1)
+        return self._compute(flat, members).view(count, *x.shape[:-1], self.out_features)
+
+    def _compute(self, x: Tensor, members: Tensor | None) -> Tensor:
+        for layer in (*self.hidden, self.output, *self.simplex):
+            of_members = members is not None and isinstance(layer, EnsembleLinear | EnsembleLayerNorm)
+            x = layer(x, members) if of_members else layer(x)
+        return x
 
 
 @configclass

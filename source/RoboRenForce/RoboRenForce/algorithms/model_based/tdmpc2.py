@@ -14,8 +14,8 @@ CE is the cross-entropy with the two-hot code of a scalar in symlog space, S a r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,6 @@ from ...components.policy_state import ActingPolicy
 from ...components.target import make_target, soft_update
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
-from ...utils.distributed import DistributedContext
 from ...utils.precision import autocast
 from ...utils.stateful import Stateful
 from ..actor_policy import ActorPolicy
@@ -65,7 +64,7 @@ class TDMPC2(OffPolicyAlgorithm):
         # Targets are never in training mode, so they have no dropout.
         self.target_critic = make_target(model.critic).eval()
         self.target_encoder = make_target(model).eval() if cfg.target_encoder else None
-        self.value_scale = ValueScale(cfg.tau_scale, self.distributed).to(self.device)
+        self.value_scale = ValueScale(cfg.tau_scale).to(self.device)
         steps = cfg.replay.length if isinstance(cfg.replay, SequenceReplayBufferCfg) else 1
         self._rho = (cfg.rho ** torch.arange(steps + 1.0, device=self.device)).unsqueeze(1)
         """rho^t, `(H + 1, 1)`."""
@@ -110,6 +109,7 @@ class TDMPC2(OffPolicyAlgorithm):
         if update_actor:
             loss, more = self._policy_loss(states, self.weights(batch, len(states)))
             metrics |= more | self.prior_optimizer.step(loss)
+            self.distributed.mean_(self.value_scale.value)
         soft_update(self.target_critic, self.model.critic, self.cfg.tau)
         if self.target_encoder is not None:
             soft_update(self.target_encoder, self.model, self.cfg.tau)
@@ -126,7 +126,7 @@ class TDMPC2(OffPolicyAlgorithm):
                 target = self.td_target(reached, batch)
                 if self.target_encoder is not None:
                     reached = self.target_encoder.encode(later)
-            states = torch.stack([*self.unroll(batch.obs, batch.action)])
+            states = self.unroll(batch.obs, batch.action)
             rewards = model.reward_output(states[:-1], batch.action)
             values = model.values(states[:-1], batch.action)
         weight = self.weights(batch, len(batch.reward))
@@ -151,13 +151,12 @@ class TDMPC2(OffPolicyAlgorithm):
         metrics["Policy/q_value"] = batch.mean(model.head.mean(values.detach()))
         return total, states.detach(), metrics
 
-    def unroll(self, obs: Observations, action: Tensor) -> Iterator[Tensor]:
-        """Yield z_0 of the first observation, then the states that the model predicts for `action` `(H, B, A)`."""
-        state = self.model.encode({name: obs[name][0] for name in self.model.groups})
-        yield state
+    def unroll(self, obs: Observations, action: Tensor) -> Tensor:
+        """Return z_0 of the first observation and the states that `action` `(H, B, A)` leads to, `(H + 1, B, S)`."""
+        states = [self.model.encode({name: obs[name][0] for name in self.model.groups})]
         for step in action:
-            state = self.model.next_state(state, step)
-            yield state
+            states.append(self.model.next_state(states[-1], step))
+        return torch.stack(states)
 
     @torch.no_grad()
     def td_target(self, reached: Tensor, batch: ReplayBatch) -> Tensor:
@@ -208,9 +207,9 @@ class ValueScale(nn.Module):
 
     value: Tensor
 
-    def __init__(self, rate: float, distributed: DistributedContext) -> None:
+    def __init__(self, rate: float) -> None:
         super().__init__()
-        self.rate, self.distributed = rate, distributed
+        self.rate = rate
         self.register_buffer("value", torch.ones(()))
 
     @torch.no_grad()
@@ -218,7 +217,7 @@ class ValueScale(nn.Module):
         """Update the range by values of any shape; returns it, 0-dim."""
         found = values.flatten().sort().values
         span = (_percentile(found, 0.95) - _percentile(found, 0.05)).clamp(min=1.0).to(self.value.dtype)
-        self.value.lerp_(self.distributed.mean_(span), self.rate)
+        self.value.lerp_(span, self.rate)
         return self.value
 
 
@@ -236,7 +235,7 @@ def discount_for(episode_length: int, *, low: float = 0.95, high: float = 0.995)
 
 
 def tdmpc2_policy(
-    latent: int = 512, hidden: int = 512, encoder: int = 256, *, terminates: bool = False, **options: object
+    latent: int = 512, hidden: int = 512, encoder: int = 256, *, terminates: bool = False, **options: Any
 ) -> ActorPackCfg:
     """Return the networks of TD-MPC2; the defaults have five million parameters.
 
