@@ -37,7 +37,7 @@ class PlannerPolicy(ActorPolicy):
         """Export the policy prior, which is a function of the observation and needs no planner."""
         logger.warning(
             "The file holds the policy prior: planning is a search among %d sequences of actions in the model, and a "
-            "file holds a function. The prior acts worse than the planner: measure it by rrf eval with "
+            "file holds a function. The prior is another policy than the planner: measure it by rrf eval with "
             "algorithm.play_with=prior.",
             self.planner.cfg.num_samples,
         )

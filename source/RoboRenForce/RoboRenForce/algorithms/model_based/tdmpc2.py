@@ -340,3 +340,5 @@ class TDMPC2Cfg(OffPolicyAlgorithmCfg):
             yield f"replay: is a {type(self.replay).__name__}; TD-MPC unrolls its model: use SequenceReplayBufferCfg"
         elif self.replay.burn_in:
             yield f"replay.burn_in: is {self.replay.burn_in}; the model has no memory to warm up, use 0"
+        if self.gamma == 0.0:
+            yield "gamma: is 0, with which every step looks like the end of an episode; use a discount above 0"
