@@ -62,8 +62,9 @@ def our_runner(args: argparse.Namespace, *overrides: str) -> Any:
 
 def our_speed(args: argparse.Namespace) -> dict[str, Any]:
     """Measure our learner after `FILLED` random steps."""
-    runner = our_runner(args, f"algorithm.learning_starts={FILLED}", "algorithm.first_updates=0")
-    obs, learner = runner.env.get_observations(), runner.algorithm
+    sizes = [f"{name}={FILLED}" for name in ("algorithm.learning_starts", "num_steps_per_env")]
+    runner = our_runner(args, *sizes, "algorithm.first_updates=0")
+    obs, learner = runner.first_observations(), runner.algorithm
     learner.train()
     for _ in range(FILLED):
         obs = runner.step(obs)
@@ -100,7 +101,7 @@ class PeerLogger:
     def __init__(self) -> None:
         self.curve: Curve = []
         self.video = None
-        self._evaluating = 0.0
+        self._start, self._evaluating = time.perf_counter(), 0.0
 
     def watch(self, trainer: Any) -> None:
         """Subtract the time of the trainer's evaluations."""
@@ -118,9 +119,9 @@ class PeerLogger:
     def log(self, values: dict[str, Any], category: str = "train") -> None:
         """Keep an evaluation."""
         if category == "eval":
-            seconds = float(values["total_time"]) - self._evaluating
-            found = float(values["episode_reward"])
-            self.curve.append((int(values["step"]), round(found, 1), round(seconds, 1)))
+            synchronize()
+            seconds = time.perf_counter() - self._start - self._evaluating
+            self.curve.append((int(values["step"]), round(float(values["episode_reward"]), 1), round(seconds, 1)))
 
     def finish(self, agent: Any) -> None:
         """Do nothing at the end."""
@@ -165,7 +166,12 @@ def peer_speed(args: argparse.Namespace) -> dict[str, Any]:
     trainer = make_peer(args, steps=FILLED, eval_episodes=1, eval_freq=10**9)
     trainer.train()  # fewer steps than its random phase
     agent, obs = trainer.agent, trainer.env.reset()
-    return speed(lambda: agent.update(trainer.buffer), lambda: agent.act(obs, t0=False), args)
+
+    def act() -> Any:
+        torch.compiler.cudagraph_mark_step_begin()  # as its loop does
+        return agent.act(obs, t0=False)
+
+    return speed(lambda: agent.update(trainer.buffer), act, args)
 
 
 def peer_learning(args: argparse.Namespace) -> dict[str, Any]:
