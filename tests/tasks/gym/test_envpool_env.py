@@ -90,6 +90,42 @@ def test_equals_the_raw_pool_without_its_dummy_transitions():
     assert endings >= 6
 
 
+def test_frames_of_a_step_are_summed_within_the_limit():
+    """EnvPool's own frame_skip returns the last frame's reward only."""
+    ours = build("CartpoleSwingup-v1", num_envs=2, frame_skip=2, max_episode_steps=5, seed=3)
+    pool = raw_pool("CartpoleSwingup-v1", 2, seed=3)
+    pool.reset()
+    assert ours.max_episode_length == 3 and ours.spec.obs_groups == {"position": (3,), "velocity": (2,)}
+    for frames, ended in ((2, 0), (2, 0), (1, 1)):
+        frame = [pool.step(np.full((2, 1), 0.5)) for _ in range(frames)]
+        _, reward, dones, extras = ours.step(torch.full((2, 1), 0.5))
+        np.testing.assert_allclose(reward.numpy(), sum(returned[1] for returned in frame), rtol=1e-6)
+        final = extras["final_observations"]["position"].numpy()
+        np.testing.assert_array_equal(final, frame[-1][0]["position"].astype(np.float32))
+        assert dones.tolist() == [ended, ended] == extras["time_outs"].long().tolist()
+    assert check_vec_env(build("CartpoleSwingup-v1", num_envs=2, frame_skip=2), num_steps=6) == []
+    with pytest.raises(ConfigError, match="frame_skip has a field of its own"):
+        build("CartpoleSwingup-v1", env_kwargs={"frame_skip": 2})
+
+
+def test_a_robot_that_falls_takes_no_further_frame():
+    ours, single = (build("Hopper-v5", num_envs=4, frame_skip=skip, seed=3) for skip in (3, 1))
+    actions = torch.ones(4, 3)
+    total, alive = torch.zeros(4), torch.ones(4, dtype=torch.bool)
+    found = torch.zeros(4)
+    for _ in range(60):
+        _, reward, dones, _ = single.step(actions)
+        total += reward * alive
+        alive &= dones == 0
+    assert not alive.any()
+    alive[:] = True
+    for _ in range(20):
+        _, reward, dones, _ = ours.step(actions)
+        found += reward * alive
+        alive &= dones == 0
+    torch.testing.assert_close(found, total)
+
+
 def test_time_limit_is_ours_to_move():
     env = build("HalfCheetah-v5", num_envs=3)
     env.episode_length_buf = torch.tensor([999, 998, 0])

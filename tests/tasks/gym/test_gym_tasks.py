@@ -55,6 +55,11 @@ def test_the_promised_tasks_are_registered():
         assert f"RoboRenForce-EnvPool-Go1Flat-{suffix}" in ENVPOOL_TASKS
     for suffix in ("SAC", "SACSeq", "SACTrans"):
         assert {f"RoboRenForce-Gym-{name}-{suffix}" for name in ("PendulumMasked", "Pendulum", "Ant")} <= set(GYM_TASKS)
+    for suffix in ("TDMPC", "TDMPC2"):
+        assert {f"RoboRenForce-Gym-{name}-{suffix}" for name in ("Pendulum", "HalfCheetah", "Humanoid")} <= set(
+            GYM_TASKS
+        )
+        assert f"RoboRenForce-EnvPool-CartpoleSwingup-{suffix}" in ENVPOOL_TASKS
     assert {f"RoboRenForce-EnvPool-{name}-PPO" for name in ("Go1Flat", "Go1Rough", "G1Flat", "HalfCheetah")} <= set(
         ENVPOOL_TASKS
     )

@@ -106,7 +106,7 @@ def test_the_group_wrapper_keeps_rows_for_evaluation() -> None:
 def test_every_id_of_mjlab_and_ours_is_a_task() -> None:
     known = mjlab_tasks()
     assert len([task_id for task_id in known if task_id.startswith("Mjlab-")]) == IDS_OF_MJLAB_1_6
-    assert len(OURS) == 36 and set(OURS.values()) <= set(known)
+    assert len(OURS) == 40 and set(OURS.values()) <= set(known)
     for task_id in (*known, *OURS):
         task = load_task(task_id)
         task.validate()

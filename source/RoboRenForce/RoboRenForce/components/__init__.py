@@ -34,7 +34,10 @@ from .gaussian_actor import (
     TanhGaussianActorCfg,
 )
 from .history_actor_q import HistoryActorQPack, HistoryActorQPackCfg, HistoryEncoder
+from .latent_model import LatentModel, LatentModelCfg
+from .latent_planner import LatentPlanner, PlannedAction
 from .lr_schedule import ScheduleCfg
+from .mppi import MPPICfg, Plan, mppi
 from .normalizer import (
     BoundedRewardScaler,
     EmpiricalNormalizer,
@@ -61,6 +64,8 @@ from .return_heads import (
     ReturnHeadCfg,
     ScalarHead,
     ScalarHeadCfg,
+    TwoHotHead,
+    TwoHotHeadCfg,
 )
 from .simulator_policy import for_simulator
 from .student_teacher import StudentTeacher, StudentTeacherCfg
@@ -126,6 +131,10 @@ __all__ = [
     "HistoryActorQPack",
     "HistoryActorQPackCfg",
     "HistoryEncoder",
+    "LatentModel",
+    "LatentModelCfg",
+    "LatentPlanner",
+    "MPPICfg",
     "MixedNoiseCfg",
     "Normalizer",
     "NormalizerCfg",
@@ -133,6 +142,8 @@ __all__ = [
     "Optimizer",
     "OptimizerCfg",
     "ParamGroupCfg",
+    "Plan",
+    "PlannedAction",
     "PolicyState",
     "QNetwork",
     "QNetworkCfg",
@@ -168,10 +179,13 @@ __all__ = [
     "Temperature",
     "TemperatureCfg",
     "TorchOptimizer",
+    "TwoHotHead",
+    "TwoHotHeadCfg",
     "VNetwork",
     "VNetworkCfg",
     "ValueNormalizer",
     "for_simulator",
     "make_target",
+    "mppi",
     "soft_update",
 ]

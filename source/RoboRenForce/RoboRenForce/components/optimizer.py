@@ -68,6 +68,8 @@ class FlatAdam(Optimizer):
     Nothing here waits for the host, so a step can be captured in a CUDA graph. `step()` is `reduce()`, then `apply()`;
     call these if something has to happen between them: the learning rate may change before `apply`. `shared` holds one
     scalar that is averaged in the same all-reduce as the gradients (PPO uses it for its KL divergence).
+
+    `lr_factors` multiply the learning rate of the parts they name; with `clip_together` the norm of all parts counts.
     """
 
     def __init__(
@@ -79,6 +81,8 @@ class FlatAdam(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        lr_factors: Mapping[str, float] | None = None,
+        clip_together: bool = False,
         distributed: DistributedContext | None = None,
     ) -> None:
         seen: set[nn.Parameter] = set()  # a parameter that two parts share belongs to the first
@@ -107,6 +111,12 @@ class FlatAdam(Optimizer):
         self.shared = self._sent[-1]
         self._grad = self._sent[:-1]
         self._parts = dict(zip(trainable, self._grad.split(part_sizes), strict=True))
+        self._clip_together = clip_together
+        self._factors: Tensor | None = None
+        """Factor of the learning rate for each number, if parts have their own."""
+        if lr_factors:
+            sizes = zip(trainable, part_sizes, strict=True)
+            self._factors = torch.cat([like.new_full((size,), lr_factors.get(name, 1.0)) for name, size in sizes])
         self._padding = [like.new_zeros(_padded(p) - p.numel()) for p in self.params]
 
     @override
@@ -137,7 +147,10 @@ class FlatAdam(Optimizer):
         self.steps.add_(go)
         grad = self._grad
         if (most := self.max_grad_norm) is not None:
-            factors = {name: (most / (norm + 1e-6)).clamp(max=1.0) for name, norm in norms.items()}
+            measured = norms
+            if self._clip_together:
+                measured = dict.fromkeys(norms, torch.linalg.vector_norm(torch.stack([*norms.values()])))
+            factors = {name: (most / (norm + 1e-6)).clamp(max=1.0) for name, norm in measured.items()}
             grad = torch.cat([part * factors[name] for name, part in self._parts.items()])
         grad = torch.where(fine, grad, 0.0)
         (beta1, beta2), (first, second) = self.betas, self._moments.values()
@@ -147,6 +160,8 @@ class FlatAdam(Optimizer):
         step = self.steps.clamp(min=1.0)
         unbiased_std = (second / (1.0 - beta2**step)).sqrt_().add_(self.eps)
         rate = self.lr * go
+        if self._factors is not None:
+            rate = rate * self._factors
         if self.weight_decay:
             self._flat.mul_(1.0 - rate * self.weight_decay)
         self._flat.sub_((rate / (1.0 - beta1**step) * first).div_(unbiased_std))

@@ -22,6 +22,7 @@ from .flash_net import FlashNet, FlashNetCfg
 from .lipschitz import LipsNet, LipsNetCfg, SpectralMLP, SpectralMLPCfg
 from .mlp import MLP, MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
+from .normed_mlp import NormedMLP, NormedMLPCfg, SimNorm
 from .residual_mlp import ResidualMLP, ResidualMLPCfg
 from .rnn import RNN, RNNCfg
 from .stack import Stack, StackCfg
@@ -61,10 +62,13 @@ __all__ = [
     "MLPDenoiserCfg",
     "Network",
     "NetworkCfg",
+    "NormedMLP",
+    "NormedMLPCfg",
     "RNNCfg",
     "RecurrentNetwork",
     "ResidualMLP",
     "ResidualMLPCfg",
+    "SimNorm",
     "SpectralMLP",
     "SpectralMLPCfg",
     "Stack",

@@ -23,11 +23,13 @@ class EnsembleLinear(nn.Module):
         self.bias = nn.Parameter(torch.stack([member.bias.detach().unsqueeze(0) for member in members]))
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        """Return the layers' outputs, of those numbered `members`, int64 `(M,)`, if given: `x` is `(M, B, in)` then."""
+        weight, bias = _chosen(self.weight, members), _chosen(self.bias, members)
         if torch.compiler.is_compiling():  # the bias becomes part of the next kernel; baddbmm copies it first
-            product = torch.bmm(x, self.weight)
-            return product + self.bias.to(product.dtype)
-        return torch.baddbmm(self.bias, x, self.weight)
+            product = torch.bmm(x, weight)
+            return product + bias.to(product.dtype)
+        return torch.baddbmm(bias, x, weight)
 
 
 class EnsembleLayerNorm(nn.Module):
@@ -39,8 +41,13 @@ class EnsembleLayerNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_members, 1, features))
 
     @override
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.nn.functional.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+    def forward(self, x: Tensor, members: Tensor | None = None) -> Tensor:
+        normalized = torch.nn.functional.layer_norm(x, x.shape[-1:])
+        return normalized * _chosen(self.weight, members) + _chosen(self.bias, members)
+
+
+def _chosen(parameter: Tensor, members: Tensor | None) -> Tensor:
+    return parameter if members is None else parameter.index_select(0, members)
 
 
 class EnsembleMLP(Network):

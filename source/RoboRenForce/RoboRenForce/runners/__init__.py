@@ -9,6 +9,7 @@ from .dynamics_report import DynamicsReport, DynamicsReportCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate
 from .model_based_runners import MBPOOnPolicyRunnerCfg
+from .nn_model_runner import NNModelBasedRunner, NNModelBasedRunnerCfg
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
@@ -35,6 +36,8 @@ __all__ = [
     "FlowModelRunner",
     "FlowModelRunnerCfg",
     "MBPOOnPolicyRunnerCfg",
+    "NNModelBasedRunner",
+    "NNModelBasedRunnerCfg",
     "OffPolicyRunner",
     "OffPolicyRunnerCfg",
     "OfflineRunner",

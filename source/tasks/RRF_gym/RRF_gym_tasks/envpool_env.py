@@ -103,7 +103,7 @@ class EnvPoolEnv(HostVecEnv):
             "id": self.cfg.env_id,
             "kwargs": self.cfg.to_dict()["env_kwargs"],
             "max_episode_steps": self._limit or None,
-            "frame_skip": 1,
+            "frame_skip": self.cfg.frame_skip,
         }
         return SimulatorInterface(self._actions.interface, self._layout.sources, simulator)
 
@@ -131,22 +131,41 @@ class EnvPoolEnv(HostVecEnv):
         flags = np.zeros((3, self.cfg.num_envs), np.bool_)  # terminated, time_outs, success
         terms = np.zeros((self.cfg.num_envs, len(self.cfg.reward_terms)), np.float32)
         if len(rows):
-            chosen = np.asarray(self._actions.to_simulator(actions))[rows].astype(self._pool.action_space.dtype)
-            obs, rewards[rows], terminated, truncated, info = self._pool.step(chosen, rows.astype(np.int32))
-            self._layout.write_rows(buffers, rows, obs)
+            chosen = np.asarray(self._actions.to_simulator(actions)).astype(self._pool.action_space.dtype)
             self._lengths[rows] += 1
-            over = self._lengths[rows] >= self._limit if self._limit else False
-            flags[0, rows], flags[1, rows] = terminated, (truncated | over) & ~terminated
-            if self._success_key is not None:
-                flags[2, rows] = np.asarray(info[self._success_key]).astype(np.bool_)
-            for column, name in enumerate(self.cfg.reward_terms):
-                terms[rows, column] = info[name]
-            self._take_info(rows, info)
+            for frame in range(1, self.cfg.frame_skip + 1):
+                self._step_frame(chosen, rows, frame, buffers, rewards, flags, terms)
+                rows = rows[~(flags[0, rows] | flags[1, rows])]
+                if not len(rows):
+                    break
         ended = np.flatnonzero(flags[0] | flags[1])
         final = {name: buffer.copy() for name, buffer in buffers.items()} if len(ended) else buffers
         if len(ended):
             self._restart(buffers, ended)
         return self._result(buffers, rewards, flags, terms, final)
+
+    def _step_frame(
+        self,
+        actions: np.ndarray,
+        rows: np.ndarray,
+        frame: int,
+        buffers: Buffers,
+        rewards: np.ndarray,
+        flags: np.ndarray,
+        terms: np.ndarray,
+    ) -> None:
+        """Step `rows` once, as frame `frame` of their step: rewards and terms are added, all else is overwritten."""
+        obs, reward, terminated, truncated, info = self._pool.step(actions[rows], rows.astype(np.int32))
+        self._layout.write_rows(buffers, rows, obs)
+        rewards[rows] += reward
+        frames = (self._lengths[rows] - 1) * self.cfg.frame_skip + frame
+        over = frames >= self._limit if self._limit else False
+        flags[0, rows], flags[1, rows] = terminated, (truncated | over) & ~terminated
+        if self._success_key is not None:
+            flags[2, rows] = np.asarray(info[self._success_key]).astype(np.bool_)
+        for column, name in enumerate(self.cfg.reward_terms):
+            terms[rows, column] += info[name]
+        self._take_info(rows, info)
 
     def _begin(self) -> TensorDict:
         """Start new episodes in all rows."""
@@ -209,12 +228,12 @@ class EnvPoolEnv(HostVecEnv):
             num_envs=self.cfg.num_envs,
             obs_groups=self._layout.shapes,
             action=self._actions.spec,
-            max_episode_length=self._limit,
+            max_episode_length=-(-self._limit // self.cfg.frame_skip),
             extras=self._declared_extras(),
             obs_dtypes=self._layout.dtypes,
             reward_terms=tuple(self.cfg.reward_terms),
             capabilities=("step_rows",),
-            step_dt=_step_seconds(self._pool),
+            step_dt=_step_seconds(self._pool, self.cfg.frame_skip),
         )
 
 
@@ -237,8 +256,10 @@ class EnvPoolCfg(VecEnvCfg):
     """Options of the environment, as `envpool.make` takes them."""
     group_names: dict[str, str] = {"state": "policy", "privileged_state": "critic"}
     """Key of a Dict observation -> observation group; keys that aren't named here keep their name."""
+    frame_skip: Annotated[int, Range(ge=1)] = 1
+    """Number of simulator steps with the same action, whose rewards are summed."""
     max_episode_steps: Annotated[int, Range(ge=1)] | None = None
-    """Time limit in steps; None for the registered one."""
+    """Time limit in simulator steps; None for the registered one."""
     rescale_actions: bool = True
     """True to let the learner act in [-1, 1] if the action space has finite bounds."""
     obs_mask: list[int] = []
@@ -257,7 +278,8 @@ class EnvPoolCfg(VecEnvCfg):
         yield from super().check()
         if len(self.render_size) != 2 or min(self.render_size) < 1:
             yield f"render_size: {self.render_size} is no [height, width]"
-        for name in ("num_envs", "num_threads", "seed", "max_episode_steps"):
+        # EnvPool's own frame_skip keeps the last frame's reward only.
+        for name in ("num_envs", "num_threads", "seed", "max_episode_steps", "frame_skip"):
             if name in self.env_kwargs:
                 yield f"env_kwargs: {name} has a field of its own, set that instead"
         for name in ("env_type", "batch_size"):
@@ -296,7 +318,7 @@ def _registered_limit(env_id: str) -> int:
     return int(config._asdict().get("max_episode_steps", 0))  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def _step_seconds(pool: Any) -> float | None:
+def _step_seconds(pool: Any, frame_skip: int) -> float | None:
     """Return the simulated time of one step, if EnvPool's configuration contains it."""
     seconds = pool.config.get("ctrl_dt")
-    return None if seconds is None else float(seconds)
+    return None if seconds is None else float(seconds) * frame_skip

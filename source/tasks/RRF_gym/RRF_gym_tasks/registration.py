@@ -6,6 +6,7 @@ Any other Gymnasium id works too, by `task_from_gym_id`: a default PPO that fits
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -77,6 +78,20 @@ _CONTINUOUS = {
 _SMOOTH = ("CAPSPPO", "L2C2PPO", "LipsPPO")
 """PPO with a regularizer of smoothness, for every PPO task with continuous actions; see `agents.smooth`."""
 
+_FALLING = ("Walker2d", "Hopper", "Ant", "Humanoid")
+"""MuJoCo tasks whose episodes end when the robot falls, which the model of TD-MPC2 learns to predict."""
+
+_DMC = {
+    "CartpoleSwingup": ("position", "velocity"),
+    "PendulumSwingup": ("orientation", "velocity"),
+    "BallInCupCatch": ("position", "velocity"),
+    "ReacherEasy": ("position", "to_target", "velocity"),
+    "WalkerWalk": ("orientations", "height", "velocity"),
+    "CheetahRun": ("position", "velocity"),
+    "HopperHop": ("position", "velocity", "touch"),
+}
+"""Tasks of DeepMind Control in EnvPool -> observation groups."""
+
 _DISCRETE = ("CartPole", "Acrobot")
 
 _NUM_ENVS = {"classic": 4, "mujoco": 1}
@@ -119,6 +134,7 @@ def register_tasks() -> None:
             for name in names:
                 env_cfg = GymEnvCfg(env_id=_GYM[name][0], num_envs=_NUM_ENVS[kind])
                 _register(f"RoboRenForce-Gym-{name}-{algorithm}", env_cfg, agents.format(kind))
+    _register_planning()
     for suffix, agent in (("PPO", "cartpole"), ("PPORNN", "cartpole_recurrent")):
         masked = GymEnvCfg(env_id="CartPole-v1", obs_mask=_VELOCITIES_OF_CARTPOLE)
         _register(f"RoboRenForce-Gym-CartPoleMasked-{suffix}", masked, f"{_PPO}:{agent}")
@@ -131,6 +147,26 @@ def register_tasks() -> None:
     for task_id, (env_cfg, agent) in _distilled().items():
         _register(task_id, env_cfg, f"RRF_gym_tasks.agents.distill:{agent}")
     add_task_finder(find_task)
+
+
+def _register_planning() -> None:
+    """Register TD-MPC and TD-MPC2 for every task with continuous actions, and for DeepMind Control."""
+    agents = "RRF_gym_tasks.agents.planning"
+    for kind, names in _CONTINUOUS.items():
+        for name in names:
+            env_cfg = GymEnvCfg(env_id=_GYM[name][0], num_envs=_NUM_ENVS[kind])
+            _register(f"RoboRenForce-Gym-{name}-TDMPC", env_cfg, f"{agents}:{kind}_tdmpc")
+            kind2 = "falling" if name in _FALLING else kind
+            _register(f"RoboRenForce-Gym-{name}-TDMPC2", env_cfg, f"{agents}:{kind2}_tdmpc2")
+    for name, groups in _DMC.items():
+        env_cfg = EnvPoolCfg(env_id=f"{name}-v1", num_envs=1, frame_skip=2)
+        for algorithm in ("TDMPC", "TDMPC2"):
+            _register(f"RoboRenForce-EnvPool-{name}-{algorithm}", env_cfg, partial(dmc_agent, algorithm, groups))
+
+
+def dmc_agent(algorithm: str, groups: Sequence[str]) -> Any:
+    """Return the configuration of `agents.planning` for a task of DeepMind Control."""
+    return resolve(f"RRF_gym_tasks.agents.planning:dmc_{algorithm.lower()}")([*groups])
 
 
 def _register_blocks() -> None:

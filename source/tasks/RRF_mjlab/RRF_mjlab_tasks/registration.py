@@ -25,6 +25,7 @@ _AGENTS = {
     "SAC": "RRF_mjlab_tasks.off_policy_agents:sac",
     "FastSAC": "RRF_mjlab_tasks.off_policy_agents:fast_sac",
     "FlashSAC": "RRF_mjlab_tasks.off_policy_agents:flash_sac",
+    "TDMPC2": "RRF_mjlab_tasks.planning_agents:tdmpc2",
     "SAPGPPO": "RRF_mjlab_tasks.block_agents:{}_sapg",
     "EPO": "RRF_mjlab_tasks.block_agents:{}_epo",
 }
@@ -53,7 +54,7 @@ AMP = {
 WORLD_MODEL = "RoboRenForce-MJLab-Go1Flat-MBPOPPO"
 """PPO in the imagination of a world model, see `world_model_agents`."""
 
-NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048}
+NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048, "TDMPC2": 1024}
 """Environments of off-policy learning, by algorithm."""
 
 BLOCKS = {"SAPGPPO": (4104, 6), "EPO": (4096, 8)}

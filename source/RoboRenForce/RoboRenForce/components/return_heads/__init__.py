@@ -5,6 +5,7 @@ from .gaussian import GaussianHead, GaussianHeadCfg
 from .quantile import QuantileHead, QuantileHeadCfg, quantile_huber
 from .return_head import Aggregate, ReturnHead, ReturnHeadCfg
 from .scalar import ScalarHead, ScalarHeadCfg
+from .two_hot import TwoHotHead, TwoHotHeadCfg
 
 __all__ = [
     "Aggregate",
@@ -18,6 +19,8 @@ __all__ = [
     "ReturnHeadCfg",
     "ScalarHead",
     "ScalarHeadCfg",
+    "TwoHotHead",
+    "TwoHotHeadCfg",
     "project",
     "quantile_huber",
 ]
