@@ -1,0 +1,62 @@
+"""A teacher that sees the terrain, PPO, and a blind student of it, on mjlab's rough terrain.
+
+    python benchmarks/mjlab_distill.py --device cuda --seeds 1 --iterations 1500 --output distill.json
+
+`--iterations` are the teacher's, `--student_iterations` the student's. Both modes are played in new environments with
+the same seed, on terrain of the levels that training begins with; `share` is the student's return as a share of the
+teacher's.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mjlab_arms import REWARD, VELOCITY, parser, played, run_arms, train
+from RoboRenForce.utils.registry import load_task
+
+ARMS = ("Go1Rough", "G1Rough")
+LEVEL = {"terrain_level": "Curriculum/terrain_levels/mean"}
+DISTANCE = {"distance": "Loss/imitation"}
+
+
+def run(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str, Any]:
+    """Train the teacher of one robot, then its student, and play both."""
+    teacher_dir = folder / f"{arm}_teacher_{seed}"
+    given: dict[str, Any] = {"num_envs": 4096, "iterations": 1500, "curves": REWARD | VELOCITY | LEVEL}
+    runner, teacher = train(args, f"RoboRenForce-MJLab-{arm}-PPO", seed, teacher_dir, **given)
+    runner.algorithm.eval()
+    teacher["played"] = _played(args, arm, runner.policy(), seed)
+    runner.env.close()
+
+    given |= {"curves": given["curves"] | DISTANCE}
+    given["overrides"] = [f"policy.teacher_cfg.checkpoint={teacher_dir}"]
+    options = argparse.Namespace(**vars(args) | {"iterations": args.student_iterations})
+    runner, student = train(
+        options, f"RoboRenForce-MJLab-{arm}-Distill", seed, folder / f"{arm}_student_{seed}", **given
+    )
+    runner.algorithm.eval()
+    student["played"] = _played(args, arm, runner.policy(), seed)
+    share = round(student["played"]["return"] / teacher["played"]["return"], 3)
+    return student | {"teacher": teacher, "played": student["played"] | {"share": share}}
+
+
+def _played(args: argparse.Namespace, arm: str, policy: Any, seed: int) -> dict[str, float]:
+    plain = load_task(f"RoboRenForce-MJLab-{arm}-Distill").env_cfg
+    num_envs = min(args.num_envs or 1024, 1024)
+    env = plain.replace(num_envs=num_envs, seed=seed + 1000, device=args.device).build()
+    found = played(env, policy, args, seed + 1000)
+    env.close()
+    return found
+
+
+def main() -> None:
+    options = parser(__doc__, ARMS)
+    options.set_defaults(arms=["Go1Rough"])
+    options.add_argument("--student_iterations", type=int, default=300)
+    run_arms(options.parse_args(), run)
+
+
+if __name__ == "__main__":
+    main()
