@@ -67,7 +67,7 @@ def _in_own_process(run: Callable[..., dict[str, Any]], *args: Any) -> dict[str,
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         try:
             return pool.submit(run, *args).result()
-        except Exception as error:  # the other arms are worth their time; the result names it
+        except Exception as error:  # noqa: BLE001 - the other arms are worth their time, and the result names it
             traceback.print_exc()
             return {"error": f"{type(error).__name__}: {error}"[:500]}
 
@@ -138,6 +138,17 @@ def played(env: Any, policy: Any, args: argparse.Namespace, seed: int) -> dict[s
     for subject, parts in measure(env, policy, args.steps, seed=seed).items():
         values |= {f"{subject}_{part}": value for part, value in parts.items() if part not in ("num_envs", "steps")}
     return {name: round(value, 5) for name, value in values.items()}
+
+
+def played_anew(task_id: str, policy: Any, args: argparse.Namespace, seed: int) -> dict[str, float]:
+    """`played` in new environments of a task, at most 1,024: at the beginning of its curricula, for whatever policy."""
+    task = load_task(task_id)
+    task.env_cfg = task.env_cfg.replace(num_envs=min(args.num_envs or 1024, 1024), seed=seed, device=args.device)
+    task.apply_overrides([override for override in args.overrides if override.startswith("env.")])
+    env = task.env_cfg.build()
+    found = played(env, policy, args, seed)
+    env.close()
+    return found
 
 
 def _curve(rows: list[dict[str, Any]], tag: str) -> list[list[float]]:

@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mjlab_arms import REWARD, VELOCITY, parser, played, run_arms, train
-from RoboRenForce.utils.registry import load_task
+from mjlab_arms import REWARD, VELOCITY, parser, played_anew, run_arms, train
 
 ARMS = ("PPO", "SAPGPPO", "EPO")
 BLOCKS = {
@@ -30,9 +29,8 @@ def run(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str
     run_dir, curves = folder / f"{args.robot}_{arm}_{seed}", REWARD | VELOCITY | BLOCKS
     runner, result = train(args, task, seed, run_dir, num_envs=16384, iterations=500, curves=curves)
     runner.algorithm.eval()
-    plain = load_task(f"RoboRenForce-MJLab-{args.robot}-PPO").env_cfg
-    env = plain.replace(num_envs=min(result["num_envs"], 1024), seed=seed + 1000, device=args.device).build()
-    return result | {"played": played(env, runner.policy(), args, seed + 1000)}
+    found = played_anew(f"RoboRenForce-MJLab-{args.robot}-PPO", runner.policy(), args, seed + 1000)
+    return result | {"played": found}
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mjlab_arms import REWARD, VELOCITY, parser, played, run_arms, train
-from RoboRenForce.utils.registry import load_task
+from mjlab_arms import REWARD, VELOCITY, parser, played_anew, run_arms, train
 
 ARMS = ("Go1Rough", "G1Rough")
 LEVEL = {"terrain_level": "Curriculum/terrain_levels/mean"}
@@ -23,32 +22,22 @@ DISTANCE = {"distance": "Loss/imitation"}
 
 def run(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train the teacher of one robot, then its student, and play both."""
+    task = f"RoboRenForce-MJLab-{arm}-Distill"  # where both are played: its environments show what either reads
     teacher_dir = folder / f"{arm}_teacher_{seed}"
     given: dict[str, Any] = {"num_envs": 4096, "iterations": 1500, "curves": REWARD | VELOCITY | LEVEL}
     runner, teacher = train(args, f"RoboRenForce-MJLab-{arm}-PPO", seed, teacher_dir, **given)
     runner.algorithm.eval()
-    teacher["played"] = _played(args, arm, runner.policy(), seed)
+    teacher["played"] = played_anew(task, runner.policy(), args, seed + 1000)
     runner.env.close()
 
     given |= {"curves": given["curves"] | DISTANCE}
     given["overrides"] = [f"policy.teacher_cfg.checkpoint={teacher_dir}"]
     options = argparse.Namespace(**vars(args) | {"iterations": args.student_iterations})
-    runner, student = train(
-        options, f"RoboRenForce-MJLab-{arm}-Distill", seed, folder / f"{arm}_student_{seed}", **given
-    )
+    runner, student = train(options, task, seed, folder / f"{arm}_student_{seed}", **given)
     runner.algorithm.eval()
-    student["played"] = _played(args, arm, runner.policy(), seed)
+    student["played"] = played_anew(task, runner.policy(), args, seed + 1000)
     share = round(student["played"]["return"] / teacher["played"]["return"], 3)
     return student | {"teacher": teacher, "played": student["played"] | {"share": share}}
-
-
-def _played(args: argparse.Namespace, arm: str, policy: Any, seed: int) -> dict[str, float]:
-    plain = load_task(f"RoboRenForce-MJLab-{arm}-Distill").env_cfg
-    num_envs = min(args.num_envs or 1024, 1024)
-    env = plain.replace(num_envs=num_envs, seed=seed + 1000, device=args.device).build()
-    found = played(env, policy, args, seed + 1000)
-    env.close()
-    return found
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ def velocity_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
 def tracking_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
     """Return the distance of the robot from the motion that it tracks; empty if it tracks none.
 
-    `body` is the mean over the tracked bodies in m, `body_relative` the same with the motion moved to where the robot is
-    and turned to its heading, `joint` the root mean square over joints in rad.
+    `body` is the mean over the tracked bodies in m, `body_relative` the same with the motion moved to the robot and
+    turned to its heading, `joint` the root mean square over joints in rad.
 
     Args:
         simulator: mjlab's environment.
