@@ -13,7 +13,8 @@ from fixed_mjlab import TRACKING, build, differences, fixed_cfg
 from mjlab.tasks.tracking.mdp import commands as theirs
 from RRF_mjlab_tasks.fast_step import make_fast_step
 from RRF_mjlab_tasks.fast_step.masked import motion_command
-from RRF_mjlab_tasks.motion.gaits import write_gait
+from RRF_mjlab_tasks.motion.files import write_motion
+from RRF_mjlab_tasks.motion.gaits import make_gait
 
 pytestmark = [pytest.mark.contract, pytest.mark.sim_mjlab]
 
@@ -24,7 +25,7 @@ STATE = ("time_steps", "bin_failed_count", "body_pos_relative_w", "body_quat_rel
 @pytest.fixture(scope="module")
 def motion(tmp_path_factory):
     path = tmp_path_factory.mktemp("motions") / "walk.npz"
-    write_gait(path, "G1", seconds=3.0)
+    write_motion(path, make_gait("G1", seconds=3.0))
     return str(path)
 
 

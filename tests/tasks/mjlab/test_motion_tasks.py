@@ -13,7 +13,8 @@ pytest.importorskip("mjlab")
 
 from RoboRenForce.buffer.motion import MotionDatasetCfg, read_motion
 from RoboRenForce.utils.registry import load_task
-from RRF_mjlab_tasks.motion.gaits import GAITS, Robot, write_gait
+from RRF_mjlab_tasks.motion.files import write_motion
+from RRF_mjlab_tasks.motion.gaits import GAITS, Robot, make_gait
 
 pytestmark = [pytest.mark.contract, pytest.mark.sim_mjlab]
 
@@ -22,7 +23,7 @@ pytestmark = [pytest.mark.contract, pytest.mark.sim_mjlab]
 def motions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder: Path = tmp_path_factory.mktemp("motions")
     for robot in GAITS:
-        write_gait(folder / f"{robot}.npz", robot, seconds=2.0)
+        write_motion(folder / f"{robot}.npz", make_gait(robot, seconds=2.0))
     return {robot: str(folder / f"{robot}.npz") for robot in GAITS}
 
 
