@@ -28,7 +28,7 @@ def recording_cfg(cfg: MJLabEnvCfg, velocity: Sequence[float]) -> MJLabEnvCfg:
     ranges = zip(("lin_vel_x", "lin_vel_y", "ang_vel_z"), velocity, strict=True)
     command = {f"commands.twist.ranges.{name}": [value, value] for name, value in ranges}
     command |= {f"commands.twist.rel_{kind}_envs": 0.0 for kind in ("standing", "heading", "world", "forward")}
-    command |= {"commands.twist.heading_command": False}
+    command |= {"commands.twist.heading_command": False, "commands.twist.ranges.heading": None}
     return cfg.replace(play=True, num_envs=1, groups=None, mjlab=cfg.mjlab | command)
 
 
