@@ -49,18 +49,29 @@ def run_arms(args: argparse.Namespace, run: Callable[[argparse.Namespace, str, i
     Every call has a process of its own, so that none inherits memory, caches or graphs; one that fails is in the
     results with its error.
     """
-    results: dict[str, Any] = {}
+    runs: dict[str, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for seed in args.seeds:
             for arm in args.arms:
                 found = _in_own_process(run, args, arm, seed, folder)
-                results.setdefault(arm, {})[f"seed {seed}"] = found
+                runs.setdefault(arm, []).append({"seed": seed, **found})
+                results = {name: _means(each) for name, each in runs.items()}
                 print(arm, seed, json.dumps(found.get("error") or found["last"] | found["played"]), flush=True)
-                shown = {key: value for key, value in vars(args).items() if key != "folder"}
+                shown = {key: value for key, value in vars(args).items() if key not in ("folder", "output")}
                 data = {"benchmark": Path(sys.argv[0]).stem, "arguments": shown_arguments(shown), "results": results}
-                write_json(args.output, data | environment_report() | {"command": shown_command(sys.argv)})
+                write_json(
+                    args.output, data | {"runs": runs} | environment_report() | {"command": shown_command(sys.argv)}
+                )
+
+
+def _means(runs: list[dict[str, Any]]) -> dict[str, float]:
+    """Return means over seeds of the ends of curves and of what was played; runs that failed are left out."""
+    good = [run["last"] | {f"played_{name}": v for name, v in run["played"].items()} for run in runs if "last" in run]
+    names = dict.fromkeys(name for run in good for name in run)
+    found = {name: round(fmean(run[name] for run in good if name in run), 5) for name in names}
+    return found or {"runs_that_ended": 0}
 
 
 def _in_own_process(run: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:

@@ -36,8 +36,9 @@ def run(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str
     runner, student = train(options, task, seed, folder / f"{arm}_student_{seed}", **given)
     runner.algorithm.eval()
     student["played"] = played_anew(task, runner.policy(), args, seed + 1000)
-    share = round(student["played"]["return"] / teacher["played"]["return"], 3)
-    return student | {"teacher": teacher, "played": student["played"] | {"share": share}}
+    best = teacher["played"]["return"]
+    student["played"] |= {"teacher_return": best, "share": round(student["played"]["return"] / best, 3)}
+    return student | {"teacher": teacher}
 
 
 def main() -> None:
