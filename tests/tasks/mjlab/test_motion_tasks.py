@@ -84,6 +84,8 @@ def test_amp_trains(motions: dict[str, str]) -> None:
     runner.learn(1)
     term = runner.algorithm.reward_terms[0]
     assert term.expert.shape[1] == 2 * (10 + 2 * 12)
+    # Files that name their joints are sorted into the robot's order, which is that of the observations.
+    assert term.cfg.expert.joint_names == list(runner.env.unwrapped.scene["robot"].joint_names)
     assert float(term.optimizer.steps) == cfg.algorithm.num_learning_epochs * cfg.algorithm.num_mini_batches
     runner.env.close()
 
