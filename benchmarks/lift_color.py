@@ -33,17 +33,22 @@ from report import environment_report, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "RoboRenForce-MJLab-LiftColor"
-FRAMES = 15_400
-"""Of 500 demonstrations, roughly: epochs of fewer are more, so that all get as many updates."""
+RECORDED = 500
+"""Demonstrations, of which clones see some."""
 HEADS = "policy.head=RoboRenForce.components.action_heads."
 REGRESSION = [f"{HEADS}regression:RegressionHeadCfg", "policy.head.chunk_size=8", "policy.head.std=0.1"]
 MODELS: dict[str, list[str]] = {
     "flow": [],
     "regression": REGRESSION,
-    "Qwen3-VL small, flow": ["--model_name", "qwen3_vl_small", "--lr", "3e-4"],
+    "Qwen3-VL small, flow": [
+        *("--model_name", "qwen3_vl_small", "--lr", "3e-4"),
+        "algorithm.parallel.mixed_precision=bf16",
+    ],
 }
 """What is cloned -> options beside those of the task. The first two have 1 million parameters, the third 43."""
 RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
+RL_OPTIONS = {"GRPO": [], "VLAPPO": ["num_steps_per_env=8"]}
+"""A step of the simulator takes about as long for four times as many environments: many of them, and short rollouts."""
 REWARDED = ("red", "green")
 
 
@@ -94,21 +99,18 @@ class Study:
     def record(self) -> None:
         """Record the demonstrations, if they are not there."""
         started = time.monotonic()
-        most = max(self.args.sizes)
         options = ("--checkpoint", self.args.teacher, "--output", "demos", "--noise", "0.3", "--codec", "libx264")
-        where = ("--task", f"{TASK}-SFT", "--num_episodes", str(most), "--num_envs", str(min(most, 250)), "--resume")
+        where = ("--task", f"{TASK}-SFT", "--num_episodes", str(RECORDED), "--num_envs", "250", "--resume")
         self.run("recorded", "scripts/data/collect_demos.py", *where, *options, *self.args.env)
-        self.keep("recorded", episodes=most, seconds=round(time.monotonic() - started))
+        self.keep("recorded", episodes=RECORDED, seconds=round(time.monotonic() - started))
 
     def clone(self, model: str, size: int, seed: int) -> Path:
         """Clone, and play with either instruction. Return the run."""
         name = f"{model}, {size} demonstrations, seed {seed}"
-        updates = self.args.updates
-        most = max(self.args.sizes)
-        chosen = [index * most // size for index in range(size)]  # short episodes end, and are saved, first
+        chosen = [index * RECORDED // size for index in range(size)]  # short episodes end, and are saved, first
         data = [f"--dataset_path={self.folder}/recorded/demos", f"dataset.episodes={chosen}"]
         options = ["--task", f"{TASK}-BC", "--seed", str(seed), "--num_workers", "3", "eval_interval=0"]
-        options += [f"--epochs={updates * 128 / (FRAMES * size / 500):.1f}", *MODELS[model], *data]
+        options += ["--max_iterations", str(self.args.updates // 100), *MODELS[model], *data]
         started = time.monotonic()
         folder = self.run(name, "scripts/vla/pretrain/train_single_gpu.py", *options)
         run = newest(folder)
@@ -131,7 +133,7 @@ class Study:
         run = start.result()
         options = ["--task", f"{TASK}-{algorithm}", f"algorithm.init_from={run}", *RL_HEADS[model]]
         options += ["--seed", str(seed), "--num_envs", str(self.args.rl_envs), "--max_iterations", "100000"]
-        options += [f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
+        options += [*RL_OPTIONS[algorithm], f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
         folder = self.run(name, "scripts/vla/rl/train.py", *options, seconds=self.args.rl_seconds)
         improved = newest(folder)
         rows = metrics(improved)
@@ -196,7 +198,7 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=2000, help="of a clone")
     parser.add_argument("--algorithms", nargs="*", default=["GRPO", "VLAPPO"], help="of RL, from the smallest clones")
     parser.add_argument("--rl_seconds", type=int, default=540)
-    parser.add_argument("--rl_envs", type=int, default=512)
+    parser.add_argument("--rl_envs", type=int, default=2048)
     parser.add_argument("--jobs", type=int, default=4, help="commands side by side")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--env", nargs="*", default=[], help="overrides for everything with an environment")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -163,7 +164,7 @@ def command_without(*places: str) -> str:
         if place in words:
             at = words.index(place)
             del words[at : at + 2]
-    return " ".join([f"python benchmarks/{os.path.basename(sys.argv[0])}", *words])
+    return f"python benchmarks/{os.path.basename(sys.argv[0])} {shlex.join(words)}".rstrip()
 
 
 def write_results(path: str, benchmark: str, settings: Mapping[str, Any], results: Any, command: str) -> None:

@@ -80,8 +80,8 @@ def test_logs_may_lie_on_two_devices() -> None:
     for value in (1.0, 3.0):
         log.record({"here": torch.tensor(value), "there": torch.tensor(10 * value, device=DEVICE), "number": value})
     logged, numbers = log.collect()
-    assert to_host({}, {}, logged, DistributedContext(), DEVICE)[0] == {"here": 2.0, "there": 20.0}
-    assert numbers == {"number": 2.0}
+    assert to_host({}, {}, logged, DistributedContext(), DEVICE)[0] == {"Episode/here": 2.0, "Episode/there": 20.0}
+    assert numbers == {"Episode/number": 2.0}
 
 
 def test_the_guard_keeps_the_first_bad_step() -> None:

@@ -18,6 +18,7 @@ import torch
 pytest.importorskip("mjlab")
 
 from RoboRenForce.envs import GroupVecCfg
+from RoboRenForce.envs.action_chunk import step_chunk
 from RoboRenForce.envs.check_vec_env import check_vec_env
 from RoboRenForce.utils.errors import ConfigError
 from RoboRenForce.utils.registry import load_task
@@ -85,6 +86,40 @@ def test_cameras_language_held_rows_and_equal_starts_keep_the_contract() -> None
     assert set(env.spec.capabilities) == {"step_rows", "reset_rows"}
     check_vec_env(env, num_steps=25)
     env.close()
+
+
+def test_rows_that_are_reset_together_start_as_each_does_alone() -> None:
+    env: Any = seen_cfg(image_size=16, num_envs=4).build()
+    together = env.reset_rows(torch.arange(4), [7, 8, 7, 9])[0]["actor"].clone()
+    assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
+    for row, seed in ((0, 9), (3, 8)):
+        alone = env.reset_rows(torch.tensor([row]), [seed])[0]["actor"][row]
+        torch.testing.assert_close(alone, together[{8: 1, 9: 3}[seed]])
+    assert env._rows._drawn_by_row
+    env.close()
+
+
+@pytest.mark.parametrize("group_size", [1, 2])
+def test_a_chunk_renders_what_is_seen_after_it(group_size: int) -> None:
+    """Rows begin new episodes inside a chunk; rendering every step must show the same, and final images too."""
+    groups = GroupVecCfg(group_size=group_size) if group_size > 1 else None
+    found = []
+    for has_images in (False, True):
+        cfg = seen_cfg(image_size=16, num_envs=4, episode_length_s=0.03, groups=groups)
+        env: Any = cfg.build()
+        env.reset(seed=3)
+        env.unwrapped.episode_length_buf = torch.tensor([0, 1, 2, 4])  # they end at different times
+        torch.manual_seed(0)
+        chunks = [step_chunk(env, torch.randn(4, 4, 7).clamp(-1, 1), None, has_images=has_images) for _ in range(4)]
+        found.append([(obs.clone(), dones, extras["final_observations"].clone()) for obs, _, dones, extras in chunks])
+        env.close()
+    for (drawn, dones, final), (obs, same, last) in zip(*found, strict=True):
+        assert torch.equal(dones, same)
+        for name, image in drawn.items():
+            assert torch.equal(image, obs[name]), name
+            if group_size == 1:
+                assert torch.equal(final[name][dones.bool()], last[name][dones.bool()]), name
+    assert any(dones.any() for _, dones, _ in found[0])
 
 
 def test_the_teacher_steps_on_the_fast_step() -> None:

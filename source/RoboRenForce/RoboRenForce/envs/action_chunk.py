@@ -25,7 +25,8 @@ def step_chunk(
 ) -> StepReturn:
     """Execute `actions`, `(num_envs, H, *single)`, one after the other; a row that is done is held for the rest.
 
-    Images inside the chunk are not rendered, because no policy sees them.
+    Images inside the chunk are not rendered, because no policy sees them; those after it are, also where every row is
+    done before its end.
 
     Args:
         env: Environment with the capability `step_rows`, unless H is 1.
@@ -44,11 +45,12 @@ def step_chunk(
     if active is not None:
         chunk.runs = active
     for index in range(horizon):
-        if watcher is not None:
+        if watcher is not None and not chunk.is_over:
             watcher(chunk.runs)
-        hide = {"draw": False} if has_images and index + 1 < horizon else {}
+        hidden = has_images and index + 1 < horizon and not chunk.is_over
+        hide = {"draw": False} if hidden else {}
         chunk.add(index, env.step_rows(actions[:, index].contiguous(), chunk.runs, **hide))
-        if chunk.is_over:
+        if chunk.is_over and not hidden:
             break
     return chunk.result()
 

@@ -61,7 +61,7 @@ class GroupedReset:
             self._round = self._round + 1
         self._waiting = torch.zeros_like(self._waiting)
         obs, extras = self._start(torch.arange(self._num_rows, device=self._env.device), self._round)
-        self._require_same_start(obs, torch.ones_like(self._round, dtype=torch.bool))
+        self._require_same_start(obs, torch.ones_like(self._round, dtype=torch.bool), drawn=True)
         return obs, extras
 
     def step(self, actions: torch.Tensor, active: torch.Tensor, *, draw: bool = True) -> StepReturn:
@@ -72,7 +72,7 @@ class GroupedReset:
         extras = {**extras, "active": runs}
         finished = dones[: self._num_rows].bool()
         if bool(finished.any()):
-            obs, present = self._regroup(finished)
+            obs, present = self._regroup(finished, draw)
             extras.update(present)
             if "final_observations" in extras:
                 extras["final_observations"] = choose_rows(dones.bool(), extras["final_observations"], obs)
@@ -88,14 +88,14 @@ class GroupedReset:
         self._round = state["round"].to(self._env.device).clone()
         self._waiting = state["waiting"].to(self._env.device).clone()
 
-    def _regroup(self, finished: torch.Tensor) -> tuple[TensorDict, dict[str, Any]]:
+    def _regroup(self, finished: torch.Tensor, drawn: bool) -> tuple[TensorDict, dict[str, Any]]:
         """Move `finished` rows, `(num_rows,)`, to their group's next round, and start complete groups."""
         obs, present = self._start(finished.nonzero().squeeze(1), self._round + 1)
         waiting = self._waiting | finished
         complete = waiting.view(self._num_groups, self._size).all(dim=1)  # (num_groups,)
         self._waiting = waiting & ~complete.repeat_interleave(self._size)
         self._round = self._round + complete
-        self._require_same_start(obs, complete)
+        self._require_same_start(obs, complete, drawn)
         return obs, present
 
     def _start(self, rows: torch.Tensor, rounds: torch.Tensor) -> tuple[TensorDict, dict[str, Any]]:
@@ -103,11 +103,16 @@ class GroupedReset:
         seeds = self.seed + rounds[groups] * self._num_groups + groups
         return self._env.reset_rows(rows, seeds.tolist())
 
-    def _require_same_start(self, obs: TensorDict, groups: torch.Tensor) -> None:
-        """Check that members of the starting groups, bool `(num_groups,)`, have equal observations."""
+    def _require_same_start(self, obs: TensorDict, groups: torch.Tensor, drawn: bool) -> None:
+        """Check that members of the starting groups, bool `(num_groups,)`, have equal observations.
+
+        Where images are not `drawn`, those of members that were done earlier are, and others not yet.
+        """
         if not self._check:
             return
         for name, tensor in obs.items():
+            if tensor.dtype == torch.uint8 and not drawn:
+                continue
             members = tensor[: self._num_rows].view(self._num_groups, self._size, -1)
             differs = (members != members[:, :1]).any(dim=2).any(dim=1) & groups
             if bool(differs.any()):

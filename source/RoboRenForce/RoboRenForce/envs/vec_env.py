@@ -165,7 +165,8 @@ class VecEnv(ABC):
             actions: As in `step`.
             active: Rows to step.
             draw: True to render the image groups. Inside an action chunk no policy sees them: with False, images may
-                stay unchanged in rows whose episode continues; those that end still get exact ones.
+                stay unchanged, or blank where an episode begins, until a step draws. The final observation of an
+                episode that ends by time has exact ones, for its value is needed.
 
         Raises:
             RuntimeError: `spec.capabilities` doesn't name `step_rows`.

@@ -67,6 +67,7 @@ class MJLabVecEnv(VecEnv):
         self._extras: dict[str, Any] = {}
         self._fast = self._make_fast_step()
         self._rows = Rows(self.env)
+        self._undrawn: torch.Tensor | None = None
         self._renderer: FrameRenderer | None = None
         _warn_without_graphs(self.env)
 
@@ -90,6 +91,7 @@ class MJLabVecEnv(VecEnv):
         """Reset all environments; `seed` restarts mjlab's (and torch's) random numbers and the reward terms' memory."""
         if seed is not None:
             EnvState(self.env).load_reward_memories(self._first_memories)
+        self._undrawn = None
         obs, _ = self.env.reset(seed=seed)
         self._obs = self._tensor_dict(obs)
         return self._obs, self._state_extras()
@@ -115,7 +117,10 @@ class MJLabVecEnv(VecEnv):
         chosen = torch.zeros(self.num_envs, dtype=torch.bool, device=self.device)
         chosen[env_ids] = True
         self._rows.reset(env_ids, seeds)
-        self._obs = choose_rows(chosen, self._tensor_dict(self._rows.observe_reset(env_ids)), self._obs)
+        draw = self._undrawn is None
+        with contextlib.nullcontext() if draw else undrawn(self.env):
+            now = self._tensor_dict(self._rows.observe_reset(env_ids))
+        self._obs = choose_rows(chosen, now if draw else self._blank(now, chosen), self._obs)
         return self._obs, self._state_extras()
 
     def _step(self, actions: torch.Tensor, active: torch.Tensor | None, *, draw: bool) -> StepReturn:
@@ -150,6 +155,7 @@ class MJLabVecEnv(VecEnv):
         EnvState(self.env).load(state)
         self.env.sim.forward()
         self.env.sim.sense()
+        self._undrawn = None
         self._obs = TensorDict({name: value.to(self.device) for name, value in observations.items()}, [self.num_envs])
 
     def render(self) -> np.ndarray:
@@ -223,23 +229,44 @@ class MJLabVecEnv(VecEnv):
             final = choose_rows(active, final, self._obs)
             if self._success_terms:
                 self._success &= active
-        ended = env.reset_buf.nonzero().flatten()
+        over = env.reset_buf.clone()
+        ended = over.nonzero().flatten()
         if len(ended):
-            if not draw:
+            if not draw and bool((env.reset_time_outs & over).any()):
                 final = self._with_images(final)
             log = dict(env.extras["log"])
-            obs, _ = env.reset(env_ids=ended)
+            with contextlib.nullcontext() if draw else undrawn(env):
+                obs, _ = env.reset(env_ids=ended)
             env.extras["log"] = log | env.extras["log"]
         now = self._tensor_dict(obs)
         self._obs = now if active is None else choose_rows(active, now, self._obs)
+        if not draw:
+            self._obs = self._blank(self._obs, over)
+        elif self._undrawn is not None:
+            if not len(ended):  # else the reset has drawn what all rows are held at
+                env.sim.forward()
+                env.sim.sense()
+            seen = TensorDict({**dict(self._obs.items()), **self._images()}, self._obs.batch_size)
+            self._obs = choose_rows(self._undrawn, seen, self._obs)
+            self._undrawn = None
         return final
 
     def _with_images(self, final: TensorDict) -> TensorDict:
         """`final` with images of the present state in rows that ended, before they are reset."""
         self.env.sim.sense()
+        seen = TensorDict({**dict(final.items()), **self._images()}, final.batch_size)
+        return choose_rows(self.env.reset_buf, seen, final)
+
+    def _images(self) -> dict[str, torch.Tensor]:
+        """Image groups, as they were rendered last."""
         compute = self.env.observation_manager.compute_group
-        images = {name: compute(name) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
-        return choose_rows(self.env.reset_buf, TensorDict({**dict(final.items()), **images}, final.batch_size), final)
+        return {name: compute(name) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
+
+    def _blank(self, obs: TensorDict, rows: torch.Tensor) -> TensorDict:
+        """`obs` with black images in `rows`, which begin an episode: the next step that draws shows them."""
+        self._undrawn = rows if self._undrawn is None else self._undrawn | rows
+        black = {name: torch.zeros_like(obs[name]) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
+        return choose_rows(rows, TensorDict({**dict(obs.items()), **black}, obs.batch_size), obs)
 
     def _ends(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Terminations and time-outs apart; in a task with a finite horizon its end is a termination."""

@@ -6,6 +6,7 @@ A held row is stepped with the others, because the simulator knows no rows, and 
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ import torch
 from mjlab.envs import ManagerBasedRlEnv
 
 from .env_state import EnvState
+from .seeded_draws import NotDrawnByRowError, SeededDraws
 from .state_slots import state_roots, tensor_slots
+
+logger = logging.getLogger(__name__)
 
 Saved = dict[str, torch.Tensor]
 
@@ -38,6 +42,7 @@ class Rows:
     def __init__(self, env: ManagerBasedRlEnv) -> None:
         self._env: Any = env
         self._physics = EnvState(env).physics()
+        self._drawn_by_row = True
 
     def save(self) -> Saved:
         """Copies of all rows."""
@@ -61,10 +66,20 @@ class Rows:
     def reset(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> None:
         """Reset rows, `(K,)`, to states that depend on their seeds alone; observations have to be computed anew.
 
-        mjlab draws for all rows that it resets together, so each is reset by itself.
+        Where something is not drawn by rows, each is reset by itself, which is slow.
         """
-        devices = [env_ids.device] if env_ids.is_cuda else []
-        with torch.random.fork_rng(devices):
+        if self._drawn_by_row:
+            try:
+                with SeededDraws(seeds, env_ids.device):
+                    self._env._reset_idx(env_ids)
+            except NotDrawnByRowError as reason:
+                logger.info("Rows are reset one by one: %s.", reason)
+                self._drawn_by_row = False
+        if not self._drawn_by_row:
+            self._reset_one_by_one(env_ids, seeds)
+
+    def _reset_one_by_one(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> None:
+        with torch.random.fork_rng([env_ids.device] if env_ids.is_cuda else []):
             for row, seed in zip(env_ids.split(1), seeds, strict=True):
                 torch.manual_seed(int(seed))
                 self._env._reset_idx(row)

@@ -84,7 +84,7 @@ class ChunkRollout:
         self.executed[t], self.mask[t], self.done[t] = executed, mask, done
         if transition.success is not None:
             self.success[t] = transition.success & mask
-        self.wave[t] = wave
+        self.wave[t].fill_(wave)  # an assignment of a number copies it from the host
         if self.values.shape[2]:
             value = record["value"].view(len(record["rows"]), -1)[:, : self.values.shape[2]]
             self.values[t].index_copy_(0, record["rows"], value)

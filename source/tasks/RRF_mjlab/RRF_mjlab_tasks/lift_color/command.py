@@ -91,7 +91,7 @@ class TargetCube(CommandTerm):
         """Poses `(count, C, 7)` on the ground: each cube in a lane of its own, so that none begins inside another."""
         num_cubes, cfg = len(self._cubes), self.cfg
         lane = torch.rand(count, num_cubes, device=self.device).argsort(dim=1)
-        place, across = torch.rand(2, count, num_cubes, device=self.device).unbind()
+        place, across = torch.rand(count, 2, num_cubes, device=self.device).unbind(1)
         yaw = (torch.rand(count, num_cubes, device=self.device) - 0.5) * torch.pi  # a cube looks alike after pi / 2
         width = (cfg.y_range[1] - cfg.y_range[0]) / num_cubes
         x = cfg.x_range[0] + place * (cfg.x_range[1] - cfg.x_range[0])
