@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from RoboRenForce.algorithms import Policy
+from RoboRenForce.envs.vec_env import VecEnv
 from RoboRenForce.runners.evaluation import playing
 from RoboRenForce.utils.errors import UserError
 
 from ..env_cfg import MJLabEnvCfg
-from ..mjlab_env import MJLabVecEnv
 from .files import motion_arrays, robot_model
 
 SETTLING_S = 2.0
@@ -33,23 +34,24 @@ def recording_cfg(cfg: MJLabEnvCfg, velocity: Sequence[float]) -> MJLabEnvCfg:
 
 
 @torch.no_grad()
-def record(env: MJLabVecEnv, policy: Policy, seconds: float) -> dict[str, np.ndarray]:
+def record(env: VecEnv, policy: Policy, seconds: float) -> dict[str, np.ndarray]:
     """Play the mode of a policy and return the arrays of a motion file, see `files`.
 
     Raises:
         UserError: The robot fell.
     """
-    robot, rows = env.unwrapped.scene["robot"], []
+    simulator: Any = env.unwrapped
+    robot, rows = simulator.scene["robot"], []
     entity, model = robot_model(robot.cfg)
-    skipped, count = round(SETTLING_S / env.unwrapped.step_dt), round(seconds / env.unwrapped.step_dt) + 1
+    skipped, count = round(SETTLING_S / simulator.step_dt), round(seconds / simulator.step_dt) + 1
     with playing(policy, deterministic=True, seed=0):
         obs, _ = env.reset(seed=0)
         for step in range(skipped + count):
             obs, _, done, _ = env.step(policy(obs))
             if bool(done.any()):
                 raise UserError(f"The robot fell after {step + 1} steps: take another checkpoint or --velocity.")
-            place = robot.data.root_link_pos_w - env.unwrapped.scene.env_origins
+            place = robot.data.root_link_pos_w - simulator.scene.env_origins
             rows.append(torch.cat([place, robot.data.root_link_quat_w, robot.data.joint_pos], dim=-1)[0].cpu().numpy())
     qpos = np.stack(rows[skipped:]).astype(np.float64)
     qpos[:, :2] -= qpos[0, :2]
-    return motion_arrays(model, qpos, list(entity.joint_names), 1.0 / env.unwrapped.step_dt)
+    return motion_arrays(model, qpos, list(entity.joint_names), 1.0 / simulator.step_dt)
