@@ -19,6 +19,7 @@ from mjlab.tasks.registry import load_env_cfg
 
 GO1, G1 = "Mjlab-Velocity-Flat-Unitree-Go1", "Mjlab-Velocity-Flat-Unitree-G1"
 CARTPOLE, LIFT = "Mjlab-Cartpole-Swingup", "Mjlab-Lift-Cube-Yam"
+TRACKING = "Mjlab-Tracking-Flat-Unitree-G1"
 
 
 def fixed_cfg(task: str, num_envs: int, episode_length_s: float | None = 1.2):

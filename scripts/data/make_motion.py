@@ -22,9 +22,10 @@ def main() -> None:
     with user_errors():
         args = parser.parse()
         require_package("mjlab", purpose="gaits of its robots")
-        from RRF_mjlab_tasks.motion.gaits import write_gait
+        from RRF_mjlab_tasks.motion.files import write_motion
+        from RRF_mjlab_tasks.motion.gaits import make_gait
 
-        write_gait(args.output, args.robot, args.seconds, args.fps)
+        write_motion(args.output, make_gait(args.robot, args.seconds, args.fps))
         say(f"written to    {args.output}")
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from RoboRenForce import algorithms, components, networks
@@ -265,6 +267,17 @@ def test_data_of_another_task_is_refused() -> None:
     term = make_term(spec=EnvSpec("other", ENVS, {"policy": (5,)}, ACTIONS, 100))
     with pytest.raises(ConfigError, match=r"policy: \(3,\) in the data, \(5,\) in the task"):
         term._require_expert()
+
+
+def test_frames_at_another_rate_than_the_steps_are_refused(tmp_path: Path) -> None:
+    """A pair of frames means something only at the time step of the policy."""
+    still = {"root_pos": np.zeros((9, 3)), "root_quat": np.eye(4)[[0] * 9], "joint_pos": np.zeros((9, 1))}
+    np.savez(tmp_path / "still.npz", fps=50.0, **still)
+    spec = EnvSpec("legs", ENVS, {"amp": (12,)}, ACTIONS, 100, step_dt=0.01)
+    motion = MotionDatasetCfg(files=[str(tmp_path / "still.npz")], step_dt=0.02)
+    with pytest.raises(ConfigError, match=r"step_dt: 0\.02 s between the frames, 0\.01 s between the steps"):
+        make_term(AMPCfg, spec, expert=motion, obs_groups=["amp"])._require_expert()
+    make_term(AMPCfg, spec, expert=motion.replace(step_dt=0.01), obs_groups=["amp"])._require_expert()
 
 
 # --- replay ----------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.contract, pytest.mark.sim_mjlab]
 SITE = Path(mjlab.__file__).parents[1]
 ROOT = Path(__file__).parents[3]
 PACKAGE = Path(fast_step.__file__).parent
-OWN_TESTS = {"test_mjlab_fast_step.py", "test_mjlab_physics_branches.py", "test_mjlab_version.py"}
+OWN_TESTS = {f"test_mjlab_{name}.py" for name in ("fast_step", "physics_branches", "tracking_step", "version")}
 REWARDS = "mjlab.managers.reward_manager:RewardManager"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -12,8 +12,11 @@ import torch
 pytest.importorskip("mjlab")
 
 from RoboRenForce.buffer.motion import MotionDatasetCfg, read_motion
+from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import load_task
-from RRF_mjlab_tasks.motion.gaits import GAITS, Robot, write_gait
+from RRF_mjlab_tasks.motion.files import write_motion
+from RRF_mjlab_tasks.motion.gaits import GAITS, Robot, make_gait
+from RRF_mjlab_tasks.motion.recorded import record, recording_cfg
 
 pytestmark = [pytest.mark.contract, pytest.mark.sim_mjlab]
 
@@ -22,7 +25,7 @@ pytestmark = [pytest.mark.contract, pytest.mark.sim_mjlab]
 def motions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     folder: Path = tmp_path_factory.mktemp("motions")
     for robot in GAITS:
-        write_gait(folder / f"{robot}.npz", robot, seconds=2.0)
+        write_motion(folder / f"{robot}.npz", make_gait(robot, seconds=2.0))
     return {robot: str(folder / f"{robot}.npz") for robot in GAITS}
 
 
@@ -81,8 +84,42 @@ def test_amp_trains(motions: dict[str, str]) -> None:
     runner.learn(1)
     term = runner.algorithm.reward_terms[0]
     assert term.expert.shape[1] == 2 * (10 + 2 * 12)
+    # Files that name their joints are sorted into the robot's order, which is that of the observations.
+    assert term.cfg.expert.joint_names == list(runner.env.unwrapped.scene["robot"].joint_names)
     assert float(term.optimizer.steps) == cfg.algorithm.num_learning_epochs * cfg.algorithm.num_mini_batches
     runner.env.close()
+
+
+def test_the_motion_of_a_policy_is_what_the_simulator_did(tmp_path: Path) -> None:
+    """One that never learned hardly moves, and stands; one that pushes falls, which is no motion."""
+    task = load_task("RoboRenForce-MJLab-Go1Flat-PPO")
+    env = recording_cfg(task.env_cfg, (0.5, -0.1, 0.2)).replace(device="cpu").build()
+    policy = task.runner_cfg.replace(logger=[]).build(env=env, device="cpu").policy()
+    write_motion(tmp_path / "own.npz", record(env, policy, seconds=0.4))
+    motion = dict(np.load(tmp_path / "own.npz"))
+    data = env.unwrapped.scene["robot"].data
+    assert data.joint_pos.shape[1] == motion["joint_pos"].shape[1] == 12
+    np.testing.assert_allclose(motion["joint_pos"][-1], data.joint_pos[0].numpy(), atol=1e-5)
+    np.testing.assert_allclose(motion["root_quat"][-1], data.root_link_quat_w[0].numpy(), atol=1e-5)
+    offset = motion["body_pos_w"][-1] - data.body_link_pos_w[0].numpy()
+    np.testing.assert_allclose(offset, np.broadcast_to(offset[0], offset.shape), atol=1e-4)
+    np.testing.assert_allclose(motion["body_lin_vel_w"][-2], data.body_link_lin_vel_w[0].numpy(), atol=0.05)
+    command = env.unwrapped.command_manager.get_command("twist")
+    assert command[0].tolist() == pytest.approx([0.5, -0.1, 0.2])
+    assert len(read_motion(tmp_path / "own.npz", 0.02)) == 20
+
+    class Pushes:
+        deterministic = True
+
+        def reset(self, done: torch.Tensor | None = None) -> None:
+            pass
+
+        def __call__(self, obs: Any) -> torch.Tensor:
+            return torch.tensor([[6.0, -6.0] * 6])
+
+    with pytest.raises(UserError, match="The robot fell after"):
+        record(env, cast(Any, Pushes()), seconds=5.0)
+    env.close()
 
 
 def test_the_g1_has_the_features_of_its_motion(motions: dict[str, str]) -> None:

@@ -28,7 +28,7 @@ from .action_bounds import action_bounds
 from .env_cfg import MJLabEnvCfg, make_mjlab_env
 from .env_state import EnvState
 from .fast_step import CannotCaptureError, make_fast_step
-from .play import onnx_metadata, velocity_errors
+from .play import onnx_metadata, tracking_errors, velocity_errors
 from .rendering import FrameRenderer
 from .rows import Rows, undrawn
 
@@ -165,8 +165,8 @@ class MJLabVecEnv(VecEnv):
         return self._renderer.frame()
 
     def measurements(self) -> dict[str, dict[str, torch.Tensor]]:
-        """See `VecEnv.measurements`: how far the velocity is from the command, in tasks that command one."""
-        return velocity_errors(self.env)
+        """See `VecEnv.measurements`: distance from the commanded velocity or motion, in tasks that command one."""
+        return velocity_errors(self.env) | tracking_errors(self.env)
 
     def simulator_interface(self) -> SimulatorInterface:
         """See `VecEnv.simulator_interface`: what `step` does before mjlab's, and mjlab's observation terms."""

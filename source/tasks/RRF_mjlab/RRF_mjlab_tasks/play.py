@@ -24,6 +24,27 @@ def velocity_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
     return {"velocity_error": {"linear": linear, "angular": angular}}
 
 
+def tracking_errors(simulator: Any) -> dict[str, dict[str, torch.Tensor]]:
+    """Return the distance of the robot from the motion that it tracks; empty if it tracks none.
+
+    `body` is the mean over the tracked bodies in m, `body_relative` the same with the motion moved to the robot and
+    turned to its heading, `joint` the root mean square over joints in rad.
+
+    Args:
+        simulator: mjlab's environment.
+    """
+    from mjlab.tasks.tracking.mdp import MotionCommand
+    from mjlab.tasks.tracking.mdp.metrics import compute_mpkpe, compute_root_relative_mpkpe
+
+    manager = simulator.command_manager
+    for term in (manager.get_term(name) for name in manager.active_terms):
+        if isinstance(term, MotionCommand):
+            joint = (term.joint_pos - term.robot_joint_pos).square().mean(dim=-1).sqrt()
+            body, relative = compute_mpkpe(term), compute_root_relative_mpkpe(term)
+            return {"tracking_error": {"body": body, "body_relative": relative, "joint": joint}}
+    return {}
+
+
 def onnx_metadata(simulator: Any, run: str, action_bounds: torch.Tensor | None = None) -> dict[str, str]:
     """Return mjlab's metadata of ONNX files as text: joints, gains, default positions, scales, names.
 

@@ -152,7 +152,7 @@ def runner_cfg(mjlab_id: str) -> Any:
     return runner_cfg_from_mjlab(load_rl_cfg(mjlab_id), mjlab_id)
 
 
-def amp_runner_cfg(mjlab_id: str, robot: str) -> Any:
+def amp_runner_cfg(mjlab_id: str, robot: Any) -> Any:
     """`runner_cfg` with the style of the robot's motion."""
     cfg = runner_cfg(mjlab_id)
     from .motion.agents import amp

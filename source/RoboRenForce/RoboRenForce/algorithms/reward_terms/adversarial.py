@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from ...buffer.dataset import DatasetCfg, TransitionDataset
+from ...buffer.motion import MotionDatasetCfg
 from ...buffer.rollout import RolloutBatch
 from ...buffer.transition import Transition, default_dtype
 from ...components.discriminator import DiscriminatorCfg
@@ -181,10 +182,13 @@ class AdversarialReward(RewardTerm):
                 f"actions: {data.action_spec.kind} {tuple(data.action.shape[1:])} in the data, {space.kind} "
                 f"{tuple(space.shape)} in the task"
             )
+        expert, step_dt = self.cfg.expert, self.spec.step_dt
+        if isinstance(expert, MotionDatasetCfg) and step_dt is not None and abs(expert.step_dt - step_dt) > 1e-6:
+            wrong.append(f"step_dt: {expert.step_dt} s between the frames, {step_dt:g} s between the steps")
         if wrong:
             raise ConfigError(
                 f"reward_terms.N.expert ({data.source}) does not fit '{self.spec.task}' ({'; '.join(wrong)}). Record "
-                "it in this task, or set reward_terms.N.obs_groups."
+                "it in this task, or set reward_terms.N.obs_groups or, of a motion, expert.step_dt."
             )
 
     def _expert_rows(self, count: int) -> Tensor:

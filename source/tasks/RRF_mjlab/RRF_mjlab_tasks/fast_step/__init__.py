@@ -12,6 +12,8 @@ why:
       rows                 functions that take `env_ids`        the number of ids is known on the host only
       events               EventManager                         which event is due is a branch on values
       commands             CommandTerm and its subclasses       resampling and metrics of indexed rows
+      motion_command       MotionCommand                        the same, and counts of failures per bin
+      command_adapters     (which of them runs a term)
       curricula            CurriculumManager                    terrain levels of indexed rows
       resets               _reset_idx, the managers' reset      the same, with the statistics that mjlab logs
       observations         ObservationManager                   the last observation of an episode is never computed

@@ -38,6 +38,7 @@ FINGERPRINTS: dict[str, str] = {
     "mjlab.tasks.velocity.mdp.terrain_utils:fit_terrain_normal": "8af9b824f9e9",
     "mjlab.tasks.manipulation.mdp.commands:LiftingCommand": "288b8e6dc0dd",
     "mjlab.tasks.manipulation.mdp.commands:MultiCubeLiftingCommand": "797a892e7e81",
+    "mjlab.tasks.tracking.mdp.commands:MotionCommand": "445a4b647e70",
     "mjlab.terrains.terrain_entity:TerrainEntity.update_env_origins": "0950ed997008",
     "mjlab.scene.scene:Scene": "6b7bf2f35af0",
     "mjlab.sensor.sensor:Sensor": "9a1a29240f67",

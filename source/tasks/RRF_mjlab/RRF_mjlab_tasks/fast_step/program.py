@@ -15,7 +15,8 @@ from mjlab.envs import ManagerBasedRlEnv
 
 from .capture.stages import Launch, Stage
 from .errors import CannotCaptureError
-from .masked.commands import CommandRows, VelocityRows, adapt_commands
+from .masked.command_adapters import adapt_commands
+from .masked.commands import CommandRows
 from .masked.curricula import curriculum_rows, curriculum_terms, is_host_curriculum
 from .masked.entity_memo import EntityMemo
 from .masked.events import MaskedEvents
@@ -86,22 +87,34 @@ class StepStages:
             yield Stage("final observations", self._observe_all, self._observe_all)
             yield from self._reset_stages()
             yield self.physics.second_forward
-            yield from self._command_stages(self._refresh, self._plain_refresh, moves=False)
+            yield from self._command_stages(self._refresh, self._plain_refresh)
             yield from self._sense_stages()
             yield Stage("observations", self._observe_done_rows, self._observe_done_rows)
         else:
             yield from self._reset_stages()
             yield from self._forward_stages(self._advance, self._plain_advance)
             yield Stage("observations", self._observe_all, self._observe_all)
+        yield from (
+            Stage("end of the commands", adapter.end_step) for adapter in self._commands.values() if adapter is not None
+        )
 
     def _forward_stages(self, run: Any, plain: Any) -> Iterator[Stage | Launch]:
-        """Return `forward()`, commands and rays; in parallel if commands read positions and velocities only."""
-        beside = not self.physics.late_refusal and all(type(rows) is VelocityRows for rows in self._commands.values())
-        yield from (self.physics.forward_state, self.physics.begin_forces) if beside else (self.physics.forward,)
-        yield from self._command_stages(run, plain)
+        """Return `forward()`, commands and rays; forces beside or after commands that read kinematics only."""
+        adapters = list(self._commands.values())
+        if self.physics.late_refusal or not all(rows is not None and rows.reads_kinematics for rows in adapters):
+            yield self.physics.forward
+            yield from self._command_stages(run, plain, self.physics.forward)
+            yield from self._sense_stages()
+            return
+        yield self.physics.forward_state
+        if any(rows is not None and rows.moves_bodies for rows in adapters):
+            yield from self._command_stages(run, plain, self.physics.forward_state)
+            yield self.physics.begin_forces
+        else:
+            yield self.physics.begin_forces
+            yield from self._command_stages(run, plain)
         yield from self._sense_stages()
-        if beside:
-            yield self.physics.wait_for_forces
+        yield self.physics.wait_for_forces
 
     def _sense_stages(self) -> Iterator[Stage | Launch]:
         context = self.env.scene.sensor_context
@@ -110,13 +123,13 @@ class StepStages:
             yield self.physics.sense
             yield Stage("ray hits", context.finalize)
 
-    def _command_stages(self, run: Any, plain: Any, moves: bool = True) -> Iterator[Stage | Launch]:
-        """Return one stage per command term, followed by `forward()` if a resample may have moved bodies.
+    def _command_stages(self, run: Any, plain: Any, forward: Launch | None = None) -> Iterator[Stage | Launch]:
+        """Return one stage per command term, followed by `forward` if a resample may have moved bodies.
 
         Args:
             run: Function of a term's adapter.
             plain: Function of the term itself, if its adapter needs the host.
-            moves: True if the commands may be resampled.
+            forward: Launch that updates what depends on the state; None if no command is resampled.
         """
         for name, adapter in self._commands.items():
             term = self.env.command_manager.get_term(name)
@@ -125,8 +138,8 @@ class StepStages:
                 lambda adapter=adapter: self._run_command(adapter, run),
                 lambda term=term: plain(term),
             )
-            if moves and adapter is not None and adapter.moves_bodies:
-                yield self.physics.forward
+            if forward is not None and adapter is not None and adapter.moves_bodies:
+                yield forward
                 yield Stage(f"command '{name}' after forward", adapter.after_forward)
 
     def _reset_stages(self) -> Iterator[Stage | Launch]:

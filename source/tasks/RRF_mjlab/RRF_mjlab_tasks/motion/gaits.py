@@ -9,14 +9,13 @@ lowest foot stands on the ground and does not slip, so height and speed are thos
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import mujoco
 import numpy as np
 from mjlab.asset_zoo.robots import get_g1_robot_cfg, get_go1_robot_cfg
-from mjlab.entity import Entity
-from RoboRenForce.utils.errors import UserError
+
+from .files import motion_arrays, robot_model
 
 Robot = Literal["Go1", "G1"]
 
@@ -69,9 +68,7 @@ GAITS: dict[Robot, Gait] = {
 
 
 def make_gait(robot: Robot, seconds: float = 4.0, fps: float = 50.0) -> dict[str, np.ndarray]:
-    """Return the arrays of a motion file, see `RoboRenForce.buffer.motion`, with mjlab's keys beside.
-
-    So one file serves AMP and mjlab's tracking task.
+    """Return the arrays of a motion file, see `files`.
 
     Args:
         robot: Go1 or G1.
@@ -79,11 +76,8 @@ def make_gait(robot: Robot, seconds: float = 4.0, fps: float = 50.0) -> dict[str
         fps: Frames per second.
     """
     gait = GAITS[robot]
-    entity = Entity(gait.make())
-    model = entity.spec.compile()
+    entity, model = robot_model(gait.make())
     joints = list(entity.joint_names)
-    if len(joints) != model.nq - 7:
-        raise UserError(f"{robot} has {model.nq} positions and {len(joints)} joints; expected a floating base.")
     count = round(seconds * fps) + 1
     qpos = np.tile(model.key_qpos[0], (count, 1))
     for leg, offset in gait.legs.items():
@@ -97,15 +91,7 @@ def make_gait(robot: Robot, seconds: float = 4.0, fps: float = 50.0) -> dict[str
         for name, values in moves.items():
             qpos[:, 7 + joints.index(name.format(leg))] += values
     _stand_on_lowest_foot(model, qpos, list(gait.legs))
-    return _arrays(model, qpos, joints, fps)
-
-
-def write_gait(path: Path, robot: Robot, seconds: float = 4.0, fps: float = 50.0) -> None:
-    """Write `make_gait` to an .npz file."""
-    if path.suffix != ".npz" or path.exists():
-        raise UserError(f"'{path}' can't be written: expected a new file that ends in .npz, choose another --output.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **make_gait(robot, seconds, fps))
+    return motion_arrays(model, qpos, joints, fps)
 
 
 def _stand_on_lowest_foot(model: Any, qpos: np.ndarray, legs: list[str]) -> None:
@@ -129,34 +115,3 @@ def _stand_on_lowest_foot(model: Any, qpos: np.ndarray, legs: list[str]) -> None
 
 def _is_foot(name: str, leg: str) -> bool:
     return name.startswith(leg) and "foot" in name and name.endswith("collision")
-
-
-def _arrays(model: Any, qpos: np.ndarray, joints: list[str], fps: float) -> dict[str, np.ndarray]:
-    """Return the file's arrays; velocities are central differences."""
-    data = mujoco.MjData(model)
-    velocity = np.zeros((len(qpos), model.nv))
-    for row, last, following in zip(velocity, [qpos[0], *qpos[:-1]], [*qpos[1:], qpos[-1]], strict=True):
-        mujoco.mj_differentiatePos(model, row, 2.0 / fps, last, following)
-    velocity[[0, -1]] *= 2.0  # one-sided at both ends
-    bodies: dict[str, list[np.ndarray]] = {name: [] for name in ("pos", "quat", "lin_vel", "ang_vel")}
-    spatial = np.zeros(6)
-    for position, speed in zip(qpos, velocity, strict=True):
-        data.qpos[:], data.qvel[:] = position, speed
-        mujoco.mj_forward(model, data)
-        speeds = []
-        for body in range(1, model.nbody):
-            mujoco.mj_objectVelocity(model, data, mujoco.mjtObj.mjOBJ_XBODY, body, spatial, 0)
-            speeds.append(spatial.copy())
-        bodies["pos"].append(data.xpos[1:].copy())
-        bodies["quat"].append(data.xquat[1:].copy())
-        bodies["lin_vel"].append(np.stack(speeds)[:, 3:])
-        bodies["ang_vel"].append(np.stack(speeds)[:, :3])
-    return {
-        "fps": np.array(fps),
-        "root_pos": qpos[:, :3],
-        "root_quat": qpos[:, 3:7],
-        "joint_pos": qpos[:, 7:],
-        "joint_vel": velocity[:, 6:],
-        "joint_names": np.array(joints),
-        **{f"body_{name}_w": np.stack(values) for name, values in bodies.items()},
-    }

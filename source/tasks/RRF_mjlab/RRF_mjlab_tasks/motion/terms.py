@@ -43,6 +43,7 @@ class reset_to_motion:  # noqa: N801 - a term of mjlab is named like a function
         robot = env.scene["robot"]
         read = [read_motion(path, env.step_dt, robot.joint_names) for path in cfg.params["files"]]
         self.frames = MotionFrames.join(read).to(env.device)
+        self.frames.root_pos[:, :2] = 0.0  # the height is the motion's, place and terrain are the environment's
 
     def reset(self, env_ids: Any = None) -> None:
         """Forget nothing: the term has no memory."""
@@ -54,9 +55,7 @@ class reset_to_motion:  # noqa: N801 - a term of mjlab is named like a function
         row = torch.randint(len(frames), (count,), device=env.device)
         chosen = torch.rand(count, 1, device=env.device) < share
         data = robot.data
-        # The height is the motion's, place and terrain are the environment's.
-        pos = frames.root_pos[row] * torch.tensor([0.0, 0.0, 1.0], device=env.device) + env.scene.env_origins[env_ids]
-        quat = frames.root_quat[row]
+        pos, quat = frames.root_pos[row] + env.scene.env_origins[env_ids], frames.root_quat[row]
         spin = rotate_back(quat, frames.root_ang_vel[row])  # a free joint turns in its own frame
         self._mix(data.data.qpos, env_ids, data.indexing.free_joint_q_adr, torch.cat([pos, quat], -1), chosen)
         velocity = torch.cat([frames.root_lin_vel[row], spin], -1)

@@ -11,10 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from mjlab.envs import ManagerBasedRlEnv
 from mjlab.managers.command_manager import CommandTerm
-from mjlab.tasks.manipulation.mdp.commands import LiftingCommand, MultiCubeLiftingCommand
-from mjlab.tasks.velocity.mdp.velocity_command import UniformVelocityCommand
+from mjlab.tasks.manipulation.mdp.commands import MultiCubeLiftingCommand
 from mjlab.utils.lab_api.math import wrap_to_pi
 
 from ..errors import NotMaskableError
@@ -26,6 +24,8 @@ class CommandRows:
 
     moves_bodies = False
     """True if a resample writes simulation state, so that `forward()` has to follow."""
+    reads_kinematics = False
+    """True if it reads positions and velocities only, so that the forces of `forward()` need not precede it."""
 
     def __init__(self, term: CommandTerm, rows: RowCaller) -> None:
         self.term: Any = term
@@ -78,9 +78,14 @@ class CommandRows:
     def after_forward(self) -> None:
         """Finish a resample after the `forward()` that followed it."""
 
+    def end_step(self) -> None:
+        """Do what comes once per step, after its last resample."""
+
 
 class VelocityRows(CommandRows):
     """Adapter of mjlab's velocity command, with its headings, world frames and standing environments."""
+
+    reads_kinematics = True
 
     def advance(self, dt: float | torch.Tensor, metric_rows: torch.Tensor | None) -> None:
         """See `CommandRows.advance`."""
@@ -119,16 +124,16 @@ class VelocityRows(CommandRows):
         rows = mask.unsqueeze(1)
         if cfg.heading_command:
             low, high = ranges.heading
-            _set(term.heading_target, mask, low + draws[3] * (high - low))
-            _set(term.is_heading_env, mask, draws[4] <= cfg.rel_heading_envs)
-        _set(term.is_standing_env, mask, draws[5] <= cfg.rel_standing_envs)
-        _set(term.is_world_env, mask, draws[6] <= cfg.rel_world_envs)
-        _set(term.vel_command_w, rows, command)
-        _set(term.is_forward_env, mask, draws[7] <= cfg.rel_forward_envs)
+            set_rows(term.heading_target, mask, low + draws[3] * (high - low))
+            set_rows(term.is_heading_env, mask, draws[4] <= cfg.rel_heading_envs)
+        set_rows(term.is_standing_env, mask, draws[5] <= cfg.rel_standing_envs)
+        set_rows(term.is_world_env, mask, draws[6] <= cfg.rel_world_envs)
+        set_rows(term.vel_command_w, rows, command)
+        set_rows(term.is_forward_env, mask, draws[7] <= cfg.rel_forward_envs)
         forward = torch.zeros_like(command)
         forward[:, 0] = command[:, 0].abs().clamp(min=0.3)
         command = torch.where(term.is_forward_env.unsqueeze(1), forward, command)
-        _set(term.vel_command_b, rows, command)
+        set_rows(term.vel_command_b, rows, command)
 
     def _update(self, mask: torch.Tensor | None) -> None:
         term, cfg = self.term, self.term.cfg
@@ -136,7 +141,7 @@ class VelocityRows(CommandRows):
         heading = term.robot.data.heading_w
         if cfg.heading_command:
             error = wrap_to_pi(term.heading_target - heading)
-            _set(term.heading_error, True if mask is None else mask, error)
+            set_rows(term.heading_error, True if mask is None else mask, error)
             low, high = cfg.ranges.ang_vel_z
             turn = torch.clip(cfg.heading_control_stiffness * error, min=low, max=high)
             command[:, 2] = torch.where(term.is_heading_env, turn, command[:, 2])
@@ -146,7 +151,7 @@ class VelocityRows(CommandRows):
         command[:, :2] = torch.where(term.is_world_env.unsqueeze(1), in_body, command[:, :2])
         standing = term.is_standing_env.unsqueeze(1)
         command.masked_fill_(standing, 0.0)
-        _set(term.vel_command_b, True if mask is None else mask.unsqueeze(1), command)
+        set_rows(term.vel_command_b, True if mask is None else mask.unsqueeze(1), command)
         stopped = standing if mask is None else standing & mask.unsqueeze(1)
         term.vel_command_w.masked_fill_(stopped, 0.0)
 
@@ -169,22 +174,7 @@ class LiftingRows(CommandRows):
             self.term._cached_target_obj_pos = self.term._target_object_pos_from_sim()
 
 
-def adapt_commands(env: ManagerBasedRlEnv, rows: RowCaller) -> dict[str, CommandRows | None]:
-    """Return name -> adapter of every command term, None if none reproduces the term."""
-    terms = {name: (term, _adapter_of(term)) for name, term in env.command_manager._terms.items()}
-    return {name: None if adapter is None else adapter(term, rows) for name, (term, adapter) in terms.items()}
-
-
-def _adapter_of(term: CommandTerm) -> type[CommandRows] | None:
-    if type(term) is UniformVelocityCommand:
-        return VelocityRows
-    if type(term) in (LiftingCommand, MultiCubeLiftingCommand):
-        return LiftingRows
-    inherits = type(term).compute is CommandTerm.compute and type(term).reset is CommandTerm.reset
-    return CommandRows if inherits else None
-
-
-def _set(target: torch.Tensor, mask: torch.Tensor | bool, value: torch.Tensor) -> None:
+def set_rows(target: torch.Tensor, mask: torch.Tensor | bool, value: torch.Tensor) -> None:
     """Write `value` into the rows of `mask`; True means all."""
     if mask is True:
         target.copy_(value)
