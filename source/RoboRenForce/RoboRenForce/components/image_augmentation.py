@@ -53,9 +53,7 @@ class ImageAugmentation:
         return batch
 
 
-def crop_and_rotate(
-    images: Tensor, share: float, degrees: float, generator: torch.Generator | None = None
-) -> Tensor:
+def crop_and_rotate(images: Tensor, share: float, degrees: float, generator: torch.Generator | None = None) -> Tensor:
     """Crop a random window, scale it to the old size, and turn that by a random angle; what was outside is black.
 
     Both are one bilinear look-up.

@@ -83,6 +83,11 @@ class VLASupervised(DatasetLearner):
         if self.cfg.freeze_backbone:
             self.model.backbone.requires_grad_(False)
         self.cfg.optimizer.freeze(SupervisedModule(self.model))
+        if self.context.data is not None and self.model.action_tokens is not None and self.model.backbone.is_frozen:
+            raise ConfigError(
+                "policy.action_tokens teaches the backbone, and nothing of it is trained: set "
+                "policy.backbone.language.finetune to full or lora, or action_tokens to null."
+            )
         self._frozen = frozen_fingerprints(self.model)
         self._left_out = set(self._frozen) - loaded if self.cfg.checkpoints == "trained" else set()
 

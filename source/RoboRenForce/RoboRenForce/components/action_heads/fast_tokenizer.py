@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import UserError
 from ...utils.optional import require_package
+from .masking import held_actions
 
 FIRST_CHARACTER = 0x4E00
 """Symbol 0 as text: from here on, 20,000 characters have no special meaning to any tokenizer."""
@@ -78,6 +79,20 @@ class FASTTokenizer(nn.Module):
         sequences = self._encode_texts(_texts(self.symbols_of(actions)))
         rows = [(ids + [self.end] * self.max_tokens)[: self.max_tokens] for ids in sequences]
         return torch.tensor(rows, device=actions.device)
+
+    def targets(self, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens `(B, max_tokens)` of demonstrated chunks, and bool: those that are learned.
+
+        A token stands for frequencies of a whole chunk: elements that are not valid repeat the last valid action, and
+        rows without any are left out.
+        """
+        tokens = self.encode(held_actions(actions, mask))
+        return tokens, self.until_end(tokens) & mask.flatten(1).any(1, keepdim=True)
+
+    def until_end(self, tokens: Tensor) -> Tensor:
+        """Bool `(B, N)`: True up to the first end, which is included."""
+        ended = (tokens == self.end).cumsum(1)
+        return (ended == 0) | ((ended == 1) & (tokens == self.end))
 
     def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions `(B, H, A)` of tokens `(B, N)`, and bool `(B,)`: whether they stood for H * A coefficients.
