@@ -35,7 +35,7 @@ class FASTTokenizer(nn.Module):
     merges: Tensor
     """int32 `(vocabulary - num_levels, 2)`: the two tokens of each merge; -1 behind the last one."""
     symbols: Tensor
-    """int16 `(vocabulary + 1, H * A)`: the coefficients that each token stands for; the last row is the end."""
+    """int32 `(vocabulary + 1, H * A)`: the coefficients that each token stands for; the last row is the end."""
     lengths: Tensor
     """int64 `(vocabulary + 1,)`: how many these are."""
 
@@ -52,7 +52,8 @@ class FASTTokenizer(nn.Module):
         self.register_buffer("transform", transform, persistent=False)
         self.register_buffer("merges", torch.full((vocabulary - num_levels, 2), -1, dtype=torch.int32))
         size = chunk_size * action_dim
-        self.register_buffer("symbols", torch.zeros(vocabulary + 1, size, dtype=torch.int16))
+        # DDP broadcasts buffers, and neither Gloo nor NCCL sends 16-bit integers.
+        self.register_buffer("symbols", torch.zeros(vocabulary + 1, size, dtype=torch.int32))
         self.register_buffer("lengths", torch.zeros(vocabulary + 1, dtype=torch.int64))
         self._bpe: tuple[int, Any] | None = None  # built from the merges, of which version, by the first `encode`
 
@@ -156,7 +157,7 @@ class FASTTokenizer(nn.Module):
             table[row, 0], table[row, 1] = ids[left], ids[right]
             ids.setdefault(left + right, len(ids))
         self.merges.copy_(table)
-        symbols = torch.zeros(self.symbols.shape, dtype=torch.int16)
+        symbols = torch.zeros(self.symbols.shape, dtype=torch.int32)
         lengths = torch.zeros(self.lengths.shape, dtype=torch.int64)
         for text, token in ids.items():
             lengths[token] = len(text)
