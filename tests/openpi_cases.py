@@ -80,3 +80,10 @@ def fingerprint(gradient, seed=3):
     generator = torch.Generator().manual_seed(seed)
     direction = torch.randn(gradient.shape, generator=generator)
     return torch.stack([gradient.float().norm(), (gradient.float() * direction).sum() / direction.norm()])
+
+
+def sketch(gradient, size=16, seed=4):
+    """Products with random directions: the norm of a difference of sketches is, on average, that of the tensors'."""
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(size, gradient.numel(), generator=generator)
+    return directions @ gradient.float().flatten() / size**0.5

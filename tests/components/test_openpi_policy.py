@@ -6,6 +6,7 @@ import vla_cases
 from openpi_cases import fill
 from RoboRenForce.algorithms.vla_rl.parity import require_parity
 from RoboRenForce.components.action_heads import Continuation, continuation_weights
+from RoboRenForce.components.action_tokens import ActionTokensCfg
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.components.vla_export import export_vla, load_vla
 from RoboRenForce.configclass import ConfigError
@@ -122,6 +123,55 @@ def test_insulation_keeps_actions_from_teaching_the_language_model():
     policy = build()
     _, found = gradients(policy, policy.encode(vla_cases.recorded(4)))
     assert any(name.startswith("backbone.vision.") for name in found)
+
+
+@CONTRACT
+def test_action_tokens_teach_the_language_model_what_an_insulated_expert_must_not(tmp_path):
+    def insulated(cfg):
+        cfg.head.network.insulated = True
+
+    def with_tokens(cfg):
+        insulated(cfg)
+        cfg.action_tokens = ActionTokensCfg(coef=0.5, scale=4.0)
+
+    batch = vla_cases.recorded(4)
+    batch["action_is_pad"][3] = True  # a row that tells nothing
+    batch["action_is_pad"][2, 1:] = True
+
+    def learned(policy):
+        policy.zero_grad()
+        torch.manual_seed(0)
+        loss = policy.loss(policy.encode(batch), batch["action"], batch["action_is_pad"])
+        loss.mean.backward()
+        return loss, {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
+
+    plain, policy = build(change=insulated), build(change=with_tokens)
+    policy.action_tokens.fit(policy.preprocessing.normalize_actions(batch["action"], batch["observation.state"]))
+    loss, found = learned(policy)
+    alone, expected = learned(plain)
+    assert loss.count == alone.count == 2 * vla_cases.CHUNK * 2 + 2
+    heads = {name for name in found if name.startswith("head.")}
+    assert heads == expected.keys() and all(torch.equal(found[name], expected[name]) for name in heads)
+    taught = {name.split(".")[1] for name in found.keys() - heads}
+    assert taught == {"vision", "projector", "words", "language"}
+
+    # The cross-entropy, chunk by chunk, with the weight of the chunk's valid elements.
+    actions, mask = policy.targets(policy.encode(batch), batch["action"], batch["action_is_pad"])
+    tokens, valid = policy.action_tokens.tokenizer.targets(actions, mask)
+    logits = policy.backbone.action_logits(policy.encode(batch), tokens, 1025)
+    total = 0.0
+    for row, weight in enumerate((8, 8, 2, 0)):
+        log_p = logits[row].detach().log_softmax(-1).gather(-1, tokens[row][:, None])[:, 0][valid[row]]
+        total += -weight * float(log_p.mean()) if weight else 0.0
+    assert float(loss.total - alone.total) == pytest.approx(0.5 * total, rel=1e-4)
+    assert float(loss.metrics["token_loss"]) == pytest.approx(total / 18, rel=1e-5)
+
+    again = load_vla(export_vla(policy, tmp_path / "exported"))
+    assert torch.equal(again.action_tokens.tokenizer.merges, policy.action_tokens.tokenizer.merges)
+    with pytest.raises(ConfigError, match="needs 4002 words of the backbone's vocabulary, and PaliGemma has 3968"):
+        build(change=lambda cfg: setattr(cfg, "action_tokens", ActionTokensCfg(vocabulary=4000)))
+    with pytest.raises(ConfigError, match="MLPBaseline has 0 to give"):
+        vla_cases.policy(action_tokens=ActionTokensCfg())
 
 
 @CONTRACT

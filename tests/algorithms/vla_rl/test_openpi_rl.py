@@ -18,10 +18,13 @@ from RoboRenForce.components.vla_value import ValueHeadCfg
 from RoboRenForce.envs import GroupVecCfg
 from RoboRenForce.networks import MLPCfg
 from RoboRenForce.runners import OffPolicyRunnerCfg, VLAGRPORunnerCfg, VLAPPORunnerCfg
+from RoboRenForce.utils.parallelize import ParallelCfg
 
 pytestmark = pytest.mark.contract
 SGD = OptimizerCfg(kind="sgd", learning_rate=0.01)
 """Unlike Adam's, its steps are smooth in the gradient, so that rounding stays rounding."""
+STILL = OptimizerCfg(kind="sgd", learning_rate=1e-12)
+"""Takes no step that could be seen."""
 
 
 def policy_cfg(variant: str, density: str = "sde") -> OpenPIPolicyCfg:
@@ -70,6 +73,16 @@ def test_the_expert_learns_from_kept_keys_and_values(start: tuple[str, Path], al
     after = weights(run)
     moved = {name.partition(".")[0] for name, before in run.before.items() if not torch.equal(after[name], before)}
     assert moved == ({"head", "value"} if algorithm == "ppo" else {"head"})
+
+
+@pytest.mark.parametrize("density", ["sde", "noise"])
+def test_ratios_in_bfloat16_begin_at_one(start: tuple[str, Path], density: str) -> None:
+    """The first epoch, computed anew from what was stored, in other batches than while acting."""
+    run = learned(
+        start, "ppo", density, parallel=ParallelCfg(mixed_precision="bf16"), num_mini_batches=3, optimizer=STILL
+    )
+    assert float(run.metrics["actor/ratio"]) == pytest.approx(1, abs=2e-3)
+    assert float(run.metrics["actor/approx_kl"]) < 1e-5
 
 
 def test_pictures_teach_what_kept_features_teach(start: tuple[str, Path]) -> None:

@@ -12,12 +12,24 @@ from RoboRenForce.algorithms.vla_training import VLAPretrainAlgorithmCfg
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import FlowHead
 from RoboRenForce.components.action_heads.denoising import Corrupted
+from RoboRenForce.components.action_tokens import ActionTokensCfg
+from RoboRenForce.components.image_augmentation import ImageAugmentationCfg
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
+from RoboRenForce.configclass import ConfigError
 from RoboRenForce.utils.parallelize import ParallelCfg
 from torch import Tensor
 from vla_demonstrations import CHUNK, record, runner_cfg
 
 SGD = OptimizerCfg(kind="sgd", learning_rate=0.02, momentum=0.9, max_grad_norm=0.5)
+PLAIN: dict[str, Any] = {"variant": "pi0"}
+TOKENS: dict[str, Any] = {"variant": "pi05", "tokens": True}
+SPREAD = {
+    "ddp": ("ddp", PLAIN),
+    "fsdp": ("fsdp", PLAIN),
+    "ddp_tokens": ("ddp", TOKENS),
+    "fsdp_tokens": ("fsdp", TOKENS),
+}
+"""Name of a run -> how it is spread, and what it learns."""
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +37,12 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("demonstrations") / "data")
 
 
-def cfg_of(root: Path, variant: str, *, batch_size: int = 6, kind: str = "none", freeze: bool = False) -> Any:
+def cfg_of(
+    root: Path, variant: str, *, batch_size: int = 6, kind: str = "none", freeze: bool = False, tokens: bool = False
+) -> Any:
     policy = OpenPIPolicyCfg(variant=variant, size="tiny")
+    if tokens:
+        policy.action_tokens, policy.head.network.insulated = ActionTokensCfg(), True
     policy.head.chunk_size, policy.backbone.vision.image_size = CHUNK, 32
     parallel = ParallelCfg(kind=kind, blocks=["GemmaLayer", "SigLIPLayer"])
     algorithm = VLAPretrainAlgorithmCfg(optimizer=SGD, parallel=parallel, freeze_backbone=freeze)
@@ -44,14 +60,15 @@ def without_draws(self: FlowHead, actions: Tensor, mask: Tensor, generator: Any)
 def be_trained(rank: int, port: int, root: Path, folder: Path) -> None:
     be_rank(rank, port)
     FlowHead.corrupt = without_draws  # in this process alone
-    for kind in ("ddp", "fsdp"):
-        runner = cfg_of(root, "pi0", batch_size=3, kind=kind).build(log_dir=folder / kind)
+    for name, (kind, options) in SPREAD.items():
+        runner = cfg_of(root, batch_size=3, kind=kind, **options).build(log_dir=folder / name)
         runner.learn()
     runner.distributed.close()
 
 
 def test_two_processes_learn_what_one_learns(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With DDP, and with FSDP2 layer by layer: keys and values and their gradients cross the layers' borders."""
+    """With DDP, and with FSDP2 layer by layer: keys and values and their gradients cross the layers' borders, and
+    layers run twice where the model also predicts tokens of actions."""
     port, log = free_port(), tmp_path / "log"
     with (
         forked(be_trained, 1, port, root, tmp_path, log=log),
@@ -59,19 +76,46 @@ def test_two_processes_learn_what_one_learns(root: Path, tmp_path: Path, monkeyp
     ):
         assert exit_code(main) == 0, log.read_text()[-3000:]
     monkeypatch.setattr(FlowHead, "corrupt", without_draws)
-    one = cfg_of(root, "pi0").build(log_dir=tmp_path / "one")
-    start = {name: p.detach().clone() for name, p in one.algorithm.policy_model.named_parameters()}
-    one.learn()
-    expected = dict(one.algorithm.policy_model.named_parameters())
-    moved = {name for name, p in expected.items() if not torch.equal(p, start[name])}
-    assert {name.split(".")[1] for name in moved if name.startswith("backbone.")} == {
-        *("vision", "projector", "words", "language")
-    }
-    for path in (tmp_path / "ddp" / "model_1.pt", tmp_path / "fsdp" / "global_step_1"):
-        other = cfg_of(root, "pi0").build(log_dir=tmp_path / "other")
-        other.load(path)
-        for name, value in other.algorithm.policy_model.named_parameters():
-            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-6, msg=f"{path.name}: {name}")
+    for names, options in ((("ddp", "fsdp"), PLAIN), (("ddp_tokens", "fsdp_tokens"), TOKENS)):
+        one = cfg_of(root, **options).build(log_dir=tmp_path / f"one_{names[0]}")
+        start = {name: p.detach().clone() for name, p in one.algorithm.policy_model.named_parameters()}
+        one.learn()
+        expected = dict(one.algorithm.policy_model.named_parameters())
+        moved = {name for name, p in expected.items() if not torch.equal(p, start[name])}
+        assert {name.split(".")[1] for name in moved if name.startswith("backbone.")} == {
+            *("vision", "projector", "words", "language")
+        }
+        for name in names:
+            saved = "model_1.pt" if name.startswith("ddp") else "global_step_1"
+            other = cfg_of(root, **options).build(log_dir=tmp_path / "other")
+            other.load(tmp_path / name / saved)
+            for weight, value in other.algorithm.policy_model.named_parameters():
+                torch.testing.assert_close(value, expected[weight], rtol=0, atol=1e-6, msg=f"{name}: {weight}")
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(root: Path, tmp_path: Path) -> None:
+    """Draws of noise and images, momenta and the vocabulary of tokens go on where they stopped."""
+
+    def build(name: str) -> Any:
+        cfg = cfg_of(root, batch_size=3, **TOKENS)
+        cfg.algorithm.augmentation = ImageAugmentationCfg()
+        return cfg.replace(max_iterations=2, updates_per_iteration=1).build(log_dir=tmp_path / name)
+
+    build("straight").learn()
+    build("halves").learn(1)
+    torch.rand(7)
+    second = build("halves")
+    second.load(tmp_path / "halves" / "model_1.pt")
+    second.learn()
+    one, two = (torch.load(tmp_path / name / "model_2.pt", weights_only=True) for name in ("straight", "halves"))
+    one, two = one["algorithm"]["policy"]["tensors"], two["algorithm"]["policy"]["tensors"]
+    assert one.keys() == two.keys() and any(name.startswith("action_tokens.") for name in one)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_tokens_of_actions_need_a_model_that_learns(root: Path) -> None:
+    with pytest.raises(ConfigError, match="teaches the backbone, and nothing of it is trained"):
+        cfg_of(root, "pi05", tokens=True, freeze=True).build()
 
 
 def test_the_expert_alone_learns_from_kept_features(root: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from RoboRenForce.components import EMACfg, OptimizerCfg, ParamGroupCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg, RegressionHeadCfg
+from RoboRenForce.components.image_augmentation import ImageAugmentationCfg
 from RoboRenForce.data import DataLoaderCfg
 from RoboRenForce.networks import MLPDenoiserCfg, ResidualMLPCfg
 from RoboRenForce.runners import VLAPretrainRunner
@@ -108,6 +109,25 @@ def test_two_processes_learn_what_one_learns_and_one_goes_on(root: Path, tmp_pat
     assert (tmp_path / "fsdp" / "latest").read_text() == "global_step_2\n"
 
 
+# ------------------------------------------------------------------------------------------------------------ images
+
+
+def test_augmented_images_are_for_learning_alone(root: Path) -> None:
+    """The first loss and the first step are others; what is validated and played is not."""
+
+    def build(**options: Any) -> VLAPretrainRunner:
+        cfg = runner_cfg(root, algorithm=VLAPretrainAlgorithmCfg(optimizer=SGD, **options))
+        return cfg.build()
+
+    plain, augmented = build(), build(augmentation=ImageAugmentationCfg())
+    batch = next(iter(plain.loader))
+    for mode in ("train", "eval"):
+        getattr(plain.algorithm, mode)(), getattr(augmented.algorithm, mode)()
+        assert torch.equal(augmented.algorithm.validate(batch)[0], plain.algorithm.validate(batch)[0])
+    losses = [float(runner.algorithm.update(batch)["loss"]) for runner in (plain, augmented)]
+    assert losses[0] != losses[1]
+
+
 # ------------------------------------------------------------------------------------------------------------ resume
 
 
@@ -120,9 +140,8 @@ def test_interrupted_and_resumed_equals_uninterrupted(root: Path, tmp_path: Path
     )  # fmt: skip
 
     def build(name: str) -> VLAPretrainRunner:
-        cfg = runner_cfg(
-            root, policy=policy().replace(head=head), algorithm=VLAPretrainAlgorithmCfg(optimizer=optimizer)
-        )
+        algorithm = VLAPretrainAlgorithmCfg(optimizer=optimizer, augmentation=ImageAugmentationCfg())
+        cfg = runner_cfg(root, policy=policy().replace(head=head), algorithm=algorithm)
         cfg.validation_interval = 1
         return cfg.build(log_dir=tmp_path / name)
 
@@ -281,6 +300,8 @@ def test_what_makes_no_sense(root: Path) -> None:
         cfg.build()
     with pytest.raises(ConfigError, match="flat_adam is for small networks"):
         VLAPretrainAlgorithmCfg(optimizer=OptimizerCfg(kind="flat_adam", decay_only_matrices=False)).validate()
+    with pytest.raises(ConfigError, match="cache_features sees them once"):
+        VLAPretrainAlgorithmCfg(augmentation=ImageAugmentationCfg(), cache_features="ram").validate()
 
 
 # ------------------------------------------------------------------------------------------------- cached features

@@ -89,6 +89,35 @@ def test_the_prefix_goes_through_a_cache():
     assert prefix.tokens.shape == (3, 1, 64) and prefix.key_values.shape[1:4] == (3, 2, 1)
 
 
+@ORACLE
+def test_action_tokens_are_predicted_as_by_one_pass_over_prompt_and_tokens():
+    """The prompt sees itself, tokens see it and those before them, and a text that ends sooner leaves no gap."""
+    backbone, vocabulary = built(), 20
+    seen, embedded = inputs(backbone), []
+    tokens = torch.randint(vocabulary, (2, 5), generator=torch.Generator().manual_seed(1))
+    hook = backbone.language.register_forward_pre_hook(lambda module, args: embedded.append(args[0]))
+    prefix = backbone(seen)
+    hook.remove()
+    found = backbone.action_logits(prefix, tokens, vocabulary)
+    words = backbone.words(4096 - 128 - 1 - torch.arange(vocabulary + 1))
+    for row in range(2):
+        there = prefix.key_mask[row]
+        start = torch.cat([torch.tensor([vocabulary]), tokens[row, :-1]])
+        x = torch.cat([embedded[0][row][there], words[start] * 8.0]).unsqueeze(0)
+        prompt = int(there.sum())
+        mask = torch.ones(prompt + 5, prompt + 5, dtype=torch.bool).tril()
+        mask[:prompt, :prompt] = True
+        hidden, _ = backbone.language(x, torch.arange(prompt + 5).unsqueeze(0), mask.unsqueeze(0))
+        expected = backbone.language.normalized(hidden[-1])[0, prompt:] @ words[:-1].T
+        torch.testing.assert_close(found[row], expected, rtol=1e-4, atol=1e-5)
+    tokens[:, 3] = (tokens[:, 3] + 1) % vocabulary
+    changed = (backbone.action_logits(prefix, tokens, vocabulary) != found).any(-1)
+    assert not changed[:, :4].any() and changed[:, 4].all()
+    alone = paligemma("pi05", "tiny").build(num_cameras=2, state_dim=3)
+    with pytest.raises(ConfigError, match="attend to keys and values of the prompt"):
+        alone.action_logits(alone(seen), tokens, vocabulary)
+
+
 @CONTRACT
 def test_other_heads_get_the_features_of_all_tokens():
     backbone = paligemma("pi05", "tiny").build(num_cameras=2, state_dim=3, taps=Taps(num_layers=2))
@@ -105,14 +134,14 @@ def test_grouped_attention_is_that_of_every_head_alone():
     query = torch.randn(2, 5, 6, 8, generator=generator)
     for heads in (1, 2, 6):
         key, value = torch.randn(2, 2, heads, 7, 8, generator=generator)
-        mask = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])
-        found = grouped_attention(query, key, value, mask[:, None, None]).unflatten(-1, (6, 8))
-        for head in range(6):
-            other = head // (6 // heads)
-            weight = (
-                (query[:, :, head] @ key[:, other].mT * 8**-0.5).masked_fill(~mask[:, None], -torch.inf).softmax(-1)
-            )
-            assert torch.allclose(found[:, :, head], weight @ value[:, other], atol=1e-6)
+        there = torch.tensor([[True] * 7, [True] * 4 + [False] * 3])[:, None]
+        causal = torch.ones(5, 7, dtype=torch.bool).tril(2) & there
+        for mask, by_query in ((there, there), (causal, causal.repeat_interleave(6 // heads, 1))):
+            found = grouped_attention(query, key, value, by_query[:, None]).unflatten(-1, (6, 8))
+            for head in range(6):
+                other = head // (6 // heads)
+                weight = (query[:, :, head] @ key[:, other].mT * 8**-0.5).masked_fill(~mask, -torch.inf).softmax(-1)
+                assert torch.allclose(found[:, :, head], weight @ value[:, other], atol=1e-6)
 
 
 @ORACLE

@@ -45,7 +45,7 @@ def export_vla(
         merge_lora(policy)
         head = head.without_adapters()
     # Of the base class, whose plain data names the classes of everything below it.
-    fields = {name: getattr(policy.cfg, name) for name in ("class_type", "preprocessing", "cameras")}
+    fields = {name: getattr(policy.cfg, name) for name in ("class_type", "preprocessing", "action_tokens", "cameras")}
     cfg = VLAPolicyCfg(backbone=policy.backbone.export(folder), head=head, **fields)
     config = {"format": FORMAT, "version": VERSION, "policy": cfg.to_dict(), "spec": policy.spec.to_dict()}
     export_safetensors(policy, folder, config, dtype=dtype)

@@ -27,6 +27,7 @@ from .action_heads import (
     LossSum,
     RegressionHeadCfg,
 )
+from .action_tokens import ActionTokens, ActionTokensCfg
 from .vla_preprocessing import VLAPreprocessing, VLAPreprocessingCfg
 from .vla_spec import VLASpec
 
@@ -54,6 +55,10 @@ class VLAPolicy(nn.Module):
         self.head: ActionHead = cfg.head.build(
             width=self.backbone.width, state_dim=spec.state.dim, action_dim=spec.action.dim
         )
+        self.action_tokens: ActionTokens | None = None
+        if cfg.action_tokens is not None:
+            sizes = {"chunk_size": cfg.head.chunk_size, "action_dim": spec.action.dim}
+            self.action_tokens = cfg.action_tokens.build(self.backbone, **sizes)
         self.preprocessing: VLAPreprocessing = cfg.preprocessing.build(self._spec, self.backbone)
 
     @property
@@ -121,8 +126,14 @@ class VLAPolicy(nn.Module):
             is_pad: bool `(B, H)`, True after the end of an episode.
             dim_mask: bool `(B, A)`, False in dimensions that a data set of a mixture lacks.
         """
-        normalized, mask = self.targets(prefix, actions, is_pad, dim_mask)
-        return self.head.loss(prefix, normalized, mask)
+        return self.target_loss(prefix, *self.targets(prefix, actions, is_pad, dim_mask))
+
+    def target_loss(self, prefix: Prefix, targets: Tensor, mask: Tensor) -> LossSum:
+        """Compare with what `targets` returned: the head's loss, and that of action tokens if there are any."""
+        loss = self.head.loss(prefix, targets, mask)
+        if self.action_tokens is None:
+            return loss
+        return self.action_tokens.add_loss(loss, self.backbone, prefix, targets, mask)
 
     def targets(
         self, prefix: Prefix, actions: Tensor, is_pad: Tensor | None = None, dim_mask: Tensor | None = None
@@ -167,6 +178,8 @@ class VLAPolicyCfg(Cfg):
     """From its features to actions."""
     preprocessing: VLAPreprocessingCfg = VLAPreprocessingCfg()
     """Everything before and after."""
+    action_tokens: ActionTokensCfg | None = None
+    """A loss on action tokens that the backbone predicts, beside the head's: knowledge insulation, of PaliGemma."""
     cameras: list[str] = []
     """Cameras in the order of the policy; empty: all of the data."""
 

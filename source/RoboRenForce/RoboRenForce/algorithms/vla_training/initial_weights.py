@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ...components.action_heads import ActionHead
+from ...components.action_tokens import ActionTokens
 from ...components.vla_export import exported_cfg, exported_weights, is_exported
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_preprocessing import STATE
@@ -90,8 +91,13 @@ def _weights_of(init_from: str) -> tuple[Path, VLASpec, dict[str, Any], list[str
 
 
 def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> None:
-    """Let the head learn from chunks of the data what no gradient teaches it; the same in every process."""
-    if type(policy.head).fit is ActionHead.fit:
+    """Learn from chunks of the data what no gradient teaches: vocabularies of tokens. The same in every process."""
+    learners: list[ActionHead | ActionTokens] = []
+    if policy.action_tokens is not None:
+        learners.append(policy.action_tokens)
+    if type(policy.head).fit is not ActionHead.fit:
+        learners.append(policy.head)
+    if not learners:
         return
     chunks = []
     for part in dataset.datasets:
@@ -103,7 +109,8 @@ def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> Non
         if actions.shape[2] == width and state.shape[1] == policy.spec.state.dim:  # others are padded in a mixture
             whole = ~batch[f"{ACTION}_is_pad"].any(1)
             chunks.append(policy.preprocessing.normalize_actions(actions, state)[whole])
-    policy.head.fit(torch.cat(chunks))
+    for learner in learners:
+        learner.fit(torch.cat(chunks))
 
 
 def frozen_fingerprints(module: nn.Module) -> dict[str, int]:

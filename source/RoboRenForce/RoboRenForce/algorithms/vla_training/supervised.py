@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...components import OptimizerCfg, ScheduleCfg
 from ...components.chunk_execution import ChunkExecutorCfg
+from ...components.image_augmentation import ImageAugmentation, ImageAugmentationCfg
 from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
@@ -53,6 +54,7 @@ class VLASupervised(DatasetLearner):
     optimizer: TorchOptimizer
     model: VLAPolicy | None = None
     reference: Reference | None = None
+    augmentation: ImageAugmentation | None = None
     _features: CachedFeatures | None = None
 
     def __init__(self, cfg: VLAPretrainAlgorithmCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
@@ -81,6 +83,11 @@ class VLASupervised(DatasetLearner):
         if self.cfg.freeze_backbone:
             self.model.backbone.requires_grad_(False)
         self.cfg.optimizer.freeze(SupervisedModule(self.model))
+        if self.context.data is not None and self.model.action_tokens is not None and self.model.backbone.is_frozen:
+            raise ConfigError(
+                "policy.action_tokens teaches the backbone, and nothing of it is trained: set "
+                "policy.backbone.language.finetune to full or lora, or action_tokens to null."
+            )
         self._frozen = frozen_fingerprints(self.model)
         self._left_out = set(self._frozen) - loaded if self.cfg.checkpoints == "trained" else set()
 
@@ -91,6 +98,8 @@ class VLASupervised(DatasetLearner):
         parallel = cfg.parallel.replace(forward_methods=[*cfg.parallel.forward_methods, "encode", "predict"])
         if context.distributed.is_distributed and parallel.kind == "none":
             parallel.kind = "ddp"
+        if cfg.augmentation is not None:
+            self.augmentation = cfg.augmentation.build(preprocessing=self.policy_model.preprocessing)
         self.reference = Reference(self.policy_model) if cfg.kl_coef else None
         module = SupervisedModule(self.policy_model, self.reference and self.reference.head, cfg.kl_coef)
         self.is_sharded = mesh is not None and parallel.kind == "fsdp"
@@ -133,6 +142,7 @@ class VLASupervised(DatasetLearner):
     def update(self, data: Any = None) -> dict[str, Tensor]:
         """Learn from one (micro-)batch; every `accumulation_steps`-th call takes a step."""
         data = data if self._features is None else self._features.add_features(data)
+        data = data if self.augmentation is None else self.augmentation(data)
         with naming_what_fits(data, None if self.is_sharded else self._try):
             total, count, metrics = self._loss(data)
             self.optimizer.backward(total, count)
@@ -262,6 +272,8 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     compared by a fingerprint when a checkpoint is loaded."""
     kl_coef: Annotated[float, Range(ge=0)] = 0.0
     """Weight of the distance to the policy that learning begins with; 0: none."""
+    augmentation: ImageAugmentationCfg | None = None
+    """Random changes of the images that are learned from; evaluation and validation see them as they are."""
     cache_features: Literal["no", "device", "ram"] = "no"
     """Compute the features of a frozen backbone once per sample, when learning begins, and keep them on the device or
     in memory: the fastest way to train a head, for data without augmentation."""
@@ -270,6 +282,8 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
         """Sentences on an optimizer for small networks."""
         if self.optimizer.kind == "flat_adam":
             yield "optimizer.kind: flat_adam is for small networks of RL; use adamw"
+        if self.augmentation is not None and self.cache_features != "no":
+            yield "augmentation: changes images at every step, and cache_features sees them once; leave one of them out"
 
     def check_updates(self, updates: int) -> Iterable[str]:
         """Sentences on checkpoints between two micro-batches of a step."""

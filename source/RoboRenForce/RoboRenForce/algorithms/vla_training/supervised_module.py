@@ -42,6 +42,7 @@ class SupervisedModule(nn.Module):
     def __init__(self, policy: VLAPolicy, reference_head: ActionHead | None = None, kl_coef: float = 0.0) -> None:
         super().__init__()
         self.backbone, self.head, self.preprocessing = policy.backbone, policy.head, policy.preprocessing
+        self.action_tokens = policy.action_tokens
         self.kl_coef = kl_coef
         # Not children: names would get a prefix, and a reference is neither spread nor saved with the policy.
         object.__setattr__(self, "policy", policy)
@@ -51,7 +52,7 @@ class SupervisedModule(nn.Module):
         """Sum of the loss over valid elements, their number, and further metrics; a tuple, whose tensors FSDP finds."""
         prefix = self.encode(micro)
         actions, mask = self.policy.targets(prefix, *actions_of(micro.batch))
-        loss = self.head.loss(prefix, actions, mask)
+        loss = self.policy.target_loss(prefix, actions, mask)
         total, metrics = loss.total + _zero(prefix), dict(loss.metrics)
         if self.reference_head is not None:
             there = prefix.detach() if micro.reference_prefix is None else micro.reference_prefix

@@ -16,7 +16,6 @@ from ...networks.vlm import Prefix
 from ...utils.precision import full_precision
 from .action_head import ActionHead, ActionHeadCfg, Evaluation, LossSum, same_kind
 from .fast_tokenizer import FASTTokenizer
-from .masking import held_actions
 from .token_choice import TokenDraw, categorical_kl, log_prob_and_entropy
 
 
@@ -55,12 +54,8 @@ class FASTHead(ActionHead):
     def loss(
         self, prefix: Prefix, actions: Tensor, mask: Tensor, *, generator: torch.Generator | None = None
     ) -> LossSum:
-        """Cross-entropy of tokens, the end included; the count is that of tokens.
-
-        A token stands for frequencies of a whole chunk: elements that are not valid repeat the last valid action, and
-        rows without any are left out.
-        """
-        tokens, valid = self._demonstrated(actions, mask)
+        """Cross-entropy of tokens, the end included; the count is that of tokens, see `FASTTokenizer.targets`."""
+        tokens, valid = self.tokenizer.targets(actions, mask)
         logits = self.decoder(tokens, self.decoder.encode(prefix))
         error = F.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="none").view_as(tokens)
         count = valid.sum().float()
@@ -112,7 +107,7 @@ class FASTHead(ActionHead):
 
     def _spread(self, values: Tensor, tokens: Tensor) -> Tensor:
         """Spread the sum of values `(B, N)` of tokens, up to the end, evenly over `(B, H, A)`."""
-        total = torch.where(self._until_end(tokens), values, 0.0).sum(1).view(-1, 1, 1)
+        total = torch.where(self.tokenizer.until_end(tokens), values, 0.0).sum(1).view(-1, 1, 1)
         elements = self.cfg.chunk_size * self.action_dim
         return (total / elements).expand(-1, self.cfg.chunk_size, self.action_dim)
 
@@ -129,21 +124,11 @@ class FASTHead(ActionHead):
     ) -> LossSum:
         """KL(head || reference), exact, of each token behind the demonstrated ones; the vocabularies are the same."""
         reference = same_kind(self, reference)
-        tokens, valid = self._demonstrated(actions, mask)
+        tokens, valid = self.tokenizer.targets(actions, mask)
         with torch.no_grad():
             other = reference.decoder(tokens, reference.decoder.encode(reference_prefix))
         kl = categorical_kl(self.decoder(tokens, self.decoder.encode(prefix)), other)
         return LossSum(torch.where(valid, kl, 0.0).sum(), valid.sum().float())
-
-    def _demonstrated(self, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Return tokens `(B, N)` of demonstrated chunks, and bool `(B, N)`: those that are learned."""
-        tokens = self.tokenizer.encode(held_actions(actions, mask))
-        return tokens, self._until_end(tokens) & mask.flatten(1).any(1, keepdim=True)
-
-    def _until_end(self, tokens: Tensor) -> Tensor:
-        """Bool `(B, N)`: True up to the first end, which is included."""
-        ended = (tokens == self.tokenizer.end).cumsum(1)
-        return (ended == 0) | ((ended == 1) & (tokens == self.tokenizer.end))
 
 
 @configclass

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ...utils.errors import UserError
 from ...utils.optional import require_package
+from .masking import held_actions
 
 FIRST_CHARACTER = 0x4E00
 """Symbol 0 as text: from here on, 20,000 characters have no special meaning to any tokenizer."""
@@ -34,7 +35,7 @@ class FASTTokenizer(nn.Module):
     merges: Tensor
     """int32 `(vocabulary - num_levels, 2)`: the two tokens of each merge; -1 behind the last one."""
     symbols: Tensor
-    """int16 `(vocabulary + 1, H * A)`: the coefficients that each token stands for; the last row is the end."""
+    """int32 `(vocabulary + 1, H * A)`: the coefficients that each token stands for; the last row is the end."""
     lengths: Tensor
     """int64 `(vocabulary + 1,)`: how many these are."""
 
@@ -51,7 +52,8 @@ class FASTTokenizer(nn.Module):
         self.register_buffer("transform", transform, persistent=False)
         self.register_buffer("merges", torch.full((vocabulary - num_levels, 2), -1, dtype=torch.int32))
         size = chunk_size * action_dim
-        self.register_buffer("symbols", torch.zeros(vocabulary + 1, size, dtype=torch.int16))
+        # DDP broadcasts buffers, and neither Gloo nor NCCL sends 16-bit integers.
+        self.register_buffer("symbols", torch.zeros(vocabulary + 1, size, dtype=torch.int32))
         self.register_buffer("lengths", torch.zeros(vocabulary + 1, dtype=torch.int64))
         self._bpe: tuple[int, Any] | None = None  # built from the merges, of which version, by the first `encode`
 
@@ -78,6 +80,20 @@ class FASTTokenizer(nn.Module):
         sequences = self._encode_texts(_texts(self.symbols_of(actions)))
         rows = [(ids + [self.end] * self.max_tokens)[: self.max_tokens] for ids in sequences]
         return torch.tensor(rows, device=actions.device)
+
+    def targets(self, actions: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Return tokens `(B, max_tokens)` of demonstrated chunks, and bool: those that are learned.
+
+        A token stands for frequencies of a whole chunk: elements that are not valid repeat the last valid action, and
+        rows without any are left out.
+        """
+        tokens = self.encode(held_actions(actions, mask))
+        return tokens, self.until_end(tokens) & mask.flatten(1).any(1, keepdim=True)
+
+    def until_end(self, tokens: Tensor) -> Tensor:
+        """Bool `(B, N)`: True up to the first end, which is included."""
+        ended = (tokens == self.end).cumsum(1)
+        return (ended == 0) | ((ended == 1) & (tokens == self.end))
 
     def decode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Return actions `(B, H, A)` of tokens `(B, N)`, and bool `(B,)`: whether they stood for H * A coefficients.
@@ -141,7 +157,7 @@ class FASTTokenizer(nn.Module):
             table[row, 0], table[row, 1] = ids[left], ids[right]
             ids.setdefault(left + right, len(ids))
         self.merges.copy_(table)
-        symbols = torch.zeros(self.symbols.shape, dtype=torch.int16)
+        symbols = torch.zeros(self.symbols.shape, dtype=torch.int32)
         lengths = torch.zeros(self.lengths.shape, dtype=torch.int64)
         for text, token in ids.items():
             lengths[token] = len(text)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ...configclass import Cfg, configclass
+from ...configclass import Cfg, ConfigError, configclass
 from .prefix import Prefix
 
 
@@ -52,6 +52,8 @@ class Backbone(nn.Module, ABC):
     """D, the width of the features."""
     image_size: tuple[int, int]
     """Height and width of the images that it reads."""
+    action_words: int = 0
+    """Words of its vocabulary that can stand for tokens of actions; 0: it predicts none."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
@@ -60,6 +62,19 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, inputs: VLMInputs) -> Prefix:
         """Compute the features of a batch."""
+
+    def action_logits(self, prefix: Prefix, tokens: Tensor, vocabulary: int) -> Tensor:
+        """Predict tokens of actions behind the prompt, each from the observation and the tokens before it.
+
+        Args:
+            prefix: Features of B observations, with keys and values.
+            tokens: int64 `(B, N)`, below `vocabulary`.
+            vocabulary: V, less than `action_words`: one more says that actions begin.
+
+        Returns:
+            float32 `(B, N, V)`.
+        """
+        raise ConfigError(f"{type(self).__name__} predicts no tokens of actions: leave policy.action_tokens at null.")
 
     @property
     def is_frozen(self) -> bool:

@@ -122,7 +122,8 @@ class GemmaLayer(nn.Module):
         Args:
             x: `(B, L, D)`.
             rotation: Positions of these tokens.
-            mask: bool `(B, 1, 1, P + L)`: tokens that are there; None: all.
+            mask: bool `(B, 1, 1, P + L)`: tokens that are there; or `(B, 1, L * H / K, P + L)`: those that each query
+                of a group sees; None: all.
             past: Keys and values of this layer for the tokens before, `(B, 2, K, P, d)`.
             condition: `(B, 1 or L, D)`, of adaptive layers.
 
@@ -166,7 +167,7 @@ class Gemma(nn.Module):
         Args:
             x: Embeddings `(B, L, D)`.
             positions: int64 `(B, L)`.
-            mask: bool `(B, P + L)`: tokens that are there; None: all.
+            mask: bool `(B, P + L)`: tokens that are there; or `(B, L, P + L)`: those that each token sees; None: all.
             past: Keys and values of the tokens before, of all layers, `(B, N, 2, K, P, d)`.
             condition: `(B, 1 or L, D)`, of adaptive layers.
             last: Layers whose outputs are returned; those of the others are not kept.
@@ -176,7 +177,7 @@ class Gemma(nn.Module):
         """
         x = x.to(self.dtype)
         rotation = rotation_of(positions, self.cfg.head_dim)
-        keep = None if mask is None else mask[:, None, None]
+        keep = None if mask is None else self._by_query(mask)
         hidden, key_values = [], []
         for number, layer in enumerate(cast("Iterable[GemmaLayer]", self.layers)):
             before = None if past is None else past[:, number]
@@ -185,6 +186,12 @@ class Gemma(nn.Module):
             if number >= len(self.layers) - last:
                 hidden.append(x)
         return hidden, torch.stack(key_values, 1)
+
+    def _by_query(self, mask: Tensor) -> Tensor:
+        """As `grouped_attention` reads it."""
+        if mask.dim() == 2:
+            return mask[:, None, None]
+        return mask.repeat_interleave(self.cfg.num_heads // self.cfg.num_kv_heads, 1).unsqueeze(1)
 
     def normalized(self, x: Tensor, condition: Tensor | None = None) -> Tensor:
         """Normalize outputs of a layer as those of the last one are."""
@@ -247,7 +254,7 @@ def rotate(x: Tensor, rotation: Rotation) -> Tensor:
 
 
 def grouped_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention of `(B, L, H, d)` to `(B, K, P + L, d)`, to `(B, L, H * d)`; the mask is bool `(B, 1, 1, P + L)`.
+    """Attention of `(B, L, H, d)` to `(B, K, P + L, d)`, to `(B, L, H * d)`; the mask is bool, see `GemmaLayer`.
 
     Query heads that share keys stand side by side as further queries: nothing is repeated, and with one head of keys
     nothing is even copied.

@@ -30,6 +30,8 @@ from .paligemma_prompt import WORDS, PaliGemmaPrompt
 from .prefix import Prefix
 from .siglip import SigLIP, SigLIPCfg
 
+_SEGMENTS = 128
+"""Words at the end of the vocabulary that stand for shapes in images; those before them were never text."""
 _STEP = 8
 """The number of tokens is a multiple of it: attention kernels want that of masks."""
 
@@ -44,6 +46,7 @@ class PaliGemma(Backbone):
         self.cfg, self.taps = cfg, taps or Taps()
         _require_readable(cfg, self.taps)
         self.width, self.image_size = cfg.language.width, (cfg.vision.image_size, cfg.vision.image_size)
+        self.action_words = max(cfg.vocabulary - _SEGMENTS, 0)
         self.prompt = PaliGemmaPrompt(
             cfg.tokenizer, cfg.vocabulary, state_dim=state_dim if cfg.state_in_prompt else None
         )
@@ -83,6 +86,28 @@ class PaliGemma(Backbone):
         )
         prefix = prefix if self.taps.reads_tokens else prefix.condensed()
         return replace(prefix, key_values=key_values, key_mask=valid) if self.taps.key_values else prefix
+
+    def action_logits(self, prefix: Prefix, tokens: Tensor, vocabulary: int) -> Tensor:
+        """See `Backbone.action_logits`. Token k is the k-th word before those of shapes, as in pi0-FAST.
+
+        The embeddings of these words are what the features are compared with: no other word is a candidate.
+        """
+        if prefix.key_values is None or prefix.key_mask is None:
+            raise ConfigError(
+                "Tokens of actions attend to keys and values of the prompt, which the head does not ask for: take an "
+                "action expert (network=ActionExpertCfg()), or leave policy.action_tokens at null."
+            )
+        count, device = tokens.shape[1], tokens.device
+        words = self.words(self.action_words - 1 - torch.arange(vocabulary + 1, device=device))  # the last: the start
+        before = F.pad(tokens[:, :-1], (1, 0), value=vocabulary)
+        there = prefix.key_mask
+        seen = torch.ones(count, count, dtype=torch.bool, device=device).tril().expand(len(tokens), -1, -1)
+        mask = torch.cat([there.unsqueeze(1).expand(-1, count, -1), seen], -1)
+        positions = there.sum(1, keepdim=True) + torch.arange(count, device=device)
+        x = F.embedding(before, words) * self.width**0.5
+        hidden, _ = self.language(x, positions, mask, prefix.key_values)
+        features = self.language.normalized(hidden[-1])
+        return F.linear(features, words[:-1].to(features.dtype)).float()
 
     @property
     def is_bfloat16(self) -> bool:
