@@ -28,7 +28,7 @@ class ImageAugmentation:
     """
 
     def __init__(self, cfg: ImageAugmentationCfg, preprocessing: VLAPreprocessing) -> None:
-        self.cfg, self.size, self.mode = cfg, preprocessing.image_size, preprocessing.cfg.resize
+        self.cfg, self.preprocessing = cfg, preprocessing
         self.cameras = preprocessing.spec.cameras
         wrist = cfg.wrist_cameras
         for camera in wrist or ():
@@ -45,7 +45,7 @@ class ImageAugmentation:
         for camera in self.cameras:
             key = f"{IMAGES}{camera}"
             if key in batch:
-                images = resize(batch[key], self.size, self.mode).float()
+                images = resize(batch[key], self.preprocessing.image_size, self.preprocessing.cfg.resize).float()
                 if camera not in self.wrist:
                     images = crop_and_rotate(images, cfg.crop, cfg.rotation, generator)
                 images = jitter(images, cfg.brightness, cfg.contrast, cfg.saturation, generator)
