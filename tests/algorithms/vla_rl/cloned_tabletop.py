@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -102,17 +103,25 @@ def save_policy(policy: VLAPolicy, folder: Path) -> Path:
     return path
 
 
-def fit(policy: VLAPolicy, data: dict[str, Tensor], steps: int, batch: int = 64) -> None:
-    """Behavior cloning."""
+def fit(
+    policy: VLAPolicy,
+    data: dict[str, Tensor],
+    steps: int,
+    batch: int = 64,
+    *,
+    rate: Callable[[int], float] | None = None,
+) -> None:
+    """Behavior cloning at a rate of 1e-3 after a warm-up, or at `rate(step)` times that."""
     optimizer = torch.optim.AdamW(policy.parameters(), 1e-3, weight_decay=1e-4, fused=True)
-    warmup = torch.optim.lr_scheduler.LinearLR(optimizer, 0.02, total_iters=50)
+    schedules = torch.optim.lr_scheduler
+    schedule = schedules.LambdaLR(optimizer, rate) if rate else schedules.LinearLR(optimizer, 0.02, total_iters=50)
     for _ in range(steps):
         index = torch.randint(len(data["action"]), (batch,))
         rows = {name: tensor[index] for name, tensor in data.items()}
         policy.loss(policy.encode(rows), rows["action"], rows["action_is_pad"]).mean.backward()
         optimizer.step()
         optimizer.zero_grad()
-        warmup.step()
+        schedule.step()
 
 
 def spec_of(data: dict[str, Tensor], env: VecEnv) -> VLASpec:
