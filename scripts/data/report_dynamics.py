@@ -7,8 +7,8 @@ With dataset.source=... it is judged on other data than its own held-out part.
 
 from argparse import RawDescriptionHelpFormatter
 
+from RoboRenForce.cli.dynamics import report_run
 from RoboRenForce.runners.arguments import Parser, add_trust
-from RoboRenForce.runners.dynamics_report import report_run
 from RoboRenForce.utils.user_errors import user_errors
 
 

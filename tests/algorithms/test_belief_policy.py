@@ -94,9 +94,9 @@ def test_groups_become_columns_wherever_they_stand():
 def test_the_ratio_of_the_first_mini_batch_is_one():
     learner, env = ppo()
     collect(learner, env, 12)
-    learner.epochs.shuffle()
-    learner._begin_update(*learner.rollout.end())
-    batch = next(iter(learner.epochs))
+    learner.mini_batches.shuffle()
+    learner.mini_batches.prepare(*learner.rollout.end())
+    batch = next(iter(learner.mini_batches))
     distribution, _ = learner.actor(batch.obs, batch.states["actor"], batch.start)
     assert bool(batch.start[1:].any())
     torch.testing.assert_close(distribution.log_prob(batch.action), batch.log_prob, rtol=1e-5, atol=1e-5)
@@ -107,8 +107,8 @@ def test_the_ratio_of_the_first_mini_batch_is_one():
 def test_the_belief_learns_from_its_target_and_from_the_policy_only_if_asked_to(target: list[str], stop: bool):
     learner, env = ppo(target, stop_gradient=stop)
     collect(learner, env, 12)
-    learner._begin_update(*learner.rollout.end())
-    batch = next(iter(learner.epochs))
+    learner.mini_batches.prepare(*learner.rollout.end())
+    batch = next(iter(learner.mini_batches))
     belief: Any = learner.actor.backbone
 
     def reached(loss: torch.Tensor) -> dict[str, bool]:
@@ -122,7 +122,7 @@ def test_the_belief_learns_from_its_target_and_from_the_policy_only_if_asked_to(
     rows, mask = belief_loss(learner.actor, learner.critic, Samples.of(batch, 1000))
     counted = rows.mean() if mask is None else rows[mask].mean()
     assert reached(counted) == {"update": True, "density": True, "head": False, "critic": False}
-    policy, _, _ = learner.policy_loss(batch, batch.advantage.shape[-1])
+    policy, _, _ = learner.policy_loss(batch)
     assert reached(policy) == {"update": not stop, "density": False, "head": True, "critic": False}
     assert "Loss/belief" in learner.loss(batch)[2]
 
@@ -131,8 +131,8 @@ def test_no_pair_of_the_next_observation_reaches_over_an_end():
     """What follows an end is of another episode: changing it changes no row that counts before it."""
     learner, env = ppo()
     collect(learner, env, 12)
-    learner._begin_update(*learner.rollout.end())
-    batch = next(iter(learner.epochs))
+    learner.mini_batches.prepare(*learner.rollout.end())
+    batch = next(iter(learner.mini_batches))
     samples = Samples.of(batch, 1000)
 
     def rows(obs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -15,7 +15,7 @@ import torch
 import torch.multiprocessing as mp
 from RoboRenForce import algorithms, components, networks
 from RoboRenForce.algorithms import RunContext
-from RoboRenForce.algorithms.on_policy import ppo as ppo_module
+from RoboRenForce.algorithms.on_policy import mini_batches
 from RoboRenForce.buffer import ReplayBatch, ReplayBufferCfg
 from RoboRenForce.components.distributions import DiagGaussian
 from RoboRenForce.envs.spec import ActionSpec, EnvSpec
@@ -95,7 +95,7 @@ def learn_by_ppo(context: DistributedContext, rows: slice) -> Any:
         return (self.mean + self.std * noise[rows]).detach()
 
     DiagGaussian.sample = sample  # type: ignore[method-assign]
-    ppo_module.functional.normalize_advantage = lambda advantage, mask: advantage  # every process normalizes its own
+    mini_batches.normalize_advantage = lambda advantage, mask: advantage  # every process normalizes its own
     policy = components.ActorCriticPackCfg(
         actor_cfg=components.StateIndStdActorCfg(backbone_cfg=MLP), critic_cfg=components.VNetworkCfg(backbone_cfg=MLP)
     )

@@ -106,6 +106,21 @@ class Algorithm(ABC):
         """True if nothing is left to learn, which ends the run before its last iteration."""
         return False
 
+    def model_report(self, horizon: int) -> dict[str, Any]:
+        """Return the errors of a dynamics model up to `horizon` steps ahead.
+
+        Raises:
+            UserError: The learner has none.
+        """
+        raise UserError(
+            f"A {type(self).__name__} has no dynamics model to report on: take a run of system_dynamics_mlp or "
+            "system_dynamics_transformer."
+        )
+
+    def load_to_judge(self, state: Mapping[str, Any]) -> None:
+        """Load a checkpoint to judge its model on other data than it learned from."""
+        self.load_state_dict(state)
+
     def act(self, obs: TensorDict) -> ActOut:
         """Choose the actions for one environment step."""
         return self.collector.act(obs)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ..algorithms.algorithm import AlgorithmCfg
-from ..algorithms.offline.belief_model import BeliefModelCfg
 from ..components.belief import belief_network
 from ..components.teacher import newest_checkpoint
 from ..configclass import MISSING, configclass
@@ -23,11 +21,9 @@ class FlowModelRunner(OfflineRunner):
 
 @configclass
 class FlowModelRunnerCfg(OfflineRunnerCfg):
-    """Configuration of a `FlowModelRunner`; `policy` is that of the run which will act on the belief."""
+    """Configuration of a `FlowModelRunner`; the belief is that of `policy`, and `algorithm` a `BeliefModelCfg`."""
 
     class_type: type = FlowModelRunner
-
-    algorithm: AlgorithmCfg = BeliefModelCfg()
     eval_interval = 0
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ...buffer.dataset import TransitionDataset
 from ...components.system_dynamics import SystemDynamics, SystemDynamicsCfg
@@ -76,7 +77,8 @@ class SystemDynamicsLearner(Algorithm):
         """Refuse to be played; see `act`."""
         self.act(None)
 
-    def report(self, horizon: int) -> dict[str, Any]:
+    @override
+    def model_report(self, horizon: int) -> dict[str, Any]:
         """Return the quality of the best weights on validation rows, see `open_loop`; on all rows if there are none."""
         if self.fit is None:
             raise UserError("A dynamics model is judged on data: give the run a dataset.")
@@ -112,6 +114,7 @@ class SystemDynamicsLearner(Algorithm):
         self.model.load_state_dict(state["networks"])
         self.fit.load_state_dict(state["fit"])
 
+    @override
     def load_to_judge(self, state: Mapping[str, Any]) -> None:
         """Load the best weights to judge them on data of another run, all of which is then held out."""
         self.model.load_state_dict(state["model"])
