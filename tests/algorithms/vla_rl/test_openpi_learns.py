@@ -24,7 +24,7 @@ ITERATIONS = {"ppo": 60, "grpo": 60}
 def tiny_cfg() -> OpenPIPolicyCfg:
     """Two steps of the flow: it carries chunks to where it would have led them anyway, so that of the noise of Flow-SDE
     only that of the last step is seen in the actions; with two, every other decision explores."""
-    cfg = OpenPIPolicyCfg(variant="pi05", size="tiny")
+    cfg: Any = OpenPIPolicyCfg(variant="pi05", size="tiny")
     cfg.backbone.vision = cfg.backbone.vision.replace(image_size=32, patch=8)
     cfg.head = cfg.head.replace(chunk_size=4, num_steps=2, draws_per_feature=4, density="sde")
     return cfg
