@@ -69,11 +69,7 @@ class BeliefNetwork(RecurrentNetwork):
 
     def beliefs(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the belief after each input, `(N, size)` or `(T, N, size)`, and the last state."""
-        self._check_step(x, starts)
-        if x.dim() == 2:
-            found, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
-            return found.squeeze(0), state
-        return self._run(x, state, starts)
+        return self._over_time(self._run, x, state, starts)
 
     def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         fast = x.index_select(-1, self.fast_columns)

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from ..configclass import Cfg, configclass
+
+RunSequence: TypeAlias = Callable[[Tensor, Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
+"""Inputs `(T, N, in)`, state and starts to outputs `(T, N, ...)` and last state."""
 
 
 class Network(nn.Module):
@@ -50,8 +55,19 @@ class RecurrentNetwork(Network, ABC):
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         """Shape `(L, num_envs, S)` of the state."""
 
+    def _over_time(self, run: RunSequence, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return output and last state of `run`, which takes sequences, for a step or a sequence `x`.
+
+        Raises:
+            ValueError: `x` is neither, or `starts` does not fit it.
+        """
+        self._check_step(x, starts)
+        if x.dim() == 3:
+            return run(x, state, starts)
+        y, state = run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
+        return y.squeeze(0), state
+
     def _check_step(self, x: Tensor, starts: Tensor | None) -> None:
-        """Raise an error if `x` is neither a step nor a sequence, or if `starts` does not fit it."""
         if x.dim() not in (2, 3):
             raise ValueError(
                 f"{type(self).__name__} got an input of shape {tuple(x.shape)}; expected (N, {self.in_features}) "

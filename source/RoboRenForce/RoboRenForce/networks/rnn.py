@@ -43,15 +43,8 @@ class RNN(RecurrentNetwork):
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output `(N, out)` or `(T, N, out)` for `x` `(N, in)` or `(T, N, in)`, and the last state."""
-        self._check_step(x, starts)
-        if x.dim() == 2:
-            y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
-            return self._output(y.squeeze(0), x), state
-        y, state = self._run(x, state, starts)
-        return self._output(y, x), state
-
-    def _output(self, memory: Tensor, x: Tensor) -> Tensor:
-        return self.head(torch.cat([memory, x], dim=-1) if self.cfg.shortcut else memory)
+        memory, state = self._over_time(self._run, x, state, starts)
+        return self.head(torch.cat([memory, x], dim=-1) if self.cfg.shortcut else memory), state
 
     def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         # Where looking at `starts` costs nothing, stretches without a start in any row run as one library call;

@@ -55,11 +55,7 @@ class WindowNetwork(RecurrentNetwork):
 
     def forward(self, x: Tensor, state: Tensor, starts: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the output `(N, out)` or `(T, N, out)` for `x` `(N, in)` or `(T, N, in)`, and the last state."""
-        self._check_step(x, starts)
-        if x.dim() == 3:
-            return self._run(x, state, starts)
-        y, state = self._run(x.unsqueeze(0), state, None if starts is None else starts.unsqueeze(0))
-        return y.squeeze(0), state
+        return self._over_time(self._run, x, state, starts)
 
     def _run(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
         windows, state = windows_of(x, state, starts, self.cfg.window)
