@@ -126,6 +126,15 @@ class ReturnHeadCfg(Cfg):
     class_type: type = ReturnHead
 
 
+def scalar_target(value: Tensor, shift: Tensor, discount: Tensor, aggregate: Aggregate) -> Tensor:
+    """Return `shift + discount * value` for the members' values `(E, ...)`, aggregated over the members if asked."""
+    if aggregate == "min":
+        value = value.amin(0)
+    elif aggregate == "mean":
+        value = value.mean(0)
+    return torch.addcmul(shift, discount, value)
+
+
 def take_smallest(mean: Tensor, output: Tensor) -> Tensor:
     """Select per sample the output of the member with the smallest mean: `(E, ...), (E, ..., O) -> (..., O)`."""
     if output.shape[0] == 1:

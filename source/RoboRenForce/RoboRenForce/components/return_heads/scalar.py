@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
 from ...configclass import configclass
-from .return_head import Aggregate, ReturnHead, ReturnHeadCfg
+from .return_head import Aggregate, ReturnHead, ReturnHeadCfg, scalar_target
 
 
 class ScalarHead(ReturnHead):
@@ -22,12 +21,7 @@ class ScalarHead(ReturnHead):
 
     @override
     def _target(self, next_output: Tensor, shift: Tensor, discount: Tensor, aggregate: Aggregate) -> Tensor:
-        value = next_output.squeeze(-1)
-        if aggregate == "min":
-            value = value.amin(0)
-        elif aggregate == "mean":
-            value = value.mean(0)
-        return torch.addcmul(shift, discount, value)
+        return scalar_target(next_output.squeeze(-1), shift, discount, aggregate)
 
     @override
     def _loss(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from ...configclass import Range, configclass
-from .return_head import Aggregate, ReturnHead, ReturnHeadCfg
+from .return_head import Aggregate, ReturnHead, ReturnHeadCfg, scalar_target
 
 
 def symlog(x: Tensor) -> Tensor:
@@ -57,12 +57,7 @@ class TwoHotHead(ReturnHead):
 
     @override
     def _target(self, next_output: Tensor, shift: Tensor, discount: Tensor, aggregate: Aggregate) -> Tensor:
-        value = self.mean(next_output)
-        if aggregate == "min":
-            value = value.amin(0)
-        elif aggregate == "mean":
-            value = value.mean(0)
-        return torch.addcmul(shift, discount, value)
+        return scalar_target(self.mean(next_output), shift, discount, aggregate)
 
     @override
     def _loss(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
