@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -50,8 +50,7 @@ class LatentModel(Actor):
         ObservationNetwork.__init__(self, cfg, spec, groups, cfg.latent_dim)
         tasks = self.num_tasks = _count_tasks(cfg, spec, self.encoder.flat_groups)
         embedding = cfg.task_dim if tasks else 0
-        if tasks:
-            assert cfg.task_group is not None
+        if cfg.task_group is not None:
             first = spec.obs_dim(self.encoder.flat_groups[: self.encoder.flat_groups.index(cfg.task_group)])
             self._columns = (first, first + tasks)
             # The encoder's MLP reads the task's embedding in the place of the task.
@@ -188,8 +187,7 @@ class LatentModel(Actor):
 
     def _embedded(self, task: Tensor) -> Tensor:
         """Return the embeddings `(..., E)`, of a norm of at most 1, of one-hot tasks `(..., K)`."""
-        assert self.task_embedding is not None
-        table = self.task_embedding
+        table: Any = self.task_embedding
         return task @ (table / table.norm(dim=-1, keepdim=True).clamp(min=1.0))
 
     def _inputs(self, state: Tensor, action: Tensor | None = None) -> Tensor:

@@ -27,17 +27,18 @@ from ...components.system_dynamics import SystemDynamicsCfg, SystemDynamicsMLPCf
 from ...configclass import ConfigError, Range, configclass
 from ...envs.spec import EnvSpec
 from ...utils.stateful import Stateful
-from ..algorithm import Algorithm, AlgorithmCfg, Policy, RunContext
+from ..algorithm import AlgorithmCfg, RunContext
 from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
 from ..off_policy.sac import SACCfg
 from .fit import DynamicsFit, DynamicsFitCfg
 from .imagination_env import ImaginationCfg, ImaginationEnv
+from .learner_and_model import LearnerAndModel
 from .starts import recorded_starts
 from .step_table import StepTable
 from .system_dynamics import build_model, refuse_processes
 
 
-class MBPO(Algorithm):
+class MBPO(LearnerAndModel):
     """An off-policy learner, a dynamics model, and the replay of imagined transitions between them."""
 
     cfg: MBPOCfg
@@ -123,10 +124,6 @@ class MBPO(Algorithm):
             self.rollouts.add(record)
             obs = following
 
-    def policy(self) -> Policy:
-        """See `OffPolicyAlgorithm.policy`."""
-        return self.learner.policy()
-
     def restart_episodes(self) -> None:
         """See `OffPolicyAlgorithm.restart_episodes`."""
         self.learner.restart_episodes()
@@ -138,20 +135,6 @@ class MBPO(Algorithm):
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """See `OffPolicyAlgorithm.warnings`."""
         return self.learner.warnings(metrics)
-
-    def train(self) -> None:
-        """Switch the policy's networks to training mode."""
-        self.learner.train()
-
-    def eval(self) -> None:
-        """Switch all networks to evaluation mode."""
-        self.learner.eval()
-        self.model.eval()
-
-    def close(self) -> None:
-        """Free the captured graphs."""
-        self.learner.close()
-        self.fit.close()
 
     def _parts(self) -> dict[str, Stateful]:
         return {"learner": self.learner, "model": self.model, "fit": self.fit, "rollouts": self.rollouts}

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from ...buffer.replay import ReplayBuffer, ReplayBufferCfg
 from ...buffer.transition import Transition
@@ -25,18 +26,19 @@ from ...components.system_dynamics import SystemDynamicsCfg, SystemDynamicsTrans
 from ...configclass import ConfigError, Range, configclass
 from ...envs.obs_groups import resolve_obs_groups
 from ...utils.stateful import Stateful
-from ..algorithm import Algorithm, AlgorithmCfg, Policy, RunContext
+from ..algorithm import Algorithm, AlgorithmCfg, RunContext
 from ..off_policy.collector import OffPolicyCollector
 from ..on_policy.ppo import PPO, PPOCfg
 from .fit import DynamicsFit, DynamicsFitCfg
 from .imagination_env import ImaginationCfg, ImaginationEnv
+from .learner_and_model import LearnerAndModel
 from .saved_model import SavedModel
 from .starts import recorded_starts
 from .step_table import StepTable
 from .system_dynamics import build_model, refuse_processes
 
 
-class MBPOPPO(Algorithm):
+class MBPOPPO(LearnerAndModel):
     """PPO, a dynamics model, and the replay of real steps that it learns from."""
 
     cfg: MBPOPPOCfg
@@ -130,10 +132,6 @@ class MBPOPPO(Algorithm):
         self.collector.policy_version.add_(1)
         return metrics
 
-    def policy(self) -> Policy:
-        """See `PPO.policy`."""
-        return self.learner.policy()
-
     def restart_episodes(self) -> None:
         """Start new episodes in the real environments."""
         self.collector.restart_episodes()
@@ -142,20 +140,10 @@ class MBPOPPO(Algorithm):
         """Return the newest real steps."""
         return self.replay.newest_steps(num_steps)
 
-    def train(self) -> None:
-        """Switch the policy's networks to training mode."""
-        self.learner.train()
-
-    def eval(self) -> None:
-        """Switch all networks to evaluation mode."""
-        self.learner.eval()
-        self.model.eval()
-
+    @override
     def close(self) -> None:
-        """Free the captured graphs."""
-        self.learner.close()
+        super().close()
         self.collector.close()
-        self.fit.close()
 
     def _parts(self) -> dict[str, Stateful]:
         return {"learner": self.learner, "model": self.model, "fit": self.fit, "replay": self.replay}

@@ -9,7 +9,7 @@ Baselines: `hold` keeps the first state, `velocity` repeats the last recorded ch
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,8 +51,7 @@ def open_loop(
 
     means = _mean_futures(model, steps, _memory(model, table, rows))
     sampled = _sampled_futures(model, steps, _memory(model, table, rows), particles)
-    truth, valid = steps.next_state[..., columns], steps.valid
-    assert valid is not None
+    truth, valid = steps.next_state[..., columns], cast("Tensor", steps.valid)  # windows tell which steps they have
     step = torch.arange(1, horizon + 1, device=rows.device).view(-1, 1, 1)
     first = steps.state[0][..., columns]
     velocity = first - table.gather(rows - 1).state[..., columns]
