@@ -6,27 +6,15 @@ from typing import Any
 
 from RoboRenForce import algorithms, components, runners
 
+from . import sac
+
 SMALL_PLANNER = components.MPPICfg(num_samples=64, num_policy_samples=8, num_elites=8, iterations=4)
 """Planner for a few action dimensions on a CPU."""
 
 
 def runner(policy: Any, algorithm: Any, steps: int, num_envs: int = 1, **options: Any) -> runners.NNModelBasedRunnerCfg:
-    """Return a run that logs every 1,000 transitions.
-
-    Args:
-        policy: World model.
-        algorithm: Configuration of the algorithm.
-        steps: Transitions of the whole run.
-        num_envs: Number of environments of the task.
-        options: Fields of `NNModelBasedRunnerCfg`.
-    """
-    return runners.NNModelBasedRunnerCfg(
-        num_steps_per_env=1000 // num_envs,
-        max_iterations=steps // 1000,
-        policy=policy,
-        algorithm=algorithm,
-        **options,
-    )
+    """Return an off-policy run, see `sac.runner`, whose policy is a world model."""
+    return runners.NNModelBasedRunnerCfg.extending(sac.runner(policy, algorithm, steps, num_envs, **options))
 
 
 def classic_tdmpc2(steps: int = 10_000) -> runners.NNModelBasedRunnerCfg:
