@@ -233,7 +233,8 @@ class MJLabVecEnv(VecEnv):
         ended = over.nonzero().flatten()
         if len(ended):
             if not draw and bool((env.reset_time_outs & over).any()):
-                final = self._with_images(final)
+                env.sim.sense()
+                final = self._with_images(final, over)
             log = dict(env.extras["log"])
             with contextlib.nullcontext() if draw else undrawn(env):
                 obs, _ = env.reset(env_ids=ended)
@@ -246,21 +247,15 @@ class MJLabVecEnv(VecEnv):
             if not len(ended):  # else the reset has drawn what all rows are held at
                 env.sim.forward()
                 env.sim.sense()
-            seen = TensorDict({**dict(self._obs.items()), **self._images()}, self._obs.batch_size)
-            self._obs = choose_rows(self._undrawn, seen, self._obs)
+            self._obs = self._with_images(self._obs, self._undrawn)
             self._undrawn = None
         return final
 
-    def _with_images(self, final: TensorDict) -> TensorDict:
-        """`final` with images of the present state in rows that ended, before they are reset."""
-        self.env.sim.sense()
-        seen = TensorDict({**dict(final.items()), **self._images()}, final.batch_size)
-        return choose_rows(self.env.reset_buf, seen, final)
-
-    def _images(self) -> dict[str, torch.Tensor]:
-        """Image groups, as they were rendered last."""
+    def _with_images(self, obs: TensorDict, rows: torch.Tensor) -> TensorDict:
+        """`obs` with images as they were rendered last in `rows`, bool `(num_envs,)`."""
         compute = self.env.observation_manager.compute_group
-        return {name: compute(name) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
+        images = {name: compute(name) for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
+        return choose_rows(rows, TensorDict({**dict(obs.items()), **images}, obs.batch_size), obs)
 
     def _blank(self, obs: TensorDict, rows: torch.Tensor) -> TensorDict:
         """`obs` with black images in `rows`, which begin an episode: the next step that draws shows them."""
