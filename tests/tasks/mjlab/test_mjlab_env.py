@@ -33,6 +33,7 @@ from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.export import TOLERANCE
 from RoboRenForce.utils.registry import load_task
 from RoboRenForce.utils.run_dir import RunDir, newest_run
+from RRF_mjlab_tasks import registration
 from RRF_mjlab_tasks.agents import runner_cfg_from_mjlab
 from RRF_mjlab_tasks.env_cfg import MJLabEnvCfg
 from RRF_mjlab_tasks.mjlab_utils import MJLabDynamicEnvWrapper, MJLabGroupVecWrapper
@@ -114,6 +115,12 @@ def test_every_id_of_mjlab_and_ours_is_a_task() -> None:
         for cfg in (task.env_cfg, task.runner_cfg):
             again = type(cfg).from_dict(json.loads(json.dumps(cfg.to_dict())))
             assert again.to_dict() == cfg.to_dict(), task_id
+
+
+@pytest.mark.parametrize("task_id", ["MountainCar-v0", "gymnasium.envs:FrozenLake-v1"])
+def test_mjlab_is_not_imported_for_ids_of_gymnasium(task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "import_mjlab_tasks", lambda: pytest.fail("imported"))
+    assert registration.find_mjlab_task(task_id) is None
 
 
 # ------------------------------------------------------------------------------------------------------- the scripts

@@ -105,7 +105,8 @@ def find_mjlab_task(task_id: str) -> Task | None:
     Raises:
         UnknownTaskError: the id looks like mjlab's and is not; its registry knows the nearest names.
     """
-    if importlib.util.find_spec("mjlab") is None:
+    # Ids of Gymnasium are not mjlab's, whose registry takes ten seconds to import.
+    if importlib.util.find_spec("mjlab") is None or ":" in task_id or task_id in gym.registry:
         return None
     known = mjlab_tasks()
     if task_id not in known:
