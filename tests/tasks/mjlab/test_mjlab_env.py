@@ -135,12 +135,15 @@ def script(name: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["play_mjlab.py", pytest.param("rrf play", marks=pytest.mark.long)])
-def test_training_is_resumed_played_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_training_is_resumed_played_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     given = ["--task", GO1_PPO, "--log_root", "runs"]
     script("train_mjlab.py", *given, "--num_envs", "4", "--max_iterations", "2", "--device", "cpu")
-    done = script("train_mjlab.py", *given, "--resume", "--max_iterations", "3")
-    assert "resumed from" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["train_mjlab.py", *given, "--resume", "--max_iterations", "3"])
+    run_script("train_mjlab.py")
+    assert "resumed from" in capfd.readouterr().err
     run = newest_run("runs", task=GO1_PPO)
     lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3]
