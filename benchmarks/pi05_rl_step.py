@@ -293,6 +293,7 @@ def _summary(
         "stored_mib_per_sample": round(sum(rows[0].nbytes for rows in store.rows.values()) / 2**20, 3),
         "stored_on": next(iter(store.rows.values())).device.type,
         "micro_batch_size": built.epochs.micro_batch_size,
+        "graphs": sum(getattr(step, "captured", False) for step in built.collector._graphs.values()),
         "parameters": sum(p.numel() for p in policy.parameters()),
         "trained_parameters": sum(p.numel() for p in built.plain_module.parameters() if p.requires_grad),
         **{key: round(float(metrics[f"actor/{key}"]), 5) for key in ("ratio", "approx_kl", "policy_loss", "grad_norm")},
