@@ -21,9 +21,15 @@ Rows of ours that leave one thing out say what it gains:
     none             all of that left out at once
     compiled         ours, and every layer compiled by torch.compile
 
-Rows of RLinf need `--peer`, a script that runs its workers in this setting (`rlinf_peer.py` says what it prints). Rows
-of `memory` take steps within `--memory_cap` GiB, with samples on the host. Every row is a process of its own, and the
-result is written after each; no row begins after `--budget_s` seconds, so that a call with a limit ends in time.
+Rows that need less memory; how many times as long as `ours` they take is `..._times_ours`:
+
+    host samples     the rollout is kept on the host
+    memory           that, within `--memory_cap` GiB
+    memory eager     that, without the memory of CUDA graphs
+
+Rows of RLinf need `--peer`, a script that runs its workers in this setting (`rlinf_peer.py` says what it prints). Every
+row is a process of its own, and the result is written after each; no row begins after `--budget_s` seconds, so that a
+call with a limit ends in time.
 """
 
 from __future__ import annotations
@@ -60,6 +66,7 @@ OURS: dict[str, frozenset[str]] = {
     "host images": frozenset({"host images"}),
     "none": frozenset({"recomputed", "padded", "eager", "plain attention", "host images"}),
     "compiled": frozenset({"compiled"}),
+    "host samples": frozenset({"host samples"}),
     "memory": frozenset({"capped", "host samples"}),
     "memory eager": frozenset({"capped", "host samples", "eager"}),
 }
@@ -286,6 +293,7 @@ def _summary(
         "stored_mib_per_sample": round(sum(rows[0].nbytes for rows in store.rows.values()) / 2**20, 3),
         "stored_on": next(iter(store.rows.values())).device.type,
         "micro_batch_size": built.epochs.micro_batch_size,
+        "graphs": sum(getattr(step, "captured", False) for step in built.collector._graphs.values()),
         "parameters": sum(p.numel() for p in policy.parameters()),
         "trained_parameters": sum(p.numel() for p in built.plain_module.parameters() if p.requires_grad),
         **{key: round(float(metrics[f"actor/{key}"]), 5) for key in ("ratio", "approx_kl", "policy_loss", "grad_norm")},

@@ -5,13 +5,17 @@
 
 Random weights, two images of 224 x 224, a short instruction, chunks of 50 actions, 10 Euler steps. Trained are the
 expert, adapters of rank 16 in both Gemmas with the projections of actions, or all weights; `cached` trains the expert
-on features that were computed once. Our pi0 does the same work as the peer; our pi0.5 is larger in its norms.
+on features that were computed once. Acting goes from images on the GPU to actions on the host, in bfloat16: ours as a
+run with `mixed_precision=bf16` plays, in one CUDA graph. Our pi0 does the same work as the peer; our pi0.5 is larger in
+its norms.
 
 The peer is transformers' `PI0ForConditionalGeneration` as its documentation shows it: the model called with a batch of
-tensors, `torch.autocast`, `torch.optim.AdamW`, `get_peft_model` of peft; `sample_actions` in bfloat16 for acting. Its
-pixels and token ids lie on the GPU, of both images and of 48 text tokens, which its processor pads to; ours starts from
-uint8 images and instruction ids, as its loader and an environment give them. What it does not train is bfloat16, as in
-ours. Every row is a process of its own, and the result is written after each.
+tensors, with the attention that it chooses (`attention` in the results), `torch.autocast`, `torch.optim.AdamW`,
+`get_peft_model` of peft; `sample_actions` in bfloat16 for acting. Its pixels and token ids lie on the GPU, of both
+images and of 48 text tokens, which its processor pads to; ours starts from uint8 images and instruction ids, as its
+loader and an environment give them. What it does not train is bfloat16, as in ours. Every row is a process of its own,
+and the result is written after each; no row begins after `--budget_s` seconds, so that a call with a limit ends in
+time.
 """
 
 from __future__ import annotations
@@ -30,9 +34,15 @@ USES = {"expert": 32, "acting 1": 1, "acting 16": 16, "LoRA": 16, "full": 16, "c
 """Use -> batch size."""
 OURS = {"ours pi0": "pi0", "ours pi0.5": "pi05"}
 PEER = "transformers pi0"
-ROWS = [f"{system} {use}" for use in USES for system in (PEER, *OURS) if use != "cached" or system == "ours pi0.5"]
+ROWS = [
+    *(f"{system} {use}" for use in USES for system in (PEER, "ours pi0") if use != "cached"),
+    *(f"ours pi0.5 {use}" for use in USES),
+]
+"""Those that are compared come first."""
 SIZE, TEXT_TOKENS, CHUNK, EULER, RANK = 224, 48, 50, 10, 16
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+Measured = tuple[Callable[[], Any], Callable[[], dict[str, Any]]]
+"""A step, and what to say about it when it has been measured."""
 
 
 def main() -> None:
@@ -98,10 +108,10 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     batch_size = min(USES[use], 2) if args.tiny else USES[use]
     try:
         if system == PEER:
-            step = peer(use, batch_size, args.tiny, device)
+            step, facts = peer(use, batch_size, args.tiny, device)
         else:
-            step = ours(OURS[system], use, batch_size, args.tiny, device)
-        return {"batch_size": batch_size} | rates(step, batch_size, args.steps, args.repeats, device)
+            step, facts = ours(OURS[system], use, batch_size, args.tiny, device)
+        return {"batch_size": batch_size} | rates(step, batch_size, args.steps, args.repeats, device) | facts()
     except (torch.OutOfMemoryError, NotEnoughMemory) as error:
         return {"batch_size": batch_size, "fits": 0, "error": str(error).splitlines()[0]}
 
@@ -124,7 +134,7 @@ def policy_cfg(variant: Any, use: str, *, tiny: bool) -> Any:
     return cfg
 
 
-def ours(variant: str, use: str, batch_size: int, tiny: bool, device: Any) -> Callable[[], Any]:
+def ours(variant: str, use: str, batch_size: int, tiny: bool, device: Any) -> Measured:
     """The learner or the policy that runs use, on batches as the loader, or an environment, gives them."""
     from RoboRenForce.components.action_heads import FlowHead
     from RoboRenForce.networks.vlm import PaliGemma
@@ -137,7 +147,7 @@ def ours(variant: str, use: str, batch_size: int, tiny: bool, device: Any) -> Ca
         return _training(cfg, use, batch_size, device)
 
 
-def _training(cfg: Any, use: str, batch_size: int, device: Any) -> Callable[[], Any]:
+def _training(cfg: Any, use: str, batch_size: int, device: Any) -> Measured:
     from RoboRenForce.algorithms.algorithm import RunContext
     from RoboRenForce.algorithms.vla_training import VLAPretrainAlgorithmCfg
     from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg, to_device
@@ -156,32 +166,48 @@ def _training(cfg: Any, use: str, batch_size: int, device: Any) -> Callable[[], 
         )
         loader = DataLoaderCfg(batch_size=batch_size, num_workers=0).build(learner.source(data))
         batch = to_device(next(iter(loader)), device)
-    return lambda: learner.update(batch)
+        seen = to_device(next(iter(DataLoaderCfg(batch_size=1, num_workers=0).build(data))), device)
+    return lambda: learner.update(batch), lambda: _facts(learner.policy_model, seen)
 
 
-def _acting(policy: Any, batch_size: int, device: Any) -> Callable[[], Any]:
-    """From images on the device to actions there."""
+def _acting(policy: Any, batch_size: int, device: Any) -> Measured:
+    """From images on the device to actions on the host, which a robot waits for."""
     from fake_simulator import FakeSimulator
     from RoboRenForce.algorithms.vla_training import VLAPlayPolicy
+    from RoboRenForce.utils.parallelize import autocast_methods
 
     simulator = FakeSimulator(
         num_envs=batch_size, size=SIZE, chunk=policy.chunk_size, step_ms=0.0, frames_on=device, device=device
     )
-    play, obs = VLAPlayPolicy(policy.to(device).eval(), simulator.spec), simulator.get_observations()
-    return lambda: play(obs)
+    policy = policy.to(device).eval()
+    autocast_methods(policy, ["forward", "encode", "act", "evaluate"])
+    play, obs = VLAPlayPolicy(policy, simulator.spec), simulator.get_observations()
+    return lambda: play(obs).cpu(), lambda: {"captured": getattr(play._act, "captured", False), **_facts(policy, obs)}
+
+
+def _facts(policy: Any, batch: Any) -> dict[str, Any]:
+    """What the numbers depend on."""
+    import torch
+
+    with torch.no_grad():
+        prefix = policy.encode(batch)
+    return {"attention": "sdpa", "prefix_tokens": prefix.key_mask.shape[1]}
 
 
 # ---------------------------------------------------------------------------------------------------------------- peer
 
 
-def peer(use: str, batch_size: int, tiny: bool, device: Any) -> Callable[[], Any]:
+def peer(use: str, batch_size: int, tiny: bool, device: Any) -> Measured:
     """transformers, peft and autocast, as their documentation shows."""
     import torch
 
     model, inputs = _pi0(use, batch_size, tiny, device)
+    parts = (model.model.dit, model.model.vlm.language_model, model.model.vlm.vision_tower)
+    attention = ", ".join(sorted({part.config._attn_implementation for part in parts}))
+    facts = {"attention": attention, "prefix_tokens": inputs["input_ids"].shape[1]}
     if use.startswith("acting"):
         inputs = {name: t.bfloat16() if t.is_floating_point() else t for name, t in inputs.items()}
-        return lambda: model.sample_actions(**inputs, num_steps=EULER)
+        return lambda: model.sample_actions(**inputs, num_steps=EULER).float().cpu(), lambda: facts
     actions = torch.rand(batch_size, model.config.chunk_size, model.config.max_action_dim, device=device)
     if use == "LoRA":
         from peft import LoraConfig, get_peft_model
@@ -201,7 +227,7 @@ def peer(use: str, batch_size: int, tiny: bool, device: Any) -> Callable[[], Any
         optimizer.step()
         optimizer.zero_grad()
 
-    return train
+    return train, lambda: facts
 
 
 def _pi0(use: str, batch_size: int, tiny: bool, device: Any) -> tuple[Any, dict[str, Any]]:

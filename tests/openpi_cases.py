@@ -22,12 +22,12 @@ def small_cfg(variant, **head):
     return cfg
 
 
-def small_policy(variant, *, dtype=torch.float32, cfg=None, **head):
-    """All dimensions of state and action are the robot's, as in the authors' code."""
-    half = {"mean": (0.0,) * DIMS, "std": (1.0,) * DIMS, "q01": (-1.0,) * DIMS, "q99": (1.0,) * DIMS}
-    vector = VectorSpec(DIMS, (), half)
+def small_policy(variant, *, dtype=torch.float32, cfg=None, action_dim=DIMS, **head):
+    """All dimensions of the state are the robot's, and those of actions if not told otherwise."""
+    unit = {"mean": 0.0, "std": 1.0, "q01": -1.0, "q99": 1.0}
+    state, action = (VectorSpec(dim, (), {k: (v,) * dim for k, v in unit.items()}) for dim in (DIMS, action_dim))
     cameras = tuple(f"camera{number}" for number in range(CAMERAS))
-    spec = VLASpec(cameras=cameras, state=vector, action=vector, instructions=("wait",))
+    spec = VLASpec(cameras=cameras, state=state, action=action, instructions=("wait",))
     policy = (cfg or small_cfg(variant, **head)).build(spec)
     fill(policy)
     return policy.to(dtype)

@@ -124,6 +124,34 @@ def test_fine_tuning_runs_tiny_in_ours_and_in_the_peer(bench: Any, use: str) -> 
     results = {row: benchmark.measure(row, args) for row in rows}
     assert len(results) == len(rows) >= 1
     assert all(row["ms"] > 0 and row["batch_size"] in (1, 2) for row in results.values())
+    assert all(row["attention"] == "sdpa" and row["prefix_tokens"] >= 2 * 16 for row in results.values())
     benchmark.compare(results)
     if len(rows) == 2:
         assert results[f"ours pi0 {use}"]["times_peer"] > 0
+
+
+def test_fine_tuning_writes_after_each_row_until_its_time_is_over(
+    bench: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark, output, clock = bench("pi05_sft"), tmp_path / "result.json", [0.0]
+    written: list[list[str]] = []
+
+    def child(_script: str, name: str, options: dict[str, Any], flags: list[str]) -> dict[str, Any]:
+        assert options["device"] == "cpu" and flags == ["--tiny"]
+        written.append(list(json.loads(output.read_text())["results"]) if output.is_file() else [])
+        clock[0] += 40
+        if name.endswith("full"):
+            return {"batch_size": 16, "fits": 0, "error": "out of memory"}
+        return {"batch_size": 1, "samples_per_s": 30.0 if name.startswith("ours") else 10.0, "peak_memory_gib": 8.0}
+
+    rows = ["transformers pi0 full", "transformers pi0 acting 1", "ours pi0 acting 1", "ours pi0.5 acting 1"]
+    monkeypatch.setattr(benchmark, "run_child", child)
+    monkeypatch.setattr(benchmark.time, "perf_counter", lambda: clock[0])
+    options = ["--tiny", "--budget_s=100", f"--rows={','.join(rows)}", "--output", str(output)]
+    monkeypatch.setattr(sys, "argv", ["/there/pi05_sft.py", *options])
+    benchmark.main()
+    found = json.loads(output.read_text())
+    assert written == [rows[:0], rows[:1], rows[:2]] and list(found["results"]) == rows[:3]
+    assert found["results"]["ours pi0 acting 1"]["times_peer"] == 3.0 and found["versions"]["torch"]
+    page = bench("make_tables").render(tmp_path)
+    assert "ours pi0 acting 1" in page and "Fine-tuning and acting of pi0.5" in page

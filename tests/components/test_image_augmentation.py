@@ -62,6 +62,18 @@ def test_contrast_is_about_the_mean_of_the_picture():
         torch.testing.assert_close(found[row], expected.clamp(0, 255), rtol=0, atol=1e-3)
 
 
+def test_a_shifted_window_leaves_the_image_and_keeps_its_scale():
+    image = torch.arange(40.0).view(1, 1, 40, 1).expand(8, 40, -1, 3) + 50
+    found = crop_and_rotate(image, 1.0, 0.0, seeded(), shift=0.25)
+    draw = torch.empty(3, 8).uniform_(-1, 1, generator=seeded())
+    for row in range(8):
+        expected = image[0, 0, :, 0] + 20 * 0.25 * float(draw[1, row])
+        inside = (expected > 51) & (expected < 88)
+        assert 30 < inside.sum() < 38
+        torch.testing.assert_close(found[row, 20, inside, 0], expected[inside], rtol=0, atol=1e-3)
+    assert (found[:, 20, 0, 0] == 0).any() and (found[:, 20, -1, 0] == 0).any()
+
+
 def test_nothing_changes_where_nothing_may():
     built, batch = policy(), recorded()
     still = ImageAugmentation(ImageAugmentationCfg(**STILL, **PALE), built.preprocessing)(batch)
@@ -72,10 +84,10 @@ def test_nothing_changes_where_nothing_may():
 def test_wrist_cameras_are_neither_cropped_nor_turned():
     built, batch = policy(), recorded(rows=4)
     still = ImageAugmentation(ImageAugmentationCfg(**STILL, **PALE), built.preprocessing)(batch)
-    for wrist in (None, ["front"]):
+    for wrist in (None, ["front"], []):
         turned = ImageAugmentation(ImageAugmentationCfg(**PALE, wrist_cameras=wrist), built.preprocessing)(batch)
         moved = {name for name in ("front", "wrist") if not same(turned, still, name)}
-        assert moved == ({"front"} if wrist is None else {"wrist"})
+        assert moved == {"front", "wrist"} - set(["wrist"] if wrist is None else wrist)
     with pytest.raises(ConfigError, match="names 'hand', and the policy reads front, wrist"):
         ImageAugmentation(ImageAugmentationCfg(wrist_cameras=["hand"]), built.preprocessing)
 

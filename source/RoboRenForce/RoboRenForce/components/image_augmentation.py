@@ -37,7 +37,7 @@ class ImageAugmentation:
                     f"algorithm.augmentation.wrist_cameras names '{camera}', and the policy reads "
                     f"{', '.join(self.cameras)}: name one of these, or leave it at null."
                 )
-        self.wrist = {camera for camera in self.cameras if (camera in wrist if wrist else "wrist" in camera)}
+        self.wrist = {camera for camera in self.cameras if ("wrist" in camera if wrist is None else camera in wrist)}
 
     def __call__(self, batch: Mapping[str, Any], generator: torch.Generator | None = None) -> dict[str, Any]:
         """Return the batch with new images, uint8 `(B, H, W, 3)` per camera."""
@@ -47,13 +47,15 @@ class ImageAugmentation:
             if key in batch:
                 images = resize(batch[key], self.preprocessing.image_size, self.preprocessing.cfg.resize).float()
                 if camera not in self.wrist:
-                    images = crop_and_rotate(images, cfg.crop, cfg.rotation, generator)
+                    images = crop_and_rotate(images, cfg.crop, cfg.rotation, generator, cfg.shift)
                 images = jitter(images, cfg.brightness, cfg.contrast, cfg.saturation, generator)
                 batch[key] = images.round_().clamp_(0, 255).to(torch.uint8)
         return batch
 
 
-def crop_and_rotate(images: Tensor, share: float, degrees: float, generator: torch.Generator | None = None) -> Tensor:
+def crop_and_rotate(
+    images: Tensor, share: float, degrees: float, generator: torch.Generator | None = None, shift: float = 0.0
+) -> Tensor:
     """Crop a random window, scale it to the old size, and turn that by a random angle; what was outside is black.
 
     Both are one bilinear look-up.
@@ -63,14 +65,15 @@ def crop_and_rotate(images: Tensor, share: float, degrees: float, generator: tor
         share: Side of the window as a share of the image's.
         degrees: Largest angle.
         generator: Where random numbers are drawn; None for torch's own.
+        shift: How far the window may also leave the image, as a share of half a side.
     """
     rows, height, width = images.shape[:3]
     draw = _uniform((3, rows), images.device, generator)  # in [-1, 1]
-    angle, shift = draw[0] * math.radians(degrees), draw[1:] * (1.0 - share)
+    angle, moved = draw[0] * math.radians(degrees), draw[1:] * (1.0 - share + shift)
     cos, sin = share * angle.cos(), share * angle.sin()
     # From the new picture's coordinates to the old one's, which both go from -1 to 1: pixels are square.
     ratio = height / width
-    theta = torch.stack([cos, -sin * ratio, shift[0], sin / ratio, cos, shift[1]], 1).view(rows, 2, 3)
+    theta = torch.stack([cos, -sin * ratio, moved[0], sin / ratio, cos, moved[1]], 1).view(rows, 2, 3)
     grid = F.affine_grid(theta, [rows, 3, height, width], align_corners=False)
     return F.grid_sample(images.movedim(-1, 1), grid, align_corners=False).movedim(1, -1)
 
@@ -110,6 +113,9 @@ class ImageAugmentationCfg(Cfg):
     """Side of the random window as a share of the image's; 1: no crop."""
     rotation: Annotated[float, Range(ge=0, le=180)] = 5.0
     """Largest angle in degrees, to both sides."""
+    shift: Annotated[float, Range(ge=0, le=1)] = 0.0
+    """Largest move of the window over the image's edge, as a share of half a side. With `crop` at 1 pictures keep their
+    scale: against learning scenes by heart (compare DrQ-v2, arXiv 2107.09645)."""
     brightness: Annotated[float, Range(ge=0, le=1)] = 0.3
     """Largest change of the factor 1 on brightness."""
     contrast: Annotated[float, Range(ge=0, le=1)] = 0.4
@@ -117,4 +123,5 @@ class ImageAugmentationCfg(Cfg):
     saturation: Annotated[float, Range(ge=0, le=1)] = 0.5
     """The same on the distance of colours from grey."""
     wrist_cameras: list[str] | None = None
-    """Cameras on the wrist, whose pictures are neither cropped nor turned; None: those with `wrist` in their name."""
+    """Cameras on the wrist, whose pictures are neither cropped, moved nor turned; None: those with `wrist` in their
+    name."""
