@@ -46,7 +46,7 @@ def model_of_the_cart(folder: Path, seed: int) -> str:
     found = record_episodes(env, RandomBehavior(env.spec.action), RECORDED, seed=seed)
     write_rows(folder / "cart.hdf5", found, spaces_to_record(env.spec, None, wrapped=False), {})
     model = load_task("system_dynamics_mlp")
-    options = ["policy.backbone_cfg.hidden_features=[128,128]", "max_iterations=40", "algorithm.fit.batch_size=64"]
+    options = ["policy.backbone_cfg.hidden_features=[128,128]", "max_iterations=60", "algorithm.fit.batch_size=64"]
     # The reward falls to 0 with the pole, which no network says exactly: its error would hide that of the states, and
     # end the fit after ten epochs, with predictions ten times as uncertain as they have to be.
     options += ["algorithm.fit.validation_share=0", f"seed={seed}", "logger=[]", "report=false"]
@@ -59,7 +59,7 @@ def imagining(seed: int) -> Run:
     """Train PPO in the model; it is judged in the environment."""
     task = load_task("RoboRenForce-Imagined-InvertedPendulum-PPO")
     task.apply_overrides(
-        ["env.imagination.horizon=100", "env.imagination.termination=RRF_gym_tasks.agents.mbpo:pole_fell"]
+        ["env.imagination.horizon=300", "env.imagination.termination=RRF_gym_tasks.agents.mbpo:pole_fell"]
     )
     with tempfile.TemporaryDirectory() as folder:
         task.env_cfg.model = model_of_the_cart(Path(folder), seed)
