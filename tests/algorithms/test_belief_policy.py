@@ -82,11 +82,11 @@ def test_groups_become_columns_wherever_they_stand():
     plain = components.StateIndStdActorCfg(backbone_cfg=MLP, cnn_cfg=networks.CNNCfg())
     cfg = components.BeliefActorCriticPackCfg(
         actor_cfg=plain, critic_cfg=components.VNetworkCfg(backbone_cfg=MLP), belief=belief
-    ).with_beliefs(SENSORS, SETS)
+    ).with_encoders(SENSORS, SETS)
     found: Any = cfg.actor_cfg.backbone_cfg
     assert (found.slow_columns, found.arrival_column, found.target_features) == ([0, 1], 5, 5)
     assert cfg.critic_cfg.backbone_cfg == MLP  # it reads the target, so it needs no memory
-    following: Any = belief.replace(target=[]).actor_backbone(SENSORS, SETS, MLP, plain.cnn_cfg)
+    following: Any = belief.replace(target=[]).before(plain, SENSORS, SETS).backbone_cfg
     assert (following.target_groups, following.target_is_next) == (["policy"], True)
     assert (following.target_features, following.condition_features) == (3, 2)
 
@@ -205,7 +205,7 @@ def test_what_does_not_fit_is_named():
             actor_cfg=components.StateIndStdActorCfg(backbone_cfg=MLP, cnn_cfg=networks.CNNCfg()),
             belief=components.BeliefCfg(**options),
         )
-        cfg.with_beliefs(SENSORS, SETS)
+        cfg.with_encoders(SENSORS, SETS)
 
     with pytest.raises(ConfigError, match=r"target names \['slow'\], which the critic does not read"):
         build(target=["slow"])

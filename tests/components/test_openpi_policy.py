@@ -176,6 +176,9 @@ def test_action_tokens_teach_the_language_model_what_an_insulated_expert_must_no
 
 @CONTRACT
 def test_adapters_of_model_and_expert_have_ranks_of_their_own(tmp_path):
+    pytest.importorskip("transformers")  # peft imports it
+    pytest.importorskip("peft")
+
     def adapted(cfg):
         cfg.backbone.language.finetune = cfg.head.network.gemma.finetune = "lora"
         cfg.backbone.language.lora, cfg.head.network.gemma.lora = LoRACfg(rank=2), LoRACfg(rank=3)

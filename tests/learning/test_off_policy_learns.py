@@ -12,7 +12,6 @@ pytestmark = [pytest.mark.learning, pytest.mark.slow]
 pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     ("task", "iterations", "gate"),
     [  # with seeds 11 to 18
@@ -21,8 +20,8 @@ pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
         ("Pendulum-DSACT", 24, -500.0),  # -155 to -114, with a fall to -380 later
     ],
 )
-def test_a_shortened_run_passes_the_gate(task: str, iterations: int, gate: float, seed: int) -> None:
-    assert curve_of_task(task, seed, f"max_iterations={iterations}")[-1] >= gate
+def test_a_shortened_run_passes_the_gate(task: str, iterations: int, gate: float) -> None:
+    assert curve_of_task(task, 1, f"max_iterations={iterations}")[-1] >= gate
 
 
 @pytest.mark.long

@@ -12,25 +12,23 @@ pytestmark = [pytest.mark.learning, pytest.mark.slow]
 pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
 
 
-@pytest.mark.parametrize("seed", [1, 2])
 @pytest.mark.parametrize(
     ("task", "iterations", "gate"),
     [
         ("Pendulum-PPO", 50, -400.0),  # seeds 11 to 18: -160 to -115; doing nothing: -1,200
-        ("InvertedPendulum-PPO", 40, 700.0),  # seeds 11 to 20: 1,000 each, after 35 iterations too; at first: 40 to 130
+        ("InvertedPendulum-PPO", 35, 700.0),  # seeds 11 to 20: 1,000 each, after 35 iterations too; at first: 40 to 130
     ],
 )
-def test_the_end_of_a_run_passes_the_gate(task: str, iterations: int, gate: float, seed: int) -> None:
-    assert curve_of_task(task, seed, f"max_iterations={iterations}")[-1] >= gate
+def test_the_end_of_a_run_passes_the_gate(task: str, iterations: int, gate: float) -> None:
+    assert curve_of_task(task, 1, f"max_iterations={iterations}")[-1] >= gate
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_cartpole_is_balanced(seed: int) -> None:
+def test_cartpole_is_balanced() -> None:
     """The optimum, 500, is reached and mostly kept; a policy that learns nothing stays below 50.
 
     Seeds 11 to 20: 500 at best, 340 to 500 on average over the second half.
     """
-    found = curve_of_task("CartPole-PPO", seed, evaluations=12)
+    found = curve_of_task("CartPole-PPO", 1, evaluations=12)
     assert max(found) >= 475.0, found
     assert statistics.mean(found[6:]) >= 250.0, found
 

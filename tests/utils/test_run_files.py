@@ -85,7 +85,7 @@ def test_tensorboard_gets_the_tags_and_a_resume_hides_what_came_after(tmp_path: 
 
 
 def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = RunDir(tmp_path / "experiment" / "2026")
@@ -95,6 +95,7 @@ def test_wandb_works_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     log.scalars({"Train/mean_reward": 1.0}, 1)
     assert len(log.writers) == 2
     log.close()
+    wandb.teardown()  # its service would run as long as these tests, and outlive them if they are killed
     assert list(run.root.glob("wandb/offline-run-*/run-experiment-2026.wandb"))
 
 

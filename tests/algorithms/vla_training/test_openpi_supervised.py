@@ -20,6 +20,8 @@ from RoboRenForce.utils.parallelize import ParallelCfg
 from torch import Tensor
 from vla_demonstrations import CHUNK, record, runner_cfg
 
+pytest.importorskip("pyarrow")
+
 SGD = OptimizerCfg(kind="sgd", learning_rate=0.02, momentum=0.9, max_grad_norm=0.5)
 PLAIN: dict[str, Any] = {"variant": "pi0"}
 TOKENS: dict[str, Any] = {"variant": "pi05", "tokens": True}

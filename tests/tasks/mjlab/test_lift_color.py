@@ -25,6 +25,7 @@ from RoboRenForce.utils.registry import load_task
 from RRF_mjlab_tasks.lift_color import terms
 from RRF_mjlab_tasks.lift_color.env_cfg import LiftColorEnvCfg
 from RRF_mjlab_tasks.lift_color.tasks import lift_color_tasks, teacher_cfg, vla_cfg
+from RRF_mjlab_tasks.rows import Rows
 
 pytestmark = pytest.mark.sim_mjlab
 
@@ -97,6 +98,25 @@ def test_rows_that_are_reset_together_start_as_each_does_alone() -> None:
         torch.testing.assert_close(alone, together[{8: 1, 9: 3}[seed]])
     assert env._rows._drawn_by_row
     env.close()
+
+
+def test_rows_still_start_by_their_seeds_where_a_term_draws_for_all_at_once(
+    env: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reset_idx = env.env._reset_idx
+
+    def reset_with_permutation(env_ids: torch.Tensor) -> None:
+        torch.randperm(8)
+        reset_idx(env_ids)
+
+    monkeypatch.setattr(env.env, "_reset_idx", reset_with_permutation)
+    rows, everyone = Rows(env.env), torch.arange(4)
+    rows.reset(everyone, [7, 8, 7, 9])
+    together = rows.observe_reset(everyone)["actor"].clone()
+    assert torch.equal(together[0], together[2]) and not torch.equal(together[0], together[1])
+    rows.reset(everyone[3:], [8])
+    torch.testing.assert_close(rows.observe_reset(everyone[3:])["actor"][3], together[1])
+    assert [record.levelname for record in caplog.records if "one by one" in record.message] == ["WARNING"]
 
 
 @pytest.mark.parametrize("group_size", [1, 2])

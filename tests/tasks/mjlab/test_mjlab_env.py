@@ -33,6 +33,7 @@ from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.export import TOLERANCE
 from RoboRenForce.utils.registry import load_task
 from RoboRenForce.utils.run_dir import RunDir, newest_run
+from RRF_mjlab_tasks import registration
 from RRF_mjlab_tasks.agents import runner_cfg_from_mjlab
 from RRF_mjlab_tasks.env_cfg import MJLabEnvCfg
 from RRF_mjlab_tasks.mjlab_utils import MJLabDynamicEnvWrapper, MJLabGroupVecWrapper
@@ -116,6 +117,12 @@ def test_every_id_of_mjlab_and_ours_is_a_task() -> None:
             assert again.to_dict() == cfg.to_dict(), task_id
 
 
+@pytest.mark.parametrize("task_id", ["MountainCar-v0", "gymnasium.envs:FrozenLake-v1"])
+def test_mjlab_is_not_imported_for_ids_of_gymnasium(task_id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registration, "import_mjlab_tasks", lambda: pytest.fail("imported"))
+    assert registration.find_mjlab_task(task_id) is None
+
+
 # ------------------------------------------------------------------------------------------------------- the scripts
 
 
@@ -128,12 +135,15 @@ def script(name: str, *args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", ["play_mjlab.py", pytest.param("rrf play", marks=pytest.mark.long)])
-def test_training_is_resumed_played_and_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+def test_training_is_resumed_played_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     given = ["--task", GO1_PPO, "--log_root", "runs"]
     script("train_mjlab.py", *given, "--num_envs", "4", "--max_iterations", "2", "--device", "cpu")
-    done = script("train_mjlab.py", *given, "--resume", "--max_iterations", "3")
-    assert "resumed from" in done.stderr
+    monkeypatch.setattr(sys, "argv", ["train_mjlab.py", *given, "--resume", "--max_iterations", "3"])
+    run_script("train_mjlab.py")
+    assert "resumed from" in capfd.readouterr().err
     run = newest_run("runs", task=GO1_PPO)
     lines = [json.loads(line) for line in (run.root / "metrics.jsonl").read_text().splitlines()]
     assert [line["iteration"] for line in lines] == [1, 2, 3]

@@ -24,7 +24,7 @@ class ActorCriticPack(nn.Module):
 
     def __init__(self, cfg: ActorCriticPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg = cfg = cfg.with_encoders(spec, obs_groups)
         self.actor: Actor = cfg.actor_cfg.build(spec=spec, groups=obs_groups["actor"])
         self.critic: VNetwork = cfg.critic_cfg.build(spec=spec, groups=obs_groups["critic"])
 
@@ -43,3 +43,7 @@ class ActorCriticPackCfg(Cfg):
     """Policy."""
     critic_cfg: VNetworkCfg = VNetworkCfg()
     """State value."""
+
+    def with_encoders(self, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> ActorCriticPackCfg:
+        """Return the networks to build: these, with the encoders that a subclass puts before them."""
+        return self

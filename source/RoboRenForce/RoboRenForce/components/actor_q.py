@@ -24,16 +24,18 @@ class ActorPack(nn.Module):
 
     def __init__(self, cfg: ActorPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg = cfg = cfg.with_encoders(spec, obs_groups)
         self.actor: Actor = cfg.actor_cfg.build(spec=spec, groups=obs_groups["actor"])
 
 
 class SACNetworks(ActorPack):
     """Actor and an ensemble of Q critics, built by `ActorQPackCfg.build(spec=..., obs_groups=...)`."""
 
+    cfg: ActorQPackCfg
+
     def __init__(self, cfg: ActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
         super().__init__(cfg, spec, obs_groups)
-        self.critic: QNetwork = cfg.critic_cfg.build(spec=spec, groups=obs_groups["critic"])
+        self.critic: QNetwork = self.cfg.critic_cfg.build(spec=spec, groups=obs_groups["critic"])
 
 
 ActorQPack = SACNetworks
@@ -55,6 +57,10 @@ class ActorPackCfg(Cfg):
     class_type: type = ActorPack
     actor_cfg: ActorCfg = TanhGaussianActorCfg()
     """Policy; it has to act within [-1, 1]."""
+
+    def with_encoders(self, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> ActorPackCfg:
+        """Return the networks to build: these, with the encoders that a subclass puts before them."""
+        return self
 
 
 @configclass

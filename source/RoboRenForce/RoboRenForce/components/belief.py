@@ -1,4 +1,4 @@
-"""Actor-critic networks whose actor acts on a belief: the packs of PPO and SAC with `BeliefNetwork`s built in.
+"""Actor-critic networks whose actor acts on a belief: those of PPO and SAC with `BeliefNetwork`s built in.
 
 The actor's belief is a density of what the critic observes and the actor does not (`target`), which only exists in
 training, or else of the next observation. Critics that do not read the target get an encoder of their own.
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from torch import nn
+from typing_extensions import override
 
 from ..configclass import Cfg, ConfigError, Range, configclass
 from ..envs.obs_groups import PREVIOUS_ACTION
@@ -19,7 +20,7 @@ from ..networks.cnn import CNNCfg
 from ..networks.density import ConditionalDensityCfg, FlowDensityCfg
 from ..networks.mlp import MLPCfg
 from ..networks.network import NetworkCfg
-from .actor import Actor
+from .actor import Actor, ActorCfg
 from .actor_critic import ActorCriticPack, ActorCriticPackCfg
 from .actor_q import ActorQPackCfg, SACNetworks
 from .observation import flat_columns
@@ -47,9 +48,10 @@ class BeliefCfg(Cfg):
     stop_gradient: bool = False
     """True to learn the belief from its target alone, False to learn it from the policy's loss too."""
 
-    def actor_backbone(self, spec: EnvSpec, sets: ObsSets, head: NetworkCfg, cnn_cfg: Any) -> BeliefNetworkCfg:
-        """Return the actor's backbone: the encoder with its density, then `head`."""
-        network = self._encoder(spec, sets["actor"], head, cnn_cfg)
+    def before(self, actor: ActorCfg, spec: EnvSpec, sets: ObsSets) -> ActorCfg:
+        """Return an actor with the encoder and its density before its backbone."""
+        cnn_cfg = actor.cnn_cfg
+        network = self._encoder(spec, sets["actor"], actor.backbone_cfg, cnn_cfg)
         names, is_next = list(self.target), not self.target
         if is_next:
             left_out = {*self.slow, self.arrival, PREVIOUS_ACTION}
@@ -63,7 +65,7 @@ class BeliefCfg(Cfg):
         network.target_features = spec.obs_dim(names)
         network.condition_features = spec.action.dim if is_next else 0
         network.density = self.density
-        return network
+        return actor.replace(backbone_cfg=network)
 
     def critic_encoder(
         self, spec: EnvSpec, sets: ObsSets, head: NetworkCfg, cnn_cfg: Any = None
@@ -100,52 +102,39 @@ class BeliefCfg(Cfg):
         )
 
 
-class BeliefActorCriticPack(ActorCriticPack):
-    """`ActorCriticPack` whose actor acts on a belief."""
-
-    def __init__(self, cfg: BeliefActorCriticPackCfg, spec: EnvSpec, obs_groups: ObsSets) -> None:
-        super().__init__(cfg.with_beliefs(spec, obs_groups), spec, obs_groups)
-
-
 @configclass
 class BeliefActorCriticPackCfg(ActorCriticPackCfg):
-    """Configuration of a `BeliefActorCriticPack`: the encoders before the MLPs of `actor_cfg` and `critic_cfg`."""
+    """Configuration of an `ActorCriticPack` whose actor acts on a belief, for PPO."""
 
-    class_type: type = BeliefActorCriticPack
     belief: BeliefCfg = BeliefCfg()
     """Belief of the actor."""
 
-    def with_beliefs(self, spec: EnvSpec, sets: ObsSets) -> ActorCriticPackCfg:
-        """Return the plain configuration with the encoders built in."""
-        actor, critic = self.actor_cfg, self.critic_cfg
-        backbone = self.belief.actor_backbone(spec, sets, actor.backbone_cfg, actor.cnn_cfg)
-        encoder = self.belief.critic_encoder(spec, sets, critic.backbone_cfg, critic.cnn_cfg)
+    @override
+    def with_encoders(self, spec: EnvSpec, obs_groups: ObsSets) -> ActorCriticPackCfg:
+        actor, critic = self.belief.before(self.actor_cfg, spec, obs_groups), self.critic_cfg
+        encoder = self.belief.critic_encoder(spec, obs_groups, critic.backbone_cfg, critic.cnn_cfg)
         critic = critic if encoder is None else critic.replace(backbone_cfg=encoder)
-        return ActorCriticPackCfg(actor_cfg=actor.replace(backbone_cfg=backbone), critic_cfg=critic)
-
-
-class BeliefActorQPack(SACNetworks):
-    """`SACNetworks` whose actor acts on a belief."""
-
-    def __init__(self, cfg: BeliefActorQPackCfg, spec: EnvSpec, obs_groups: ObsSets) -> None:
-        super().__init__(cfg.with_beliefs(spec, obs_groups), spec, obs_groups)
+        return ActorCriticPackCfg(actor_cfg=actor, critic_cfg=critic)
 
 
 @configclass
 class BeliefActorQPackCfg(ActorQPackCfg):
-    """Configuration of a `BeliefActorQPack`, for SAC on sequences."""
+    """Configuration of `SACNetworks` whose actor acts on a belief, for SAC on sequences."""
 
-    class_type: type = BeliefActorQPack
     belief: BeliefCfg = BeliefCfg()
     """Belief of the actor."""
 
-    def with_beliefs(self, spec: EnvSpec, sets: ObsSets) -> ActorQPackCfg:
-        """Return the plain configuration with the encoders built in."""
-        actor, critic, size = self.actor_cfg, self.critic_cfg, self.belief.size
-        backbone = self.belief.actor_backbone(spec, sets, actor.backbone_cfg, actor.cnn_cfg)
-        encoder = self.belief.critic_encoder(spec, sets, MLPCfg(hidden_features=[]), critic.cnn_cfg)
-        critic = critic if encoder is None else critic.replace(history_cfg=encoder, history_features=size)
-        return ActorQPackCfg(actor_cfg=actor.replace(backbone_cfg=backbone), critic_cfg=critic)
+    @override
+    def with_encoders(self, spec: EnvSpec, obs_groups: ObsSets) -> ActorQPackCfg:
+        actor, critic = self.belief.before(self.actor_cfg, spec, obs_groups), self.critic_cfg
+        encoder = self.belief.critic_encoder(spec, obs_groups, MLPCfg(hidden_features=[]), critic.cnn_cfg)
+        if encoder is not None:
+            critic = critic.replace(history_cfg=encoder, history_features=self.belief.size)
+        return ActorQPackCfg(actor_cfg=actor, critic_cfg=critic)
+
+
+BeliefActorCriticPack, BeliefActorQPack = ActorCriticPack, SACNetworks
+"""Names of the classes in files of earlier runs."""
 
 
 def belief_network(actor: nn.Module) -> BeliefNetwork:

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
+from typing_extensions import override
+
 from ..configclass import ConfigError, Range, configclass
 from ..envs.spec import EnvSpec
 from ..networks.mlp import MLPCfg
@@ -22,18 +24,14 @@ from .actor_q import ActorQPackCfg, SACNetworks
 HistoryEncoder = Literal["none", "stack", "gru", "lstm", "transformer"]
 
 
-class HistoryActorQPack(SACNetworks):
-    """`SACNetworks` whose MLPs follow history encoders."""
-
-    def __init__(self, cfg: HistoryActorQPackCfg, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> None:
-        super().__init__(cfg.with_encoders(), spec, obs_groups)
+HistoryActorQPack = SACNetworks
+"""Name of the class in files of earlier runs."""
 
 
 @configclass
 class HistoryActorQPackCfg(ActorQPackCfg):
-    """Configuration of a `HistoryActorQPack`: the encoders before the MLPs of `actor_cfg` and `critic_cfg`."""
+    """Configuration of `SACNetworks` with history encoders before the MLPs of `actor_cfg` and `critic_cfg`."""
 
-    class_type: type = HistoryActorQPack
     history_encoder: HistoryEncoder = "gru"
     """Encoder: none, the last inputs concatenated, a recurrent network, or attention over the last inputs."""
     history_size: Annotated[int, Range(ge=1)] = 128
@@ -45,8 +43,8 @@ class HistoryActorQPackCfg(ActorQPackCfg):
     history_window: Annotated[int, Range(ge=2)] = 16
     """Number of inputs that a stack, or each layer of a transformer, sees."""
 
-    def with_encoders(self) -> ActorQPackCfg:
-        """Return the plain configuration with the encoders built in."""
+    @override
+    def with_encoders(self, spec: EnvSpec, obs_groups: Mapping[str, Sequence[str]]) -> ActorQPackCfg:
         actor, critic = self.actor_cfg, self.critic_cfg
         features = self._encoder(None)
         if features is not None:

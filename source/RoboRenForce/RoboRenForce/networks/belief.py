@@ -12,7 +12,6 @@ target is ever a belief of the network's own: constants would fulfill it.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -24,6 +23,7 @@ from .activation import MOST_FEATURES
 from .density import ConditionalDensity, ConditionalDensityCfg
 from .mlp import MLPCfg
 from .network import Network, NetworkCfg, RecurrentNetwork
+from .rnn import run_stretches
 
 
 class BeliefNetwork(RecurrentNetwork):
@@ -52,11 +52,6 @@ class BeliefNetwork(RecurrentNetwork):
         if cfg.density is not None:
             self.density = cfg.density.build(cfg.size + cfg.condition_features, cfg.target_features)
 
-    @property
-    @override
-    def output_layer(self) -> nn.Linear | None:
-        return self.head.output_layer
-
     @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         return 1, num_envs, self.cfg.size
@@ -76,7 +71,7 @@ class BeliefNetwork(RecurrentNetwork):
         # As in `RNN`: where looking at `starts` costs nothing, stretches without a start run as one library call.
         is_plain = isinstance(self.fast_update, nn.GRUCell) and self.slow_update is None
         if is_plain and x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self._run_stretches(fast, state, starts)
+            return run_stretches(self._library_call, fast, state, starts)
         slow, arrived = x.index_select(-1, self.slow_columns), None
         if self.cfg.arrival_column is not None:
             arrived = x[..., self.cfg.arrival_column, None] >= 0.0
@@ -91,16 +86,9 @@ class BeliefNetwork(RecurrentNetwork):
             found.append(belief)
         return torch.stack(found), belief.unsqueeze(0)
 
-    def _run_stretches(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _library_call(self, x: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         weights: list[Tensor] = [*self.fast_update.parameters()]
-        cuts = [] if starts is None else starts.any(1).nonzero().flatten().tolist()
-        outputs = []
-        for begin, end in pairwise([*sorted({0, *cuts}), x.shape[0]]):
-            if starts is not None:
-                state = state.masked_fill(starts[begin].view(1, -1, 1), 0.0)
-            y, state = torch.gru(x[begin:end], state, weights, True, 1, 0.0, self.training, False, False)
-            outputs.append(y)
-        return torch.cat(outputs), state
+        return torch.gru(x, state, weights, True, 1, 0.0, self.training, False, False)
 
 
 class ResidualUpdate(nn.Module):

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import override
 
 from ..configclass import Cfg, configclass
 
@@ -45,6 +46,13 @@ class RecurrentNetwork(Network, ABC):
     """
 
     is_recurrent = True
+
+    @property
+    @override
+    def output_layer(self) -> nn.Linear | None:
+        """That of `head`, the network after the recurrent part; None without one."""
+        head = self._modules.get("head")
+        return head.output_layer if isinstance(head, Network) else None
 
     def initial_state(self, num_envs: int) -> Tensor:
         """Return the initial state, zeros `(L, num_envs, S)` on the parameters' device."""

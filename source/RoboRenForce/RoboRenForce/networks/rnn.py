@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Annotated, Literal
 
 import torch
@@ -31,11 +33,6 @@ class RNN(RecurrentNetwork):
         head_cfg = MLPCfg(hidden_features=[]) if cfg.head_cfg is None else cfg.head_cfg
         self.head: Network = head_cfg.build(cfg.hidden_size + (in_features if cfg.shortcut else 0), out_features)
 
-    @property
-    @override
-    def output_layer(self) -> nn.Linear | None:
-        return self.head.output_layer
-
     @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         width = self.cfg.hidden_size * (2 if self.cfg.cell == "lstm" else 1)
@@ -51,19 +48,8 @@ class RNN(RecurrentNetwork):
         # elsewhere (the host must not wait for the device, and a compiled graph must not depend on data) every step
         # is masked.
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            return self._run_stretches(x, state, starts)
+            return run_stretches(self._library_call, x, state, starts)
         return self._run_cells(x, state, starts)
-
-    def _run_stretches(self, x: Tensor, state: Tensor, starts: Tensor | None) -> tuple[Tensor, Tensor]:
-        length = x.shape[0]
-        cuts = [] if starts is None else starts.any(1).nonzero().flatten().tolist()
-        outputs = []
-        for begin, end in zip(bounds := sorted({0, *cuts}), [*bounds[1:], length], strict=True):
-            if starts is not None:
-                state = _reset(state, starts[begin])
-            y, state = self._library_call(x[begin:end], state)
-            outputs.append(y)
-        return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state
 
     def _weights(self) -> list[list[Tensor]]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -111,6 +97,30 @@ class RNNCfg(NetworkCfg):
     """Network from the recurrent state to the output; None for a linear layer."""
     shortcut: bool = False
     """True to concatenate the input to the RNN output, so that the recurrent state only has to carry the past."""
+
+
+def run_stretches(
+    run: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], x: Tensor, state: Tensor, starts: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Call `run(x, state) -> (outputs, state)` once for each stretch of steps in which no row starts an episode.
+
+    Args:
+        run: Function of consecutive steps `(t, N, in)` and the state before them.
+        x: Inputs `(T, N, in)`.
+        state: `(L, N, S)`; its rows are zeroed where they start.
+        starts: bool `(T, N)` on the host, None for nowhere.
+
+    Returns:
+        The outputs of all steps, and the last state.
+    """
+    cuts = [] if starts is None else starts.any(1).nonzero().flatten().tolist()
+    outputs = []
+    for begin, end in pairwise([*sorted({0, *cuts}), x.shape[0]]):
+        if starts is not None:
+            state = _reset(state, starts[begin])
+        y, state = run(x[begin:end], state)
+        outputs.append(y)
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)), state
 
 
 def _reset(state: Tensor, starts: Tensor) -> Tensor:

@@ -83,11 +83,6 @@ class Transformer(RecurrentNetwork):
         head_cfg = MLPCfg(hidden_features=[]) if cfg.head_cfg is None else cfg.head_cfg
         self.head: Network = head_cfg.build(cfg.dim, out_features)
 
-    @property
-    @override
-    def output_layer(self) -> nn.Linear | None:
-        return self.head.output_layer
-
     @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:
         return self.cfg.num_layers, num_envs, (self.cfg.window - 1) * (2 * self.cfg.dim + 1)

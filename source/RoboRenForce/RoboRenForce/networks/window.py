@@ -13,7 +13,7 @@ from abc import abstractmethod
 from typing import Annotated
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import override
 
 from ..configclass import Range, configclass
@@ -43,11 +43,6 @@ class WindowNetwork(RecurrentNetwork):
     @abstractmethod
     def features_of(self, windows: Tensor) -> Tensor:
         """Return what the head reads, `(..., features)`, of windows `(..., window, in)`."""
-
-    @property
-    @override
-    def output_layer(self) -> nn.Linear | None:
-        return self.head.output_layer
 
     @override
     def state_shape(self, num_envs: int) -> tuple[int, int, int]:

@@ -8,8 +8,7 @@ from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .dynamics_report import DynamicsReport, DynamicsReportCfg
 from .env_runner import EnvRunner, EnvRunnerCfg
 from .evaluation import EvalResult, evaluate
-from .model_based_runners import MBPOOnPolicyRunnerCfg
-from .nn_model_runner import NNModelBasedRunner, NNModelBasedRunnerCfg
+from .model_based_runners import MBPOOnPolicyRunnerCfg, NNModelBasedRunner, NNModelBasedRunnerCfg
 from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .offline_runner import OfflineRunner, OfflineRunnerCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg

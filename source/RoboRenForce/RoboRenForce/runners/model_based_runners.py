@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..configclass import configclass
+from .off_policy_runner import OffPolicyRunner, OffPolicyRunnerCfg
 from .on_policy_runner import OnPolicyRunnerCfg
 
 
@@ -20,3 +21,16 @@ class MBPOOnPolicyRunnerCfg(OnPolicyRunnerCfg):
         yield from super().check_env(env_cfg)
         if vars(env_cfg).get("final_observations") is False:
             yield "algorithm: the model learns from true successors; set env.final_observations=true"
+
+
+class NNModelBasedRunner(OffPolicyRunner):
+    """`OffPolicyRunner` whose learner acts through a model of the environment, such as TD-MPC2."""
+
+    cfg: NNModelBasedRunnerCfg
+
+
+@configclass
+class NNModelBasedRunnerCfg(OffPolicyRunnerCfg):
+    """Configuration of an `NNModelBasedRunner`."""
+
+    class_type: type = NNModelBasedRunner

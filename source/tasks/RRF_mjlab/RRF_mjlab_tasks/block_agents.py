@@ -4,54 +4,15 @@ from __future__ import annotations
 
 from RoboRenForce import algorithms, runners
 
-from . import registration
+BLOCK_RUNS = {
+    "SAPGPPO": (runners.SAPGOnPolicyRunnerCfg, algorithms.SAPGPPOCfg),
+    "EPO": (runners.EPOOnPolicyRunnerCfg, algorithms.EPOCfg),
+}
+"""Algorithm in the task id -> its run and its learner."""
 
 
-def _sapg(ppo: runners.OnPolicyRunnerCfg) -> runners.SAPGOnPolicyRunnerCfg:
-    policy, algorithm = algorithms.sapg_policy(ppo.policy), algorithms.SAPGPPOCfg.from_ppo(ppo.algorithm)
-    return runners.SAPGOnPolicyRunnerCfg.extending(ppo, policy=policy, algorithm=algorithm)
-
-
-def _epo(ppo: runners.OnPolicyRunnerCfg) -> runners.EPOOnPolicyRunnerCfg:
-    policy, algorithm = algorithms.sapg_policy(ppo.policy), algorithms.EPOCfg.from_ppo(ppo.algorithm)
-    return runners.EPOOnPolicyRunnerCfg.extending(ppo, policy=policy, algorithm=algorithm)
-
-
-def go1_flat_sapg() -> runners.SAPGOnPolicyRunnerCfg:
-    """SAPG for the task of `go1_flat_ppo`."""
-    return _sapg(registration.go1_flat_ppo())
-
-
-def go1_flat_epo() -> runners.EPOOnPolicyRunnerCfg:
-    """EPO for the task of `go1_flat_ppo`."""
-    return _epo(registration.go1_flat_ppo())
-
-
-def go1_rough_sapg() -> runners.SAPGOnPolicyRunnerCfg:
-    """SAPG for the task of `go1_rough_ppo`."""
-    return _sapg(registration.go1_rough_ppo())
-
-
-def go1_rough_epo() -> runners.EPOOnPolicyRunnerCfg:
-    """EPO for the task of `go1_rough_ppo`."""
-    return _epo(registration.go1_rough_ppo())
-
-
-def g1_flat_sapg() -> runners.SAPGOnPolicyRunnerCfg:
-    """SAPG for the task of `g1_flat_ppo`."""
-    return _sapg(registration.g1_flat_ppo())
-
-
-def g1_flat_epo() -> runners.EPOOnPolicyRunnerCfg:
-    """EPO for the task of `g1_flat_ppo`."""
-    return _epo(registration.g1_flat_ppo())
-
-
-def g1_rough_sapg() -> runners.SAPGOnPolicyRunnerCfg:
-    """SAPG for the task of `g1_rough_ppo`."""
-    return _sapg(registration.g1_rough_ppo())
-
-
-def g1_rough_epo() -> runners.EPOOnPolicyRunnerCfg:
-    """EPO for the task of `g1_rough_ppo`."""
-    return _epo(registration.g1_rough_ppo())
+def in_blocks(ppo: runners.OnPolicyRunnerCfg, algorithm: str) -> runners.OnPolicyRunnerCfg:
+    """Return a run of PPO as one of `algorithm`, a key of `BLOCK_RUNS`."""
+    runner, learner = BLOCK_RUNS[algorithm]
+    policy = algorithms.sapg_policy(ppo.policy)
+    return runner.extending(ppo, policy=policy, algorithm=learner.from_ppo(ppo.algorithm))

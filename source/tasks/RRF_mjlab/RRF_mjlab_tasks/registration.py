@@ -20,16 +20,16 @@ from .env_cfg import MJLabEnvCfg, import_mjlab_tasks
 from .lift_color.tasks import lift_color_tasks
 from .motion.env_cfg import MJLabMotionEnvCfg
 
-_AGENTS = {
-    "PPO": "RRF_mjlab_tasks.registration:{}_ppo",
+_OFF_POLICY = {
     "SAC": "RRF_mjlab_tasks.off_policy_agents:sac",
     "FastSAC": "RRF_mjlab_tasks.off_policy_agents:fast_sac",
     "FlashSAC": "RRF_mjlab_tasks.off_policy_agents:flash_sac",
     "TDMPC2": "RRF_mjlab_tasks.planning_agents:tdmpc2",
-    "SAPGPPO": "RRF_mjlab_tasks.block_agents:{}_sapg",
-    "EPO": "RRF_mjlab_tasks.block_agents:{}_epo",
 }
-"""Algorithm in our ids -> its agent, `{}` being robot and ground."""
+"""Algorithm in our ids that learns from a replay -> its agent, alike for all robots."""
+
+BLOCKS = {"SAPGPPO": (4104, 6), "EPO": (4096, 8)}
+"""PPO in blocks of environments in our ids -> environments and blocks; see `block_agents`."""
 
 SMOOTH = ("CAPSPPO", "L2C2PPO", "LipsPPO")
 """PPO with a regularizer of smoothness in our ids; see `smooth_agents`."""
@@ -38,7 +38,7 @@ OURS = {
     f"RoboRenForce-MJLab-{robot}{ground}-{algorithm}": f"Mjlab-Velocity-{ground}-Unitree-{robot}"
     for robot in ("Go1", "G1")
     for ground in ("Flat", "Rough")
-    for algorithm in (*_AGENTS, *SMOOTH)
+    for algorithm in ("PPO", *_OFF_POLICY, *BLOCKS, *SMOOTH)
 }
 """Our id -> mjlab's."""
 
@@ -57,9 +57,6 @@ WORLD_MODEL = "RoboRenForce-MJLab-Go1Flat-MBPOPPO"
 NUM_ENVS = {"SAC": 1024, "FastSAC": 2048, "FlashSAC": 2048, "TDMPC2": 1024}
 """Environments of off-policy learning, by algorithm."""
 
-BLOCKS = {"SAPGPPO": (4104, 6), "EPO": (4096, 8)}
-"""Environments, and the blocks that they are in, by algorithm."""
-
 ACTION_BOUND = 2.0
 """Size of an off-policy action of 1 in mjlab's units, in which PPO starts with a standard deviation of 1."""
 
@@ -68,8 +65,8 @@ def register_tasks() -> None:
     """Tell Gymnasium's registry about our ids and let `load_task` find mjlab's; calling it twice is harmless."""
     for task_id, mjlab_id in OURS.items():
         algorithm = task_id.rpartition("-")[2]
-        agent = partial(smooth_runner_cfg, mjlab_id, algorithm) if algorithm in SMOOTH else agent_name(task_id)
-        _register(task_id, _env_cfg(mjlab_id, task_id), agent)
+        agent = _OFF_POLICY.get(algorithm, partial(ppo_runner_cfg, mjlab_id, algorithm))
+        _register(task_id, _env_cfg(mjlab_id, algorithm), agent)
     _register(EVALUATED, evaluated_env_cfg(), "RRF_mjlab_tasks.registration:go1_flat_evaluated_ppo")
     real = MJLabEnvCfg(task=OURS["RoboRenForce-MJLab-Go1Flat-PPO"], num_envs=1024)
     _register(WORLD_MODEL, real, "RRF_mjlab_tasks.world_model_agents:go1_flat_mbpo_ppo")
@@ -108,7 +105,8 @@ def find_mjlab_task(task_id: str) -> Task | None:
     Raises:
         UnknownTaskError: the id looks like mjlab's and is not; its registry knows the nearest names.
     """
-    if importlib.util.find_spec("mjlab") is None:
+    # Ids of Gymnasium are not mjlab's, whose registry takes ten seconds to import.
+    if importlib.util.find_spec("mjlab") is None or ":" in task_id or task_id in gym.registry:
         return None
     known = mjlab_tasks()
     if task_id not in known:
@@ -160,11 +158,18 @@ def amp_runner_cfg(mjlab_id: str, robot: Any) -> Any:
     return amp(cfg, robot)
 
 
-def smooth_runner_cfg(mjlab_id: str, algorithm: str) -> Any:
-    """`runner_cfg` with a regularizer of `SMOOTH`."""
-    from .smooth_agents import smooth
+def ppo_runner_cfg(mjlab_id: str, algorithm: str) -> Any:
+    """`runner_cfg` for `algorithm`: PPO, a regularizer of `SMOOTH`, or PPO in `BLOCKS`."""
+    cfg = runner_cfg(mjlab_id)
+    if algorithm in SMOOTH:
+        from .smooth_agents import smooth
 
-    return smooth(runner_cfg(mjlab_id), algorithm)
+        return smooth(cfg, algorithm)
+    if algorithm in BLOCKS:
+        from .block_agents import in_blocks
+
+        return in_blocks(cfg, algorithm)
+    return cfg
 
 
 def go1_flat_ppo() -> Any:
@@ -179,35 +184,12 @@ def go1_flat_evaluated_ppo() -> Any:
     return cfg.replace(log_reward_terms=True)
 
 
-def go1_rough_ppo() -> Any:
-    """PPO for a Go1 that follows velocity commands on rough terrain."""
-    return runner_cfg(OURS["RoboRenForce-MJLab-Go1Rough-PPO"])
-
-
-def g1_flat_ppo() -> Any:
-    """PPO for a G1 humanoid that follows velocity commands on flat ground."""
-    return runner_cfg(OURS["RoboRenForce-MJLab-G1Flat-PPO"])
-
-
-def g1_rough_ppo() -> Any:
-    """PPO for a G1 humanoid that follows velocity commands on rough terrain."""
-    return runner_cfg(OURS["RoboRenForce-MJLab-G1Rough-PPO"])
-
-
-def agent_name(task_id: str) -> str:
-    """The agent of one of our ids, for example `...registration:go1_flat_ppo` for `RoboRenForce-MJLab-Go1Flat-PPO`."""
-    robot_and_ground, algorithm = task_id.split("-")[2:]
-    ground = "Flat" if robot_and_ground.endswith("Flat") else "Rough"
-    return _AGENTS[algorithm].format(f"{robot_and_ground.removesuffix(ground)}_{ground}".lower())
-
-
-def _env_cfg(mjlab_id: str, task_id: str) -> MJLabEnvCfg:
-    algorithm = task_id.rpartition("-")[2]
+def _env_cfg(mjlab_id: str, algorithm: str) -> MJLabEnvCfg:
     if algorithm in BLOCKS:
         num_envs, num_blocks = BLOCKS[algorithm]
         groups = GroupVecCfg(num_blocks=num_blocks, observe_blocks=True)
         return env_cfg(mjlab_id).replace(num_envs=num_envs, groups=groups)
-    return env_cfg(mjlab_id) if algorithm in ("PPO", *SMOOTH) else bounded_env_cfg(mjlab_id, algorithm)
+    return bounded_env_cfg(mjlab_id, algorithm) if algorithm in _OFF_POLICY else env_cfg(mjlab_id)
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

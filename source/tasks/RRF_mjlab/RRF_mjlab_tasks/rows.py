@@ -66,14 +66,19 @@ class Rows:
     def reset(self, env_ids: torch.Tensor, seeds: Sequence[int]) -> None:
         """Reset rows, `(K,)`, to states that depend on their seeds alone; observations have to be computed anew.
 
-        Where something is not drawn by rows, each is reset by itself, which is slow.
+        A term that draws for all rows at once, such as a permutation, has no draw of a row to seed. From the first such
+        draw on each row is reset by itself: as exact, but K times as many calls, and said in a warning.
         """
         if self._drawn_by_row:
             try:
                 with SeededDraws(seeds, env_ids.device):
                     self._env._reset_idx(env_ids)
             except NotDrawnByRowError as reason:
-                logger.info("Rows are reset one by one: %s.", reason)
+                logger.warning(
+                    "Rows are reset one by one, which is slower, because %s as an episode begins: let the term draw "
+                    "one entry per environment, by torch.rand, randn, randint or uniform_.",
+                    reason,
+                )
                 self._drawn_by_row = False
         if not self._drawn_by_row:
             self._reset_one_by_one(env_ids, seeds)

@@ -49,7 +49,7 @@ class SeededDraws(TorchFunctionMode):
             low, high = args[1:] if len(args) == 3 else (options.get("from", 0.0), options.get("to", 1.0))
             return args[0].copy_(low + self._uniform(args[0].shape) * (high - low))
         if func in _OTHERS:
-            raise NotDrawnByRowError(f"{func.__name__} draws")
+            raise NotDrawnByRowError(f"a term draws by {func.__name__}")
         return func(*args, **options)
 
     def _drawn(self, func: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> torch.Tensor:
@@ -63,7 +63,7 @@ class SeededDraws(TorchFunctionMode):
     def _uniform(self, shape: Sequence[int]) -> torch.Tensor:
         """In [0, 1), float32 of 24 random bits."""
         if not len(shape) or shape[0] != len(self._seeds):
-            raise NotDrawnByRowError(f"a draw of shape {tuple(shape)} for {len(self._seeds)} rows")
+            raise NotDrawnByRowError(f"a term draws shape {tuple(shape)} for {len(self._seeds)} rows")
         self._calls += 1
         size = math.prod(shape[1:])
         column = torch.arange(size, device=self._seeds.device) + (self._calls << 32)

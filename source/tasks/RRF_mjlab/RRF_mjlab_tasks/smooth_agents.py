@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from RoboRenForce import algorithms, runners
-from RoboRenForce.algorithms.on_policy import with_loss_terms
 
 TERMS = {
     "CAPSPPO": (algorithms.CAPSPPOCfg, algorithms.CAPSCfg(temporal_weight=0.01, spatial_weight=0.01)),
@@ -16,4 +15,4 @@ TERMS = {
 def smooth(cfg: runners.OnPolicyRunnerCfg, algorithm: str) -> runners.OnPolicyRunnerCfg:
     """Return a run of PPO with the term of `algorithm`, a key of `TERMS`."""
     preset, term = TERMS[algorithm]
-    return cfg.replace(algorithm=with_loss_terms(cfg.algorithm, preset, term))
+    return cfg.replace(algorithm=preset.extending(cfg.algorithm, loss_terms=[term]))

@@ -2,11 +2,11 @@
 
 from .collector import ActorCriticCollector
 from .epo import EPOCfg, Evolution, EvolutionCfg
-from .imitation import AMPPPOCfg, GAILPPOCfg, with_reward_terms
+from .imitation import AMPPPOCfg, GAILPPOCfg
 from .ppo import PPO, PPOCfg
 from .rollout import OnPolicyRollout
 from .sapg import SAPG, SAPGPPOCfg, sapg_policy
-from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg, with_loss_terms
+from .smooth import CAPSPPOCfg, L2C2LipsPPOCfg, L2C2PPOCfg, LipsCAPSPPOCfg, LipsPPOCfg
 
 __all__ = [
     "PPO",
@@ -26,6 +26,4 @@ __all__ = [
     "PPOCfg",
     "SAPGPPOCfg",
     "sapg_policy",
-    "with_loss_terms",
-    "with_reward_terms",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from ...configclass import configclass
 from ..loss_terms import CAPSCfg, L2C2Cfg, LipsCfg, LossTermCfg
 from .ppo import PPOCfg
@@ -42,8 +40,3 @@ class L2C2LipsPPOCfg(PPOCfg):
     """PPO with L2C2 and a penalty on the policy's Jacobian."""
 
     loss_terms: list[LossTermCfg] = [L2C2Cfg(), LipsCfg()]
-
-
-def with_loss_terms(cfg: Any, preset: type[PPOCfg], *terms: LossTermCfg) -> PPOCfg:
-    """Return `cfg`, a `PPOCfg`, as a preset of this module, with `terms` in place of the preset's own."""
-    return preset.extending(cfg, loss_terms=list(terms))

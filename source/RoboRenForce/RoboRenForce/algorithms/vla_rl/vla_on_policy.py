@@ -29,9 +29,8 @@ from ...configclass import ConfigError
 from ...envs.spec import EnvSpec
 from ...utils.module_state import load_module_state, module_state
 from ...utils.parallelize import make_mesh, parallelize
-from ...utils.sharded_state import LEFT_OUT
 from ..algorithm import Algorithm, RunContext
-from ..vla_training.initial_weights import frozen_fingerprints, require_same_frozen
+from ..vla_training.frozen_weights import frozen_fingerprints, load_policy_state, policy_state
 from ..vla_training.reference import Reference
 from ..vla_training.vla_policy import VLAPlayPolicy
 from .chunk_collector import ChunkCollector
@@ -293,13 +292,10 @@ class VLAOnPolicy(Algorithm):
 
     def state_dict(self) -> dict[str, Any]:
         """Return trained weights, optimizer, reference and what goes on between two iterations."""
-        tensors = module_state(self.model)["tensors"]
-        left_out = set(self._frozen) if self.cfg.checkpoints == "trained" else set()
-        kept = {name: tensor for name, tensor in tensors.items() if name not in left_out}
+        left_out = self._frozen if self.cfg.checkpoints == "trained" else ()
         return {
             "spec": self.model.spec.to_dict(),
-            "policy": {"tensors": kept, LEFT_OUT: sorted(left_out)},
-            "frozen": {name: self._frozen[name] for name in sorted(left_out)},
+            **policy_state(self.model, self._frozen, left_out),
             "value": None if self.value is None else module_state(self.value),
             "optimizer": self.optimizer.state_dict(),
             "reference": None if self.reference is None else self.reference.state_dict(),
@@ -312,8 +308,7 @@ class VLAOnPolicy(Algorithm):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; with another number of environments, start new episodes in all of them."""
         self.model.add_instructions(VLASpec.from_dict(state["spec"]).instructions)
-        require_same_frozen(self._frozen, state["frozen"], state["policy"][LEFT_OUT])
-        load_module_state(self.model, state["policy"])
+        load_policy_state(self.model, self._frozen, state)
         for name, part in (("value", self.value), ("reference", self.reference), ("co_training", self.co_training)):
             if (part is None) != (state[name] is None):
                 raise ValueError(f"the checkpoint has {'no' if state[name] is None else 'a'} {name}, unlike this run")

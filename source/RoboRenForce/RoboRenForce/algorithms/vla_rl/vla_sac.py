@@ -31,7 +31,7 @@ from ..algorithm import Algorithm, AlgorithmCfg, RunContext
 from ..off_policy.experience import update_normalizers
 from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
 from ..off_policy.sac import SACCfg
-from ..vla_training.initial_weights import frozen_fingerprints, require_same_frozen
+from ..vla_training.frozen_weights import frozen_fingerprints, require_same_frozen
 from .demonstration_replay import encode_demonstrations
 from .latent_actions import LatentActionsCfg
 from .prefix_features import FEATURES, PrefixFeatures, as_observations

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...components.action_heads import ActionHead
 from ...components.action_tokens import ActionTokens
@@ -22,6 +21,7 @@ from ...utils.checkpoint import load_checkpoint
 from ...utils.errors import CheckpointError, did_you_mean
 from ...utils.run_dir import resolve_checkpoint
 from .data_spec import ACTION
+from .frozen_weights import fingerprints, require_same_frozen
 
 _FITTED = 8192
 """Chunks per data set that a head is fitted to."""
@@ -74,7 +74,7 @@ def policy_of_run(cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = 
     _copy_into(policy, tensors, kept.union(left_out), str(path))
     names = dict(policy.named_parameters())
     compared = [name for name in left_out if name not in kept]
-    require_same_frozen(_fingerprints({name: names[name] for name in compared}), frozen, compared)
+    require_same_frozen(fingerprints({name: names[name] for name in compared}), frozen, compared)
     return policy, set(tensors)
 
 
@@ -111,34 +111,6 @@ def fit_head(policy: VLAPolicy, dataset: LeRobotDataset | MixtureDataset) -> Non
             chunks.append(policy.preprocessing.normalize_actions(actions, state)[whole])
     for learner in learners:
         learner.fit(torch.cat(chunks))
-
-
-def frozen_fingerprints(module: nn.Module) -> dict[str, int]:
-    """Name -> a number that tells the frozen weights of one base model from those of another, on any device."""
-    return _fingerprints({name: p for name, p in module.named_parameters() if not p.requires_grad})
-
-
-def _fingerprints(tensors: dict[str, nn.Parameter]) -> dict[str, int]:
-    if not tensors:
-        return {}
-    sums = torch.stack([_bits(tensor.detach()).sum(dtype=torch.int64) for tensor in tensors.values()])
-    return dict(zip(tensors, (sums & (2**62 - 1)).tolist(), strict=True))
-
-
-def require_same_frozen(here: dict[str, int], saved: dict[str, int], names: Iterable[str]) -> None:
-    """Raise a CheckpointError where frozen weights that a checkpoint leaves out are others than when it was written."""
-    for name in names:
-        if here.get(name) != saved.get(name):
-            raise CheckpointError(
-                f"The frozen weights '{name}' are not those that this policy was trained with: load the same base "
-                "model, or train with algorithm.checkpoints=all."
-            )
-
-
-def _bits(tensor: Tensor) -> Tensor:
-    """The bytes as integers, whose sum does not depend on its order."""
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tensor.contiguous().view(kinds[tensor.element_size()])
 
 
 @torch.no_grad()

@@ -24,14 +24,14 @@ from ...components.vla_spec import VLASpec
 from ...configclass import Range, configclass
 from ...envs.spec import EnvSpec
 from ...utils.errors import ConfigError, UserError
-from ...utils.module_state import copy_into, load_module_state, module_state
+from ...utils.module_state import copy_into
 from ...utils.parallelize import ParallelCfg, autocast_methods, make_mesh, parallelize, unwrapped
 from ...utils.seeding import preserved_rng
-from ...utils.sharded_state import LEFT_OUT
 from ..algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
 from .cached_features import CachedFeatures
 from .data_spec import spec_of_dataset
-from .initial_weights import fit_head, frozen_fingerprints, initial_policy, require_same_frozen
+from .frozen_weights import frozen_fingerprints, load_policy_state, policy_state
+from .initial_weights import fit_head, initial_policy
 from .memory import naming_what_fits
 from .reference import Reference
 from .relative_actions import relative_spec
@@ -197,13 +197,10 @@ class VLASupervised(DatasetLearner):
         """The policy with the description of its data, and the optimizer; nothing before it is built."""
         if self.model is None:
             return {}
-        tensors = module_state(self.module)["tensors"]
-        kept = {name: tensor for name, tensor in tensors.items() if name not in self._left_out}
         state = {
             "spec": self.model.spec.to_dict(),
-            "policy": {"tensors": kept, LEFT_OUT: sorted(self._left_out)},
+            **policy_state(self.module, self._frozen, self._left_out),
             "optimizer": self.optimizer.state_dict(),
-            "frozen": {name: self._frozen[name] for name in sorted(self._left_out)},
         }
         return state if self.reference is None else state | {"reference": self.reference.state_dict()}
 
@@ -215,8 +212,7 @@ class VLASupervised(DatasetLearner):
             self._build_policy(spec, "")
             self.module = SupervisedModule(self.policy_model)
         self.policy_model.add_instructions(spec.instructions)
-        require_same_frozen(self._frozen, state["frozen"], state["policy"][LEFT_OUT])
-        load_module_state(self.module, state["policy"])
+        load_policy_state(self.module, self._frozen, state)
         if not plays:
             self.optimizer.load_state_dict(state["optimizer"])
             if self.reference is not None:

@@ -53,7 +53,9 @@ class SupervisedModule(nn.Module):
         prefix = self.encode(micro)
         actions, mask = self.policy.targets(prefix, *actions_of(micro.batch))
         loss = self.policy.target_loss(prefix, actions, mask)
-        total, metrics = loss.total + _zero(prefix), dict(loss.metrics)
+        total, metrics = loss.total, dict(loss.metrics)
+        if learned := [t.float().sum() for t in prefix.to_tensors().values() if t.requires_grad]:
+            total = total + 0.0 * torch.stack(learned).sum()  # DDP waits for gradients that the head does not need
         if self.reference_head is not None:
             there = prefix.detach() if micro.reference_prefix is None else micro.reference_prefix
             distance = self.head.divergence(prefix, self.reference_head, there, actions, mask)
@@ -77,8 +79,3 @@ class SupervisedModule(nn.Module):
 def actions_of(batch: Mapping[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """Demonstrated actions `(B, H, A)`, what is padding `(B, H)`, and which dimensions exist `(B, A)`."""
     return batch[ACTION], batch.get(f"{ACTION}_is_pad"), batch.get(f"{ACTION}_dim_mask")
-
-
-def _zero(prefix: Prefix) -> Tensor:
-    """0 that depends on all features: DDP waits for the gradient of parameters that the head does not read."""
-    return 0.0 * torch.stack([t.float().sum() for t in prefix.to_tensors().values() if t.is_floating_point()]).sum()

@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import Any
 
 from RoboRenForce import algorithms, components, networks, runners
-from RoboRenForce.algorithms.on_policy import with_reward_terms
 from RoboRenForce.configclass import resolve
 
 
@@ -26,5 +25,6 @@ def gail(cfg: runners.OnPolicyRunnerCfg, source: str, **options: Any) -> runners
     small = components.DiscriminatorCfg(backbone_cfg=networks.MLPCfg(hidden_features=[64, 64], activations="ReLU"))
     defaults = {"discriminator_cfg": small, "batch_size": 256}
     term = algorithms.GAILCfg(expert=expert, **{**defaults, **options})
-    algorithm = with_reward_terms(cfg.algorithm, algorithms.GAILPPOCfg, term)
-    return cfg.replace(algorithm=algorithm.replace(num_learning_epochs=5))
+    return cfg.replace(
+        algorithm=algorithms.GAILPPOCfg.extending(cfg.algorithm, reward_terms=[term], num_learning_epochs=5)
+    )

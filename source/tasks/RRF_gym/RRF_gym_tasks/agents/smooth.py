@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from RoboRenForce import algorithms, runners
-from RoboRenForce.algorithms.on_policy import with_loss_terms
 
 PRESETS = {
     "CAPSPPO": algorithms.CAPSPPOCfg,
@@ -24,4 +23,4 @@ def smooth(cfg: runners.OnPolicyRunnerCfg, algorithm: str, agent: str) -> runner
     """Return a run of PPO with the term of `algorithm`, a key of `PRESETS`, for the agent of this name in `ppo`."""
     preset = PRESETS[algorithm]
     terms = [PENDULUM[algorithm]] if agent == "pendulum" else preset().loss_terms
-    return cfg.replace(algorithm=with_loss_terms(cfg.algorithm, preset, *terms))
+    return cfg.replace(algorithm=preset.extending(cfg.algorithm, loss_terms=terms))

@@ -6,7 +6,6 @@ from functools import cache
 
 from mjlab.entity import Entity
 from RoboRenForce import algorithms, runners
-from RoboRenForce.algorithms.on_policy import with_reward_terms
 from RoboRenForce.buffer.motion import MotionDatasetCfg
 
 from .gaits import GAITS, Robot
@@ -22,7 +21,7 @@ def amp(cfg: runners.OnPolicyRunnerCfg, robot: Robot) -> runners.OnPolicyRunnerC
     """Return a run of PPO as one of AMP, with the motion of `robot`."""
     names = list(joint_names(robot))  # files may name their joints in another order
     term = algorithms.AMPCfg(expert=MotionDatasetCfg(files=[MOTIONS[robot]], step_dt=STEP_DT, joint_names=names))
-    return cfg.replace(algorithm=with_reward_terms(cfg.algorithm, algorithms.AMPPPOCfg, term))
+    return cfg.replace(algorithm=algorithms.AMPPPOCfg.extending(cfg.algorithm, reward_terms=[term]))
 
 
 @cache
