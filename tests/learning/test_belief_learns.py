@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
-import statistics
-
 import pytest
-from training import curve_of_task
+from training import Gate, Runs, curve_of_task, median, of_task
 
 pytestmark = [pytest.mark.learning, pytest.mark.slow]
 
 pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
+
+
+def balances(runs: Runs) -> None:
+    """On a belief PPO's median balances for at least 150 steps, without memory for at most 75."""
+    assert median(runs["belief"]) >= 150.0 >= 2.0 * median(runs["no memory"]), runs
+
+
+def swings_up_better(runs: Runs) -> None:
+    """On a belief SAC returns at least 50 more than without memory."""
+    assert median(runs["belief"]) > median(runs["no memory"]) + 50.0, runs
+
+
+CARTPOLE = Gate(
+    {
+        name: of_task(f"CartPoleSensors-{algorithm}", "max_iterations=40", evaluations=4)
+        for name, algorithm in (("belief", "BeliefPPO"), ("no memory", "PPO"))
+    },
+    balances,
+    threshold=150.0,
+)
+PENDULUM = Gate(
+    {
+        name: of_task(f"PendulumSensors-{algorithm}", evaluations=4)
+        for name, algorithm in (("belief", "BeliefSAC"), ("no memory", "SAC"))
+    },
+    swings_up_better,
+    seeds=(1,),
+)
 
 
 def test_ppo_on_a_belief_begins_to_balance() -> None:
@@ -19,12 +45,9 @@ def test_ppo_on_a_belief_begins_to_balance() -> None:
 
 @pytest.mark.long
 def test_a_belief_stands_in_for_what_is_hidden_and_a_policy_without_memory_lacks_it() -> None:
-    tasks = ("CartPoleSensors-BeliefPPO", "CartPoleSensors-PPO")
-    found, without = ([curve_of_task(task, seed, "max_iterations=40")[-1] for seed in (1, 2, 3)] for task in tasks)
-    assert statistics.median(found) >= 150.0 >= 2.0 * statistics.median(without), (found, without)
+    CARTPOLE.check(CARTPOLE.measured())
 
 
 @pytest.mark.long
 def test_sac_on_a_belief_beats_sac_without_memory() -> None:
-    found, without = (curve_of_task(task, 1)[-1] for task in ("PendulumSensors-BeliefSAC", "PendulumSensors-SAC"))
-    assert found > without + 50.0, (found, without)  # seed 11: -434 and -615
+    PENDULUM.check(PENDULUM.measured())

@@ -1,15 +1,27 @@
-"""TD-MPC2 swings the pendulum up by planning, after a tenth of the steps that SAC's gate takes or a little more."""
+"""TD-MPC2 swings the pendulum up by planning, after half of the steps that SAC's gate takes."""
 
 from __future__ import annotations
 
-import statistics
-
 import pytest
-from training import curve_of_task, final_returns
+from training import Gate, Runs, curve_of_task, median, of_task
 
 pytestmark = [pytest.mark.learning, pytest.mark.slow]
 
 pytest.importorskip("RRF_gym_tasks", reason="RRF_gym is not installed")
+
+
+def swings_up(runs: Runs) -> None:
+    """After 10,000 transitions TD-MPC2's median is -250 or better and no seed below -450; TD-MPC's median is -500."""
+    assert median(runs["TD-MPC2"]) >= -250.0, runs
+    assert min(run.last["return"] for run in runs["TD-MPC2"]) >= -450.0, runs
+    assert median(runs["TD-MPC"]) >= -500.0, runs
+
+
+PLANNING = Gate(
+    {name: of_task(f"Pendulum-{name.replace('-', '')}", evaluations=10) for name in ("TD-MPC2", "TD-MPC")},
+    swings_up,
+    threshold=-250.0,
+)
 
 
 def test_a_shortened_run_passes_the_gate() -> None:
@@ -21,11 +33,4 @@ def test_a_shortened_run_passes_the_gate() -> None:
 
 @pytest.mark.long
 def test_the_median_of_whole_runs_passes_the_gate() -> None:
-    found = final_returns("Pendulum-TDMPC2")
-    assert statistics.median(found) >= -250.0, found
-    assert found[0] >= -450.0, found
-
-
-@pytest.mark.long
-def test_tdmpc_learns_too() -> None:
-    assert curve_of_task("Pendulum-TDMPC", 1)[-1] >= -500.0
+    PLANNING.check(PLANNING.measured())
