@@ -185,6 +185,25 @@ def test_a_frozen_backbone_is_left_out_and_told_from_another(root: Path, tmp_pat
         cfg.replace(seed=1).build().load(tmp_path / "run" / "model_2.pt")
 
 
+def test_a_policy_plays_in_the_precision_that_it_was_trained_in(root: Path, tmp_path: Path) -> None:
+    parallel = ParallelCfg(mixed_precision="bf16")
+    cfg = runner_cfg(root, max_iterations=1, algorithm=VLAPretrainAlgorithmCfg(optimizer=SGD, parallel=parallel))
+    runner = cfg.build(log_dir=tmp_path / "run")
+    runner.learn()
+    played = {}
+    for precision in ("bf16", "fp32"):
+        cfg.algorithm.parallel.mixed_precision = precision
+        player = cfg.build(learns=False)
+        player.load(tmp_path / "run" / "model_1.pt", resume=False)
+        played[precision] = player.algorithm
+    batch = next(iter(runner.loader))
+    actions = {}
+    for name, learner in {"trained": runner.algorithm, **played}.items():
+        learner.eval()
+        actions[name] = learner.policy_model(batch).detach()
+    assert torch.equal(actions["bf16"], actions["trained"]) and not torch.equal(actions["fp32"], actions["trained"])
+
+
 def test_learning_begins_with_the_weights_of_another_run(root: Path, tmp_path: Path) -> None:
     """Its averages, and its statistics: those of the new data would change what its weights mean."""
     first = runner_cfg(root, algorithm=VLAPretrainAlgorithmCfg(optimizer=OptimizerCfg(ema=EMACfg(decay=0.8))))

@@ -103,10 +103,10 @@ class VLASupervised(DatasetLearner):
         self.reference = Reference(self.policy_model) if cfg.kl_coef else None
         module = SupervisedModule(self.policy_model, self.reference and self.reference.head, cfg.kl_coef)
         self.is_sharded = mesh is not None and parallel.kind == "fsdp"
-        if parallel.mixed_precision == "bf16":
-            autocast_methods(self.policy_model, ["forward", "encode", "act", "evaluate"])  # to play and evaluate
-            if self.is_sharded:  # FSDP casts parameters; inputs are images and numbers with units
-                autocast_methods(module, ["forward", "encode", "predict"])
+        self._play_as_trained()
+        if parallel.mixed_precision == "bf16" and self.is_sharded:
+            # FSDP casts parameters; inputs are images and numbers with units.
+            autocast_methods(module, ["forward", "encode", "predict"])
         self.module = parallelize(module, mesh, parallel)
         if self.reference is not None:
             self.reference.keep_backbone(self.module)
@@ -115,6 +115,11 @@ class VLASupervised(DatasetLearner):
         self.optimizer = cast(TorchOptimizer, optimizer)  # `check` refuses the flat Adam
         self._grad_norm = torch.zeros((), device=context.device)
         self.train()
+
+    def _play_as_trained(self) -> None:
+        """Let the policy itself, which plays and is evaluated, compute in the precision of training."""
+        if self.cfg.parallel.mixed_precision == "bf16":
+            autocast_methods(self.policy_model, ["forward", "encode", "act", "evaluate"])
 
     @property
     def policy_model(self) -> VLAPolicy:
@@ -210,6 +215,7 @@ class VLASupervised(DatasetLearner):
         plays = self.context.data is None
         if plays:
             self._build_policy(spec, "")
+            self._play_as_trained()
             self.module = SupervisedModule(self.policy_model)
         self.policy_model.add_instructions(spec.instructions)
         load_policy_state(self.module, self._frozen, state)
