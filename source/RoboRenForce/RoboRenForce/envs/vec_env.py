@@ -166,7 +166,7 @@ class VecEnv(ABC):
             active: Rows to step.
             draw: True to render the image groups. Inside an action chunk no policy sees them: with False, images may
                 stay unchanged, or blank where an episode begins, until a step draws. The final observation of an
-                episode that ends by time has exact ones, for its value is needed; of another end they may be old.
+                episode that ends by time has exact ones, for its value is needed.
 
         Raises:
             RuntimeError: `spec.capabilities` doesn't name `step_rows`.

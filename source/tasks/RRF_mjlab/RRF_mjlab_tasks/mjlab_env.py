@@ -218,10 +218,8 @@ class MJLabVecEnv(VecEnv):
         return self._tensor_dict(self._fast.final)
 
     def _step_plain(self, actions: torch.Tensor, active: torch.Tensor | None, draw: bool) -> TensorDict:
-        """Step; with `active` cameras are drawn once after all that happens in the step, and for ends by time."""
         env, before = self.env, {} if active is None else self._rows.save()
-        at_once = active is None
-        with contextlib.nullcontext() if at_once else undrawn(env):
+        with contextlib.nullcontext() if draw else undrawn(env):
             obs, *_ = env.step(actions)
         final = self._tensor_dict({name: value.clone() for name, value in obs.items()})
         if self._success_terms:
@@ -234,27 +232,24 @@ class MJLabVecEnv(VecEnv):
         over = env.reset_buf.clone()
         ended = over.nonzero().flatten()
         if len(ended):
-            if not at_once and bool((env.reset_time_outs & over).any()):
+            if not draw and bool((env.reset_time_outs & over).any()):
                 env.sim.sense()
                 final = self._with_images(final, over)
             log = dict(env.extras["log"])
-            with contextlib.nullcontext() if at_once else undrawn(env):
+            with contextlib.nullcontext() if draw else undrawn(env):
                 obs, _ = env.reset(env_ids=ended)
             env.extras["log"] = log | env.extras["log"]
         now = self._tensor_dict(obs)
-        if active is None:
-            self._obs = now
-            return final
-        self._obs = choose_rows(active, now, self._obs)
+        self._obs = now if active is None else choose_rows(active, now, self._obs)
         if not draw:
             self._obs = self._blank(self._obs, over)
-            return final
-        if not len(ended):  # else the reset has computed what cameras see of the rows that are held
-            env.sim.forward()
-        env.sim.sense()
-        self._obs = self._with_images(self._obs, active if self._undrawn is None else active | self._undrawn)
-        self._undrawn = None
-        return choose_rows(over, final, self._obs)
+        elif self._undrawn is not None:
+            if not len(ended):  # else the reset has drawn what all rows are held at
+                env.sim.forward()
+                env.sim.sense()
+            self._obs = self._with_images(self._obs, self._undrawn)
+            self._undrawn = None
+        return final
 
     def _with_images(self, obs: TensorDict, rows: torch.Tensor) -> TensorDict:
         """`obs` with images as they were rendered last in `rows`, bool `(num_envs,)`."""
