@@ -28,7 +28,7 @@ HEADS: dict[str, ActionHeadCfg] = {
 # A flow has solved most starts early. Where all of a group succeed, returns differ by what does not matter, and
 # following that undoes what was learned, at a high rate above all. Slower learners are not there yet, and learn from
 # such groups to hurry.
-GRPO: dict[str, dict[str, Any]] = {
+GRPO_OPTIONS: dict[str, dict[str, Any]] = {
     "flow_sde": {"filters_success": True, "highest_mean": 0.9, "optimizer": OptimizerCfg(learning_rate=1e-4)}
 }
 
@@ -68,7 +68,7 @@ def success(policy: Any) -> float:
 def improve(algorithm: str, head: str, seed: int, iterations: int, folder: Path) -> tuple[float, float]:
     """Success before and after."""
     path = clone(HEADS[head], folder, steps=700, seed=seed)
-    recipe = grpo(path, **GRPO.get(head, {})) if algorithm == "grpo" else ppo(path)
+    recipe = grpo(path, **GRPO_OPTIONS.get(head, {})) if algorithm == "grpo" else ppo(path)
     cfg = recipe.replace(
         policy=small_policy(HEADS[head]), seed=seed, max_iterations=iterations, logger=[], report=False
     )

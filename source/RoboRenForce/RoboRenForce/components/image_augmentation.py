@@ -124,4 +124,4 @@ class ImageAugmentationCfg(Cfg):
     """The same on the distance of colours from grey."""
     wrist_cameras: list[str] | None = None
     """Cameras on the wrist, whose pictures are neither cropped, moved nor turned; None: those with `wrist` in their
-    name."""
+    name; an empty list: none."""
