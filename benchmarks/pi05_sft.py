@@ -6,8 +6,9 @@
 Random weights, two images of 224 x 224, a short instruction, chunks of 50 actions, 10 Euler steps. Trained are the
 expert, adapters of rank 16 in both Gemmas with the projections of actions, or all weights; `cached` trains the expert
 on features that were computed once. Acting goes from images on the GPU to actions on the host, in bfloat16: ours as a
-run with `mixed_precision=bf16` plays, in one CUDA graph. Our pi0 does the same work as the peer; our pi0.5 is larger in
-its norms.
+run with `mixed_precision=bf16` plays, in one CUDA graph. Ours have layers compiled (`parallel.compile_blocks`) and the
+update of a frozen model captured (`cuda_graph=auto`), but for rows `plain`. Our pi0 does the same work as the peer; our
+pi0.5 is larger in its norms. `compiled` is the peer under `torch.compile`.
 
 The peer is transformers' `PI0ForConditionalGeneration` as its documentation shows it: the model called with a batch of
 tensors, with the attention that it chooses (`attention` in the results), `torch.autocast`, `torch.optim.AdamW`,
@@ -32,11 +33,14 @@ from vla_steps import command_without, drawn_on, random_policy, rates, run_child
 
 USES = {"expert": 32, "acting 1": 1, "acting 16": 16, "LoRA": 16, "full": 16, "cached": 32}
 """Use -> batch size."""
+OTHERWISE = {"plain": "ours pi0 expert plain", "compiled": "transformers pi0 expert compiled"}
+"""What else is said after a use -> the row that has it."""
 OURS = {"ours pi0": "pi0", "ours pi0.5": "pi05"}
 PEER = "transformers pi0"
 ROWS = [
     *(f"{system} {use}" for use in USES for system in (PEER, "ours pi0") if use != "cached"),
     *(f"ours pi0.5 {use}" for use in USES),
+    *OTHERWISE.values(),
 ]
 """Those that are compared come first."""
 SIZE, TEXT_TOKENS, CHUNK, EULER, RANK = 224, 48, 50, 10, 16
@@ -86,8 +90,8 @@ def parse() -> argparse.Namespace:
 
 def compare(results: dict[str, Any]) -> None:
     """Add how many times as fast ours are, and which part of the peer's memory they take."""
-    for use in USES:
-        peer = results.get(f"{PEER} {'expert' if use == 'cached' else use}", {})
+    for use in (*USES, "expert plain"):
+        peer = results.get(f"{PEER} {'expert' if use in ('cached', 'expert plain') else use}", {})
         for system in OURS:
             ours = results.get(f"{system} {use}", {})
             if "samples_per_s" in ours and "samples_per_s" in peer:
@@ -105,12 +109,14 @@ def measure(name: str, args: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(args.device)
     system = next(system for system in (*OURS, PEER) if name.startswith(f"{system} "))
     use = name.removeprefix(f"{system} ")
+    compiled = use.endswith(" compiled") if system == PEER else not use.endswith(" plain")
+    use = use.removesuffix(" compiled").removesuffix(" plain")
     batch_size = min(USES[use], 2) if args.tiny else USES[use]
     try:
         if system == PEER:
-            step, facts = peer(use, batch_size, args.tiny, device)
+            step, facts = peer(use, batch_size, args.tiny, device, compiled=compiled)
         else:
-            step, facts = ours(OURS[system], use, batch_size, args.tiny, device)
+            step, facts = ours(OURS[system], use, batch_size, args.tiny, device, compiled=compiled)
         return {"batch_size": batch_size} | rates(step, batch_size, args.steps, args.repeats, device) | facts()
     except (torch.OutOfMemoryError, NotEnoughMemory) as error:
         return {"batch_size": batch_size, "fits": 0, "error": str(error).splitlines()[0]}
@@ -134,29 +140,32 @@ def policy_cfg(variant: Any, use: str, *, tiny: bool) -> Any:
     return cfg
 
 
-def ours(variant: str, use: str, batch_size: int, tiny: bool, device: Any) -> Measured:
+def ours(variant: str, use: str, batch_size: int, tiny: bool, device: Any, *, compiled: bool = True) -> Measured:
     """The learner or the policy that runs use, on batches as the loader, or an environment, gives them."""
     from RoboRenForce.components.action_heads import FlowHead
     from RoboRenForce.networks.vlm import PaliGemma
+    from RoboRenForce.utils.parallelize import ParallelCfg
 
+    parallel = ParallelCfg(mixed_precision="bf16", compile_blocks=compiled, blocks=["GemmaLayer", "SigLIPLayer"])
     builders = (PaliGemma, "__init__"), (FlowHead, "__init__")
     cfg = policy_cfg(variant, use, tiny=tiny)
     if use.startswith("acting"):
-        return _acting(random_policy(cfg, device, *builders), batch_size, device)
+        return _acting(random_policy(cfg, device, *builders), batch_size, parallel, device)
     with drawn_on(device, *builders):
-        return _training(cfg, use, batch_size, device)
+        return _training(cfg, use, batch_size, parallel, device)
 
 
-def _training(cfg: Any, use: str, batch_size: int, device: Any) -> Measured:
+def _training(cfg: Any, use: str, batch_size: int, parallel: Any, device: Any) -> Measured:
     from RoboRenForce.algorithms.algorithm import RunContext
     from RoboRenForce.algorithms.vla_training import VLAPretrainAlgorithmCfg
     from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg, to_device
     from RoboRenForce.envs.no_spec import NO_SPEC
-    from RoboRenForce.utils.parallelize import ParallelCfg
     from vla_sft_vs_hf import write_demonstrations
 
     algorithm = VLAPretrainAlgorithmCfg(
-        parallel=ParallelCfg(mixed_precision="bf16"), cache_features="device" if use == "cached" else "no"
+        parallel=parallel,
+        cache_features="device" if use == "cached" else "no",
+        cuda_graph="auto" if parallel.compile_blocks and use in ("expert", "cached") else "off",
     )
     with tempfile.TemporaryDirectory() as folder:
         write_demonstrations(Path(folder) / "data", max(batch_size, 64), ("front", "wrist"), SIZE)
@@ -167,22 +176,31 @@ def _training(cfg: Any, use: str, batch_size: int, device: Any) -> Measured:
         loader = DataLoaderCfg(batch_size=batch_size, num_workers=0).build(learner.source(data))
         batch = to_device(next(iter(loader)), device)
         seen = to_device(next(iter(DataLoaderCfg(batch_size=1, num_workers=0).build(data))), device)
-    return lambda: learner.update(batch), lambda: _facts(learner.policy_model, seen)
+    return lambda: learner.update(batch), lambda: {
+        "compiled": parallel.compile_blocks,
+        "captured": getattr(learner._graph, "captured", False),
+        **_facts(learner.policy_model, seen),
+    }
 
 
-def _acting(policy: Any, batch_size: int, device: Any) -> Measured:
+def _acting(policy: Any, batch_size: int, parallel: Any, device: Any) -> Measured:
     """From images on the device to actions on the host, which a robot waits for."""
     from fake_simulator import FakeSimulator
     from RoboRenForce.algorithms.vla_training import VLAPlayPolicy
-    from RoboRenForce.utils.parallelize import autocast_methods
+    from RoboRenForce.utils.parallelize import autocast_methods, compile_blocks
 
     simulator = FakeSimulator(
         num_envs=batch_size, size=SIZE, chunk=policy.chunk_size, step_ms=0.0, frames_on=device, device=device
     )
     policy = policy.to(device).eval()
     autocast_methods(policy, ["forward", "encode", "act", "evaluate"])
+    compile_blocks(policy, parallel)
     play, obs = VLAPlayPolicy(policy, simulator.spec), simulator.get_observations()
-    return lambda: play(obs).cpu(), lambda: {"captured": getattr(play._act, "captured", False), **_facts(policy, obs)}
+    return lambda: play(obs).cpu(), lambda: {
+        "compiled": parallel.compile_blocks,
+        "captured": getattr(play._act, "captured", False),
+        **_facts(policy, obs),
+    }
 
 
 def _facts(policy: Any, batch: Any) -> dict[str, Any]:
@@ -197,7 +215,7 @@ def _facts(policy: Any, batch: Any) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------------- peer
 
 
-def peer(use: str, batch_size: int, tiny: bool, device: Any) -> Measured:
+def peer(use: str, batch_size: int, tiny: bool, device: Any, *, compiled: bool = False) -> Measured:
     """transformers, peft and autocast, as their documentation shows."""
     import torch
 
@@ -216,6 +234,8 @@ def peer(use: str, batch_size: int, tiny: bool, device: Any) -> Measured:
         plain, model = model, get_peft_model(model, LoraConfig(r=RANK, lora_alpha=RANK, target_modules=pattern))
         for part in (plain.embed_action_time, plain.action_out_proj):
             part.requires_grad_(True)
+    if compiled:
+        model.compile()
     params = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(params, lr=1e-5)
 

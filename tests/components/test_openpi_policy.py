@@ -53,6 +53,26 @@ def test_configurations_follow_the_variant_and_round_trip(variant):
 
 @CONTRACT
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_learning_reads_the_state_in_the_pass_of_the_actions(variant):
+    """As if it had been read before, with gaps in the prompt; the state sees no action."""
+    policy = build(variant).double()
+    network = policy.head.network
+    prefix = policy.encode(vla_cases.observed(vla_cases.recorded(4))).detach()
+    prefix.key_mask[:, 1] = False
+    x, time = torch.randn(4, vla_cases.CHUNK, PADDED).double(), torch.rand(4)
+    found = []
+    for velocity in (network.predict(x, time, prefix), network(x, time, network.encode(prefix))):
+        policy.zero_grad()
+        velocity.square().sum().backward()
+        found.append({name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None})
+        found[-1]["velocity"] = velocity.detach()
+    assert found[0].keys() == found[1].keys() and (variant == "pi05") == ("state_proj.weight" not in found[0])
+    for name, value in found[1].items():
+        torch.testing.assert_close(found[0][name], value, rtol=1e-5, atol=1e-6 * value.abs().max().item(), msg=name)
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("density", ["sde", "noise"])
 @pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-5), ("bf16", 2e-3)])
 def test_ratios_begin_at_one(variant, density, precision, tolerance):

@@ -128,6 +128,27 @@ def test_augmented_images_are_for_learning_alone(root: Path) -> None:
     assert losses[0] != losses[1]
 
 
+# ------------------------------------------------------------------------------------------------------------- graphs
+
+
+def test_what_a_graph_can_not_hold_is_refused_before_training(root: Path) -> None:
+    """How a captured update compares with an eager one is `tests/gpu/test_vla_update_on_gpu.py`."""
+    adamw = OptimizerCfg(learning_rate=1e-2)
+    for optimizer, words in (
+        (SGD, "sgd waits for the host"),
+        (adamw.replace(accumulation_steps=2), "set optimizer.accumulation_steps=1"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            VLAPretrainAlgorithmCfg(optimizer=optimizer, cuda_graph="auto").validate()
+    cfg = runner_cfg(root, algorithm=VLAPretrainAlgorithmCfg(optimizer=adamw, cuda_graph="on"))
+    with pytest.raises(ConfigError, match="needs a CUDA device"):
+        cfg.build().learn()
+    cfg.algorithm.cuda_graph = "auto"
+    eager, auto = cfg.replace(algorithm=cfg.algorithm.replace(cuda_graph="off")).build(), cfg.build()
+    eager.learn(), auto.learn()
+    assert same(weights(auto), weights(eager))
+
+
 # ------------------------------------------------------------------------------------------------------------ resume
 
 

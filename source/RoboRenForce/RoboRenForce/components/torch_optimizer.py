@@ -157,10 +157,12 @@ class TorchOptimizer(Optimizer):
     def _apply(self, rate: Tensor, bad: Tensor) -> None:
         """Take one step of torch's optimizers, or none."""
         on_host = None
+        capturing = self.lr.is_cuda and torch.cuda.is_current_stream_capturing()
         for optimizer in self._optimizers:
             if isinstance(optimizer, torch.optim.Adam):  # and AdamW
                 for group in optimizer.param_groups:
                     group["lr"].copy_(rate * group["scale"])
+                    group["capturable"] = capturing  # the fused kernel always is, and torch asks for the word
                 optimizer.found_inf = bad  # pyright: ignore[reportAttributeAccessIssue] - as torch's GradScaler skips
                 optimizer.step()
                 continue

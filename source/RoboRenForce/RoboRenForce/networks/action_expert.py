@@ -56,11 +56,9 @@ class ActionExpert(Denoiser):
     def encode(self, prefix: Prefix) -> Context:
         key_values, mask = self._read(prefix)
         if self.cfg.variant == "pi0":
-            state = F.pad(prefix.state, (0, self.cfg.state_dim - prefix.state.shape[1]))
-            token = self.state_proj(state.to(self.state_proj.weight.dtype)).unsqueeze(1)
             mask = F.pad(mask, (0, 1), value=True)
             positions = (mask.sum(1, keepdim=True) - 1).clamp(min=0)
-            _, own = self.gemma(token, positions, mask, key_values)
+            _, own = self.gemma(self._state_token(prefix), positions, mask, key_values)
             key_values = torch.cat([key_values.to(own.dtype), own], -2)
         return {"key_values": key_values, "mask": mask}
 
@@ -68,11 +66,35 @@ class ActionExpert(Denoiser):
     def forward(self, x: Tensor, time: Tensor, context: Context) -> Tensor:
         mask = F.pad(context["mask"], (0, x.shape[1]), value=True)
         positions = mask[:, -x.shape[1] :].cumsum(1) + context["mask"].sum(1, keepdim=True) - 1
-        with full_precision(x.device):  # a small part of the work, and the one that log-probabilities feel most
-            tokens, condition = self._embedded(x, time)
+        tokens, condition = self._embedded(x, time)
         hidden, _ = self.gemma(tokens, positions, mask, context["key_values"], condition)
-        y = self.gemma.normalized(hidden[-1], condition)
-        with full_precision(x.device):
+        return self._velocity(hidden[-1], condition)
+
+    @override
+    def predict(self, x: Tensor, time: Tensor, prefix: Prefix) -> Tensor:
+        if self.cfg.variant == "pi05":
+            return super().predict(x, time, prefix)
+        # The state is one token more of the same pass, which sees no action: a pass of its own is as many kernels.
+        key_values, there = self._read(prefix)
+        tokens, condition = self._embedded(x, time)
+        tokens = torch.cat([self._state_token(prefix).to(tokens.dtype), tokens], 1)
+        count = tokens.shape[1]
+        among = torch.ones(count, count, dtype=torch.bool, device=x.device)
+        among[0, 1:] = False
+        seen = [there.unsqueeze(1).expand(-1, count, -1), among.expand(len(x), -1, -1)]
+        positions = there.sum(1, keepdim=True) + torch.arange(count, device=x.device)
+        hidden, _ = self.gemma(tokens, positions, torch.cat(seen, -1), key_values, condition)
+        return self._velocity(hidden[-1][:, 1:], condition)
+
+    def _state_token(self, prefix: Prefix) -> Tensor:
+        """The state of pi0 `(B, 1, D)`."""
+        state = F.pad(prefix.state, (0, self.cfg.state_dim - prefix.state.shape[1]))
+        return self.state_proj(state.to(self.state_proj.weight.dtype)).unsqueeze(1)
+
+    def _velocity(self, hidden: Tensor, condition: Tensor | None) -> Tensor:
+        """Output of the last layer to float32 `(B, H, A)`."""
+        y = self.gemma.normalized(hidden, condition)
+        with full_precision(y.device):
             return -self.action_out_proj(y.to(self.action_out_proj.weight.dtype)).float()
 
     def _read(self, prefix: Prefix) -> tuple[Tensor, Tensor]:
@@ -94,12 +116,13 @@ class ActionExpert(Denoiser):
     def _embedded(self, x: Tensor, time: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens `(B, H, D)`, and in pi0.5 the condition `(B, 1 or H, D)`."""
         dtype, dim = self.action_in_proj.weight.dtype, self.cfg.gemma.width
-        tokens = self.action_in_proj(x.to(dtype))
-        when = time_embedding(1.0 - time.double(), dim).to(dtype).reshape(len(x), -1, dim)
-        if self.cfg.variant == "pi05":
-            return tokens, F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(when))))
-        merged = torch.cat([tokens, when.expand(-1, x.shape[1], -1)], -1)
-        return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(merged))), None
+        with full_precision(x.device):  # a small part of the work, and the one that log-probabilities feel most
+            tokens = self.action_in_proj(x.to(dtype))
+            when = time_embedding(1.0 - time.double(), dim).to(dtype).reshape(len(x), -1, dim)
+            if self.cfg.variant == "pi05":
+                return tokens, F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(when))))
+            merged = torch.cat([tokens, when.expand(-1, x.shape[1], -1)], -1)
+            return self.action_time_mlp_out(F.silu(self.action_time_mlp_in(merged))), None
 
 
 @configclass

@@ -37,6 +37,10 @@ class Denoiser(nn.Module, ABC):
         A denoiser whose configuration says `time_per_action` also takes times `(B, H)`.
         """
 
+    def predict(self, x: Tensor, time: Tensor, prefix: Prefix) -> Tensor:
+        """`forward` for observations that are read this once, which learning does."""
+        return self(x, time, self.encode(prefix))
+
 
 @configclass
 class DenoiserCfg(Cfg):

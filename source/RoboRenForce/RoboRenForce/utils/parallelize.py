@@ -104,9 +104,7 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
         names = blocks if recomputed is True else matching_modules(module, recomputed, "activation_checkpointing")
         for block in names.values():
             recompute(block)
-    if cfg.compile_blocks:
-        for block in blocks.values():
-            block.compile()
+    compile_blocks(module, cfg)
     if mesh is not None and kind == "fsdp":
         return _shard(module, mesh, cfg, list(blocks.values()))
     if cfg.mixed_precision == "bf16":
@@ -117,6 +115,13 @@ def parallelize(module: nn.Module, mesh: DeviceMesh | None, cfg: ParallelCfg) ->
             module, device_ids=on_gpu, process_group=mesh.get_group(), gradient_as_bucket_view=True
         )
     return module
+
+
+def compile_blocks(module: nn.Module, cfg: ParallelCfg) -> None:
+    """Compile the blocks of a module in place, if `cfg.compile_blocks` says so: also of one that only plays."""
+    if cfg.compile_blocks:
+        for block in matching_modules(module, cfg.blocks, "blocks").values():
+            block.compile()
 
 
 def matching_modules(module: nn.Module, patterns: list[str], field: str) -> dict[str, nn.Module]:

@@ -9,7 +9,7 @@ count too much.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -23,9 +23,17 @@ from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
 from ...configclass import Range, configclass
 from ...envs.spec import EnvSpec
+from ...utils.cuda_graph import GraphMode, graphed
 from ...utils.errors import ConfigError, UserError
 from ...utils.module_state import copy_into
-from ...utils.parallelize import ParallelCfg, autocast_methods, make_mesh, parallelize, unwrapped
+from ...utils.parallelize import (
+    ParallelCfg,
+    autocast_methods,
+    compile_blocks,
+    make_mesh,
+    parallelize,
+    unwrapped,
+)
 from ...utils.seeding import preserved_rng
 from ..algorithm import DatasetLearner, DatasetLearnerCfg, RunContext
 from .cached_features import CachedFeatures
@@ -56,6 +64,7 @@ class VLASupervised(DatasetLearner):
     reference: Reference | None = None
     augmentation: ImageAugmentation | None = None
     _features: CachedFeatures | None = None
+    _graph: Callable[..., Any] | None = None
 
     def __init__(self, cfg: VLAPretrainAlgorithmCfg, *, policy: VLAPolicyCfg, context: RunContext) -> None:
         if not isinstance(policy, VLAPolicyCfg):
@@ -96,6 +105,11 @@ class VLASupervised(DatasetLearner):
         context, cfg = self.context, self.cfg
         mesh = make_mesh(context.distributed, context.device)
         parallel = cfg.parallel.replace(forward_methods=[*cfg.parallel.forward_methods, "encode", "predict"])
+        if context.distributed.is_distributed and cfg.cuda_graph != "off":
+            raise ConfigError(
+                f"algorithm.cuda_graph is {cfg.cuda_graph} on {context.distributed.world_size} processes, and updates "
+                "are captured in a run of one: set it to off."
+            )
         if context.distributed.is_distributed and parallel.kind == "none":
             parallel.kind = "ddp"
         if cfg.augmentation is not None:
@@ -149,14 +163,26 @@ class VLASupervised(DatasetLearner):
         data = data if self._features is None else self._features.add_features(data)
         data = data if self.augmentation is None else self.augmentation(data)
         with naming_what_fits(data, None if self.is_sharded else self._try):
-            total, count, metrics = self._loss(data)
-            self.optimizer.backward(total, count)
+            return self._learn(data) if self.cfg.cuda_graph == "off" else self._learn_captured(data)
+
+    def _learn(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        total, count, metrics = self._loss(batch)
+        self.optimizer.backward(total, count)
         self._micro_batches += 1
         if self._micro_batches == self.cfg.optimizer.accumulation_steps:
             self._micro_batches = 0
             self._grad_norm = self.optimizer.step()["all"]
         found = {"loss": (total / count.clamp(min=1)).detach(), **metrics, "grad_norm": self._grad_norm}
         return found | {"learning_rate": self.optimizer.current_lr}
+
+    def _learn_captured(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """`_learn` as a graph of the first batch's shapes; the last batch of an epoch may be smaller."""
+        shapes = {name: value.shape for name, value in batch.items() if isinstance(value, Tensor)}
+        if self._graph is None:
+            self._graph = graphed(self._learn, self.context.device, self.cfg.cuda_graph, "update")
+            self._graph_shapes = shapes
+        learn = self._graph if shapes == self._graph_shapes else self._learn
+        return {name: value.clone() for name, value in learn(batch).items()}  # the next replay overwrites them
 
     def _loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         there = None if self.reference is None else self.reference.encode(self.module, batch)
@@ -217,6 +243,7 @@ class VLASupervised(DatasetLearner):
             self._build_policy(spec, "")
             self._play_as_trained()
             self.module = SupervisedModule(self.policy_model)
+            compile_blocks(self.module, self.cfg.parallel)
         self.policy_model.add_instructions(spec.instructions)
         load_policy_state(self.module, self._frozen, state)
         if not plays:
@@ -279,6 +306,9 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
     cache_features: Literal["no", "device", "ram"] = "no"
     """Compute the features of a frozen backbone once per sample, when learning begins, and keep them on the device or
     in memory: the fastest way to train a head, for data without augmentation."""
+    cuda_graph: GraphMode = "off"
+    """Capture the update, from images to the optimizer's step, in a CUDA graph: for one process that would wait for the
+    launch of its kernels. `auto` says why where it can't; `on` insists."""
 
     def check(self) -> Iterable[str]:
         """Sentences on an optimizer for small networks."""
@@ -286,6 +316,11 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
             yield "optimizer.kind: flat_adam is for small networks of RL; use adamw"
         if self.augmentation is not None and self.cache_features != "no":
             yield "augmentation: changes images at every step, and cache_features sees them once; leave one of them out"
+        if self.cuda_graph != "off":
+            if self.optimizer.accumulation_steps > 1:
+                yield "cuda_graph: captures an update of one micro-batch; set optimizer.accumulation_steps=1"
+            if self.optimizer.kind in ("sgd", "muon"):
+                yield f"cuda_graph: {self.optimizer.kind} waits for the host in each step; take adamw, or set it to off"
 
     def check_updates(self, updates: int) -> Iterable[str]:
         """Sentences on checkpoints between two micro-batches of a step."""

@@ -138,9 +138,10 @@ class DenoisingHead(ActionHead):
 
     def _predict(self, prefix: Prefix, noisy: Corrupted) -> Tensor:
         """Network output at all draws; what depends on the observation alone is computed once."""
-        context, draws = self.network.encode(prefix), self.cfg.draws_per_feature
-        if draws > 1:
-            context = {name: tensor.repeat_interleave(draws, 0) for name, tensor in context.items()}
+        draws = self.cfg.draws_per_feature
+        if draws == 1:
+            return self.network.predict(noisy.x, noisy.time, prefix)
+        context = {name: tensor.repeat_interleave(draws, 0) for name, tensor in self.network.encode(prefix).items()}
         return self.network(noisy.x, noisy.time, context)
 
     def _mean_of_draws(self, error: Tensor, mask: Tensor) -> LossSum:
