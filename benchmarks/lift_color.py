@@ -41,7 +41,9 @@ MODELS: dict[str, list[str]] = {
     "flow": [],
     "regression": REGRESSION,
     "Qwen3-VL small, flow": [
-        *("--model_name", "qwen3_vl_small", "--lr", "3e-4", "--max_iterations", "40"),
+        *("--model_name", "qwen3_vl_small", "--lr", "3e-4", "--max_iterations", "50"),
+        "policy.head.network=RoboRenForce.networks.dit:DiTCfg",
+        "algorithm.cuda_graph=auto",
         "algorithm.parallel.mixed_precision=bf16",
         "algorithm.parallel.compile_blocks=true",
         "algorithm.parallel.blocks=[Qwen3VLVisionBlock,Qwen3VLTextDecoderLayer]",
@@ -49,8 +51,9 @@ MODELS: dict[str, list[str]] = {
         "brightness: 0.2, contrast: 0.2, saturation: 0.2}",
     ],
 }
-"""What is cloned -> options beside those of the task. The first two have 1 million parameters. The third has 43, and
-needs more updates, and images that move: else it learns so few scenes by heart."""
+"""What is cloned -> options beside those of the task. The first two have 1 million parameters. The third has 48, and
+needs more updates, images that move (else it learns so few scenes by heart), and a head that attends to tokens instead
+of reading their mean."""
 RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
 RL_OPTIONS = {"GRPO": [], "VLAPPO": ["num_steps_per_env=8"]}
 """A step of the simulator takes about as long for four times as many environments: many of them, and short rollouts."""
