@@ -195,6 +195,7 @@ def _acting(policy: Any, batch_size: int, parallel: Any, device: Any) -> Measure
     policy = policy.to(device).eval()
     autocast_methods(policy, ["forward", "encode", "act", "evaluate"])
     compile_blocks(policy, parallel)
+    policy.backbone.serves_head_alone = policy.backbone.is_frozen  # as in the run that it would be loaded from
     play, obs = VLAPlayPolicy(policy, simulator.spec), simulator.get_observations()
     return lambda: play(obs).cpu(), lambda: {
         "compiled": parallel.compile_blocks,

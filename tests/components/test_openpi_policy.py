@@ -53,6 +53,20 @@ def test_configurations_follow_the_variant_and_round_trip(variant):
 
 @CONTRACT
 @pytest.mark.parametrize("variant", VARIANTS)
+def test_a_backbone_for_the_expert_alone_gives_the_same_actions(variant):
+    """The last layer's output is nobody's: keys and values of it are enough."""
+    policy = build(variant)
+    prefix = policy.encode(obs := vla_cases.observed(vla_cases.recorded(4)))
+    policy.backbone.serves_head_alone = True
+    alone = policy.encode(obs)
+    assert alone.tokens.shape[1] == 0 and not alone.pooled.any() and prefix.tokens.shape[1] == 1
+    torch.testing.assert_close(alone.key_values, prefix.key_values)
+    noise = policy.head.draw_noise(alone)
+    torch.testing.assert_close(policy.head.sample(alone, noise), policy.head.sample(prefix, noise))
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_learning_reads_the_state_in_the_pass_of_the_actions(variant):
     """As if it had been read before, with gaps in the prompt; the state sees no action."""
     policy = build(variant).double()

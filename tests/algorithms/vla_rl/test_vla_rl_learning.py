@@ -26,16 +26,21 @@ HEADS: dict[str, ActionHeadCfg] = {
     "flow_sde": FlowHeadCfg(chunk_size=4, density="sde", num_steps=4),
 }
 # A flow has solved most starts early. Where all of a group succeed, returns differ by what does not matter, and
-# following that undoes what was learned, at a high rate above all. Slower learners are not there yet, and learn from
-# such groups to hurry.
+# following that undoes what was learned, at a high rate above all, which an adapted one becomes. Slower learners are
+# not there yet, and learn from such groups to hurry. (Chosen on seeds 3 to 8: 0.98, 0.98, 0.62, 1, 1, 0.91.)
 GRPO_OPTIONS: dict[str, dict[str, Any]] = {
-    "flow_sde": {"filters_success": True, "highest_mean": 0.9, "optimizer": OptimizerCfg(learning_rate=1e-4)}
+    "flow_sde": {
+        "filters_success": True,
+        "highest_mean": 0.9,
+        "desired_kl": None,
+        "optimizer": OptimizerCfg(learning_rate=1.5e-4),
+    }
 }
 
 
 def grpo(path: Path, **options: Any) -> VLAGRPORunnerCfg:
-    options = {"optimizer": rates()} | options
-    algorithm = GRPOCfg(init_from=str(path), num_learning_epochs=2, num_mini_batches=1, desired_kl=0.01, **options)
+    options = {"optimizer": rates(), "desired_kl": 0.01} | options
+    algorithm = GRPOCfg(init_from=str(path), num_learning_epochs=2, num_mini_batches=1, **options)
     return VLAGRPORunnerCfg(algorithm=algorithm)
 
 

@@ -146,7 +146,7 @@ class ActionExpertCfg(DenoiserCfg):
 
     @override
     def taps(self) -> Taps:
-        return Taps(key_values=True, reads_tokens=False)
+        return Taps(key_values=True, reads_tokens=False, reads_mean=False)
 
     @override
     def without_adapters(self) -> ActionExpertCfg:

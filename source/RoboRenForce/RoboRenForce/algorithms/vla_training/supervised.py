@@ -92,6 +92,9 @@ class VLASupervised(DatasetLearner):
         if self.cfg.freeze_backbone:
             self.model.backbone.requires_grad_(False)
         self.cfg.optimizer.freeze(SupervisedModule(self.model))
+        # FSDP gathers whole layers; and what is trained needs a gradient, of zero if need be.
+        backbone = self.model.backbone
+        backbone.serves_head_alone = backbone.is_frozen and self.cfg.parallel.kind != "fsdp"
         if self.context.data is not None and self.model.action_tokens is not None and self.model.backbone.is_frozen:
             raise ConfigError(
                 "policy.action_tokens teaches the backbone, and nothing of it is trained: set "

@@ -26,6 +26,8 @@ class Taps:
     """Keys and values of all layers, which an action expert attends to."""
     reads_tokens: bool = True
     """Whether tokens are read one by one; False if their mean, queries and state are all that is read."""
+    reads_mean: bool = True
+    """Whether their mean is read; see `Backbone.serves_head_alone`."""
 
 
 @dataclass
@@ -54,6 +56,9 @@ class Backbone(nn.Module, ABC):
     """Height and width of the images that it reads."""
     action_words: int = 0
     """Words of its vocabulary that can stand for tokens of actions; 0: it predicts none."""
+    serves_head_alone: bool = False
+    """True where nothing but the head reads the features, no value, for example: what it does not read may be left out,
+    and `Prefix.tokens` be empty."""
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:

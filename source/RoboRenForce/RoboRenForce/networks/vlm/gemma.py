@@ -74,6 +74,12 @@ class GemmaAttention(nn.Module):
         self.v_proj = nn.Linear(cfg.width, keys, bias=False)
         self.o_proj = nn.Linear(queries, cfg.width, bias=False)
 
+    def keys_values(self, x: Tensor, rotation: Rotation) -> Tensor:
+        """Keys and values of these tokens `(B, 2, K, L, d)`."""
+        size = self.heads[2]
+        key, value = (part(x).unflatten(-1, (-1, size)) for part in (self.k_proj, self.v_proj))
+        return torch.stack([rotate(key, rotation), value], 1).transpose(2, 3)
+
     def forward(self, x: Tensor, rotation: Rotation, mask: Tensor | None, past: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `GemmaLayer.forward`."""
         heads, key_heads, size = self.heads
@@ -171,7 +177,8 @@ class Gemma(nn.Module):
             mask: bool `(B, P + L)`: tokens that are there; or `(B, L, P + L)`: those that each token sees; None: all.
             past: Keys and values of the tokens before, of all layers, `(B, N, 2, K, P, d)`.
             condition: `(B, 1 or L, D)`, of adaptive layers.
-            last: Layers whose outputs are returned; those of the others are not kept.
+            last: Layers whose outputs are returned; those of the others are not kept. With 0, and no condition, of the
+                last layer only keys and values are computed.
 
         Returns:
             Outputs of the last layers, not normalized, and keys and values of all N `(B, N, 2, K, L, d)`.
@@ -182,6 +189,9 @@ class Gemma(nn.Module):
         hidden, key_values = [], []
         for number, layer in enumerate(cast("Iterable[GemmaLayer]", self.layers)):
             before = None if past is None else past[:, number]
+            if not last and number == len(self.layers) - 1:
+                key_values.append(layer.self_attn.keys_values(layer.input_layernorm(x)[0], rotation))
+                break
             x, key_value = layer(x, rotation, keep, before, condition)
             key_values.append(key_value)
             if number >= len(self.layers) - last:

@@ -75,6 +75,11 @@ class PaliGemma(Backbone):
         valid = torch.cat([there, mask], 1)
         positions = (valid.cumsum(1) - 1).clamp(min=0)
         layers = self.taps.num_layers
+        if self.serves_head_alone and not (self.taps.reads_mean or layers):
+            _, key_values = self.language(x, positions, valid, last=0)
+            none = torch.zeros_like(valid[:, :0])
+            tokens = x.new_zeros(len(x), 0, self.width)
+            return Prefix(tokens, none, none, inputs.state, key_values=key_values, key_mask=valid)
         hidden, key_values = self.language(x, positions, valid, last=max(layers, 1))
         is_image = torch.arange(x.shape[1], device=x.device) < there.shape[1]
         prefix = Prefix(
