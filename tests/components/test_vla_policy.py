@@ -102,6 +102,20 @@ def test_padding_keeps_proportions():
     assert (seen[4:28] == 255).all() and (seen[:4] == 0).all() and (seen[28:] == 0).all()
 
 
+def test_demonstrations_lose_their_proprioception_while_training():
+    """In that share of the samples, and neither in validation nor in an environment."""
+    with pytest.raises(ConfigError, match="state_dropout: actions relative to the state"):
+        VLAPreprocessingCfg(state_dropout=0.5, relative_actions=[(0, 0)]).validate()
+    batch = recorded(400)
+    model = policy(preprocessing=VLAPreprocessingCfg(state_dropout=0.75)).preprocessing
+    whole = model.eval()(batch).state
+    assert (whole != 0).all()
+    dropped = model.train()(batch).state
+    kept = dropped.any(1)
+    assert torch.equal(dropped[kept], whole[kept]) and 0.15 < kept.float().mean() < 0.35
+    assert not torch.equal(model(batch).state, dropped) and torch.equal(model(observed(batch)).state, whole)
+
+
 def test_instructions_are_looked_up_and_unknown_ones_refused():
     built, batch = policy(), recorded()
     first, second = (built.encode({**batch, "instruction_id": batch["instruction_id"][[k, k]]}) for k in (0, 1))

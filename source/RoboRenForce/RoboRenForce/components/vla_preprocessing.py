@@ -11,12 +11,12 @@ Both name the same things differently:
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..configclass import Cfg, ConfigError, configclass
+from ..configclass import Cfg, ConfigError, Range, configclass
 from ..envs.instructions import instruction_id
 from ..networks.vlm import Backbone, VLMInputs
 from ..utils.errors import SpecMismatch
@@ -131,7 +131,10 @@ class VLAPreprocessing(nn.Module):
             raise SpecMismatch(f"'{key}' {got}, expected {self.spec.state.dim} numbers per sample, (B, S).")
         state = self.state(batch[key])
         mask = f"{STATE}_dim_mask"
-        return state * batch[mask] if mask in keys else state
+        state = state * batch[mask] if mask in keys else state
+        if not (self.cfg.state_dropout and recorded and self.training):
+            return state
+        return state * (torch.rand(len(state), 1, device=state.device) >= self.cfg.state_dropout)
 
     def _instruction_ids(self, batch: Mapping[str, Any], keys: set[str], device: torch.device) -> Tensor:
         if "instruction_id" in keys:
@@ -151,6 +154,10 @@ class VLAPreprocessingCfg(Cfg):
     """Resizing of images to the backbone's size: stretched, or in their proportions on black."""
     state: VectorNormalizerCfg = VectorNormalizerCfg()
     """Normalization of the proprioception."""
+    state_dropout: Annotated[float, Range(ge=0, lt=1)] = 0.0
+    """Share of the samples of a batch of demonstrations whose proprioception is zero while training. Posture and speed
+    tell how a demonstration goes on: who reads them alone predicts well and sees nothing (de Haan et al. 2019, arXiv
+    1905.11979)."""
     action: VectorNormalizerCfg = VectorNormalizerCfg()
     """Normalization of the actions."""
     relative_actions: list[tuple[int | str, int | str]] = []
@@ -168,6 +175,8 @@ class VLAPreprocessingCfg(Cfg):
         actions = [action for action, _ in self.relative_actions]
         if len(set(actions)) < len(actions):
             yield "relative_actions: names an action dimension twice"
+        if actions and self.state_dropout:
+            yield "state_dropout: actions relative to the state need it in every sample; set it to 0"
 
 
 def _names(names: Iterable[str]) -> str:

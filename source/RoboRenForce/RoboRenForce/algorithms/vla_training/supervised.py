@@ -157,6 +157,11 @@ class VLASupervised(DatasetLearner):
         place = self.cfg.cache_features
         if place == "no":
             return data
+        if self.policy_cfg.preprocessing.state_dropout:
+            raise ConfigError(
+                "cache_features sees every sample once, and policy.preprocessing.state_dropout changes them at every "
+                "step: set one of them to 'no' or 0."
+            )
         module: SupervisedModule = unwrapped(self.module)  # pyright: ignore[reportAssignmentType]
         self._features = CachedFeatures(data, module, self.context.device, place=place, batch_size=_COMPUTED_AT_ONCE)
         return self._features
