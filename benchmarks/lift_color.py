@@ -43,6 +43,7 @@ MODELS: dict[str, list[str]] = {
     "Qwen3-VL small, flow": [
         *("--model_name", "qwen3_vl_small", "--lr", "3e-4", "--max_iterations", "50"),
         "policy.head.network=RoboRenForce.networks.dit:DiTCfg",
+        "policy.preprocessing.state_dropout=0.8",
         "algorithm.cuda_graph=auto",
         "algorithm.parallel.mixed_precision=bf16",
         "algorithm.parallel.compile_blocks=true",
@@ -52,8 +53,9 @@ MODELS: dict[str, list[str]] = {
     ],
 }
 """What is cloned -> options beside those of the task. The first two have 1 million parameters. The third has 48, and
-needs more updates, images that move (else it learns so few scenes by heart), and a head that attends to tokens instead
-of reading their mean."""
+needs more updates, images that move (else it learns so few scenes by heart), a head that attends to tokens instead of
+reading their mean, and demonstrations without proprioception: else it continues the motion that it feels and looks at
+nothing."""
 RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
 RL_OPTIONS = {"GRPO": [], "VLAPPO": ["num_steps_per_env=8"]}
 """A step of the simulator takes about as long for four times as many environments: many of them, and short rollouts."""

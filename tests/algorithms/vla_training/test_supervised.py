@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from forked import be_rank, exit_code, forked, free_port
@@ -13,7 +14,7 @@ from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlg
 from RoboRenForce.components import EMACfg, OptimizerCfg, ParamGroupCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.image_augmentation import ImageAugmentationCfg
-from RoboRenForce.data import DataLoaderCfg
+from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg
 from RoboRenForce.networks import MLPDenoiserCfg, ResidualMLPCfg
 from RoboRenForce.runners import VLAPretrainRunner
 from RoboRenForce.utils.checkpoint import load_checkpoint
@@ -183,6 +184,42 @@ def test_interrupted_and_resumed_equals_uninterrupted(root: Path, tmp_path: Path
     played.load(tmp_path / "straight" / "model_4.pt", resume=False)
     averages = one["algorithm"]["optimizer"]["ema"]
     assert all(torch.equal(weights(played)[name], averages[name]) for name in averages)
+
+
+# -------------------------------------------------------------------------------------------------------- validation
+
+
+def test_validation_tells_what_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Errors with parts of other samples, and a warning at the end of a run that does not look."""
+    root = record(tmp_path / "data", episodes=40)
+    data = LeRobotDatasetCfg(data_root=str(root)).for_policy(CHUNK, [], "all").build()
+    everything = data.get_batch(np.arange(sum(data.lengths)))
+    pictures = [picture.numpy().tobytes() for picture in everything["observation.images.front"]]
+    shown = set(zip(pictures, map(tuple, everything["action"].flatten(1).tolist()), strict=True))
+
+    def seeing(batch: Any) -> tuple[Tensor, Tensor]:
+        """Right up to 0.1 where the picture is that of the action."""
+        action, images = batch["action"], batch["observation.images.front"]
+        rows = zip(images, action.flatten(1).tolist(), strict=True)
+        wrong = torch.tensor([(image.numpy().tobytes(), tuple(row)) not in shown for image, row in rows])
+        return action + 0.1 + wrong.view(-1, 1, 1), torch.ones_like(action, dtype=torch.bool)
+
+    def blind(batch: Any) -> tuple[Tensor, Tensor]:
+        action = batch["action"]
+        return batch["observation.state"].unsqueeze(1).expand_as(action), torch.ones_like(action, dtype=torch.bool)
+
+    cfg = runner_cfg(root, max_iterations=1)
+    cfg.validation_interval = 1
+    found = {}
+    for name, validate in {"blind": blind, "seeing": seeing}.items():
+        runner = cfg.build(log_dir=tmp_path / name)
+        runner.algorithm.validate = validate
+        caplog.clear()
+        runner.learn()
+        found[name] = json.loads((tmp_path / name / "validation.json").read_text())["reads"]
+        assert ("it hardly looks" in caplog.text) == (name == "blind")
+    assert found["blind"]["images"] == found["blind"]["instruction"] == 1.0 != found["blind"]["state"]
+    assert found["seeing"]["state"] == found["seeing"]["instruction"] == 1.0 and found["seeing"]["images"] > 2
 
 
 # ---------------------------------------------------------------------------------------------------- frozen weights

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..components.vla_preprocessing import IMAGES, STATE
 from ..data.loader import to_device
 from ..utils.run_dir import write_text_atomically
 from ..utils.seeding import preserved_rng
@@ -26,10 +27,20 @@ logger = logging.getLogger(__name__)
 
 _MOST_TASKS = 20
 """Instructions with a curve of their own; `validation.json` has all."""
+_READ = {"images": (IMAGES,), "state": (STATE,), "instruction": ("instruction_id", "task")}
+"""What a policy reads -> how its names in a batch begin."""
+_SHARE = 4
+"""Every so many samples are looked at again with parts of other samples."""
+_UNREAD = 1.02
+"""Times the error with the images of other samples below which images are hardly read."""
 
 
 class ValidationCallback(Callback):
-    """Mean |predicted - demonstrated action| over episodes that are kept apart.
+    """Mean |predicted - demonstrated action| over episodes that are kept apart, and what the policy reads.
+
+    `Val/reads/images` is how many times the error is as large with the images of other samples; so are `state` and
+    `instruction`. Where it is 1 that part is not read: a policy that continues the motion that it feels has small
+    errors and fails in an environment.
 
     Every process predicts a part of the samples. Under FSDP their forward passes have to be the same number, so that a
     process without samples repeats one that does not count.
@@ -56,24 +67,45 @@ class ValidationCallback(Callback):
         try:
             with preserved_rng():
                 torch.manual_seed(runner.cfg.seed)  # generative heads draw the same noise every time
-                errors = self._errors(runner)
+                errors = self._errors(runner, self.indices)
+                reads = self._reads(runner)
         finally:
             runner.algorithm.train()
-        metrics.update(errors.metrics())
+        metrics.update(errors.metrics() | {f"Val/reads/{name}": value for name, value in reads.items()})
+        if reads.get("images", _UNREAD) < _UNREAD and not runner.should_continue():
+            logger.warning(
+                "The policy predicts as well from the images of other samples (Val/reads/images is %.2f): it hardly "
+                "looks. policy.preprocessing.state_dropout keeps it from reading proprioception alone.",
+                reads["images"],
+            )
         if runner.is_main and runner.run_dir is not None:
             with side_activity("Writing 'validation.json'"):
-                errors.write(runner.run_dir.root / "validation.json", runner.iteration)
+                errors.write(runner.run_dir.root / "validation.json", runner.iteration, reads)
 
-    def _errors(self, runner: Trainer) -> ActionErrors:
+    def _reads(self, runner: Trainer) -> dict[str, float]:
+        """Times the error with a part of other samples, by part; empty where there are too few, or of one episode."""
+        chosen = self.indices[::_SHARE]
+        episodes = sum(len(part.episodes) for part in self.data.datasets)
+        if len(chosen) < 2 * runner.distributed.world_size or episodes < 2:
+            return {}
+        plain = self._errors(runner, chosen).mean()[0]
+        if not plain > 0:
+            return {}
+        return {name: self._errors(runner, chosen, names).mean()[0] / plain for name, names in _READ.items()}
+
+    def _errors(self, runner: Trainer, indices: np.ndarray, exchanged: tuple[str, ...] = ()) -> ActionErrors:
+        """Errors at some samples, where entries whose names begin with `exchanged` are those of another sample."""
         rank, world_size = runner.distributed.rank, runner.distributed.world_size
         learner: Any = runner.algorithm
-        mine = self.indices[rank::world_size]
-        steps = -(-len(self.indices[::world_size]) // self.batch_size)
+        mine = indices[rank::world_size]
+        steps = -(-len(indices[::world_size]) // self.batch_size)
         errors = ActionErrors(self.data, learner.action_names, runner.device)
         for step in range(steps):
             chosen = mine[step * self.batch_size : (step + 1) * self.batch_size]
             counts = len(chosen) > 0
-            texts, batch = self._read(chosen if counts else self.indices[:1], runner.device)
+            texts, batch = self._read(chosen if counts else indices[:1], runner.device)
+            if exchanged:
+                batch |= {name: _rolled(value) for name, value in batch.items() if name.startswith(exchanged)}
             predicted, mask = learner.validate(batch)
             errors.add(texts, (predicted - batch["action"]).abs(), mask & counts)
             runner.watchdog.beat()
@@ -84,6 +116,12 @@ class ValidationCallback(Callback):
     def _read(self, indices: np.ndarray, device: torch.device) -> tuple[list[str], dict[str, Any]]:
         batch = self.data.get_batch(indices)
         return batch["task"], to_device(batch, device)
+
+
+def _rolled(value: Any) -> Any:
+    """Entries of samples that lie half a batch further on, in another episode."""
+    half = len(value) // 2
+    return value.roll(half, 0) if isinstance(value, Tensor) else [*value[-half:], *value[:-half]] if half else value
 
 
 class ActionErrors:
@@ -123,9 +161,10 @@ class ActionErrors:
             found |= {f"Val/task/{text}": value for text, value in zip(self.rows, tasks, strict=True)}
         return found
 
-    def write(self, path: Path, iteration: int) -> None:
-        """Write all means, by instruction and step and dimension."""
+    def write(self, path: Path, iteration: int, reads: dict[str, float]) -> None:
+        """Write all means, by instruction and step and dimension, and what the policy reads."""
         table = (self.total / self.count).cpu().tolist()
         content = {"iteration": iteration, "action_error": self.mean()[0], "dimensions": list(self.names)}
+        content["reads"] = reads
         content |= {"by_task_step_dimension": dict(zip(self.rows, table, strict=True))}
         write_text_atomically(path, json.dumps(content, indent=1) + "\n")
