@@ -20,8 +20,13 @@ pytest.importorskip("mjlab")
 from RoboRenForce.envs import GroupVecCfg
 from RoboRenForce.envs.action_chunk import step_chunk
 from RoboRenForce.envs.check_vec_env import check_vec_env
+from RoboRenForce.runners import evaluate
+from RoboRenForce.runners.checkpoint_task import task_of_checkpoint
+from RoboRenForce.runners.playing import build_player
+from RoboRenForce.runners.saved_run import read_run
 from RoboRenForce.utils.errors import ConfigError
 from RoboRenForce.utils.registry import load_task
+from RRF_mjlab_tasks import lift_color
 from RRF_mjlab_tasks.lift_color import terms
 from RRF_mjlab_tasks.lift_color.env_cfg import LiftColorEnvCfg
 from RRF_mjlab_tasks.lift_color.tasks import lift_color_tasks, teacher_cfg, vla_cfg
@@ -66,6 +71,19 @@ def test_the_ids_have_an_environment_and_a_way_to_train(algorithm: str) -> None:
         task.apply_overrides(["dataset.data_root=data/recorded"])
         assert task.env_cfg.multi_modal.chunk_size <= task.runner_cfg.policy.head.chunk_size
     task.validate()
+
+
+@pytest.mark.long
+def test_the_teacher_of_the_package_lifts_the_cube_that_is_asked_for() -> None:
+    """It is a checkpoint without critic, optimizer and simulator: 0.8 MB, to record with."""
+    saved = read_run(Path(lift_color.__file__).parent / "teacher.pt")
+    runner_cfg = task_of_checkpoint(saved.data, trust=False, task=None).runner_cfg
+    env = teacher_cfg().replace(num_envs=16, device="cpu", noise=False, end_on_success=True).build()
+    runner = build_player(runner_cfg, saved.spec, env, "cpu")
+    runner.restore(saved, resume=False)
+    result = evaluate(env, runner.policy(), 16, deterministic=True, seed=1)
+    env.close()
+    assert result.success_rate is not None and result.success_rate >= 0.8
 
 
 def test_wrong_options_are_named() -> None:

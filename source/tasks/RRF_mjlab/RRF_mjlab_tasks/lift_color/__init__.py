@@ -7,4 +7,5 @@ env_cfg    the options of the environment
 vec_env    the environment
 tasks      ids
 agents     how it is trained
+teacher.pt a trained teacher: its actor alone, to record demonstrations with
 """
