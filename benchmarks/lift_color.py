@@ -1,9 +1,9 @@
 """LiftColor from demonstrations to RL: success against demonstrations, and what GRPO and PPO add, by public commands.
 
-    python benchmarks/lift_color.py --teacher RUN --output benchmarks/results/lift_color.json
+    python benchmarks/lift_color.py --output benchmarks/results/lift_color.json
 
-1. `collect_demos.py`: 500 episodes of a state-based teacher (a run of RoboRenForce-MJLab-LiftColor-PPO), disturbed by
-   `--noise 0.3`.
+1. `collect_demos.py`: 500 episodes of a state-based teacher, disturbed by `--noise 0.3`: that of the package, or
+   `--teacher`, a run of RoboRenForce-MJLab-LiftColor-PPO.
 2. `train_single_gpu.py`: clones of 100, 200 and 500 of them, two seeds each, as many updates for all; each is played in
    384 episodes, and again with the instruction exchanged for another cube's.
 3. `scripts/vla/rl/train.py`: GRPO and PPO from the clones of 100, stopped after `--rl_seconds`. Only red and green are
@@ -33,6 +33,7 @@ from report import environment_report, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "RoboRenForce-MJLab-LiftColor"
+TEACHER = ROOT / "source/tasks/RRF_mjlab/RRF_mjlab_tasks/lift_color/teacher.pt"
 RECORDED = 500
 """Demonstrations, of which clones see some."""
 HEADS = "policy.head=RoboRenForce.components.action_heads."
@@ -100,7 +101,7 @@ class Study:
             print(name, json.dumps({key: value for key, value in facts.items() if key != "curve"}), flush=True)
             if self.args.output:
                 settings = {key: value for key, value in vars(self.args).items() if key not in ("output", "folder")}
-                settings["teacher"] = "RUN"
+                settings["teacher"] = TEACHER.name if self.args.teacher == str(TEACHER) else "RUN"
                 facts = {"benchmark": "lift_color", "arguments": settings, "results": self.results}
                 write_json(self.args.output, {**facts, **environment_report(), "command": _command()})
 
@@ -184,7 +185,8 @@ def _command() -> str:
     parser = argparse.ArgumentParser()
     for name in ("--teacher", "--folder", "--output"):
         parser.add_argument(name)
-    return " ".join(["python benchmarks/lift_color.py --teacher RUN", *parser.parse_known_args()[1]])
+    known, rest = parser.parse_known_args()
+    return " ".join(["python benchmarks/lift_color.py", *(["--teacher RUN"] if known.teacher else []), *rest])
 
 
 def newest(folder: Path) -> Path:
@@ -199,7 +201,7 @@ def metrics(run: Path) -> list[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--teacher", required=True, help="run or checkpoint of the teacher")
+    parser.add_argument("--teacher", default=str(TEACHER), help="run or checkpoint of the teacher")
     parser.add_argument("--folder", default="lift_color", help="of demonstrations, runs and logs")
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 500], help="numbers of demonstrations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
