@@ -100,7 +100,8 @@ def test_a_run_of_before_continues_as_it_did(name: str) -> None:
     assert learner.num_updates == saved["state"]["num_updates"] > 0
     proceed(name, learner, lambda *step: learner.process_env_step(stepped(*step)), 6, seed=2)
     assert learner.num_updates == saved["state"]["num_updates"] + 6
-    assert torch.equal(flat(learner), saved["networks"])
+    # Another processor may round otherwise; what is learned in 6 updates is thousands of times as large.
+    torch.testing.assert_close(flat(learner), saved["networks"], rtol=1e-6, atol=1e-6)
 
 
 def test_it_goes_on_online_too() -> None:

@@ -99,8 +99,9 @@ def test_colours_to_ask_for_are_those_of_the_cubes() -> None:
         LiftColorEnvCfg(targets=[]).validate()
 
 
-def test_cameras_language_held_rows_and_equal_starts_keep_the_contract() -> None:
-    env = seen_cfg(image_size=16, episode_length_s=0.1, targets=["green"]).build()
+@pytest.mark.parametrize("env_graph", ["off", "on"])
+def test_cameras_language_held_rows_and_equal_starts_keep_the_contract(env_graph: str) -> None:
+    env = seen_cfg(image_size=16, episode_length_s=0.1, targets=["green"], env_graph=env_graph).build()
     assert set(targets(env)) == {"green"}
     assert set(env.spec.capabilities) == {"step_rows", "reset_rows"}
     check_vec_env(env, num_steps=25)
@@ -137,13 +138,14 @@ def test_rows_still_start_by_their_seeds_where_a_term_draws_for_all_at_once(
     assert [record.levelname for record in caplog.records if "one by one" in record.message] == ["WARNING"]
 
 
+@pytest.mark.parametrize("env_graph", ["off", "on"])
 @pytest.mark.parametrize("group_size", [1, 2])
-def test_a_chunk_renders_what_is_seen_after_it(group_size: int) -> None:
+def test_a_chunk_renders_what_is_seen_after_it(group_size: int, env_graph: str) -> None:
     """Rows begin new episodes inside a chunk; rendering every step must show the same, and final images too."""
     groups = GroupVecCfg(group_size=group_size) if group_size > 1 else None
     found = []
     for has_images in (False, True):
-        cfg = seen_cfg(image_size=16, num_envs=4, episode_length_s=0.03, groups=groups)
+        cfg = seen_cfg(image_size=16, num_envs=4, episode_length_s=0.03, groups=groups, env_graph=env_graph)
         env: Any = cfg.build()
         env.reset(seed=3)
         env.unwrapped.episode_length_buf = torch.tensor([0, 1, 2, 4])  # they end at different times
@@ -158,6 +160,32 @@ def test_a_chunk_renders_what_is_seen_after_it(group_size: int) -> None:
             if group_size == 1:
                 assert torch.equal(final[name][dones.bool()], last[name][dones.bool()]), name
     assert any(dones.any() for _, dones, _ in found[0])
+
+
+def test_the_fast_step_holds_rows_as_the_plain_one_does() -> None:
+    """Every number of the state, the observations and the rewards, with other rows held in every step."""
+    envs = [seen_cfg(image_size=16, num_envs=5, env_graph=graph).build() for graph in ("off", "on")]
+    draw = torch.Generator().manual_seed(0)
+    for env in envs:
+        assert "step_rows" in env.spec.capabilities
+        env.reset(seed=5)
+    for number in range(12):
+        actions = torch.randn(5, 7, generator=draw)
+        active = torch.rand(5, generator=draw) < 0.6
+        results = [env.step_rows(actions, active, draw=number % 4 == 3) for env in envs]
+        for plain, fast in zip(*results, strict=True):
+            if torch.is_tensor(plain):
+                torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
+        for name, expected in results[0][0].items():
+            if expected.dtype != torch.uint8 or number % 4 == 3:
+                torch.testing.assert_close(results[1][0][name], expected, rtol=1e-4, atol=1e-4, msg=name)
+        states = [Rows(env.env).save() for env in envs]
+        for name, expected in states[0].items():
+            if "sensor" not in name and expected.is_floating_point():
+                torch.testing.assert_close(states[1][name], expected, rtol=1e-4, atol=1e-4, msg=name)
+        assert torch.equal(envs[0].episode_length_buf, envs[1].episode_length_buf)
+    for env in envs:
+        env.close()
 
 
 def test_the_teacher_steps_on_the_fast_step() -> None:

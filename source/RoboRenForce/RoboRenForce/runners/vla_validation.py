@@ -119,9 +119,9 @@ class ValidationCallback(Callback):
 
 
 def _rolled(value: Any) -> Any:
-    """Entries of samples that lie half a batch further on, in another episode."""
+    """Entries, of a tensor or a list, that lie half a batch further on, in another episode."""
     half = len(value) // 2
-    return value.roll(half, 0) if isinstance(value, Tensor) else [*value[-half:], *value[:-half]] if half else value
+    return torch.cat([value[half:], value[:half]]) if torch.is_tensor(value) else [*value[half:], *value[:half]]
 
 
 class ActionErrors:

@@ -128,7 +128,7 @@ class MJLabVecEnv(VecEnv):
             actions = actions.clamp(-self.cfg.clip_actions, self.cfg.clip_actions)
         if self._action_bounds is not None:
             actions = actions.clamp(-1.0, 1.0) * self._action_bounds
-        final = self._step_plain(actions, active, draw) if self._fast is None else self._step_fast(actions)
+        final = (self._step_plain if self._fast is None else self._step_fast)(actions, active, draw)
         terminated, time_outs = self._ends()
         extras = {
             "terminated": terminated,
@@ -199,7 +199,10 @@ class MJLabVecEnv(VecEnv):
             return None
         try:
             fast = make_fast_step(
-                self.env, final_observations=self.cfg.final_observations, capture=self.device.type == "cuda"
+                self.env,
+                final_observations=self.cfg.final_observations,
+                capture=self.device.type == "cuda",
+                holds_rows=self._rows_are_separate(),
             )
         except CannotCaptureError as error:
             if mode == "on":
@@ -210,12 +213,35 @@ class MJLabVecEnv(VecEnv):
         logger.info("%s: %s.", self.spec.task, fast.describe())
         return fast
 
-    def _step_fast(self, actions: torch.Tensor) -> TensorDict:
-        self._fast(actions)
-        self._obs = self._tensor_dict(self._fast.observations)
+    def _rows_are_separate(self) -> bool:
+        """Whether rows can be held and started alike, which an environment says of the terms that it is made of."""
+        return False
+
+    def _step_fast(self, actions: torch.Tensor, active: torch.Tensor | None, draw: bool) -> TensorDict:
+        fast: Any = self._fast
+        fast(actions, active, draw=draw, draw_final=draw or self._may_time_out(active))
+        now, final = self._tensor_dict(fast.observations), self._tensor_dict(fast.final)
         if self._success_terms:
-            self._success = self._fast.success
-        return self._tensor_dict(self._fast.final)
+            self._success = fast.success
+        drawn = now
+        if active is not None:
+            now, final = choose_rows(active, now, self._obs), choose_rows(active, final, self._obs)
+            self.env.reset_terminated, self.env.reset_time_outs = (
+                flags & active for flags in (self.env.reset_terminated, self.env.reset_time_outs)
+            )
+        if not draw:
+            now = self._blank(now, fast.done.clone())
+        elif self._undrawn is not None:
+            images = {name: drawn[name] for name, dtype in self.spec.obs_dtypes.items() if dtype == "uint8"}
+            now = choose_rows(self._undrawn, TensorDict({**dict(now.items()), **images}, now.batch_size), now)
+            self._undrawn = None
+        self._obs = now
+        return final
+
+    def _may_time_out(self, active: torch.Tensor | None) -> bool:
+        """Whether an episode reaches its longest length in this step, whose last images are then asked for."""
+        last = self.env.episode_length_buf + 1 >= self.env.max_episode_length
+        return bool((last if active is None else last & active).any())
 
     def _step_plain(self, actions: torch.Tensor, active: torch.Tensor | None, draw: bool) -> TensorDict:
         env, before = self.env, {} if active is None else self._rows.save()

@@ -46,7 +46,7 @@ class Rows:
 
     def save(self) -> Saved:
         """Copies of all rows."""
-        return {path: tensor.clone() for path, tensor in self._tensors().items()}
+        return {path: tensor.clone() for path, tensor in self.tensors().items()}
 
     def hold(self, saved: Saved, active: torch.Tensor) -> None:
         """Undo a step in the rows where `active`, bool `(num_envs,)`, is False, as if they had not been stepped.
@@ -56,7 +56,7 @@ class Rows:
             active: the rows that were meant.
         """
         env, held = self._env, ~active
-        self._restore(saved, held)
+        self.restore(saved, held)
         for name in ("reset_buf", "reset_terminated", "reset_time_outs", "_manual_reset_pending"):
             setattr(env, name, getattr(env, name) & active)
         env.reward_buf = env.reward_buf.masked_fill(held, 0.0)
@@ -99,7 +99,7 @@ class Rows:
         env.obs_buf = env.observation_manager.compute(update_history=True, env_ids=env_ids)
         return env.obs_buf
 
-    def _tensors(self) -> Saved:
+    def tensors(self) -> Saved:
         """Path -> tensor; terms may have bound another one since the last call."""
         num_envs = self._env.num_envs
         found = dict(self._physics)
@@ -109,7 +109,8 @@ class Rows:
                 found[slot.path] = tensor
         return found
 
-    def _restore(self, saved: Saved, rows: torch.Tensor) -> None:
-        for path, tensor in self._tensors().items():
+    def restore(self, saved: Saved, rows: torch.Tensor) -> None:
+        """Write what `save` returned into `rows`, bool `(num_envs,)`."""
+        for path, tensor in self.tensors().items():
             if path in saved and saved[path].shape == tensor.shape:
                 tensor.copy_(torch.where(rows.view(-1, *[1] * (tensor.dim() - 1)), saved[path], tensor))

@@ -18,6 +18,7 @@ why:
       resets               _reset_idx, the managers' reset      the same, with the statistics that mjlab logs
       observations         ObservationManager                   the last observation of an episode is never computed
       rewards              RewardManager.compute                seven operations per term where one does for all
+      held_rows            (rows that a step leaves alone)      mjlab has none
       entity_memo          EntityData                           the same quantity is computed for every term anew
       sensors              ContactSensor                        whether its cache is stale is known on the host only
       host_free            three functions inside mjlab         they branch on values
@@ -51,7 +52,9 @@ if TYPE_CHECKING:
 __all__ = ["CannotCaptureError", "make_fast_step", "refusal"]
 
 
-def make_fast_step(env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool) -> FastStep:
+def make_fast_step(
+    env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool, holds_rows: bool = False
+) -> FastStep:
     """Build the `FastStep` of an environment that has been reset at least once; see there for the arguments.
 
     Raises:
@@ -63,4 +66,4 @@ def make_fast_step(env: ManagerBasedRlEnv, *, final_observations: bool, capture:
         from .step import FastStep  # imports names that another MuJoCo Warp may not have
     except ImportError as error:
         raise CannotCaptureError(f"a name that the fast step needs is gone: {error}") from error
-    return FastStep(env, final_observations=final_observations, capture=capture)
+    return FastStep(env, final_observations=final_observations, capture=capture, holds_rows=holds_rows)

@@ -20,6 +20,7 @@ from .masked.commands import CommandRows
 from .masked.curricula import curriculum_rows, curriculum_terms, is_host_curriculum
 from .masked.entity_memo import EntityMemo
 from .masked.events import MaskedEvents
+from .masked.held_rows import HeldRows
 from .masked.observations import Observations, Observer
 from .masked.resets import Log, MaskedResets
 from .masked.rewards import FusedRewards, as_rows
@@ -31,10 +32,16 @@ from .physics.simulation import Physics
 class StepStages:
     """The buffers of a step and the functions that fill them."""
 
-    def __init__(self, env: ManagerBasedRlEnv, physics: Physics, *, final_observations: bool) -> None:
+    def __init__(
+        self, env: ManagerBasedRlEnv, physics: Physics, *, final_observations: bool, holds_rows: bool = False
+    ) -> None:
         self.env: Any = env
         self.physics = physics
         self._with_final = final_observations
+        self.held = HeldRows(env) if holds_rows else None
+        """Rows that a step leaves as they were, if it can."""
+        self.draws = self.draws_final = True
+        """Whether this step renders cameras and casts rays for the next observation, and for the last of an episode."""
         device, num_envs = env.device, env.num_envs
         self.actions = torch.zeros(num_envs, env.action_manager.total_action_dim, device=device)
         self.done = torch.zeros(num_envs, dtype=torch.bool, device=device)
@@ -64,6 +71,8 @@ class StepStages:
 
     def stages(self) -> Iterator[Stage | Launch]:
         """Return all stages of a step."""
+        if self.held is not None:
+            yield Stage("rows before the step", self.held.save)
         yield Stage("actions", self._process_actions)
         for substep in range(self.env.cfg.decimation):
             late = substep == 0 and not self.physics.late_refusal
@@ -81,30 +90,36 @@ class StepStages:
         yield from self._events.step_stages()
         yield from self._events.interval_stages()
         yield Stage("results", self._keep_results)
+        if self.held is not None:
+            yield Stage("held rows", self._hold)
         if self._with_final:
             # The state before the reset in all rows, then the first state of new episodes.
-            yield from self._forward_stages(self._advance_unfinished, self._plain_advance_unfinished)
+            yield from self._forward_stages(self._advance_unfinished, self._plain_advance_unfinished, self._sense_final)
+            if self.held is not None:
+                yield Stage("held rows after the commands", self._put_back)
             yield Stage("final observations", self._observe_all, self._observe_all)
             yield from self._reset_stages()
             yield self.physics.second_forward
             yield from self._command_stages(self._refresh, self._plain_refresh)
-            yield from self._sense_stages()
+            yield from self._sense_stages(self._sense)
             yield Stage("observations", self._observe_done_rows, self._observe_done_rows)
         else:
             yield from self._reset_stages()
-            yield from self._forward_stages(self._advance, self._plain_advance)
+            yield from self._forward_stages(self._advance, self._plain_advance, self._sense)
+            if self.held is not None:
+                yield Stage("held rows after the commands", self._put_back)
             yield Stage("observations", self._observe_all, self._observe_all)
         yield from (
             Stage("end of the commands", adapter.end_step) for adapter in self._commands.values() if adapter is not None
         )
 
-    def _forward_stages(self, run: Any, plain: Any) -> Iterator[Stage | Launch]:
+    def _forward_stages(self, run: Any, plain: Any, sense: Launch) -> Iterator[Stage | Launch]:
         """Return `forward()`, commands and rays; forces beside or after commands that read kinematics only."""
         adapters = list(self._commands.values())
         if self.physics.late_refusal or not all(rows is not None and rows.reads_kinematics for rows in adapters):
             yield self.physics.forward
             yield from self._command_stages(run, plain, self.physics.forward)
-            yield from self._sense_stages()
+            yield from self._sense_stages(sense)
             return
         yield self.physics.forward_state
         if any(rows is not None and rows.moves_bodies for rows in adapters):
@@ -113,15 +128,23 @@ class StepStages:
         else:
             yield self.physics.begin_forces
             yield from self._command_stages(run, plain)
-        yield from self._sense_stages()
+        yield from self._sense_stages(sense)
         yield self.physics.wait_for_forces
 
-    def _sense_stages(self) -> Iterator[Stage | Launch]:
+    def _sense_stages(self, sense: Launch) -> Iterator[Stage | Launch]:
         context = self.env.scene.sensor_context
         if context is not None:
             yield Stage("rays", context.prepare)
-            yield self.physics.sense
+            yield sense
             yield Stage("ray hits", context.finalize)
+
+    def _sense(self) -> None:
+        if self.draws:
+            self.physics.sense()
+
+    def _sense_final(self) -> None:
+        if self.draws_final:
+            self.physics.sense()
 
     def _command_stages(self, run: Any, plain: Any, forward: Launch | None = None) -> Iterator[Stage | Launch]:
         """Return one stage per command term, followed by `forward` if a resample may have moved bodies.
@@ -220,6 +243,24 @@ class StepStages:
         if self._success_terms:
             reached = torch.stack([term.episode_success > 0 for term in self._success_terms])
             torch.any(reached, dim=0, out=self.success)
+
+    def _hold(self) -> None:
+        """Take the step back in held rows: no reward, no end, no time."""
+        held = self._put_back()
+        self.done &= ~held
+        torch.any(self.done, dim=0, out=self._any_done)
+        self.success &= ~held
+        self.lengths -= held.long()
+        self.env.reward_buf = self.env.reward_buf.masked_fill(held, 0.0)
+
+    def _put_back(self) -> torch.Tensor:
+        """Restore the state of held rows, bool `(num_envs,)`, which are returned; no reward is part of it."""
+        if self.held is None:
+            raise ValueError("No rows are held: build the step with holds_rows=True.")
+        held = ~self.held.active
+        self.held.restore()
+        self.env.reward_manager._step_reward.masked_fill_(held.unsqueeze(1), 0.0)
+        return held
 
     def _reset_scene(self) -> None:
         self._resets.scene()

@@ -33,12 +33,15 @@ class FastStep:
         env: mjlab's environment; its plain `step` keeps working.
         final_observations: True to compute the last observation of every episode, at the price of a second `forward()`.
         capture: True to use CUDA graphs; without them (on the CPU) the same stages run eagerly.
+        holds_rows: True to be able to leave rows as they were, at the price of copies of all rows in every step.
 
     Raises:
         CannotCaptureError: The environment can't be stepped this way; the message says why.
     """
 
-    def __init__(self, env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool) -> None:
+    def __init__(
+        self, env: ManagerBasedRlEnv, *, final_observations: bool, capture: bool, holds_rows: bool = False
+    ) -> None:
         if not isinstance(env.recorder_manager, NullRecorderManager):
             raise CannotCaptureError("recorders write what they see to files at every reset")
         if not env.cfg.auto_reset:
@@ -47,7 +50,7 @@ class FastStep:
         roots = state_roots(env)
         self._buffers = adopt_buffers(roots)
         self._physics = Physics(env)
-        self._parts = StepStages(env, self._physics, final_observations=final_observations)
+        self._parts = StepStages(env, self._physics, final_observations=final_observations, holds_rows=holds_rows)
         self._context = StepContext(env, roots, self._physics.write_on_current_stream, host_free)
         self._host_curricula = HostCurricula(env)
         self._host_values = HostValues(env)
@@ -93,10 +96,33 @@ class FastStep:
             lines.append(f"physics is recorded in one branch, because {self._physics.branches_refusal}")
         return "; ".join(lines)
 
-    def __call__(self, actions: torch.Tensor) -> None:
-        """Do one step; results are in `observations`, `final`, `log` and in the buffers of the environment."""
+    @property
+    def holds_rows(self) -> bool:
+        """True if a step may be meant for some rows only."""
+        return self._parts.held is not None
+
+    def __call__(
+        self,
+        actions: torch.Tensor,
+        active: torch.Tensor | None = None,
+        *,
+        draw: bool = True,
+        draw_final: bool = True,
+    ) -> None:
+        """Do one step; results are in `observations`, `final`, `log` and in the buffers of the environment.
+
+        Args:
+            actions: `(num_envs, A)`.
+            active: bool `(num_envs,)`: rows that the step is meant for, where `holds_rows`; the others stay as they
+                are. None: all.
+            draw: False to render no camera and cast no ray for the next observation, which shows what it did.
+            draw_final: The same for last observations of episodes.
+        """
         env, parts = self.env, self._parts
         parts.actions.copy_(actions)
+        parts.draws, parts.draws_final = draw, draw_final
+        if parts.held is not None:
+            parts.held.active.copy_(torch.ones_like(parts.done) if active is None else active)
         if env.episode_length_buf is not parts.lengths:
             parts.lengths.copy_(env.episode_length_buf)
             env.episode_length_buf = parts.lengths

@@ -23,8 +23,11 @@ class LiftColorVecEnv(MJLabVecEnv):
         if cfg.language:
             add_instructions(self._table, [text.format(color) for text in cfg.templates for color in cfg.colors])
             self.spec = replace(self.spec, extras=(*self.spec.extras, "instruction"))
-        if self._fast is None and not (cfg.noise or cfg.vary_friction):
+        if self._rows_are_separate():
             self.spec = replace(self.spec, capabilities=("reset_rows", "step_rows"))
+
+    def _rows_are_separate(self) -> bool:
+        return not (self.cfg.noise or self.cfg.vary_friction)
 
     @property
     def instruction_table(self) -> InstructionTable:
