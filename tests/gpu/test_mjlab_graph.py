@@ -8,6 +8,7 @@ the fast step differs from mjlab's as mjlab's differs from itself.
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ pytest.importorskip("mjlab")
 from fixed_mjlab import G1, GO1, build, fixed_cfg, quantities
 from RRF_mjlab_tasks.env_state import EnvState
 from RRF_mjlab_tasks.fast_step import make_fast_step
+from RRF_mjlab_tasks.lift_color.tasks import vla_cfg
+from RRF_mjlab_tasks.rows import Rows
 
 pytestmark = [pytest.mark.gpu, pytest.mark.sim_mjlab]
 
@@ -125,3 +128,25 @@ def test_a_changed_weight_reaches_the_captured_rewards():
     after = env.reward_manager._step_reward[:, column].mean()
     assert fast.captured
     assert 2.5 < float(after / before) < 3.5
+
+
+def test_captured_steps_leave_held_rows_as_they_were():
+    """To the last bit, whatever they are; the others go on, and images are drawn when they are asked for."""
+    vec: Any = vla_cfg().replace(num_envs=ENVS, device=DEVICE, env_graph="on", multi_modal=None).build()
+    obs, _ = vec.reset(seed=0)
+    rows = Rows(vec.env)
+    for number in range(4 * WARMUP):
+        active = torch.rand(ENVS, device=DEVICE) < 0.5
+        before, lengths = rows.save(), vec.episode_length_buf.clone()
+        obs = obs.clone()
+        after, rewards, dones, _ = vec.step_rows(torch.randn(ENVS, 7, device=DEVICE), active, draw=number % 4 == 3)
+        for name, tensor in rows.save().items():
+            if name in before and "_step_reward" not in name and "sensor" not in name:
+                assert torch.equal(tensor[~active], before[name][~active]), name
+        assert torch.equal(vec.episode_length_buf[~active], lengths[~active])
+        assert not rewards[~active].any() and not dones[~active].any()
+        assert torch.equal(after["actor"][~active], obs["actor"][~active])
+        assert not torch.equal(after["actor"][active], obs["actor"][active])
+        obs = after
+    assert vec._fast.captured and vec._fast.fallbacks == []
+    vec.close()
