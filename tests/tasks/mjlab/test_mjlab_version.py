@@ -69,6 +69,7 @@ def test_another_mjlab_steps_plainly_and_says_why(monkeypatch, caplog):
         device=SimpleNamespace(type="cuda"),
         env=SimpleNamespace(cfg=SimpleNamespace(auto_reset=True)),
         spec=SimpleNamespace(task="Task"),
+        _rows_are_separate=lambda: False,
     )
     with caplog.at_level(logging.WARNING):
         assert MJLabVecEnv._make_fast_step(env) is None
