@@ -53,7 +53,7 @@ MODELS: dict[str, list[str]] = {
         "brightness: 0.2, contrast: 0.2, saturation: 0.2}",
     ],
 }
-"""What is cloned -> options beside those of the task. The first two have 1 million parameters. The third has 48, and
+"""What is cloned -> options beside those of the task. The first two have 1 million parameters. The third has 50, and
 needs more updates, images that move (else it learns so few scenes by heart), a head that attends to tokens instead of
 reading their mean, and demonstrations without proprioception: else it continues the motion that it feels and looks at
 nothing."""

@@ -33,14 +33,13 @@ from vla_steps import command_without, drawn_on, random_policy, rates, run_child
 
 USES = {"expert": 32, "acting 1": 1, "acting 16": 16, "LoRA": 16, "full": 16, "cached": 32}
 """Use -> batch size."""
-OTHERWISE = {"plain": "ours pi0 expert plain", "compiled": "transformers pi0 expert compiled"}
-"""What else is said after a use -> the row that has it."""
 OURS = {"ours pi0": "pi0", "ours pi0.5": "pi05"}
 PEER = "transformers pi0"
 ROWS = [
     *(f"{system} {use}" for use in USES for system in (PEER, "ours pi0") if use != "cached"),
     *(f"ours pi0.5 {use}" for use in USES),
-    *OTHERWISE.values(),
+    "ours pi0 expert plain",
+    "transformers pi0 expert compiled",
 ]
 """Those that are compared come first."""
 SIZE, TEXT_TOKENS, CHUNK, EULER, RANK = 224, 48, 50, 10, 16

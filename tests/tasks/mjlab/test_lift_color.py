@@ -193,6 +193,8 @@ def test_the_teacher_steps_on_the_fast_step() -> None:
     env: Any = cfg.build()
     assert not env._fast.fallbacks
     assert not env.spec.capabilities
+    with pytest.raises(ValueError, match="can't hold rows"):
+        env._fast(NO_ACTION, torch.ones(4, dtype=torch.bool))
     check_vec_env(env, num_steps=15, exact_final_observations=False)
     env.close()
 

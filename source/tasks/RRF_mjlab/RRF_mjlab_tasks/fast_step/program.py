@@ -256,7 +256,7 @@ class StepStages:
     def _put_back(self) -> torch.Tensor:
         """Restore the state of held rows, bool `(num_envs,)`, which are returned; no reward is part of it."""
         if self.held is None:
-            raise ValueError("No rows are held: build the step with holds_rows=True.")
+            raise ValueError("This step can't hold rows: build it with holds_rows=True.")
         held = ~self.held.active
         self.held.restore()
         self.env.reward_manager._step_reward.masked_fill_(held.unsqueeze(1), 0.0)

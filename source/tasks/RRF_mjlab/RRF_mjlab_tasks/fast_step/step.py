@@ -96,11 +96,6 @@ class FastStep:
             lines.append(f"physics is recorded in one branch, because {self._physics.branches_refusal}")
         return "; ".join(lines)
 
-    @property
-    def holds_rows(self) -> bool:
-        """True if a step may be meant for some rows only."""
-        return self._parts.held is not None
-
     def __call__(
         self,
         actions: torch.Tensor,
@@ -113,7 +108,7 @@ class FastStep:
 
         Args:
             actions: `(num_envs, A)`.
-            active: bool `(num_envs,)`: rows that the step is meant for, where `holds_rows`; the others stay as they
+            active: bool `(num_envs,)`: rows that the step is meant for, with `holds_rows`; the others stay as they
                 are. None: all.
             draw: False to render no camera and cast no ray for the next observation, which shows what it did.
             draw_final: The same for last observations of episodes.
@@ -123,6 +118,8 @@ class FastStep:
         parts.draws, parts.draws_final = draw, draw_final
         if parts.held is not None:
             parts.held.active.copy_(torch.ones_like(parts.done) if active is None else active)
+        elif active is not None:
+            raise ValueError("This step can't hold rows: build it with holds_rows=True, or step all of them.")
         if env.episode_length_buf is not parts.lengths:
             parts.lengths.copy_(env.episode_length_buf)
             env.episode_length_buf = parts.lengths
