@@ -206,12 +206,17 @@ class QwenBackbone(Backbone):
     def _see(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
         """uint8 `(B, C, H, W, 3)` -> tokens `(B, C * P, D)`, and what is added to them behind the first layers."""
         rows = len(images)
-        patches = vision.patchify(images.flatten(0, 1), self._patch, self._merge, self.pixel_scale, self.pixel_shift)
-        tokens, deepstack = self._tower(vision.embed_patches(self.visual, patches))
+        tokens, deepstack = self._tower(images.flatten(0, 1))
         return tokens.reshape(rows, -1, self.width), [part.reshape(rows, -1, self.width) for part in deepstack]
 
-    def _tower(self, hidden: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """The vision tower behind the patch embedding `(N, P, D_v)`."""
+    def _embed(self, images: Tensor) -> Tensor:
+        """uint8 `(N, H, W, 3)` -> patches `(N, P, D_v)`."""
+        patches = vision.patchify(images, self._patch, self._merge, self.pixel_scale, self.pixel_shift)
+        return vision.embed_patches(self.visual, patches)
+
+    def _tower(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """The vision tower: uint8 `(N, H, W, 3)` -> tokens `(N, P', D)` and DeepStack's."""
+        hidden = self._embed(images)
         for block in self.visual.blocks:
             hidden = block(hidden, cu_seqlens=None, position_embeddings=(self.cos, self.sin))
         return self.visual.merger(hidden), []

@@ -6,20 +6,28 @@ Beside the tokens of an image, features of lower vision blocks are added behind 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...configclass import configclass
+from ...configclass import Range, configclass
 from .qwen import QwenBackbone, QwenCfg
+from .qwen_loading import UNPUBLISHED
 
 
 class Qwen3VL(QwenBackbone):
     """See `QwenBackbone`."""
 
-    def _tower(self, hidden: Tensor) -> tuple[Tensor, list[Tensor]]:
-        hidden = hidden + self._learned_positions().to(hidden.dtype)
+    cfg: Qwen3VLCfg
+
+    def _tower(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        moved = None
+        if self.cfg.shift and self.training:
+            images, moved = shifted(images, self.cfg.shift)
+        hidden = self._embed(images)
+        hidden = hidden + self._learned_positions(moved).to(hidden.dtype)
         taps = list(self.visual.deepstack_visual_indexes)
         deepstack = []
         for number, block in enumerate(self.visual.blocks):
@@ -28,13 +36,35 @@ class Qwen3VL(QwenBackbone):
                 deepstack.append(self.visual.deepstack_merger_list[taps.index(number)](hidden))
         return self.visual.merger(hidden), deepstack
 
-    def _learned_positions(self) -> Tensor:
-        """The grid of learned positions, scaled to that of the image, `(P, D_v)`."""
+    def _learned_positions(self, moved: Tensor | None) -> Tensor:
+        """The grid of learned positions, scaled to that of the image, `(P, D_v)`; of moved images, `(N, P, D_v)`."""
         side = self.visual.num_grid_per_side
         grid = self.visual.pos_embed.weight.float().view(1, side, side, -1).permute(0, 3, 1, 2)
         size = (self.image_size[0] // self._patch, self.image_size[1] // self._patch)
         scaled = F.interpolate(grid, size, mode="bilinear", align_corners=True)
-        return scaled[0].flatten(1).T[self.patch_place]
+        if moved is None:
+            return scaled[0].flatten(1).T[self.patch_place]
+        axes = (torch.linspace(-1, 1, length, device=moved.device) for length in size)
+        place = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+        down, right = (2.0 * moved[:, axis] / (self._patch * (length - 1)) for axis, length in enumerate(size))
+        place = (place + torch.stack([down, right], -1).view(-1, 1, 1, 2)).flip(-1)  # columns first
+        scaled = F.grid_sample(scaled.expand(len(place), -1, -1, -1), place, padding_mode="border", align_corners=True)
+        return scaled.flatten(2).transpose(1, 2)[:, self.patch_place]
+
+
+def shifted(images: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Cut out of each image `(N, H, W, 3)` one of its size some pixels further down and right, edges repeated.
+
+    Returns:
+        The images, and by how many pixels, up to `most`, `(N, 2)`.
+    """
+    moved = torch.randint(-most, most + 1, (len(images), 2), device=images.device)
+    rows, columns = (
+        (torch.arange(length, device=images.device) + moved[:, axis : axis + 1]).clamp(0, length - 1)
+        for axis, length in enumerate(images.shape[1:3])
+    )
+    number = torch.arange(len(images), device=images.device).view(-1, 1, 1)
+    return images[number, rows.unsqueeze(2), columns.unsqueeze(1)], moved
 
 
 def _architecture(text: dict[str, Any], vision: dict[str, Any], mrope: list[int], tie: bool = False) -> dict[str, Any]:
@@ -103,6 +133,9 @@ class Qwen3VLCfg(QwenCfg):
     class_type: type = Qwen3VL
     model_name: str = "Qwen/Qwen3-VL-2B-Instruct"
     image_size: list[int] = [256, 256]
+    shift: Annotated[int, Range(ge=0, le=64)] = 0
+    """Most pixels by which each image is shifted while training, learned positions with it: another scene for whoever
+    learns scenes by heart, the same one for whoever sees where things are."""
 
     family: ClassVar[str] = "qwen3_vl"
     class_name: ClassVar[str] = "Qwen3VL"
@@ -119,3 +152,22 @@ class Qwen3VLCfg(QwenCfg):
         "Qwen/Qwen3-VL-4B-Instruct": _architecture(_text(2560, 9728, 36, 32), _TOWER, [24, 20, 20], tie=True),
         "Qwen/Qwen3-VL-8B-Instruct": _architecture(_text(4096, 12288, 36, 32), _LARGE_TOWER, [24, 20, 20]),
     }
+
+    def load(self) -> tuple[Any, Any]:
+        """See `QwenCfg.load`. Where nothing is published, positions begin as waves instead of noise."""
+        model, tokenizer = super().load()
+        if self.model_name in UNPUBLISHED:
+            table = model.visual.pos_embed.weight
+            table.data.copy_(waves(model.visual.num_grid_per_side, table.shape[1]))
+        return model, tokenizer
+
+
+def waves(side: int, width: int) -> Tensor:
+    """Sines and cosines of row and column of a square grid, `(side * side, width)`, of the size of embedded patches.
+
+    transformers begins with noise of 0.02, and patches are about 0.4: it takes long until a position is noticed.
+    """
+    place = torch.cartesian_prod(torch.arange(side), torch.arange(side)).float()
+    frequency = 100.0 ** -(torch.arange(width // 4) / (width // 4))
+    angle = (place.unsqueeze(-1) * frequency).flatten(1)
+    return 0.5 * torch.cat([angle.sin(), angle.cos()], dim=1)
