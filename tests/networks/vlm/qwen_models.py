@@ -56,7 +56,7 @@ def observe(backbone, cameras=2, states=0, absent=()):
     return VLMInputs(images, has_image, ids, mask, state)
 
 
-def reference(model, family, inputs, row):
+def reference(model, family, inputs, row, prompt):
     """Last hidden states `(L, D)` of one row by transformers, with its own image processor, text and positions."""
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -72,7 +72,7 @@ def reference(model, family, inputs, row):
     seen = processor(images, return_tensors="pt")
     tokens = int(seen["image_grid_thw"][0].prod()) // 4
     picture = "<|vision_start|>" + "<|image_pad|>" * tokens + "<|vision_end|>"
-    text = f"<|im_start|>user\n{picture * len(images)}{TEXTS[row]}<|im_end|>\n<|im_start|>assistant\n"
+    text = prompt.format(images=picture * len(images), instruction=TEXTS[row])
     ids = torch.tensor([byte_tokenizer().encode(text).ids])
     with torch.no_grad():
         return model.model(

@@ -6,6 +6,7 @@ from qwen_models import CFGS, observe, reference, saved, size_of
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks.vlm import LoRACfg, Taps, merge_lora, without_lora
 from RoboRenForce.networks.vlm.lora import adapted_layers
+from RoboRenForce.networks.vlm.qwen import QwenCfg
 from RoboRenForce.networks.vlm.qwen_loading import UNPUBLISHED
 from RoboRenForce.utils.errors import CheckpointError, UserError
 from RoboRenForce.utils.module_state import module_state
@@ -38,13 +39,14 @@ def tiny(family, **options):
     return build(family, "tiny", **options)
 
 
-def test_hidden_states_are_those_of_transformers(family, folder):
+@pytest.mark.parametrize("prompt", [QwenCfg().prompt, "<|im_start|>{instruction}\n{images}<|im_end|>\n"])
+def test_hidden_states_are_those_of_transformers(family, folder, prompt):
     """Two cameras of unequal sides, texts of unequal length; one row lacks a camera, as if it had never been there."""
-    backbone = build(family, folder)
+    backbone = build(family, folder, prompt=prompt)
     inputs = observe(backbone, absent=[(1, 0)])
     prefix = backbone(inputs)
     for row in range(2):
-        expected = reference(saved(family, folder), family, inputs, row)
+        expected = reference(saved(family, folder), family, inputs, row, prompt)
         torch.testing.assert_close(prefix.tokens[row][prefix.mask[row]], expected, atol=2e-5, rtol=1e-4)
     assert prefix.is_image.sum(1).tolist() == [12, 12] and not prefix.mask[1, prefix.is_image[1]][:6].any()
 
@@ -179,8 +181,8 @@ def test_refusals(family, folder, tmp_path):
         build(family, tmp_path, random_weights=True)
     with pytest.raises(ConfigError, match=f"no multiple of {cfg.token_pixels}"):
         cfg(image_size=[100, cfg.token_pixels]).validate()
-    with pytest.raises(ConfigError, match=r"\{instruction\} behind it"):
-        cfg(prompt="{instruction}{images}").validate()
+    with pytest.raises(ConfigError, match=r"\{instruction\} once"):
+        cfg(prompt="{images}").validate()
     with pytest.raises(ConfigError, match="The head reads 9 layers"):
         tiny(family, taps=Taps(num_layers=9))
 

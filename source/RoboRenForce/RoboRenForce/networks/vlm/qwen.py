@@ -2,7 +2,7 @@
 
     prompt, images | instruction | state | action queries
 
-The sequence is put together from embeddings. What is absent in a row (the end of a shorter text, a camera) goes to the
+The instruction may also come before the images, as the prompt says. The sequence is put together from embeddings. What is absent in a row (the end of a shorter text, a camera) goes to the
 end of it, where causal attention lets nothing see it, so that no attention mask is needed. Positions are computed on
 the device: nothing here waits for it.
 
@@ -64,8 +64,9 @@ class QwenBackbone(Backbone):
             nn.init.zeros_(self.state.bias)
 
     def tokenize(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """See `Backbone.tokenize`: the instruction with everything of the prompt that follows the images."""
-        template = self.cfg.prompt.partition(IMAGES)[2]
+        """See `Backbone.tokenize`: the instruction with everything of the prompt on its side of the images."""
+        head, _, tail = self.cfg.prompt.partition(IMAGES)
+        template = head if self._asked_first else tail
         rows = [self._encode(template.replace(INSTRUCTION, text)) for text in texts]
         length = max(1, *map(len, rows)) if rows else 1
         ids = torch.tensor([row + [0] * (length - len(row)) for row in rows], dtype=torch.int64).view(-1, length)
@@ -75,14 +76,15 @@ class QwenBackbone(Backbone):
         """See `Backbone.forward`. Features have the dtype of the word embeddings, which is bfloat16 where frozen."""
         embedded, valid = self._sequence(inputs)
         images, deepstack = self._see(inputs.images)
-        slots = self.image_slots
+        before = inputs.text_ids.shape[1] if self._asked_first else 0
+        slots = self.image_slots + before
         embedded = embedded.index_copy(1, slots, images.to(embedded.dtype))
         extra = [torch.zeros_like(embedded).index_copy(1, slots, part.to(embedded.dtype)) for part in deepstack]
 
         order = (~valid).to(torch.uint8).argsort(dim=1, stable=True)
         back = order.argsort(dim=1)
         hidden = _take(embedded, order)
-        rotation = self.language.rotary_emb(hidden, self._positions(valid).gather(2, order.expand(3, -1, -1)))
+        rotation = self.language.rotary_emb(hidden, self._positions(valid, before).gather(2, order.expand(3, -1, -1)))
         layers, depth = [], len(self.language.layers)
         for number, layer in enumerate(self.language.layers):
             hidden = layer(hidden, attention_mask=None, position_embeddings=rotation)
@@ -127,6 +129,7 @@ class QwenBackbone(Backbone):
         """Embeddings `(B, S, D)`, images left open, and bool `(B, S)`: what is there."""
         words, rows = self.language.embed_tokens, len(inputs.text_ids)
         parts = [words(self.fixed_ids).expand(rows, -1, -1), words(inputs.text_ids)]
+        parts = parts[::-1] if self._asked_first else parts
         if self.state is not None:
             state = inputs.state.to(self.state.weight.dtype)
             parts.append(self.state(state).unsqueeze(1))
@@ -134,27 +137,29 @@ class QwenBackbone(Backbone):
             parts.append(self.queries.expand(rows, -1, -1))
         # Column 0 is the prompt, column 1 + c is camera c.
         there = F.pad(inputs.has_image, (1, 0), value=True)[:, self.camera_of]
-        valid = torch.cat([there, inputs.text_mask], dim=1)
+        valid = torch.cat([inputs.text_mask, there] if self._asked_first else [there, inputs.text_mask], dim=1)
         embedded = torch.cat([part.to(words.weight.dtype) for part in parts], dim=1)
         return embedded, F.pad(valid, (0, embedded.shape[1] - valid.shape[1]), value=True)
 
-    def _positions(self, valid: Tensor) -> Tensor:
+    def _positions(self, valid: Tensor, before: int) -> Tensor:
         """Time, row and column `(3, B, S)` of the multimodal rotary embedding (Wang et al. 2024, arXiv 2409.12191).
 
         A text token goes one step on in all three. The tokens of an image share the time of its first one, and what
-        follows starts behind its longer side.
+        follows starts behind its longer side. `before` tokens come before those that are laid out.
         """
-        rest = valid.shape[1] - len(self.advance)
-        steps = F.pad(self.advance, (0, rest), value=1) * valid
-        return (steps.cumsum(1) - steps) + F.pad(self.offset, (0, rest)).unsqueeze(1)
+        around = before, valid.shape[1] - len(self.advance) - before
+        steps = F.pad(self.advance, around, value=1) * valid
+        return (steps.cumsum(1) - steps) + F.pad(self.offset, around).unsqueeze(1)
 
     def _lay_out(self, num_cameras: int) -> None:
-        """Tokens, positions and owners of everything before the instruction, which is the same in every row."""
+        """Tokens, positions and owners of the images and of the prompt's part without instruction: alike in all rows."""
         rows, columns = (size // self.cfg.token_pixels for size in self.image_size)
         start, image, end = self._encode("<|vision_start|><|image_pad|><|vision_end|>")
-        head = self._encode(self.cfg.prompt.partition(IMAGES)[0])
+        parts = self.cfg.prompt.partition(IMAGES)
+        self._asked_first = INSTRUCTION in parts[0]
+        head, tail = ([], self._encode(parts[2])) if self._asked_first else (self._encode(parts[0]), [])
         picture = [start, *[image] * (rows * columns), end]
-        ids = torch.tensor(head + picture * num_cameras, dtype=torch.int64)
+        ids = torch.tensor(head + picture * num_cameras + tail, dtype=torch.int64)
         place = torch.cartesian_prod(torch.arange(rows), torch.arange(columns)).view(-1, 2).T
         offset = F.pad(torch.cat([torch.zeros_like(place[:1]), place]), (1, 1)).repeat(1, num_cameras)
         advance = torch.ones(len(picture), dtype=torch.int64)
@@ -164,9 +169,9 @@ class QwenBackbone(Backbone):
         buffers = {
             "fixed_ids": ids,
             "image_slots": (ids == image).nonzero().flatten(),
-            "camera_of": F.pad(cameras, (len(head), 0)),
-            "offset": F.pad(offset, (len(head), 0)),
-            "advance": F.pad(advance.repeat(num_cameras), (len(head), 0), value=1),
+            "camera_of": F.pad(cameras, (len(head), len(tail))),
+            "offset": F.pad(offset, (len(head), len(tail))),
+            "advance": F.pad(advance.repeat(num_cameras), (len(head), len(tail)), value=1),
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
@@ -256,7 +261,8 @@ class QwenCfg(BackboneCfg):
     image_size: list[Annotated[int, Range(ge=1, le=4096)]] = [224, 224]
     """Height and width of all images, multiples of what one token covers: fixed, so that shapes are."""
     prompt: str = "<|im_start|>user\n{images}{instruction}<|im_end|>\n<|im_start|>assistant\n"
-    """Template of the text, with the places of images and instruction."""
+    """Template of the text, with the places of images and instruction. Attention is causal: behind the instruction,
+    tokens of images know what is asked for."""
     finetune: Literal["frozen", "lora", "full"] = "frozen"
     """Trained weights: only the new ones (state token and queries), adapters of the language model, or all."""
     lora: LoRACfg = LoRACfg()
@@ -302,8 +308,8 @@ class QwenCfg(BackboneCfg):
             if size % self.token_pixels:
                 near = max(1, round(size / self.token_pixels)) * self.token_pixels
                 yield f"image_size: {size} is no multiple of {self.token_pixels}, what a token covers; take {near}"
-        if self.prompt.count(IMAGES) != 1 or INSTRUCTION not in self.prompt.partition(IMAGES)[2]:
-            yield f"prompt: expected {IMAGES} once, and {INSTRUCTION} behind it"
+        if self.prompt.count(IMAGES) != 1 or self.prompt.count(INSTRUCTION) != 1:
+            yield f"prompt: expected {IMAGES} once and {INSTRUCTION} once"
 
     def load(self) -> tuple[Any, Any]:
         """The model without its language-model head, and its tokenizer."""
