@@ -120,6 +120,23 @@ def test_episodes_instructions_and_splits(root: Path) -> None:
 # ----------------------------------------------------------------------------------------------- streaming
 
 
+def test_the_first_frame_of_an_episode_can_be_a_sample_several_times(root: Path) -> None:
+    delta = {"action": [0.0, 1 / FPS]}
+    plain = open_dataset(root, cameras=[], delta_timestamps=delta)
+    again = open_dataset(root, cameras=[], delta_timestamps=delta, repeat_first_frame=3)
+    assert len(again) == len(plain) + 2 * len(LENGTHS)
+    found = again.get_batch(np.arange(len(again)))
+    frames, episodes = found["frame_index"].tolist(), found["episode_index"].tolist()
+    assert frames == [frame for length in LENGTHS for frame in (*range(length), 0, 0)]
+    assert episodes == [number for number, length in enumerate(LENGTHS) for _ in range(length + 2)]
+    rows = torch.tensor([sum(LENGTHS[:episode]) + frame for episode, frame in zip(episodes, frames, strict=True)])
+    expected = plain.get_batch(rows.numpy())
+    assert torch.equal(found["action"], expected["action"]) and found["task"] == expected["task"]
+    cfg = LeRobotDatasetCfg(data_root=str(root), repeat_first_frame=3)
+    assert cfg.for_policy(2, [], "train").repeat_first_frame == 3
+    assert cfg.for_policy(2, [], "validation").repeat_first_frame == 1
+
+
 def test_memory_stays_within_the_budget_whatever_the_row_groups(root: Path, tmp_path: Path) -> None:
     """One row group for everything, or several per episode: the same values, and no more kept than allowed."""
     import shutil

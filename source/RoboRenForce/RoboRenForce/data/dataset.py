@@ -79,7 +79,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         self.keys = [key for key, feature in features.items() if not feature.is_camera]
         self.offsets = window_offsets(cfg.delta_timestamps, self.metadata.fps, [*self.keys, *self.cameras])
         self.image_size = _image_size(cfg.image_size)
-        self._ends = np.cumsum(self.metadata.episodes.length[self.episodes])
+        self._ends = np.cumsum(self.metadata.episodes.length[self.episodes] + cfg.repeat_first_frame - 1)
         self._ids = {number: instruction_id(text) for number, text in self.metadata.tasks.items()}
         self._reader = FrameReader(
             self.metadata, self.keys, budget=cfg.cache_mb * 2**20, tolerance_s=cfg.tolerance_s, check=check
@@ -119,7 +119,7 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
         """Read some frames as one batch.
 
         Args:
-            indices: int64 `(B,)`, counted over the chosen episodes.
+            indices: int64 `(B,)`, counted over the chosen episodes; repetitions of a first frame come behind its last.
 
         Raises:
             DatasetFileError: Names file, episode and frame.
@@ -139,12 +139,13 @@ class LeRobotDataset(torch.utils.data.Dataset[Batch]):
 
     def _locate(self, indices: np.ndarray) -> _Rows:
         if len(indices) and not (-len(self) <= indices.min() and indices.max() < len(self)):
-            raise IndexError(f"index {int(indices.max())} is out of range for {len(self):,} frames")
+            raise IndexError(f"index {int(indices.max())} is out of range for {len(self):,} samples")
         indices = indices % len(self)
         place = np.searchsorted(self._ends, indices, side="right")
         episodes = self.episodes[place]
-        lengths = self.metadata.episodes.length[episodes]
-        return _Rows(episodes, indices - (self._ends[place] - lengths), lengths)
+        lengths, again = self.metadata.episodes.length[episodes], self.cfg.repeat_first_frame - 1
+        frames = indices - (self._ends[place] - lengths - again)
+        return _Rows(episodes, np.where(frames < lengths, frames, 0), lengths)
 
     def _see(self, camera: str, rows: _Rows, columns: Sequence[Columns]) -> dict[str, Tensor]:
         """Decode the images of one camera."""
@@ -285,6 +286,9 @@ class LeRobotDatasetCfg(DemonstrationsCfg):
     """Height and width to which images are scaled while decoding; None: as recorded."""
     delta_timestamps: dict[str, list[float]] = {}
     """Key -> seconds relative to the frame: history (negative) and chunks (0, 1 / fps, ...)."""
+    repeat_first_frame: Annotated[int, Range(ge=1, le=10_000)] = 1
+    """Times that the first frame of an episode is a sample; once for validation. As soon as a robot moves, its motion
+    tells where the demonstration goes: often the first frame alone makes a policy read what it is asked for."""
     tolerance_s: Annotated[float, Range(ge=0)] = 1e-4
     """Maximum deviation of a frame from its time, in seconds."""
     cache_mb: Annotated[int, Range(ge=1)] = 256
@@ -297,6 +301,8 @@ class LeRobotDatasetCfg(DemonstrationsCfg):
         metadata, changed = read_metadata(self.data_root), self.copy()
         if self.split == "all":
             changed.split = split
+        if changed.split == "validation":
+            changed.repeat_first_frame = 1
         if ACTION not in self.delta_timestamps:
             changed.delta_timestamps[ACTION] = [step / metadata.fps for step in range(chunk_size)]
         if cameras and self.cameras is None:

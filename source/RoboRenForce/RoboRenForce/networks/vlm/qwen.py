@@ -2,9 +2,9 @@
 
     prompt, images | instruction | state | action queries
 
-The instruction may also come before the images, as the prompt says. The sequence is put together from embeddings. What is absent in a row (the end of a shorter text, a camera) goes to the
-end of it, where causal attention lets nothing see it, so that no attention mask is needed. Positions are computed on
-the device: nothing here waits for it.
+The instruction may also come before the images, as the prompt says. The sequence is put together from embeddings. What
+is absent in a row (the end of a shorter text, a camera) goes to the end of it, where causal attention lets nothing see
+it, so that no attention mask is needed. Positions are computed on the device: nothing here waits for it.
 
 Shape letters: B rows, S sequence, F tokens of prompt and images, T text, Q queries, C cameras, D width.
 """
@@ -152,7 +152,7 @@ class QwenBackbone(Backbone):
         return (steps.cumsum(1) - steps) + F.pad(self.offset, around).unsqueeze(1)
 
     def _lay_out(self, num_cameras: int) -> None:
-        """Tokens, positions and owners of the images and of the prompt's part without instruction: alike in all rows."""
+        """Tokens, positions and owners of images and of the prompt's part without instruction, alike in all rows."""
         rows, columns = (size // self.cfg.token_pixels for size in self.image_size)
         start, image, end = self._encode("<|vision_start|><|image_pad|><|vision_end|>")
         parts = self.cfg.prompt.partition(IMAGES)

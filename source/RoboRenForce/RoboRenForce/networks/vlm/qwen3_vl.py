@@ -18,7 +18,6 @@ from ...utils.seeding import preserved_rng
 from .qwen import QwenBackbone, QwenCfg
 from .qwen_loading import UNPUBLISHED
 
-
 PATCH_STD = 0.3
 """Of the weights of the patch embedding of models that learn from scratch."""
 
@@ -173,8 +172,8 @@ def begin_from_scratch(model: nn.Module) -> None:
     """Draw the weights of a small model anew, so that it soon finds what a word names.
 
     transformers draws all with a standard deviation of 0.02, for thousands of features: with 64 or 512 of them every
-    layer fades, and colours and places fade most. Here linear layers keep the size of what they read (LeCun et al. 1998,
-    Efficient BackProp), patches are larger than that, and positions are waves (Vaswani et al. 2017, arXiv 1706.03762).
+    layer fades, and what is seen fades most. Here linear layers keep the size of what they read (LeCun et al. 1998,
+    Efficient BackProp), patches are larger, and positions are waves (Vaswani et al. 2017, arXiv 1706.03762).
     """
     visual = model.get_submodule("visual")
     for module in model.modules():
