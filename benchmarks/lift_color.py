@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -184,7 +185,7 @@ def _command() -> str:
     for name in ("--teacher", "--folder", "--output"):
         parser.add_argument(name)
     known, rest = parser.parse_known_args()
-    return " ".join(["python benchmarks/lift_color.py", *(["--teacher RUN"] if known.teacher else []), *rest])
+    return shlex.join(["python", "benchmarks/lift_color.py", *(["--teacher", "RUN"] if known.teacher else []), *rest])
 
 
 def newest(folder: Path) -> Path:

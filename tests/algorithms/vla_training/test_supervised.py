@@ -217,7 +217,8 @@ def test_validation_tells_what_is_read(tmp_path: Path, caplog: pytest.LogCapture
         caplog.clear()
         runner.learn()
         found[name] = json.loads((tmp_path / name / "validation.json").read_text())["reads"]
-        assert ("it hardly looks" in caplog.text) == (name == "blind")
+        assert ("from the images of other samples" in caplog.text) == (name == "blind")
+        assert "from the instruction of other samples (Val/reads/instruction is 1.00)" in caplog.text
     assert found["blind"]["images"] == found["blind"]["instruction"] == 1.0 != found["blind"]["state"]
     assert found["seeing"]["state"] == found["seeing"]["instruction"] == 1.0 and found["seeing"]["images"] > 2
 

@@ -32,7 +32,11 @@ _READ = {"images": (IMAGES,), "state": (STATE,), "instruction": ("instruction_id
 _SHARE = 4
 """Every so many samples are looked at again with parts of other samples."""
 _UNREAD = 1.02
-"""Times the error with the images of other samples below which images are hardly read."""
+"""Times the error with a part of other samples below which that part is hardly read."""
+_REMEDY = {
+    "images": "policy.preprocessing.state_dropout keeps it from reading proprioception alone",
+    "instruction": "dataset.repeat_first_frame shows more often where the instruction decides",
+}
 
 
 class ValidationCallback(Callback):
@@ -72,12 +76,13 @@ class ValidationCallback(Callback):
         finally:
             runner.algorithm.train()
         metrics.update(errors.metrics() | {f"Val/reads/{name}": value for name, value in reads.items()})
-        if reads.get("images", _UNREAD) < _UNREAD and not runner.should_continue():
-            logger.warning(
-                "The policy predicts as well from the images of other samples (Val/reads/images is %.2f): it hardly "
-                "looks. policy.preprocessing.state_dropout keeps it from reading proprioception alone.",
-                reads["images"],
-            )
+        for part in () if runner.should_continue() else _REMEDY:
+            if reads.get(part, _UNREAD) < _UNREAD:
+                logger.warning(
+                    "The policy predicts as well from the %s of other samples (Val/reads/%s is %.2f), which it hardly "
+                    "reads: %s.",
+                    *(part, part, reads[part], _REMEDY[part]),
+                )
         if runner.is_main and runner.run_dir is not None:
             with side_activity("Writing 'validation.json'"):
                 errors.write(runner.run_dir.root / "validation.json", runner.iteration, reads)
@@ -91,7 +96,9 @@ class ValidationCallback(Callback):
         plain = self._errors(runner, chosen).mean()[0]
         if not plain > 0:
             return {}
-        return {name: self._errors(runner, chosen, names).mean()[0] / plain for name, names in _READ.items()}
+        texts = {text for part in self.data.datasets for text in part.metadata.tasks.values()}
+        parts = {name: names for name, names in _READ.items() if name != "instruction" or len(texts) > 1}
+        return {name: self._errors(runner, chosen, names).mean()[0] / plain for name, names in parts.items()}
 
     def _errors(self, runner: Trainer, indices: np.ndarray, exchanged: tuple[str, ...] = ()) -> ActionErrors:
         """Errors at some samples, where entries whose names begin with `exchanged` are those of another sample."""
