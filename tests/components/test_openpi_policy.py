@@ -1,5 +1,7 @@
 """pi0 and pi0.5 on the seam: densities, reused prefixes, padded actions, what is trained, and export."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import vla_cases
@@ -11,6 +13,7 @@ from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.components.vla_export import export_vla, load_vla
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks.vlm import LoRACfg, MLPBaselineCfg, Prefix, merge_lora
+from torch.utils._python_dispatch import TorchDispatchMode
 
 CONTRACT = pytest.mark.contract
 VARIANTS = ("pi05", "pi0")
@@ -83,6 +86,40 @@ def test_learning_reads_the_state_in_the_pass_of_the_actions(variant):
     assert found[0].keys() == found[1].keys() and (variant == "pi05") == ("state_proj.weight" not in found[0])
     for name, value in found[1].items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-5, atol=1e-6 * value.abs().max().item(), msg=name)
+
+
+class CastWeights(TorchDispatchMode):
+    """Counts how often each weight is cast."""
+
+    def __init__(self, weights):
+        super().__init__()
+        self.casts = dict.fromkeys((weight.data_ptr() for weight in weights), 0)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten._to_copy.default and args[0].data_ptr() in self.casts:
+            self.casts[args[0].data_ptr()] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sampling_casts_weights_once_and_acts_the_same_to_the_last_bit(variant, monkeypatch):
+    policy = build(variant).eval().requires_grad_(False)
+    parameters = dict(policy.named_parameters())
+    weights = [p.weight for p in policy.head.network.gemma.layers.modules() if isinstance(p, torch.nn.Linear)]
+    obs = vla_cases.observed(vla_cases.recorded(4))
+
+    def act():
+        torch.manual_seed(0)
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), CastWeights(weights) as counter:
+            return policy(obs), set(counter.casts.values())
+
+    once, casts = act()
+    assert casts == {1}
+    assert {name: id(p) for name, p in policy.named_parameters()} == {name: id(p) for name, p in parameters.items()}
+    monkeypatch.setattr(type(policy.head.network), "many_passes", lambda self: nullcontext())
+    every_time, casts = act()
+    assert torch.equal(once, every_time) and min(casts) >= policy.cfg.head.num_steps
 
 
 @CONTRACT

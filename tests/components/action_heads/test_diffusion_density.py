@@ -7,6 +7,7 @@ from prefixes import build, prefix_for
 from RoboRenForce.components.action_heads import DiffusionHeadCfg, DPPOCfg
 from RoboRenForce.components.action_heads.diffusion import build_scheduler
 from RoboRenForce.configclass import ConfigError
+from RoboRenForce.networks.denoiser import Denoiser
 
 pytest.importorskip("diffusers")
 TINY = DPPOCfg(min_std=1e-6)
@@ -24,7 +25,7 @@ def test_exploring_with_the_exact_noise_samples_the_published_law():
     cfg = DiffusionHeadCfg(chunk_size=1, num_steps=100, clip=None, density="dppo", dppo=TINY)
     head, levels = build(cfg, action_dim=1), _levels().float()
 
-    class Exact(torch.nn.Module):
+    class Exact(Denoiser):
         def encode(self, prefix):
             return {}
 

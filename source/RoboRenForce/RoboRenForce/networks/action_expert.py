@@ -14,6 +14,7 @@ Shape letters: B observations, H actions of a chunk, A dimensions of an action, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -23,7 +24,7 @@ from typing_extensions import override
 
 from ..configclass import Range, configclass
 from ..utils.errors import ConfigError
-from ..utils.precision import full_precision
+from ..utils.precision import full_precision, weights_cast_once
 from .denoiser import Context, Denoiser, DenoiserCfg, time_embedding
 from .vlm.backbone import Taps
 from .vlm.gemma import Gemma, GemmaCfg
@@ -69,6 +70,10 @@ class ActionExpert(Denoiser):
         tokens, condition = self._embedded(x, time)
         hidden, _ = self.gemma(tokens, positions, mask, context["key_values"], condition)
         return self._velocity(hidden[-1], condition)
+
+    @override
+    def many_passes(self) -> AbstractContextManager[None]:
+        return weights_cast_once(self.gemma.layers)
 
     @override
     def predict(self, x: Tensor, time: Tensor, prefix: Prefix) -> Tensor:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Annotated, ClassVar
 
 import torch
@@ -36,6 +37,10 @@ class Denoiser(nn.Module, ABC):
 
         A denoiser whose configuration says `time_per_action` also takes times `(B, H)`.
         """
+
+    def many_passes(self) -> AbstractContextManager[None]:
+        """Return a context for passes that share their weights, as the steps of sampling do."""
+        return nullcontext()
 
     def predict(self, x: Tensor, time: Tensor, prefix: Prefix) -> Tensor:
         """`forward` for observations that are read this once, which learning does."""

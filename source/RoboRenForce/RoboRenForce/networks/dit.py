@@ -10,6 +10,7 @@ Shape letters: B observations, H actions of a chunk, A dimensions of an action, 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Annotated, ClassVar, cast
 
 import torch
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from ..configclass import Range, configclass
+from ..utils.precision import weights_cast_once
 from .activation import MOST_FEATURES
 from .denoiser import Context, Denoiser, DenoiserCfg, time_embedding
 from .prefix_attention import CrossAttention, PrefixTokens, join_heads, split_heads
@@ -81,6 +83,10 @@ class DiT(Denoiser):
         for number, block in enumerate(cast("Iterable[DiTBlock]", self.blocks)):
             context[f"key_value.{number}"] = block.cross.encode(tokens[number if self.cfg.layerwise else 0])
         return context
+
+    @override
+    def many_passes(self) -> AbstractContextManager[None]:
+        return weights_cast_once(self.blocks)
 
     @override
     def forward(self, x: Tensor, time: Tensor, context: Context) -> Tensor:

@@ -82,9 +82,10 @@ class DenoisingHead(ActionHead):
         self, prefix: Prefix, *, deterministic: bool = True, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Mapping[str, Tensor]]:
         noise = self.draw_noise(prefix, generator)
-        if deterministic or not self.has_density:
-            return self.sample(prefix, noise, generator=generator), {}
-        chunk, record = self._noisy(prefix).draw(noise, generator)
+        with self.network.many_passes():
+            if deterministic or not self.has_density:
+                return self.sample(prefix, noise, generator=generator), {}
+            chunk, record = self._noisy(prefix).draw(noise, generator)
         return self._robots(chunk), {**record, "log_prob": self._robots(record["log_prob"])}
 
     @override

@@ -65,7 +65,8 @@ class FlowHead(DenoisingHead):
         """As in the base class; with a continuation, the chunk goes on from the running one, by the ODE."""
         if continuation is None:
             return super().act(prefix, deterministic=deterministic, generator=generator)
-        return self.sample(prefix, self.draw_noise(prefix, generator), continuation=continuation), {}
+        with self.network.many_passes():
+            return self.sample(prefix, self.draw_noise(prefix, generator), continuation=continuation), {}
 
     @override
     def _noisy(self, prefix: Prefix) -> NoisySteps:

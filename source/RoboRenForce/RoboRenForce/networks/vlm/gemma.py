@@ -211,7 +211,8 @@ class Gemma(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Of the weights of its layers, in which it computes where autocast does not say otherwise."""
-        return cast("GemmaLayer", self.layers[0]).mlp.down_proj.weight.dtype
+        weight = cast("GemmaLayer", self.layers[0]).mlp.down_proj.weight
+        return weight.dtype if isinstance(weight, nn.Parameter) else torch.float32  # `weights_cast_once` holds a copy
 
 
 @configclass
