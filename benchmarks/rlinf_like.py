@@ -180,7 +180,7 @@ def padded_prefix(backbone: Any, inputs: VLMInputs) -> Prefix:
     causal = torch.ones(length, length, dtype=torch.bool, device=valid.device).tril()
     lowest = torch.finfo(hidden.dtype).min
     mask = torch.where(causal & valid.unsqueeze(1), 0.0, lowest).to(hidden.dtype).unsqueeze(1)
-    rotation = language.rotary_emb(hidden, backbone._positions(valid))
+    rotation = language.rotary_emb(hidden, backbone._positions(valid, before=0))
     for number, layer in enumerate(language.layers):
         hidden = layer(hidden, attention_mask=mask, position_embeddings=rotation)
         if number < len(extra):
