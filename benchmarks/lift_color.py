@@ -97,7 +97,11 @@ class Study:
         """Add to the results, and write them."""
         with self._lock:
             self.results.setdefault(name, {}).update(facts)
-            print(name, json.dumps({key: value for key, value in facts.items() if key != "curve"}), flush=True)
+            print(
+                name,
+                json.dumps({key: value for key, value in facts.items() if key not in ("curve", "validation")}),
+                flush=True,
+            )
             if self.args.output:
                 settings = {key: value for key, value in vars(self.args).items() if key not in ("output", "folder")}
                 settings["teacher"] = TEACHER.name if self.args.teacher == str(TEACHER) else "RUN"
@@ -125,12 +129,13 @@ class Study:
         folder = self.run(name, "scripts/vla/pretrain/train_single_gpu.py", *options)
         run = newest(folder)
         rows = metrics(run)
-        errors = [row["Val/action_error"] for row in rows if "Val/action_error" in row]
+        seen = [row for row in rows if "Val/action_error" in row]
         self.keep(
             name,
             updates=int(rows[-1]["Train/updates"]),
-            validation_error=round(errors[-1], 4) if errors else None,
+            validation_error=round(seen[-1]["Val/action_error"], 4) if seen else None,
             seconds=round(time.monotonic() - started),
+            validation=[validation(row) for row in seen],
         )
         self.keep(name, **self.play(name, run))
         exchanged = self.play(name, run, "env.exchange=true")
@@ -177,6 +182,13 @@ def by_colour(instructions: dict[str, dict[str, float]]) -> dict[str, Any]:
         successes, episodes = found[key]
         found[key] = successes + row["rate"] * row["n"], episodes + int(row["n"])
     return {key: round(successes / max(1, episodes), 3) for key, (successes, episodes) in found.items()}
+
+
+def validation(row: dict[str, Any]) -> dict[str, float]:
+    """Loss, error on held-out episodes, and what is read."""
+    found = {"updates": int(row["Train/updates"]), "loss": round(row["Loss/loss"], 4)}
+    reads = {key.replace("Val/reads/", "reads_"): round(row[key], 3) for key in row if key.startswith("Val/reads/")}
+    return {**found, "error": round(row["Val/action_error"], 3), **reads}
 
 
 def _command() -> str:

@@ -96,8 +96,7 @@ class ValidationCallback(Callback):
         plain = self._errors(runner, chosen).mean()[0]
         if not plain > 0:
             return {}
-        texts = {text for part in self.data.datasets for text in part.metadata.tasks.values()}
-        parts = {name: names for name, names in _READ.items() if name != "instruction" or len(texts) > 1}
+        parts = {name: names for name, names in _READ.items() if name != "instruction" or len(_texts(self.data)) > 1}
         return {name: self._errors(runner, chosen, names).mean()[0] / plain for name, names in parts.items()}
 
     def _errors(self, runner: Trainer, indices: np.ndarray, exchanged: tuple[str, ...] = ()) -> ActionErrors:
@@ -125,6 +124,11 @@ class ValidationCallback(Callback):
         return batch["task"], to_device(batch, device)
 
 
+def _texts(data: Any) -> list[str]:
+    """All instructions of the datasets, sorted."""
+    return sorted({text for part in data.datasets for text in part.metadata.tasks.values()})
+
+
 def _rolled(value: Any) -> Any:
     """Entries, of a tensor or a list, that lie half a batch further on, in another episode."""
     half = len(value) // 2
@@ -135,9 +139,7 @@ class ActionErrors:
     """Sums of |error| by instruction, step of the chunk and dimension."""
 
     def __init__(self, data: Any, names: Sequence[str], device: torch.device) -> None:
-        parts = data.datasets
-        texts = sorted({text for part in parts for text in part.metadata.tasks.values()})
-        self.rows = {text: row for row, text in enumerate(texts)}
+        self.rows = {text: row for row, text in enumerate(_texts(data))}
         self.names = names
         self.device = device
         self.total = self.count = torch.zeros(0)

@@ -175,7 +175,6 @@ def _observations(cfg: LiftColorEnvCfg, site: SceneEntityCfg) -> dict[str, Obser
         "actor": ObservationGroupCfg(state, enable_corruption=cfg.noise),
         "critic": ObservationGroupCfg(dict(state), enable_corruption=False),
         "robot": ObservationGroupCfg(robot, enable_corruption=False),
-        "posture": ObservationGroupCfg({"joint_pos": robot["joint_pos"]}, enable_corruption=False),
     }
     for name in cfg.cameras:
         term = ObservationTermCfg(func=terms.camera_image, params={"sensor_name": name})
