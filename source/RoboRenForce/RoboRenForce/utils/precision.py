@@ -51,9 +51,10 @@ def weights_cast_once(module: nn.Module) -> Iterator[None]:
         yield
         return
     weights = [table["weight"] for table in tables]
-    for table, weight in zip(tables, weights, strict=True):
-        table["weight"] = weight.to(torch.get_autocast_dtype(device))
+    casts = [weight.to(torch.get_autocast_dtype(device)) for weight in weights]  # all, before any is put in place
     try:
+        for table, cast_weight in zip(tables, casts, strict=True):
+            table["weight"] = cast_weight
         yield
     finally:
         for table, weight in zip(tables, weights, strict=True):
