@@ -6,8 +6,8 @@
    `--teacher`, a run of RoboRenForce-MJLab-LiftColor-PPO.
 2. `train_single_gpu.py`: clones of 100, 200 and 500 of them, two seeds each, as many updates for all; each is played in
    384 episodes, and again with the instruction exchanged for another cube's.
-3. `scripts/vla/rl/train.py`: GRPO and PPO from the clones of 100, stopped after `--rl_seconds`. Only red and green are
-   asked for (and rewarded); blue is held out. Then the policy is played with all colours.
+3. `scripts/vla/rl/train.py`: GRPO and PPO from clones of `--rl_demonstrations`, stopped after `--rl_seconds`. Only red
+   and green are asked for (and rewarded); blue is held out. Then the policy is played with all colours.
 
 `--jobs` commands run side by side, spread over the GPUs that there are: seconds are those of machines shared so. The
 result is written after each command; logs and runs stay below `--folder`.
@@ -43,7 +43,7 @@ MODELS: dict[str, list[str]] = {
     "flow": [],
     "regression": REGRESSION,
     "Qwen3-VL small": [
-        *("--model_name", "qwen3_vl_small", "--lr", "3e-4", "--max_iterations", "40"),
+        *("--model_name", "qwen3_vl_small", "--lr", "3e-4", "--max_iterations", "15"),
         *REGRESSION,
         *("policy.backbone.shift=16", "dataset.repeat_first_frame=30"),
         "algorithm.cuda_graph=auto",
@@ -57,8 +57,9 @@ MODELS: dict[str, list[str]] = {
 It learns to find the cube that is named only where that decides, in the first frame of a demonstration: 6 frames later
 the hand is there. So it sees that frame often, moved in the image lest it learns the scenes by heart."""
 RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
-RL_OPTIONS = {"GRPO": [], "VLAPPO": ["num_steps_per_env=8"]}
-"""A step of the simulator takes about as long for four times as many environments: many of them, and short rollouts."""
+RL_ENVS = {"GRPO": 512, "VLAPPO": 2048}
+"""A step of the simulator takes not much longer for four times as many environments. PPO learns from eight chunks of
+many; GRPO waits for whole episodes, and learns more often from fewer."""
 REWARDED = ("red", "green")
 
 
@@ -147,8 +148,8 @@ class Study:
         name = f"{algorithm} from {model}, seed {seed}"
         run = start.result()
         options = ["--task", f"{TASK}-{algorithm}", f"algorithm.init_from={run}", *RL_HEADS[model]]
-        options += ["--seed", str(seed), "--num_envs", str(self.args.rl_envs), "--max_iterations", "100000"]
-        options += [*RL_OPTIONS[algorithm], f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
+        options += ["--seed", str(seed), "--num_envs", str(RL_ENVS[algorithm]), "--max_iterations", "100000"]
+        options += [f"env.targets=[{','.join(REWARDED)}]", *self.args.env]
         folder = self.run(name, "scripts/vla/rl/train.py", *options, seconds=self.args.rl_seconds)
         improved = newest(folder)
         rows = metrics(improved)
@@ -214,14 +215,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--teacher", default=str(TEACHER), help="run or checkpoint of the teacher")
     parser.add_argument("--folder", default="lift_color", help="of demonstrations, runs and logs")
-    parser.add_argument("--sizes", type=int, nargs="+", default=[100, 200, 500], help="numbers of demonstrations")
+    parser.add_argument("--sizes", type=int, nargs="*", default=[100, 200, 500], help="numbers of demonstrations")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--episodes", type=int, default=384, help="in which a policy is played")
     parser.add_argument("--updates", type=int, default=2000, help="of a clone")
-    parser.add_argument("--algorithms", nargs="*", default=["GRPO", "VLAPPO"], help="of RL, from the smallest clones")
+    parser.add_argument("--algorithms", nargs="*", default=["GRPO", "VLAPPO"], help="of RL")
+    parser.add_argument("--rl_demonstrations", type=int, default=50, help="of the clones from which RL starts")
     parser.add_argument("--rl_seconds", type=int, default=540)
-    parser.add_argument("--rl_envs", type=int, default=2048)
     parser.add_argument("--jobs", type=int, default=4, help="commands side by side")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--env", nargs="*", default=[], help="overrides for everything with an environment")
@@ -229,22 +230,21 @@ def main() -> None:
     args = parser.parse_args()
     study = Study(args)
     study.record()
-    smallest, *larger = sorted(args.sizes)
+    learners = [(algorithm, model) for algorithm in args.algorithms for model in args.models if model in RL_HEADS]
     with ThreadPoolExecutor(args.jobs) as pool:
-        heads = [model for model in args.models if model in RL_HEADS]
-        rest = [model for model in args.models if model not in RL_HEADS]
-        starts = {
-            (model, seed): pool.submit(study.clone, model, smallest, seed) for model in heads for seed in args.seeds
+        sizes = [(model, args.rl_demonstrations) for model in dict.fromkeys(model for _, model in learners)]
+        sizes += [(model, size) for size in args.sizes for model in args.models]
+        clones = {
+            (model, size, seed): pool.submit(study.clone, model, size, seed)
+            for model, size in dict.fromkeys(sizes)
+            for seed in args.seeds
         }
-        jobs: list[Future[Any]] = [
-            pool.submit(study.improve, algorithm, model, seed, start)
-            for algorithm in args.algorithms
-            for (model, seed), start in starts.items()
+        improved = [
+            pool.submit(study.improve, algorithm, model, seed, clones[model, args.rl_demonstrations, seed])
+            for algorithm, model in learners
+            for seed in args.seeds
         ]
-        sizes = [(model, size) for model in heads for size in larger]
-        sizes += [(model, size) for model in rest for size in [smallest, *larger]]
-        jobs += [pool.submit(study.clone, model, size, seed) for model, size in sizes for seed in args.seeds]
-    failed = [job.exception() for job in [*starts.values(), *jobs] if job.exception() is not None]
+    failed = [job.exception() for job in [*clones.values(), *improved] if job.exception() is not None]
     for error in failed:
         print(error, file=sys.stderr)
     sys.exit(bool(failed))

@@ -35,6 +35,8 @@ medians over the samples of a row, on the machine that is named: compare rows of
 """
 EMPTY = "\nThe repository holds no result files.\n"
 FACTS = ("benchmark", "command", "versions", "hardware", "arguments")
+CURVES = ("curve", "curves", "validation")
+"""Lists of one run over its time: not samples."""
 
 
 def main() -> None:
@@ -163,7 +165,7 @@ def _samples(data: Mapping[str, Any], rows: Mapping[str, Mapping[str, Any]]) -> 
         if isinstance(samples, list):
             failed = sum("error" in sample for sample in samples)
             found[name] = f"{len(samples)}" if not failed else f"{len(samples) - failed}, {failed} failed"
-        elif lists := [len(value) for value in row.values() if isinstance(value, list)]:
+        elif lists := [len(value) for key, value in row.items() if isinstance(value, list) and key not in CURVES]:
             found[name] = f"{max(lists)}"
     return found
 

@@ -116,17 +116,6 @@ def test_demonstrations_lose_their_proprioception_while_training():
     assert not torch.equal(model(batch).state, dropped) and torch.equal(model(observed(batch)).state, whole)
 
 
-def test_the_proprioception_of_demonstrations_is_noisy_while_training():
-    with pytest.raises(ConfigError, match="state_noise: actions relative to the state"):
-        VLAPreprocessingCfg(state_noise=0.1, relative_actions=[(0, 0)]).validate()
-    batch = recorded(400)
-    model = policy(preprocessing=VLAPreprocessingCfg(state_noise=0.1)).preprocessing
-    whole = model.eval()(batch).state
-    noise = model.train()(batch).state - whole
-    assert noise.mean().abs() < 0.02 and noise.std().item() == pytest.approx(0.1, rel=0.1)
-    assert torch.equal(model(observed(batch)).state, whole)
-
-
 def test_instructions_are_looked_up_and_unknown_ones_refused():
     built, batch = policy(), recorded()
     first, second = (built.encode({**batch, "instruction_id": batch["instruction_id"][[k, k]]}) for k in (0, 1))

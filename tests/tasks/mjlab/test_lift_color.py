@@ -223,25 +223,6 @@ def test_an_exchanged_instruction_leaves_the_scene(env: Any) -> None:
     assert torch.equal(obs["front"], other["front"]) and not torch.equal(obs["actor"], other["actor"])
 
 
-def test_every_scene_is_played_for_each_target() -> None:
-    env = seen_cfg(each_target=True, episode_length_s=0.005, cameras=[]).build()
-    assert "reset_rows" not in env.spec.capabilities
-    term = env.env.command_manager.get_term(terms.COMMAND)
-    env.reset(seed=3)
-    seen = []
-    for _ in range(6):  # an episode is one step
-        seen.append((term.target.clone(), term.scene.clone()))
-        env.step(NO_ACTION)
-    asked = torch.stack([target for target, _ in seen])
-    for first in (0, 3):
-        assert torch.equal(asked[first : first + 3].sort(0).values, torch.arange(3).view(3, 1).expand(3, 4))
-        assert all(torch.equal(scene, seen[first][1]) for _, scene in seen[first : first + 3])
-    assert not (seen[0][1] == seen[3][1]).flatten(1).all(1).any()
-    env.reset(seed=3)
-    assert torch.equal(term.scene, seen[0][1]) and torch.equal(term.target, seen[0][0])
-    env.close()
-
-
 def test_cubes_start_apart(env: Any) -> None:
     for seed in range(8):
         env.reset(seed=seed)

@@ -132,13 +132,9 @@ class VLAPreprocessing(nn.Module):
         state = self.state(batch[key])
         mask = f"{STATE}_dim_mask"
         state = state * batch[mask] if mask in keys else state
-        if not (recorded and self.training):
+        if not (self.cfg.state_dropout and recorded and self.training):
             return state
-        if self.cfg.state_noise:
-            state = state + self.cfg.state_noise * torch.randn_like(state)
-        if self.cfg.state_dropout:
-            state = state * (torch.rand(len(state), 1, device=state.device) >= self.cfg.state_dropout)
-        return state
+        return state * (torch.rand(len(state), 1, device=state.device) >= self.cfg.state_dropout)
 
     def _instruction_ids(self, batch: Mapping[str, Any], keys: set[str], device: torch.device) -> Tensor:
         if "instruction_id" in keys:
@@ -162,9 +158,6 @@ class VLAPreprocessingCfg(Cfg):
     """Share of the samples of a batch of demonstrations whose proprioception is zero while training. Posture and speed
     tell how a demonstration goes on: who reads them alone predicts well and sees nothing (de Haan et al. 2019, arXiv
     1905.11979)."""
-    state_noise: Annotated[float, Range(ge=0, le=10)] = 0.0
-    """Standard deviation of noise on the normalized proprioception of demonstrations while training: exact numbers tell
-    one frame from all others, and what is known of it by heart is no policy."""
     action: VectorNormalizerCfg = VectorNormalizerCfg()
     """Normalization of the actions."""
     relative_actions: list[tuple[int | str, int | str]] = []
@@ -182,9 +175,8 @@ class VLAPreprocessingCfg(Cfg):
         actions = [action for action, _ in self.relative_actions]
         if len(set(actions)) < len(actions):
             yield "relative_actions: names an action dimension twice"
-        for name in ("state_dropout", "state_noise"):
-            if actions and getattr(self, name):
-                yield f"{name}: actions relative to the state need it as it is in every sample; set it to 0"
+        if actions and self.state_dropout:
+            yield "state_dropout: actions relative to the state need it in every sample; set it to 0"
 
 
 def _names(names: Iterable[str]) -> str:

@@ -157,11 +157,10 @@ class VLASupervised(DatasetLearner):
         place = self.cfg.cache_features
         if place == "no":
             return data
-        preprocessing = self.policy_cfg.preprocessing
-        if preprocessing.state_dropout or preprocessing.state_noise:
+        if self.policy_cfg.preprocessing.state_dropout:
             raise ConfigError(
-                "cache_features sees every sample once, and policy.preprocessing.state_dropout and state_noise change "
-                "them at every step: set it to 'no', or these to 0."
+                "cache_features sees every sample once, and policy.preprocessing.state_dropout changes them at every "
+                "step: set one of them to 'no' or 0."
             )
         module: SupervisedModule = unwrapped(self.module)  # pyright: ignore[reportAssignmentType]
         self._features = CachedFeatures(data, module, self.context.device, place=place, batch_size=_COMPUTED_AT_ONCE)

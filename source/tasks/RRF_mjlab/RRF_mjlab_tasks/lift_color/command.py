@@ -32,10 +32,6 @@ class TargetCube(CommandTerm):
         """Index of the cube to lift, `(num_envs,)`."""
         self.template = torch.zeros_like(self.target)
         """Index of the instruction's wording, `(num_envs,)`."""
-        self.turn = torch.zeros_like(self.target)
-        """With `each_target`: episodes that have been played in the scene, `(num_envs,)`."""
-        self.scene = torch.zeros(self.num_envs, len(self._cubes), 7, device=self.device)
-        """With `each_target`: where the scene's cubes start, `(num_envs, C, 7)`."""
         self.held = torch.zeros_like(self.target)
         """Steps in a row for which the target has been lifted, `(num_envs,)`."""
         self.episode_success = torch.zeros(self.num_envs, device=self.device)
@@ -78,27 +74,18 @@ class TargetCube(CommandTerm):
 
     def _resample_command(self, env_ids: torch.Tensor) -> None:
         count, num_cubes = len(env_ids), len(self._cubes)
-        drawn = torch.randint(len(self._drawn), (count,), device=self.device)
+        drawn = self._drawn[torch.randint(len(self._drawn), (count,), device=self.device)]
+        self.target[env_ids] = (drawn + self.cfg.exchange) % num_cubes
         self.template[env_ids] = torch.randint(self.cfg.num_templates, (count,), device=self.device)
-        poses = self._drawn_poses(count)
-        if self.cfg.each_target:
-            drawn, poses = self._next_of_scene(env_ids, poses)
-        self.target[env_ids] = (self._drawn[drawn] + self.cfg.exchange) % num_cubes
         self.held[env_ids] = 0
         self.episode_success[env_ids] = 0.0
         self.wrong_cube[env_ids] = 0.0
+        poses = self._drawn_poses(count)
         still = torch.zeros(count, 6, device=self.device)
         for cube, pose in zip(self._cubes, poses.unbind(1), strict=True):
             pose[:, :3] += self._env.scene.env_origins[env_ids]
             cube.write_root_link_pose_to_sim(pose, env_ids=env_ids)
             cube.write_root_link_velocity_to_sim(still, env_ids=env_ids)
-
-    def _next_of_scene(self, env_ids: torch.Tensor, poses: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next target, and the cubes' poses: new ones only after each target has been asked for."""
-        turn, count = self.turn[env_ids], len(self._drawn)
-        self.scene[env_ids] = torch.where((turn == 0).view(-1, 1, 1), poses, self.scene[env_ids])
-        self.turn[env_ids] = (turn + 1) % count
-        return (env_ids + turn) % count, self.scene[env_ids].clone()  # rows begin with different targets
 
     def _drawn_poses(self, count: int) -> torch.Tensor:
         """Poses `(count, C, 7)` on the ground: each cube in a lane of its own, so that none begins inside another."""
@@ -124,8 +111,6 @@ class TargetCubeCfg(CommandTermCfg):
     """Those of them that are asked for; None: all."""
     exchange: int = 0
     """Offset of the target among the cubes: other than 0 gives the same scene another instruction."""
-    each_target: bool = False
-    """Ask for each target in turn before the next scene is drawn."""
     num_templates: int = 1
     """Wordings of an instruction."""
     cube_size: float = 0.02

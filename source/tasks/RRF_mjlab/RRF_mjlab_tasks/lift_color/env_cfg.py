@@ -43,12 +43,9 @@ class LiftColorEnvCfg(MJLabEnvCfg):
     """Noise on what the actor observes."""
     vary_friction: bool = False
     """Another friction of the finger tips in every environment. Rows start alike, and can be held, without this and
-    `noise`, in mjlab's own step (`env_graph=off` on a GPU)."""
+    `noise`."""
     exchange: bool = False
     """Ask for another cube in what is otherwise the same scene (with the same seed): whether language is read."""
-    each_target: bool = False
-    """Play every scene once for each target, in turn. Demonstrations that share their scene differ by the instruction
-    alone: a learner can't know by heart where to go in a scene."""
     goal_height: Annotated[float, Range(gt=0.03, lt=0.4)] = 0.15
     """Of the cube's centre above the ground, in m."""
     hold_steps: Annotated[int, Range(ge=1)] = 5

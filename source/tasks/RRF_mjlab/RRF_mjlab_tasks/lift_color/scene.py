@@ -80,7 +80,6 @@ def lift_color_cfg(cfg: LiftColorEnvCfg) -> Any:
             entity_names=tuple(cfg.colors),
             targets=None if cfg.targets is None else tuple(cfg.targets),
             exchange=int(cfg.exchange),
-            each_target=cfg.each_target,
             num_templates=len(cfg.templates),
             cube_size=CUBE_SIZE,
             goal_height=cfg.goal_height,

@@ -35,6 +35,5 @@ def vla_cfg() -> LiftColorEnvCfg:
         language=True,
         end_on_success=True,
         noise=False,
-        env_graph="off",  # mjlab's own step: it can hold rows, which chunks and groups need
         multi_modal=MultiModalCfg(images={"front": "front", "wrist": "wrist"}, proprio=["robot"], chunk_size=EXECUTED),
     )

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from RoboRenForce.envs import InstructionTable, add_instructions
-from tensordict import TensorDict
 
 from ..mjlab_env import MJLabVecEnv
 from . import terms
@@ -25,15 +24,7 @@ class LiftColorVecEnv(MJLabVecEnv):
             add_instructions(self._table, [text.format(color) for text in cfg.templates for color in cfg.colors])
             self.spec = replace(self.spec, extras=(*self.spec.extras, "instruction"))
         if self._rows_are_separate():
-            # What a row plays next depends on the scene that it is in: not on a seed alone.
-            rows = ("step_rows",) if cfg.each_target else ("reset_rows", "step_rows")
-            self.spec = replace(self.spec, capabilities=rows)
-
-    def reset(self, *, seed: int | None = None) -> tuple[TensorDict, dict[str, Any]]:
-        """See `MJLabVecEnv.reset`; with a seed every row begins a new scene."""
-        if seed is not None:
-            self.env.command_manager.get_term(terms.COMMAND).turn.zero_()
-        return super().reset(seed=seed)
+            self.spec = replace(self.spec, capabilities=("reset_rows", "step_rows"))
 
     def _rows_are_separate(self) -> bool:
         return not (self.cfg.noise or self.cfg.vary_friction)
