@@ -11,8 +11,9 @@ import pytest
 import torch
 from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
-from RoboRenForce.cli import commands, vla_rl
-from RoboRenForce.cli.vla_rl import benchmark_parser, policy_of, rl_play_parser, rl_train_parser, to_play
+from RoboRenForce.cli import commands, saved_policy, vla_rl
+from RoboRenForce.cli.saved_policy import policy_of
+from RoboRenForce.cli.vla_rl import benchmark_parser, rl_play_parser, rl_train_parser, to_play
 from RoboRenForce.cli.vla_tasks import SFT, find_task
 from RoboRenForce.components.vla_export import export_vla
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
@@ -138,10 +139,10 @@ def test_the_policy_comes_from_the_model_before_the_file_changes_it(
 
 def test_a_run_without_a_policy_of_this_kind_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saved: Any = type("Saved", (), {"path": "p", "data": {}})()
-    monkeypatch.setattr(vla_rl, "resolve_checkpoint", Path)
-    monkeypatch.setattr(vla_rl, "read_run", lambda path: saved)
+    monkeypatch.setattr(saved_policy, "resolve_checkpoint", Path)
+    monkeypatch.setattr(saved_policy, "read_run", lambda path: saved)
     stored = type("Stored", (), {"runner_cfg": type("Cfg", (), {"policy": 3})()})()
-    monkeypatch.setattr(vla_rl, "task_of_checkpoint", lambda data: stored)
+    monkeypatch.setattr(saved_policy, "task_of_checkpoint", lambda data: stored)
     with pytest.raises(Exception, match="holds a int, expected a vision-language-action policy"):
         policy_of("p")
 

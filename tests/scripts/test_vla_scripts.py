@@ -14,6 +14,7 @@ from RoboRenForce.cli.vla_tasks import PRETRAIN, SFT, apply_vla_flags, find_task
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg
 from RoboRenForce.data import LeRobotWriter
+from RoboRenForce.runners.checkpoint_task import task_of_checkpoint
 from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.errors import UserError
@@ -76,9 +77,10 @@ def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest
                     {**values, "observation.images.front": np.full((16, 16, 3), step, np.uint8)}, task="move"
                 )
             writer.save_episode()
-    small = ["policy.backbone.image_size=[16,16]", "policy.head.chunk_size=2", "logger=[]", "report=false"]
-    options = ["--dataset_path", "data", "--device", "cpu", "--batch_size", "4", "--num_workers", "0", *small]
-    run(monkeypatch, "pretrain/train_single_gpu.py", *options, "--epochs", "1", "updates_per_iteration=2",
+    small = ["policy.backbone.image_size=[16,16]", "policy.head.chunk_size=2"]
+    options = ["--dataset_path", "data", "--device", "cpu", "--batch_size", "4", "--num_workers", "0", "logger=[]",
+               "report=false"]  # fmt: skip
+    run(monkeypatch, "pretrain/train_single_gpu.py", *options, *small, "--epochs", "1", "updates_per_iteration=2",
         "--experiment_name", "first")  # fmt: skip
     (first,) = (tmp_path / "logs/RFRL/first").iterdir()
     run(monkeypatch, "post_train/train_sft.py", *options, "--checkpoint", str(first), "--kl_coef", "0.1",
@@ -88,3 +90,5 @@ def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest
     saved = load_checkpoint(second / "model_2.pt")
     assert saved["task"] == SFT and saved["shared"]["loader"]["offset"] == 16 % 18
     assert "reference" in saved["algorithm"]
+    policy = task_of_checkpoint(saved).runner_cfg.policy
+    assert policy.head.chunk_size == 2, "the checkpoint that learning begins with brings its policy's configuration"

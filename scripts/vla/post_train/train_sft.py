@@ -4,15 +4,14 @@ python scripts/vla/post_train/train_sft.py --checkpoint <run> --dataset_path dat
 python scripts/vla/post_train/train_sft.py --model_name Qwen/Qwen3-VL-2B-Instruct --dataset_path data/new --kl_coef 0.1
 """
 
-from RoboRenForce.cli.vla_tasks import SFT, apply_vla_flags, vla_parser
-from RoboRenForce.runners.training_run import prepare_training
+from RoboRenForce.cli.vla_tasks import SFT, prepare_vla_training, vla_parser
 from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:
     with user_errors():
         args = vla_parser(__doc__, task=SFT).parse()
-        run = prepare_training(args, apply_vla_flags)
+        run = prepare_vla_training(args)
         runner = run.build_runner(run.build_env())
         runner.learn()
         run.finish(runner)

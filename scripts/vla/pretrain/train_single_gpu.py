@@ -5,15 +5,14 @@ python scripts/vla/pretrain/train_single_gpu.py --model_name Qwen/Qwen2-VL-2B-In
 python scripts/vla/pretrain/train_single_gpu.py --task RoboRenForce-Tabletop-Place-BC --dataset_path data/place
 """
 
-from RoboRenForce.cli.vla_tasks import PRETRAIN, apply_vla_flags, vla_parser
-from RoboRenForce.runners.training_run import prepare_training
+from RoboRenForce.cli.vla_tasks import PRETRAIN, prepare_vla_training, vla_parser
 from RoboRenForce.utils.user_errors import user_errors
 
 
 def main() -> None:
     with user_errors():
         args = vla_parser(__doc__, task=PRETRAIN).parse()
-        run = prepare_training(args, apply_vla_flags)
+        run = prepare_vla_training(args)
         runner = run.build_runner(run.build_env())
         runner.learn()
         run.finish(runner)

@@ -14,6 +14,7 @@ from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlg
 from RoboRenForce.components import EMACfg, OptimizerCfg, ParamGroupCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.image_augmentation import ImageAugmentationCfg
+from RoboRenForce.components.vla_preprocessing import VLAPreprocessingCfg
 from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg
 from RoboRenForce.networks import MLPDenoiserCfg, ResidualMLPCfg
 from RoboRenForce.runners import VLAPretrainRunner
@@ -346,6 +347,18 @@ def test_the_reference_stays_and_keeps_what_was_learned(tmp_path: Path, trained:
         )
         there = before.algorithm.policy_model.head.mean(before.algorithm.policy_model.encode(batch))
         torch.testing.assert_close(tuned.algorithm.reference.head.mean(prefix), there)
+
+
+def test_the_reference_sees_what_the_policy_sees(root: Path, tmp_path: Path) -> None:
+    """Images shifted and states dropped at random are the same for both: at equal weights the distance is 0."""
+    changed = policy().replace(preprocessing=VLAPreprocessingCfg(state_dropout=0.5))
+    changed.backbone = changed.backbone.replace(shift=4)
+    cfg = runner_cfg(root, policy=changed, algorithm=VLAPretrainAlgorithmCfg(kl_coef=0.1))
+    runner = cfg.build()
+    assert runner.algorithm.reference.backbone is not None
+    batches = iter(runner.loader)
+    assert float(runner.algorithm.update(next(batches))["kl"]) == 0.0
+    assert float(runner.algorithm.update(next(batches))["kl"]) > 0.0
 
 
 # ----------------------------------------------------------------------------------------------------------- memory

@@ -9,19 +9,16 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
-from ..components.vla_export import exported_cfg, is_exported
-from ..components.vla_policy import VLAPolicyCfg
+from ..components.vla_export import is_exported
 from ..runners.arguments import Parser, play_parser, positive, train_parser
-from ..runners.checkpoint_task import task_of_checkpoint
 from ..runners.play_run import PlayRun, prepare_play
-from ..runners.saved_run import read_run
 from ..runners.training_run import TrainingRun, prepare_training
 from ..utils import task_packages
 from ..utils.console import say
-from ..utils.errors import CheckpointError, UserError
+from ..utils.errors import UserError
 from ..utils.registry import Task, load_task
 from ..utils.run_configs import find_run_config, run_configs, task_in
-from ..utils.run_dir import resolve_checkpoint
+from .saved_policy import policy_of
 
 BENCHMARKS = {
     "tabletop": "reach",
@@ -137,24 +134,6 @@ def configured_task(config: Path) -> Task:
     task = load_task(name)
     task.apply_yaml(config, trust=False)
     return task
-
-
-def policy_of(model_path: str) -> VLAPolicyCfg:
-    """Return the configuration of the policy of another run, or of an exported one.
-
-    Raises:
-        CheckpointError: it is no run of a VLA policy.
-    """
-    if is_exported(model_path):
-        return exported_cfg(model_path)[0]
-    saved = read_run(resolve_checkpoint(model_path))
-    policy = task_of_checkpoint(saved.data).runner_cfg.policy
-    if not isinstance(policy, VLAPolicyCfg):
-        raise CheckpointError(
-            f"'{saved.path}' holds a {type(policy).__name__}, expected a vision-language-action policy: name a run of "
-            "scripts/vla, or its checkpoint."
-        )
-    return policy
 
 
 def _train_flags(description: str | None) -> Parser:

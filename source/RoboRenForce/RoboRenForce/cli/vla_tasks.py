@@ -22,10 +22,12 @@ from ..envs.env_cfg import NoEnvCfg
 from ..networks.action_expert import Variant
 from ..networks.vlm import Qwen3VLCfg
 from ..runners.arguments import Parser, train_parser
+from ..runners.training_run import TrainingRun, prepare_training
 from ..runners.vla_pretrain_runner import VLAPretrainRunnerCfg
 from ..runners.vla_sft_runner import VLASFTRunnerCfg
 from ..utils.errors import UserError
 from ..utils.registry import Task, add_task_finder
+from .saved_policy import policy_of
 
 PRETRAIN, SFT = "RoboRenForce-VLA-Pretrain", "RoboRenForce-VLA-SFT"
 MLP_BASELINE, QWEN3_VL_SMALL = "mlp_baseline", "qwen3_vl_small"
@@ -124,6 +126,17 @@ def vla_parser(description: str | None, *, task: str) -> Parser:
     parser.add_argument("--checkpoint", metavar="PATH", help="run or checkpoint whose policy learning begins with")
     parser.add_argument("--kl_coef", type=float, help="weight of the distance to that policy")
     return parser
+
+
+def prepare_vla_training(args: Namespace) -> TrainingRun:
+    """Prepare what the flags of `vla_parser` say; `--checkpoint` alone brings the policy's configuration too."""
+    return prepare_training(args, _begin_with_checkpoint)
+
+
+def _begin_with_checkpoint(task: Task, args: Namespace) -> None:
+    if args.checkpoint is not None and args.model_name is None and task.id in (PRETRAIN, SFT):
+        task.runner_cfg.policy = policy_of(args.checkpoint)
+    apply_vla_flags(task, args)
 
 
 def apply_vla_flags(task: Task, args: Namespace) -> None:

@@ -24,6 +24,7 @@ from ...components.vla_policy import VLAPolicy
 from ...networks.vlm import Prefix
 from ...utils.module_state import load_module_state, module_state
 from ...utils.parallelize import named_parameters, unwrapped
+from ...utils.seeding import preserved_rng
 from .supervised_module import Micro
 
 
@@ -52,11 +53,8 @@ class Reference:
         if self.backbone is None:
             return None
         inner: Any = unwrapped(module)
-        training = inner.backbone.training
-        inner.backbone.eval()
-        with self.backbone.swapped_in():
+        with self.backbone.swapped_in(), preserved_rng():  # images shifted, states dropped as the policy's will be
             prefix: Prefix = inner.encode(Micro(batch))
-        inner.backbone.train(training)
         return prefix
 
     def state_dict(self) -> dict[str, Any]:

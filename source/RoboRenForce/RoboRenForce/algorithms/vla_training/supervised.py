@@ -127,6 +127,11 @@ class VLASupervised(DatasetLearner):
         self.module = parallelize(module, mesh, parallel)
         if self.reference is not None:
             self.reference.keep_backbone(self.module)
+            if self.reference.backbone is not None and cfg.cuda_graph != "off":
+                raise ConfigError(
+                    f"algorithm.cuda_graph is {cfg.cuda_graph} with a kl_coef, and a reference with a backbone of its "
+                    "own draws from generators again, which a graph can't: set it to off, or freeze the backbone."
+                )
         updates = context.max_updates // cfg.optimizer.accumulation_steps
         optimizer = cfg.optimizer.for_run(updates).build(self.module, distributed=context.distributed)
         self.optimizer = cast(TorchOptimizer, optimizer)  # `check` refuses the flat Adam
