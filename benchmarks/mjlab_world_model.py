@@ -87,26 +87,28 @@ def train(args: argparse.Namespace) -> None:
 
 def judge_model(runner: Any, horizon: int) -> dict[str, Any]:
     """Take new steps with the final policy, and return the errors of the model's predictions of them."""
+    import torch
     from RoboRenForce.algorithms.model_based.open_loop import open_loop
     from RoboRenForce.algorithms.model_based.step_table import StepTable
+    from RoboRenForce.buffer.transition import Transition
 
     learner = runner.algorithm
     model, replay = learner.model.eval(), learner.replay
     steps = model.cfg.history + horizon + 1
     cfg = learner.cfg.replay.replace(capacity=steps * runner.env.num_envs)
     learner.replay = cfg.build(spec=replay.spec, gamma=1.0, batch_size=1, device=runner.device)
-    runner.env.reset()
-    runner.continues_episodes = False
-    obs = runner.first_observations()
+    obs, _ = runner.env.reset()
+    learner.restart_episodes()
     for _ in range(steps):
-        obs = runner.step(obs)
+        out = learner.act(obs)
+        transition = Transition.of_step(obs, out.action, out.record, runner.env.step(out.action))
+        learner.process_env_step(transition)
+        obs = transition.reset_obs
     table = StepTable(model.layout, runner.env.spec, learner.replay.num_slots, runner.device)
     table.fill_from_replay(learner.replay)
     learner.replay = replay
-    # The histories of the first predictions are full.
-    position = table.rows.new_tensor(range(table.size)).long() % steps
-    rows = (position == model.cfg.history).nonzero().squeeze(1)
-    return open_loop(model, table, rows, horizon)
+    first = torch.arange(runner.env.num_envs, device=table.device) * steps + model.cfg.history  # whose history is whole
+    return open_loop(model, table, first, horizon)
 
 
 def known(curves: dict[str, list[float | None]]) -> dict[str, list[float | None]]:
@@ -171,7 +173,7 @@ def main() -> None:
     parser.add_argument("--num_envs", type=int, default=4096)
     parser.add_argument("--episodes", type=int, default=512, help="of the evaluation")
     parser.add_argument("--horizon", type=int, default=96, help="steps that the model predicts")
-    parser.add_argument("--train_seconds", type=float, default=0.0, help="end learning so long after the start; 0: never")
+    parser.add_argument("--train_seconds", type=float, default=0.0, help="end learning so long after the start")
     parser.add_argument("--seconds", type=float, default=0.0, help="end all processes after so long; 0: never")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--gpus", type=int, default=0, help="GPUs that runs are spread over; 0: all see the same")
