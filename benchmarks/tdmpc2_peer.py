@@ -284,7 +284,7 @@ def main() -> None:
     parser.add_argument("--task", default="CartpoleSwingup", choices=TASKS)
     parser.add_argument("--parts", default="speed,learn")
     parser.add_argument("--steps", type=int, default=50_000, help="decisions of a training run")
-    parser.add_argument("--eval_every", type=int, default=5000, help="decisions between evaluations")
+    parser.add_argument("--eval_every", type=int, default=5000, help="between evaluations, episodes of 500")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=1, help="learning runs at a time")
     parser.add_argument("--gpus", type=int, default=0, help="GPUs that they are spread over; 0: all see the same")
