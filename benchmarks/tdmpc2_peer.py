@@ -6,7 +6,8 @@
 (dm_control), buffer, agent and training loop; only its logger is answered from here. `--peer_site` is a folder with
 packages that only it needs (torchrl, dm_control, hydra). Ours is the registered task, whose physics is EnvPool's.
 
-Each run is a process of its own.
+Each run is a process of its own. Speed is measured in one after the other; learning runs share the GPUs, `--jobs` at
+a time, the two of a seed on the same one. After `--seconds` they are ended, and what they reached counts.
 
 - speed: gradient updates per second at batches of 256, and milliseconds from an observation on the device to an action
   on the host, after a warm-up in which compilation and capture happen. Medians over the repeats.
@@ -26,7 +27,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from peer_scripts import environment_with, run_child, shown_arguments, shown_command
+from children import Child, on_gpu, run_children, write_child
+from peer_scripts import environment_with, shown_arguments, shown_command
 
 TASKS = {
     "CartpoleSwingup": "cartpole-swingup",
@@ -42,6 +44,8 @@ FILLED = 1500
 """Random steps in the replay when speed is measured."""
 EPISODES = 10
 RUNS = ("ours", "peer")
+PEER_ENVIRONMENT = {"LAZY_LEGACY_OP": "0", "TORCHDYNAMO_INLINE_INBUILT_NN_MODULES": "1"}
+"""What the peer's `train.py` sets before it imports torch."""
 Curve = list[tuple[int, float, float]]
 """(step, return, seconds) of every evaluation."""
 
@@ -89,6 +93,7 @@ def our_learning(args: argparse.Namespace) -> dict[str, Any]:
         found = evaluate(env, runner.policy(), EPISODES).mean
         env.close()
         curve.append(((part + 1) * args.eval_every, round(found, 1), round(seconds, 1)))
+        write_child(args.child, {"curve": curve})
     return {"curve": curve}
 
 
@@ -96,10 +101,15 @@ def our_learning(args: argparse.Namespace) -> dict[str, Any]:
 
 
 class PeerLogger:
-    """What the peer's training loop asks of its logger; keeps the evaluations, and the time without them."""
+    """What the peer's training loop asks of its logger; keeps the evaluations, and the time without them.
 
-    def __init__(self) -> None:
+    Args:
+        on_curve: Called with the curve after every evaluation of a trained agent.
+    """
+
+    def __init__(self, on_curve: Callable[[Curve], None] = lambda curve: None) -> None:
         self.curve: Curve = []
+        self._on_curve = on_curve
         self.video = None
         self._start, self._evaluating = time.perf_counter(), 0.0
 
@@ -117,11 +127,12 @@ class PeerLogger:
         trainer.eval = timed
 
     def log(self, values: dict[str, Any], category: str = "train") -> None:
-        """Keep an evaluation."""
-        if category == "eval":
+        """Keep an evaluation, if the agent has learned before it."""
+        if category == "eval" and values["step"]:
             synchronize()
             seconds = time.perf_counter() - self._start - self._evaluating
             self.curve.append((int(values["step"]), round(float(values["episode_reward"]), 1), round(seconds, 1)))
+            self._on_curve(self.curve)
 
     def finish(self, agent: Any) -> None:
         """Do nothing at the end."""
@@ -155,7 +166,7 @@ def make_peer(args: argparse.Namespace, **options: Any) -> Any:
     from trainer.online_trainer import OnlineTrainer
 
     env = make_env(cfg)
-    logger = PeerLogger()
+    logger = PeerLogger(lambda curve: write_child(args.child, {"curve": curve}))
     trainer = OnlineTrainer(cfg=cfg, env=env, agent=TDMPC2(cfg), buffer=Buffer(cfg), logger=logger)
     logger.watch(trainer)
     return trainer
@@ -178,7 +189,7 @@ def peer_learning(args: argparse.Namespace) -> dict[str, Any]:
     """Run the peer's training."""
     trainer = make_peer(args, steps=args.steps + 501, eval_episodes=EPISODES, eval_freq=args.eval_every)
     trainer.train()  # it evaluates between two episodes
-    return {"curve": [point for point in trainer.logger.curve if point[0] > 0]}
+    return {"curve": trainer.logger.curve}
 
 
 # ------------------------------------------------------------------------------------------------------------ measuring
@@ -224,15 +235,26 @@ CHILDREN: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 }
 
 
-def run_in_process(args: argparse.Namespace, child: str, seed: int) -> dict[str, Any]:
-    """Run one of `CHILDREN` in a process of its own."""
-    words = ["--run", child, "--seed", str(seed)]
+def child(args: argparse.Namespace, kind: str, seed: int) -> Child:
+    """Return the process of one of `CHILDREN`."""
+    words = ["--run", kind, "--seed", str(seed)]
     for key in ("task", "device", "steps", "eval_every", "updates", "repeats", "warmup"):
         words += [f"--{key}", str(getattr(args, key))]
-    is_peer = child.startswith("peer")
-    words += ["--peer", str(Path(args.peer).resolve())] if is_peer else args.overrides
-    environment = environment_with(args.peer_site) if is_peer else {}
-    return run_child(__file__, words, {**environment, "MUJOCO_GL": args.gl}, args.peer_python if is_peer else "")
+    environment = {"MUJOCO_GL": args.gl} | (on_gpu((seed - 1) % args.gpus) if args.gpus else {})
+    if not kind.startswith("peer"):
+        return Child([*words, *args.overrides], environment)
+    words += ["--peer", str(Path(args.peer).resolve())]
+    return Child(words, {**environment, **PEER_ENVIRONMENT, **environment_with(args.peer_site)}, args.peer_python)
+
+
+def at_equal_steps(curves: dict[str, Curve]) -> dict[str, dict[str, float]]:
+    """Return every run's return and seconds at the last step at which all were evaluated; empty if there is none."""
+    common = set.intersection(*({step for step, *_ in curve} for curve in curves.values())) if curves else set()
+    if not common:
+        return {}
+    last = max(common)
+    points = {name: next(point for point in curve if point[0] == last) for name, curve in curves.items()}
+    return {name: {"steps": step, "return": value, "seconds": s} for name, (step, value, s) in points.items()}
 
 
 def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
@@ -244,6 +266,7 @@ def write(args: argparse.Namespace, results: dict[str, Any]) -> None:
     fine = {name: found for name, found in results.items() if "error" not in found}
     data["results"] = {name: found for name, found in fine.items() if "updates_per_s" in found}
     data["curves"] = {name: found["curve"] for name, found in fine.items() if "curve" in found}
+    data["at_equal_steps"] = at_equal_steps(data["curves"])
     ours, peer = fine.get("ours speed"), fine.get("peer speed")
     if ours and peer:
         data["ours_over_peer"] = {key: round(ours[key] / peer[key], 3) for key in ("updates_per_s", "plan_ms")}
@@ -261,8 +284,12 @@ def main() -> None:
     parser.add_argument("--task", default="CartpoleSwingup", choices=TASKS)
     parser.add_argument("--parts", default="speed,learn")
     parser.add_argument("--steps", type=int, default=50_000, help="decisions of a training run")
-    parser.add_argument("--eval_every", type=int, default=5000, help="decisions between evaluations")
+    parser.add_argument("--eval_every", type=int, default=5000, help="between evaluations, episodes of 500")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=1, help="learning runs at a time")
+    parser.add_argument("--gpus", type=int, default=0, help="GPUs that they are spread over; 0: all see the same")
+    parser.add_argument("--seconds", type=float, default=0.0, help="end learning runs after so long; 0: never")
+    parser.add_argument("--add", action="store_true", help="keep the runs that the output file has")
     parser.add_argument("--updates", type=int, default=500, help="updates, and plans, in one repeat")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--warmup", type=int, default=50)
@@ -276,18 +303,29 @@ def main() -> None:
     args, args.overrides = parser.parse_known_args()
     if args.child:
         args.scratch = str(Path(args.child).parent)
-        Path(args.child).write_text(json.dumps(CHILDREN[args.run](args)))
+        write_child(args.child, CHILDREN[args.run](args))
         return
-    results: dict[str, Any] = {}
+    output, earlier = Path(args.output), {}
+    if args.add and output.is_file():
+        written = json.loads(output.read_text())
+        curves = {name: {"curve": curve} for name, curve in written["curves"].items()}
+        earlier = written["results"] | curves
     systems = [name for name in RUNS if name == "ours" or args.peer]
-    parts = args.parts.split(",")
-    for part in parts:
-        for seed in range(1, args.seeds + 1) if part == "learn" else [1]:
-            for system in systems:  # beside each other in time
-                name = f"{system} {part}" + (f" seed {seed}" if part == "learn" else "")
-                results[name] = run_in_process(args, f"{system} {part}", seed)
-                print(name, {key: value for key, value in results[name].items() if "_all" not in key}, flush=True)
-                write(args, results)
+    for part in args.parts.split(","):
+        seeds = range(1, args.seeds + 1) if part == "learn" else [1]
+        ending = " seed {}" if part == "learn" else ""
+        children = {  # beside each other in time
+            f"{system} {part}{ending.format(seed)}": child(args, f"{system} {part}", seed)
+            for seed in seeds
+            for system in systems
+        }
+        is_quiet = part != "learn"
+        found: dict[str, Any] = {}
+        for found in run_children(__file__, children, 1 if is_quiet else args.jobs, 0 if is_quiet else args.seconds):
+            write(args, earlier | found)
+        for name, result in found.items():
+            print(name, {key: value for key, value in result.items() if "_all" not in key}, flush=True)
+        earlier |= found
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_evaluations_of_the_peer_take_none_of_its_time(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     monkeypatch.setattr(bench.time, "perf_counter", lambda: now[0])
-    logger = bench.PeerLogger()
+    seen: list[int] = []
+    logger = bench.PeerLogger(lambda curve: seen.append(len(curve)))
 
     def evaluate() -> dict[str, float]:
         now[0] += 30.0
@@ -31,11 +32,21 @@ def test_evaluations_of_the_peer_take_none_of_its_time(bench: Any, monkeypatch: 
     trainer = SimpleNamespace(eval=evaluate)
     logger.watch(trainer)
     now[0] += 5.0
-    for step in (0, 500):
+    for step in (0, 500, 1000):  # the first evaluation is of an agent that has learned nothing
         logger.log({**trainer.eval(), "step": step}, "eval")
         logger.log({"step": step}, "train")
         now[0] += 7.0
-    assert logger.curve == [(0, 12.3, 5.0), (500, 12.3, 12.0)]
+    assert logger.curve == [(500, 12.3, 12.0), (1000, 12.3, 19.0)] and seen == [1, 2]
+
+
+def test_returns_are_compared_at_the_last_step_that_all_runs_reached(bench: Any) -> None:
+    curves = {"ours": [(10, 1.0, 2.0), (20, 3.0, 4.0), (30, 5.0, 6.0)], "peer": [(10, 0.5, 3.0), (20, 0.7, 6.0)]}
+    found = bench.at_equal_steps(curves)
+    assert found == {
+        "ours": {"steps": 20, "return": 3.0, "seconds": 4.0},
+        "peer": {"steps": 20, "return": 0.7, "seconds": 6.0},
+    }
+    assert bench.at_equal_steps({**curves, "late": []}) == {}
 
 
 def test_the_file_has_ratios_and_names_what_failed(bench: Any, tmp_path: Path) -> None:
