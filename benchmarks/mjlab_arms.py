@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import fmean, median
@@ -43,21 +45,32 @@ def parser(doc: str | None, arms: Iterable[str]) -> argparse.ArgumentParser:
     return found
 
 
+_stops: list[int] = []
+
+
+def _note_stop(number: int, frame: Any) -> None:
+    _stops.append(number)
+
+
 def run_arms(args: argparse.Namespace, run: Callable[[argparse.Namespace, str, int, Path], dict[str, Any]]) -> None:
     """Call `run(args, arm, seed, folder)` for all arms and seeds; the results so far are written after each.
 
     Every call has a process of its own, so that none inherits memory, caches or graphs; one that fails is in the
-    results with its error.
+    results with its error. SIGTERM for the whole process group is the end of the machine's time: the training that
+    runs ends after its iteration, what it learned is played and written, and no other arm begins.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
+    signal.signal(signal.SIGTERM, _note_stop)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.folder or temporary).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         for seed in args.seeds:
             for arm in args.arms:
+                if _stops:
+                    return
                 found = _in_own_process(run, args, arm, seed, folder)
                 runs.setdefault(arm, []).append({"seed": seed, **found})
-                results = {name: _means(each) for name, each in runs.items()}
+                results = {name: means(each) for name, each in runs.items()}
                 print(arm, seed, json.dumps(found.get("error") or found["last"] | found["played"]), flush=True)
                 shown = {key: value for key, value in vars(args).items() if key not in ("folder", "output")}
                 data = {"benchmark": Path(sys.argv[0]).stem, "arguments": shown_arguments(shown), "results": results}
@@ -66,7 +79,7 @@ def run_arms(args: argparse.Namespace, run: Callable[[argparse.Namespace, str, i
                 )
 
 
-def _means(runs: list[dict[str, Any]]) -> dict[str, float]:
+def means(runs: list[dict[str, Any]]) -> dict[str, float]:
     """Return means over seeds of the ends of curves and of what was played; runs that failed are left out."""
     good = [run["last"] | {f"played_{name}": v for name, v in run["played"].items()} for run in runs if "last" in run]
     names = dict.fromkeys(name for run in good for name in run)
@@ -75,7 +88,9 @@ def _means(runs: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def _in_own_process(run: Callable[..., dict[str, Any]], *args: Any) -> dict[str, Any]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+    # Outside of training, which has a handler of its own, the signal does not end the process either.
+    handler = {"initializer": signal.signal, "initargs": (signal.SIGTERM, _note_stop)}
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn"), **handler) as pool:
         try:
             return pool.submit(run, *args).result()
         except Exception as error:  # noqa: BLE001 - the other arms are worth their time, and the result names it
@@ -94,6 +109,7 @@ def train(
     curves: Mapping[str, str],
     env: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
+    callbacks: Iterable[Any] = (),
 ) -> tuple[Any, dict[str, Any]]:
     """Train one task.
 
@@ -107,6 +123,7 @@ def train(
         curves: Name of a curve -> its tag.
         env: Further fields of the environment.
         overrides: `path=value` of this arm, before those of `args`.
+        callbacks: Configurations of further callbacks.
 
     Returns:
         The runner, and what is known of its training.
@@ -117,7 +134,8 @@ def train(
     num_envs = -(-(args.num_envs or num_envs) // blocks) * blocks
     iterations = args.iterations or iterations
     task.env_cfg = task.env_cfg.replace(num_envs=num_envs, seed=seed, device=args.device, **(env or {}))
-    task.runner_cfg = task.runner_cfg.replace(seed=seed, max_iterations=iterations, report=False)
+    options = {"seed": seed, "max_iterations": iterations, "report": False, "callbacks": list(callbacks)}
+    task.runner_cfg = task.runner_cfg.replace(**options)
     task.apply_overrides([*overrides, *args.overrides])
     runner = task.runner_cfg.build(
         env=task.env_cfg.build(), log_dir=str(run_dir), device=args.device, task=task.id, env_cfg=task.env_cfg
@@ -133,7 +151,7 @@ def train(
     result = {
         "task": task_id,
         "num_envs": num_envs,
-        "iterations": iterations,
+        "iterations": runner.iteration,  # fewer than asked for after SIGTERM
         "steps_per_iteration": num_envs * task.runner_cfg.num_steps_per_env,
         "seconds": round(seconds, 1),
         "last": last,
@@ -146,9 +164,10 @@ def played(env: Any, policy: Any, args: argparse.Namespace, seed: int) -> dict[s
     """Play the mode of a policy: an episode in each environment, and its errors over `args.steps` steps."""
     found = evaluate(env, policy, env.num_envs, seed=seed)
     values = {"return": found.mean, "return_std": found.std, "mean_length": found.mean_length, "episodes": found.n}
+    values |= {} if found.smoothness is None else asdict(found.smoothness)
     for subject, parts in measure(env, policy, args.steps, seed=seed).items():
         values |= {f"{subject}_{part}": value for part, value in parts.items() if part not in ("num_envs", "steps")}
-    return {name: round(value, 5) for name, value in values.items()}
+    return {name: round(value, 5) for name, value in values.items() if value is not None}
 
 
 def played_anew(task_id: str, policy: Any, args: argparse.Namespace, seed: int) -> dict[str, float]:

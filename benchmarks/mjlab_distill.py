@@ -1,6 +1,7 @@
 """A teacher that sees the terrain, PPO, and a blind student of it, on mjlab's rough terrain.
 
     python benchmarks/mjlab_distill.py --device cuda --seeds 1 --iterations 1500 --output distill.json
+    python benchmarks/plot_mjlab_arms.py distill.json --curves reward linear_error --image distill.png
 
 `--iterations` are the teacher's, `--student_iterations` the student's. Both modes are played in new environments with
 the same seed, on terrain of the levels that training begins with; `share` is the student's return as a share of the

@@ -1,6 +1,7 @@
 """Imitation on mjlab's robots: AMP for Go1 and G1 beside PPO, and mjlab's tracking task, with motions made here.
 
     python benchmarks/mjlab_imitation.py --device cuda --seeds 1 2 --folder imitation --output imitation.json
+    python benchmarks/plot_mjlab_arms.py imitation.json --arms AMP-G1 --curves reward style --image amp.png
     python scripts/renforce/play_mjlab.py --target imitation/AMP-G1_1 --num_envs 16 --video
 
 Motions are made-up gaits, or with `--source policy` what the policies of the PPO arms do at one command. AMP and PPO

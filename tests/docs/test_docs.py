@@ -70,7 +70,10 @@ def test_a_command_names_what_exists(command: Command):
     elif rest[:1] == ["scripts/data/collect_demos.py"]:
         collect_demos_parser("").parse(rest[1:])
     elif tool == "python":
-        shared = (ROOT / "benchmarks" / "rsl_rl_peer.py",) if rest[0].startswith("benchmarks/") else ()
+        script = (ROOT / rest[0]).read_text(encoding="utf-8")
+        imported = re.findall(r"^(?:import|from) (\w+)", script, re.MULTILINE)  # their options are the script's, too
+        beside = [(ROOT / rest[0]).parent / f"{name}.py" for name in imported]
+        shared = tuple(path for path in beside if path.is_file())
         shared += (CORE / "runners" / "arguments.py",) * rest[0].endswith("record_motion.py")  # those of playing, too
         source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / rest[0], *shared))
         assert all(f'"{word.partition("=")[0]}"' in source for word in rest if word.startswith("--"))
