@@ -49,7 +49,10 @@ def ant_fell(obs: Groups, action: Tensor, next_obs: Groups) -> Tensor:
 
 
 def classic(termination: Callable[..., Tensor], steps: int) -> runners.OffPolicyRunnerCfg:
-    """Return MBPO with small networks, for tasks with few dimensions: minutes on a CPU."""
+    """Return MBPO with small networks, for tasks with few dimensions: minutes on a CPU.
+
+    The critics are normalized: without, a policy that was found is lost again for a thousand steps.
+    """
     learner = algorithms.SACCfg(
         replay=buffer.ReplayBufferCfg(capacity=50_000),
         learning_starts=500,
@@ -66,7 +69,9 @@ def classic(termination: Callable[..., Tensor], steps: int) -> runners.OffPolicy
         imagination=algorithms.ImaginationCfg(termination=termination),
         num_rollouts=10_000,
     )
-    return _runner(pack((64, 64)), algorithm, steps, 200)
+    policy = pack((64, 64))
+    policy.critic_cfg.backbone_cfg = policy.critic_cfg.backbone_cfg.replace(layer_norm=True)
+    return _runner(policy, algorithm, steps, 200)
 
 
 def robot(
