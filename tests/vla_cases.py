@@ -8,6 +8,14 @@ from RoboRenForce.envs.instructions import instruction_id
 
 TEXTS = ("lift the red block", "push the blue block to the left")
 HEIGHT, WIDTH, CHUNK = 48, 64, 4
+OUT_OF_MEMORY = (
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB."),
+    RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to "
+        "allocate 20971520 bytes. Error code 12 (Cannot allocate memory)"
+    ),
+)
+"""What torch raises on a GPU and on a CPU."""
 
 
 def vector(dim, *, low=-2.0, high=6.0, names=()):

@@ -31,6 +31,10 @@ class Machine:
 class SpecialMachine(Machine): ...
 
 
+class Copier(Machine):
+    cfg: CopierCfg
+
+
 @configclass
 class NetCfg(Cfg):
     sizes: list[int] = [256, 256]
@@ -59,6 +63,11 @@ class MachineCfg(Cfg):
             yield "rate: is above 0.5 with a fixed schedule; lower it or set mode='adaptive'"
         if self.name == "both" and self.parts:
             yield "'name' and 'parts' exclude each other: drop one"
+
+
+@configclass
+class CopierCfg(MachineCfg):
+    class_type: type[Machine] = Copier
 
 
 def messages(cfg: Cfg) -> list[str]:
@@ -328,6 +337,14 @@ def test_build_validates_before_anything_is_constructed():
 
     with pytest.raises(ConfigError, match="steps: got 0 "):
         MachineCfg(class_type=Bomb, steps=0).build()
+
+
+def test_build_refuses_a_class_that_reads_another_configuration():
+    assert type(CopierCfg().build()) is Copier
+    with pytest.raises(
+        ConfigError, match=r"class_type: .*Copier reads the fields of CopierCfg, which MachineCfg lacks"
+    ):
+        MachineCfg(class_type=Copier).build()
 
 
 def test_build_without_a_class_says_so():

@@ -173,6 +173,16 @@ def test_both_modes_are_played_printed_and_written(tmp_path: Path, capsys: pytes
     assert policy.deterministic is False  # as it was
 
 
+def test_a_policy_with_one_way_to_act_plays_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class OneWay(ZeroPolicy):
+        has_samples = False
+
+    results, written = played(tmp_path, scripted(num_envs=2), OneWay((2,)))
+    assert list(results) == ["deterministic"] and "sampled" not in written
+    assert "no samples beside its mode" in capsys.readouterr().out
+    assert list(played(tmp_path, scripted(num_envs=2), OneWay((2,)), stochastic=True)[0]) == ["sampled"]
+
+
 def test_stochastic_plays_samples_only(tmp_path: Path) -> None:
     results, written = played(tmp_path, scripted(num_envs=2), ZeroPolicy((2,)), stochastic=True)
     assert list(results) == ["sampled"] and "deterministic" not in written

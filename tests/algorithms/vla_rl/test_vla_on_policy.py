@@ -22,6 +22,7 @@ from RoboRenForce.networks import MLPCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 from RoboRenForce.runners.vla_rl_runner import VLAPPORunner
 from RoboRenForce.utils.checkpoint import load_checkpoint
+from vla_cases import OUT_OF_MEMORY
 
 HEAD = RegressionHeadCfg(chunk_size=4, std=0.3)
 QUIET = OptimizerCfg(learning_rate=1e-3)
@@ -113,8 +114,9 @@ def test_micro_batches_add_up_to_the_mini_batch(kind: Any, cloned: Path) -> None
     assert same(*found, atol=2e-5)
 
 
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 def test_out_of_memory_halves_micro_batches_and_changes_nothing_else(
-    cloned: Path, monkeypatch: pytest.MonkeyPatch
+    cloned: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
 ) -> None:
     run = runner(options(GRPOCfg, cloned))
     run.learn(1)
@@ -125,7 +127,7 @@ def test_out_of_memory_halves_micro_batches_and_changes_nothing_else(
 
     def small_memory(batch: Any, *args: Any, **kwargs: Any) -> Any:
         if len(batch.executed) > 5:
-            raise torch.OutOfMemoryError("too large")
+            raise error
         return forward(batch, *args, **kwargs)
 
     monkeypatch.setattr(module, "forward", small_memory)

@@ -19,6 +19,7 @@ from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 from RoboRenForce.utils.errors import NotEnoughMemory
 from RoboRenForce.utils.parallelize import ParallelCfg, recompute
 from torch.utils.checkpoint import checkpoint
+from vla_cases import OUT_OF_MEMORY
 
 CPU = torch.device("cpu")
 HEAD = RegressionHeadCfg(chunk_size=4, std=0.3)
@@ -89,11 +90,12 @@ def test_an_unknown_instruction_ends_the_update(cloned: str) -> None:
         run.learn(1)
 
 
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
 @pytest.mark.parametrize(
     ("most", "advice"), [(3, "2 would fit (--num_envs 2)"), (0, "a single one does not fit either")]
 )
 def test_out_of_memory_while_acting_names_what_fits(
-    cloned: str, monkeypatch: pytest.MonkeyPatch, most: int, advice: str
+    cloned: str, monkeypatch: pytest.MonkeyPatch, most: int, advice: str, error: RuntimeError
 ) -> None:
     env = reach_cfg(8).build()
     learner = VLAPPOCfg(init_from=cloned).build(
@@ -104,7 +106,7 @@ def test_out_of_memory_while_acting_names_what_fits(
 
     def small_memory(seen: Any) -> Any:
         if len(seen["proprio"]) > most:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3 GiB")
+            raise error
         return encode(seen)
 
     monkeypatch.setattr(learner.model, "encode", small_memory)

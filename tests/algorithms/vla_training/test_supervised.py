@@ -11,6 +11,7 @@ import pytest
 import torch
 from forked import be_rank, exit_code, forked, free_port
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
+from RoboRenForce.algorithms.vla_training.memory import memory_shortage
 from RoboRenForce.components import EMACfg, OptimizerCfg, ParamGroupCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.image_augmentation import ImageAugmentationCfg
@@ -22,6 +23,7 @@ from RoboRenForce.utils.checkpoint import load_checkpoint
 from RoboRenForce.utils.errors import CheckpointError, ConfigError, NotEnoughMemory
 from RoboRenForce.utils.parallelize import ParallelCfg
 from torch import Tensor
+from vla_cases import OUT_OF_MEMORY
 from vla_demonstrations import CHUNK, policy, record, runner_cfg
 
 SGD = OptimizerCfg(kind="sgd", learning_rate=0.02, momentum=0.9, max_grad_norm=0.5)
@@ -364,20 +366,32 @@ def test_the_reference_sees_what_the_policy_sees(root: Path, tmp_path: Path) -> 
 # ----------------------------------------------------------------------------------------------------------- memory
 
 
-def test_out_of_memory_says_what_fits(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_shortage_of_memory_is_told_from_other_errors() -> None:
+    with pytest.raises(RuntimeError) as of_the_cpu:
+        torch.empty(2**60, dtype=torch.uint8)
+    found = memory_shortage(of_the_cpu.value)
+    assert found == f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {2**60} bytes"
+    assert memory_shortage(torch.OutOfMemoryError("CUDA out of memory. Tried")) == "CUDA out of memory"
+    assert memory_shortage(RuntimeError("could not create a primitive")) == "could not create a primitive"  # oneDNN
+    for other in ("shapes differ. Tried", "could not create a primitive descriptor"):
+        assert memory_shortage(RuntimeError(other)) is None
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+def test_out_of_memory_says_what_fits(root: Path, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
     learner = runner_cfg(root).build().algorithm
     encode = type(learner.policy_model).encode
 
     def small(model: Any, batch: Any) -> Any:
         if len(batch["action"]) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+            raise error
         return encode(model, batch)
 
     monkeypatch.setattr(type(learner.policy_model), "encode", small)
     before = [p.clone() for p in learner.policy_model.parameters()]
     batch = next(iter(runner_cfg(root).build().loader))
     with pytest.raises(
-        NotEnoughMemory, match=r"A batch of 6 does not fit .*CUDA out of memory.*: 1 .*batch_size=1"
+        NotEnoughMemory, match=r"A batch of 6 does not fit .*(out of|allocate) memory.*: 1 .*batch_size=1"
     ) as found:
         learner.update(batch)
     assert "\n" not in str(found.value)

@@ -2,20 +2,30 @@
 
 import pytest
 import torch
-from head_cases import CASES
-from RoboRenForce.components.action_heads import BinsHead, FASTHead
+from head_cases import CASES, DENSITIES
+from RoboRenForce.algorithms.vla_training import VLAPlayPolicy
+from RoboRenForce.components.action_heads import BinsHead, FASTHead, FlowHead
 from RoboRenForce.components.action_heads.denoising import DenoisingHeadCfg
+from RoboRenForce.components.chunk_execution import RealTimeChunkingCfg, RecedingHorizonCfg, TemporalEnsembleCfg
 from RoboRenForce.components.vla_export import export_vla, load_vla
 from RoboRenForce.components.vla_policy import Qwen2VLPolicyCfg, Qwen3VLPolicyCfg
+from RoboRenForce.envs.spec import ActionSpec, EnvSpec
 from RoboRenForce.networks import MLPDenoiserCfg, ResidualMLPCfg
 from RoboRenForce.networks.vlm import MLPBaselineCfg, Qwen2VLCfg, Qwen3VLCfg
-from vla_cases import policy, recorded, spec
+from tensordict import TensorDict
+from vla_cases import observed, policy, recorded, spec
 
 every_head = pytest.mark.parametrize("name", CASES)
 TRANSFORMERS = ["flow-dit", "flow-layerwise", "flow-delays", "diffusion-ddpm-dit"]
 learned = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.long] if name in TRANSFORMERS else []) for name in CASES]
 )
+EXECUTIONS = {
+    "chunks": None,
+    "receding_horizon": RecedingHorizonCfg(num_executed=2),
+    "temporal_ensemble": TemporalEnsembleCfg(),
+    "rtc": RealTimeChunkingCfg(num_executed=2, delay=1),
+}
 LANGUAGE_MODELS = {"qwen2": (Qwen2VLPolicyCfg, Qwen2VLCfg, 56), "qwen3": (Qwen3VLPolicyCfg, Qwen3VLCfg, 64)}
 
 
@@ -98,3 +108,25 @@ def test_a_saved_policy_gives_the_same_actions(name, tmp_path):
         expected, _ = built.act(prefix, deterministic=deterministic)
         torch.manual_seed(1)
         assert torch.equal(loaded.act(loaded.encode(batch), deterministic=deterministic)[0], expected)
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("execution", EXECUTIONS)
+@pytest.mark.parametrize("name", CASES | DENSITIES)
+def test_a_policy_says_whether_its_samples_are_another_way_to_act_than_its_mode(name, execution):
+    built, batch = policy_with((CASES | DENSITIES)[name]), recorded(4)
+    built.head.fit(built.targets(built.encode(batch), batch["action"])[0])
+    if execution == "rtc" and not isinstance(built.head, FlowHead):
+        pytest.skip("real-time chunking guides flow heads only")
+    obs = TensorDict({key: value for key, value in observed(batch).items() if key != "wrist"}, [4])
+    groups = {key: tuple(value.shape[1:]) for key, value in obs.items()}
+    action = ActionSpec("continuous", 2, chunk=2 if execution == "chunks" else 0)
+    play = VLAPlayPolicy(built, EnvSpec("Table", 4, groups, action, 10), execution=EXECUTIONS[execution])
+    found = []
+    for deterministic in (True, False):
+        play.deterministic = deterministic
+        play.reset()
+        torch.manual_seed(1)
+        found.append(torch.stack([play(obs) for _ in range(4)]))
+    assert play.has_samples is not torch.equal(*found)
+    assert play.has_samples is (name in DENSITIES and execution != "rtc")

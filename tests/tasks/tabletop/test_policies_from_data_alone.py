@@ -58,7 +58,8 @@ def test_it_is_played_in_the_task_that_is_named_and_samples_follow_the_seed(run:
     assert found[0] == found[2] != found[1]  # flow matching draws noise in either mode
     torch.rand(1)
     other = play("--target", str(run), "--task", REACH, LENGTH, "--seed", "4")
-    assert other["sampled"] != found[0]["sampled"]
+    assert other["deterministic"] != found[0]["deterministic"]
+    assert "sampled" not in other  # it would be the same
     with pytest.raises(UserError, match="name a task that has one with --task"):
         play("--target", str(run))
 

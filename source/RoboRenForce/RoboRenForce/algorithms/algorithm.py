@@ -62,6 +62,11 @@ class Policy(nn.Module, ABC):
 
     deterministic: bool = True
 
+    @property
+    def has_samples(self) -> bool:
+        """Whether acting depends on `deterministic`; if not, evaluating samples would repeat what the mode did."""
+        return True
+
     def reset(self, dones: torch.Tensor | None = None) -> None:
         """Reset the state of environments whose episode ended, `(N,)`; of all of them if `dones` is None."""
 

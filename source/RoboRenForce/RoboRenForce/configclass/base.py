@@ -15,7 +15,7 @@ from pydantic_core import ValidationError
 from . import plain_data, yaml_text
 from . import trust as limits
 from .errors import ConfigError, Problem, did_you_mean
-from .fields import CLASS_FIELD, MISSING
+from .fields import CLASS_FIELD, MISSING, declared_cfg
 from .hints import show
 from .messages import problems_of
 from .references import resolve
@@ -155,14 +155,18 @@ class Cfg:
 
 
 def _require_constructor(target: Any, cfg: Cfg, args: tuple[Any, ...], runtime: Mapping[str, Any]) -> None:
-    """Refuse an abstract class, and one that can't be constructed like the default."""
-    usual = type(cfg).__cfg_defaults__.get(CLASS_FIELD)
-    what = f"{show(target)} is abstract" if inspect.isabstract(target) else ""
-    if not what and target is not usual:
+    """Refuse an abstract class, one that can't be constructed like the default, and one of another configuration."""
+    usual, what = type(cfg).__cfg_defaults__.get(CLASS_FIELD), ""
+    fix = "use a configuration whose class is complete" if target is usual else f"derive it from {usual!r}"
+    if inspect.isabstract(target):
+        what = f"{show(target)} is abstract"
+    elif target is not usual and not isinstance(cfg, needed := declared_cfg(target)):
+        what = f"{show(target)} reads the fields of {needed.__name__}, which {type(cfg).__name__} lacks"
+        fix = f"choose a task, or a configuration, of {needed.__name__}"
+    elif target is not usual:
         try:
             inspect.signature(target).bind(cfg, *args, **runtime)
         except (TypeError, ValueError) as error:
             what = f"{show(target)} can't be built with {type(cfg).__name__} ({error})"
     if what:
-        fix = "use a configuration whose class is complete" if target is usual else f"derive it from {usual!r}"
         raise ConfigError([Problem(CLASS_FIELD, what, fix)], type(cfg).__qualname__)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import inspect
 import sys
 import types
 import typing
@@ -129,3 +130,12 @@ def field_types(cls: type) -> dict[str, Any]:
             found[CLASS_FIELD] = Annotated[found[CLASS_FIELD], SubclassOf(kind)]
         type.__setattr__(cls, "__cfg_types__", found)
     return cls.__dict__["__cfg_types__"]
+
+
+def declared_cfg(target: Any) -> type:
+    """Return the class of the configuration that a class declares by `cfg: SomeCfg`; `object` if it declares none."""
+    for owner in inspect.getmro(target) if isinstance(target, type) else ():
+        if (annotation := inspect.get_annotations(owner).get("cfg")) is not None:
+            found = _evaluate(annotation, vars(sys.modules[owner.__module__]))
+            return found if hasattr(found, "__cfg_defaults__") else object
+    return object

@@ -7,7 +7,7 @@ from typing import Annotated, Any, cast
 import numpy as np
 
 from ..algorithms.algorithm import Policy
-from ..configclass import MISSING, Range, configclass
+from ..configclass import Range, configclass
 from ..data import LeRobotDatasetCfg, LeRobotWriter, MixtureDatasetCfg, MixturePartCfg
 from ..data.loader import DataLoader
 from ..data.metadata import read_metadata
@@ -135,7 +135,7 @@ class DAggerRunnerCfg(VLAPretrainRunnerCfg):
 
     class_type: type = DAggerRunner
 
-    dataset: LeRobotDatasetCfg = MISSING
+    dataset: LeRobotDatasetCfg = LeRobotDatasetCfg()
     """The demonstrations that it begins with."""
     epochs = None
     validation_interval = 0

@@ -79,24 +79,29 @@ class PlayRun:
     def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
         """Evaluate the mode and samples of the policy in the same scenes, print both and write `eval.json`.
 
-        Further measurements of the environment, such as tracking errors, are averaged and written too.
+        A policy that has one way to act plays once, as `deterministic` unless samples were asked for. Further
+        measurements of the environment, such as tracking errors, are averaged and written too.
         """
-        results = {}
-        modes = ("sampled",) if self.args.stochastic else ("deterministic", "sampled")
+        results, policy = {}, runner.policy()
+        modes = ["sampled"] if self.args.stochastic else ["deterministic"]
+        if policy.has_samples and not self.args.stochastic:
+            modes.append("sampled")
         for mode in modes:
             results[mode] = evaluate(
                 self.env,
-                runner.policy(),
+                policy,
                 self.args.episodes,
                 deterministic=mode == "deterministic",
                 seed=self.task.env_cfg.seed,
             )
             say(f"{mode:13s} {results[mode]}")
+        if not policy.has_samples:
+            say("one way       the policy has no samples beside its mode: both would play alike")
         for line in success_table({mode: result.success_by_instruction for mode, result in results.items()}):
             say(line)
         content = {"checkpoint": self.saved.path.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
         content |= {mode: result.to_dict() for mode, result in results.items()}
-        measured = measure(self.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
+        measured = measure(self.env, policy, MEASURED_STEPS, seed=self.task.env_cfg.seed)
         for subject, parts in measured.items():
             numbers = ", ".join(f"{part} {value:.4g}" for part, value in parts.items())
             say(f"{subject.replace('_', ' '):13s} {numbers}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from RoboRenForce import algorithms, components, networks, runners
-from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
+from RoboRenForce.algorithms.vla_training import DAggerAlgorithmCfg, SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.data import DataLoaderCfg
 from RoboRenForce.networks.vlm import MLPBaselineCfg
+from RoboRenForce.runners.dagger_runner import DAggerRunnerCfg
 from RoboRenForce.runners.vla_pretrain_runner import VLAPretrainRunnerCfg
 from RoboRenForce.runners.vla_sft_runner import VLASFTRunnerCfg
 
@@ -41,6 +42,16 @@ def behavior_cloning() -> VLAPretrainRunnerCfg:
 def fine_tuning() -> VLASFTRunnerCfg:
     """The same policy, from the weights of `algorithm.init_from`: a run of behavior cloning, for example."""
     return VLASFTRunnerCfg(algorithm=SFTAlgorithmCfg(optimizer=_optimizer(2.0e-4)), **_policy_and_data())
+
+
+def dagger() -> DAggerRunnerCfg:
+    """The same policy, corrected where it comes to; give `dataset.data_root`, a few recorded demonstrations."""
+    return DAggerRunnerCfg(
+        algorithm=DAggerAlgorithmCfg(optimizer=_optimizer(1.0e-3), beta_decay=0.5),
+        **_policy_and_data() | {"epochs": None},
+        max_iterations=10,
+        updates_per_iteration=200,
+    )
 
 
 def _policy_and_data() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from RoboRenForce.envs import GroupVecCfg, MultiModalCfg
 from RoboRenForce.utils.errors import UserError
 from RoboRenForce.utils.registry import ENV_KEY, RUNNER_KEY
 
+from .expert import ExpertCfg
 from .goals import GOALS, TaskName
 from .tabletop_env import TabletopCfg
 
@@ -29,6 +30,11 @@ def easy_reach_cfg() -> TabletopCfg:
     return vla_cfg("Reach", colours=["red", "blue"], num_blocks=1, num_templates=1)
 
 
+def corrected_reach_cfg() -> TabletopCfg:
+    """An expert as slow as that of the demonstrations, whose actions label what the policy does."""
+    return vla_cfg("Reach", expert=ExpertCfg(speed=0.6))
+
+
 def grouped(cfg: TabletopCfg) -> TabletopCfg:
     """Groups of eight tables that start alike."""
     return cfg.replace(num_envs=64, groups=GroupVecCfg(group_size=8))
@@ -41,6 +47,7 @@ def register_tasks() -> None:
     for task in GOALS:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
+    _register("RoboRenForce-Tabletop-Reach-DAgger", corrected_reach_cfg(), f"{agents}:dagger")
     for task, cfg in (("Reach", easy_reach_cfg()), ("Place", vla_cfg("Place"))):
         _register(f"RoboRenForce-Tabletop-{task}-GRPO", grouped(cfg), f"{agents}_rl:grpo")
         _register(f"RoboRenForce-Tabletop-{task}-VLAPPO", cfg.replace(num_envs=64), f"{agents}_rl:ppo")

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import torch
-
 from ...utils.errors import NotEnoughMemory
-from ..vla_training.memory import largest_that_fits
+from ..vla_training.memory import largest_that_fits, memory_shortage
 
 LESS = (
     "algorithm.sample_place=host keeps what a rollout stores in memory of the host, and "
@@ -28,8 +26,10 @@ def acting_within_memory(obs: Mapping[str, Any], attempt: Callable[[Mapping[str,
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        message = str(error).split(". ")[0]
+    except RuntimeError as error:
+        message = memory_shortage(error)
+        if message is None:
+            raise
     else:
         return
     # Outside of the handler, whose traceback holds the activations.

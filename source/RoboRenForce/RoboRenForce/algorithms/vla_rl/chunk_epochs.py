@@ -13,6 +13,7 @@ from ...components.lr_schedule import adapt_to_kl_
 from ...components.torch_optimizer import TorchOptimizer
 from ...utils.distributed import DistributedContext
 from ...utils.errors import NotEnoughMemory
+from ..vla_training.memory import memory_shortage
 from ..vla_training.reference import Reference
 from .acting_memory import LESS
 from .chunk_collector import RECORD
@@ -84,7 +85,9 @@ class ChunkEpochs:
             size = max(min(self.micro_batch_size or len(index), len(index)), 1)
             try:
                 return self._accumulate(store, batch, index.split(size), demonstrations, reference, trains_policy)
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if memory_shortage(error) is None:
+                    raise
                 if size == 1 or self.distributed.is_distributed:  # other processes would wait for this one
                     raise NotEnoughMemory(
                         f"A micro-batch of {size} decisions does not fit into the memory of the device: set "

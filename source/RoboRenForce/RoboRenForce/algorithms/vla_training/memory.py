@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,19 @@ from torch import Tensor
 from ...utils.errors import NotEnoughMemory
 
 Batch = Mapping[str, Any]
+_OF_THE_CPU = re.compile("DefaultCPUAllocator: .*|could not create a primitive$")
+"""What errors of torch's allocator say, and of oneDNN, which gives no reason when it gets no memory."""
+
+
+def memory_shortage(error: RuntimeError) -> str | None:
+    """Return what torch says of memory that it did not get, without its advice; None for an error of another kind.
+
+    For a GPU it raises an OutOfMemoryError, for the CPU a plain RuntimeError.
+    """
+    of_the_cpu = _OF_THE_CPU.search(str(error))
+    if of_the_cpu is None and not isinstance(error, torch.OutOfMemoryError):
+        return None
+    return (of_the_cpu[0] if of_the_cpu else str(error)).split(". ")[0]
 
 
 @contextmanager
@@ -25,9 +39,10 @@ def naming_what_fits(batch: Batch, attempt: Callable[[Batch], None] | None) -> I
     """
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        size = _rows(batch)
-        message = str(error).split(". ")[0]
+    except RuntimeError as error:
+        message, size = memory_shortage(error), _rows(batch)
+        if message is None:
+            raise
     else:
         return
     # Outside of the handler, whose traceback holds the activations.
@@ -43,7 +58,9 @@ def largest_that_fits(batch: Batch, size: int, attempt: Callable[[Batch], object
             torch.cuda.empty_cache()
         try:
             attempt({name: value[:size] for name, value in batch.items()})
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if memory_shortage(error) is None:
+                raise
             continue
         return size
     return 0

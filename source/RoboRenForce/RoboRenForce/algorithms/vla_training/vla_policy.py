@@ -61,6 +61,12 @@ class VLAPlayPolicy(Policy):
     def export_folder(self, folder: Path) -> Path:
         return export_vla(self.policy, folder)
 
+    @property
+    @override
+    def has_samples(self) -> bool:
+        """False for a head without density and for real-time chunking, which draw their start noise in either mode."""
+        return self.policy.head.has_density and not isinstance(self.execution, RealTimeChunkingCfg)
+
     @torch.no_grad()
     def forward(self, obs: TensorDict) -> Tensor:
         """Return actions `(N, chunk, A)`, or `(N, A)` in an environment without chunks."""
