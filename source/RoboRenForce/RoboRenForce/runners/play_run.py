@@ -16,10 +16,11 @@ from pathlib import Path
 
 import torch
 
-from ..algorithms.algorithm import Policy
+from ..algorithms.algorithm import Algorithm, Policy
 from ..components import for_simulator
 from ..components.vla_export import is_exported
 from ..configclass.validated import validated
+from ..envs.env_cfg import has_env
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
@@ -60,7 +61,12 @@ class PlayRun:
     run_dir: RunDir
     args: Namespace
     env: VecEnv = field(init=False)
-    """Configuration of the environment to play in."""
+    """The environments to play in, once they are built."""
+
+    @property
+    def has_env(self) -> bool:
+        """False if the policy learned from a data set alone and no task is named to play it in."""
+        return has_env(self.task.env_cfg)
 
     def build_env(self) -> VecEnv:
         """Build the environments to evaluate in."""
@@ -68,8 +74,12 @@ class PlayRun:
             self.env = self.task.env_cfg.build()
         return self.env
 
-    def build_runner(self, env: VecEnv) -> Trainer:
-        """Build the runner with the learner of the checkpoint; it writes nothing."""
+    def build_runner(self, env: VecEnv | None) -> Trainer:
+        """Build the runner with the learner of the checkpoint; it writes nothing.
+
+        Args:
+            env: What `build_env` returned; None: the policy is only exported.
+        """
         runner = build_player(self.task.runner_cfg, self.saved.spec, env, self.device)
         runner.restore(self.saved, resume=False)
         runner.algorithm.eval()
@@ -132,8 +142,8 @@ class PlayRun:
 
     def export(self, runner: Trainer) -> None:
         """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
-        played = runner.policy()
-        if played.exports_folder:
+        played = runner.policy() if self.has_env else runner.algorithm
+        if not isinstance(played, Policy) or played.exports_folder:
             self._export_folder(played)
             return
         env, actions = self.env, self.args.export_actions or "policy"
@@ -147,7 +157,7 @@ class PlayRun:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
         say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
 
-    def _export_folder(self, played: Policy) -> None:
+    def _export_folder(self, played: Policy | Algorithm) -> None:
         if self.args.export_formats or self.args.export_actions:
             raise UserError(
                 "A vision-language-action policy is exported as a folder of weights, configuration and tokenizer, "
@@ -167,7 +177,8 @@ class PlayRun:
         if self.args.export:
             self.export(runner)
         say(f"report        {write_report(self.run_dir)}")
-        self.env.close()
+        if self.has_env:
+            self.env.close()
 
 
 def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:

@@ -209,9 +209,10 @@ def _commands(run: RunDir, info: Mapping[str, Any]) -> str:
     command = str(info.get("command", ""))
     lines = f"<pre>{html.escape(command)}</pre>" if command else ""
     target = html.escape(shlex.quote(run.root.as_posix()))
+    where = "" if info.get("has_env", True) else " --task TASK"
     return (
         f"<h2>Commands</h2><section>{lines}Play it, or go on training:"
-        f"<pre>rrf play --target {target} --video\nrrf train --resume {target}</pre></section>"
+        f"<pre>rrf play --target {target}{where} --video\nrrf train --resume {target}</pre></section>"
     )
 
 
