@@ -215,7 +215,8 @@ def _vectors(columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _look_at_statistics(inspection: Inspection) -> None:
     """Compare the stored statistics with those of the frames."""
-    metadata, fix = inspection.metadata, "run scripts/data/dataset_stats.py"
+    metadata = inspection.metadata
+    fix = f"run scripts/data/dataset_stats.py {metadata.root} --write"
     for key, feature in metadata.features.items():
         if key in STANDARD or feature.dtype == "string":
             continue
@@ -263,11 +264,16 @@ def _look_at_cameras(inspection: Inspection, dataset: LeRobotDataset, frames: in
         # What is wrong with numbers is known by now, and says nothing about the camera.
         alone = LeRobotDataset(dataset.cfg.replace(cameras=[camera]), check=False)
         ends = _last_frames(metadata, camera)
+        broken: set[int] = set()
         for index in [*chosen, *(index for index in ends if index not in chosen)]:
             try:
                 item = alone[index]
             except DatasetFileError as error:
-                inspection.add("error", str(error))
+                file = _video_of(metadata, camera, index)
+                if file is None or file not in broken:  # what a cut video lacks is said once
+                    inspection.add("error", str(error))
+                if file is not None:
+                    broken.add(file)
                 continue
             sample = Sample(
                 camera, int(item["episode_index"]), int(item["frame_index"]), item["task"], item[camera].numpy()
@@ -286,6 +292,13 @@ def _last_frames(metadata: DatasetMetadata, camera: str) -> list[int]:
         return []
     lasts = {int(file): episode for episode, file in enumerate(table.file)}
     return [int(metadata.episodes.first[e] + metadata.episodes.length[e] - 1) for e in lasts.values()]
+
+
+def _video_of(metadata: DatasetMetadata, camera: str, index: int) -> int | None:
+    """Return the number of the video file with a frame, counted over the dataset; None for single pictures."""
+    table = metadata.episodes.videos.get(camera)
+    episode = int(np.searchsorted(metadata.episodes.first, index, side="right")) - 1
+    return None if table is None else int(table.file[episode])
 
 
 def _file_of(metadata: DatasetMetadata, episode: int) -> str:
