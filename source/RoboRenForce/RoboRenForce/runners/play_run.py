@@ -13,6 +13,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,7 +30,7 @@ from ..utils.errors import RunDirectoryError, SpecMismatch, UserError
 from ..utils.export import export_policy
 from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task, load_task
-from ..utils.report import write_report
+from ..utils.report import play_name, read_evaluation, write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
 from .arguments import EXECUTIONS
 from .checkpoint_task import task_of_checkpoint
@@ -89,6 +90,9 @@ class PlayRun:
     def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
         """Evaluate the mode and samples of the policy in the same scenes, print both and write `eval.json`.
 
+        That holds the last play, and below `others` the last one of every other task or with other overrides: a play of
+        changed scenes would else pass for the policy's own.
+
         Further measurements of the environment, such as tracking errors, are averaged and written too.
         """
         results = {}
@@ -105,12 +109,15 @@ class PlayRun:
         for line in success_table({mode: result.success_by_instruction for mode, result in results.items()}):
             say(line)
         content = {"checkpoint": self.saved.path.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
+        content["overrides"] = overrides_of(self.args)
         content |= {mode: result.to_dict() for mode, result in results.items()}
         measured = measure(self.env, runner.policy(), MEASURED_STEPS, seed=self.task.env_cfg.seed)
         for subject, parts in measured.items():
             numbers = ", ".join(f"{part} {value:.4g}" for part, value in parts.items())
             say(f"{subject.replace('_', ' '):13s} {numbers}")
         content |= measured
+        if others := other_plays(read_evaluation(self.run_dir.evaluation), content):
+            content["others"] = others
         try:
             write_text_atomically(self.run_dir.evaluation, json.dumps(content, indent=1) + "\n")
         except OSError as error:
@@ -179,6 +186,25 @@ class PlayRun:
         say(f"report        {write_report(self.run_dir)}")
         if self.has_env:
             self.env.close()
+
+
+def overrides_of(args: Namespace) -> list[str]:
+    """Return what changed the run that is played, as it is written in overrides."""
+    flags = {name: vars(args).get(name) for name in ("config_name", "execution")}
+    return [*(f"{name}={value}" for name, value in flags.items() if value is not None), *args.overrides]
+
+
+def other_plays(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the plays of `eval.json` that are no earlier ones of the same, by task and overrides.
+
+    Args:
+        before: Content of the file.
+        now: The play that becomes its content.
+    """
+    last = {name: value for name, value in before.items() if name != "others"}
+    plays = before.get("others", {}) | ({play_name(last): last} if last else {})
+    plays.pop(play_name(now), None)
+    return plays
 
 
 def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:

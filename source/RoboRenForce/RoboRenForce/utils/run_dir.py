@@ -67,7 +67,7 @@ class RunDir:
 
     @property
     def evaluation(self) -> Path:
-        """Results of the last evaluation."""
+        """Results of the last evaluation, and of the last one of every other task or with other overrides."""
         return self.root / "eval.json"
 
     @property
