@@ -107,7 +107,14 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "half an info": (lambda root: cut(root / INFO, 0.5), r"info.json': it can't be read as JSON"),
     "nested info": (lambda root: (root / INFO).write_text("[" * 100_000), r"info.json': it can't be read as JSON"),
     "a list": (lambda root: (root / INFO).write_text("[]"), r"info.json': it holds list, expected an object"),
-    "version": (info(codebase_version="v4.0"), r"codebase_version is 'v4.0', expected v3.0, v2.1, v2.0"),
+    "old version": (
+        info(codebase_version="v1.6"),
+        r"codebase_version is 'v1.6', expected v3.0, v2.1, v2.0; convert the dataset with .* that wrote it",
+    ),
+    "new version": (
+        info(codebase_version="v4.0"),
+        r"codebase_version is 'v4.0', expected v3.0, v2.1, v2.0; .* that writes v3.0, or read it with a newer RoboRen",
+    ),
     "fps": (info(fps=0), r"'fps' is 0, expected a positive number"),
     "fps NaN": (info(fps=float("nan")), r"'fps' is nan"),
     "dtype": (feature("action", dtype="object"), r"feature 'action' has dtype 'object', expected one of"),

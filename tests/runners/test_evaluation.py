@@ -18,7 +18,8 @@ from RoboRenForce.runners import filming, play_run
 from RoboRenForce.runners.evaluation import Stopped, measure
 from RoboRenForce.runners.saved_run import SavedRun
 from RoboRenForce.utils.errors import EnvContractError, NonFiniteError, UserError
-from RoboRenForce.utils.run_dir import RunDir
+from RoboRenForce.utils.report import write_report
+from RoboRenForce.utils.run_dir import RunDir, write_yaml
 from RoboRenForce.utils.user_errors import user_errors
 from small_runs import ZeroPolicy, scripted
 from tensordict import TensorDict
@@ -148,7 +149,7 @@ def test_max_steps_is_the_last_step_that_counts() -> None:
 
 def played(folder: Path, env: ScriptedEnv, policy: Policy, **args: Any) -> tuple[dict[str, Any], dict[str, Any]]:
     """What `PlayRun.evaluate` returns and writes."""
-    arguments = Namespace(**{"stochastic": False, "episodes": 4, "steps": 3, **args})
+    arguments = Namespace(**{"stochastic": False, "episodes": 4, "steps": 3, "overrides": [], **args})
     task: Any = SimpleNamespace(id="Task", env_cfg=ScriptedEnvCfg(num_envs=1, seed=9))
     saved = SavedRun(folder / "model_3.pt", {})
     run = play_run.PlayRun(task, torch.device("cpu"), saved, RunDir(folder), arguments)
@@ -186,6 +187,35 @@ def test_a_policy_with_one_way_to_act_plays_once(tmp_path: Path, capsys: pytest.
 def test_stochastic_plays_samples_only(tmp_path: Path) -> None:
     results, written = played(tmp_path, scripted(num_envs=2), ZeroPolicy((2,)), stochastic=True)
     assert list(results) == ["sampled"] and "deterministic" not in written
+
+
+def test_a_play_with_overrides_keeps_the_plain_one(tmp_path: Path) -> None:
+    def play(length: int, *overrides: str, **args: Any) -> dict[str, Any]:
+        env = scripted(num_envs=2, script=[[f"time_out@{length}"]])
+        return played(tmp_path, env, ZeroPolicy((2,)), overrides=list(overrides), **args)[1]
+
+    plain = play(2)
+    assert plain["overrides"] == [] and "others" not in plain
+    exchanged = play(3, "env.exchange=block")
+    assert exchanged["deterministic"]["mean"] == 3.0, "the last play lies where it always lay"
+    assert exchanged["overrides"] == ["env.exchange=block"] and exchanged["others"] == {"Task": plain}
+    assert play(4, "env.exchange=block")["others"] == {"Task": plain}, "the last of its kind is kept"
+    cut = play(5, execution="rtc")
+    assert cut["overrides"] == ["execution=rtc"] and list(cut["others"]) == ["Task", "Task env.exchange=block"]
+
+    write_yaml(RunDir(tmp_path).params("run"), {"task": "Task"})
+    page = write_report(RunDir(tmp_path)).read_text()
+    titles = [f"<h2>Evaluation in {name}</h2>" for name in ("Task", "Task execution=rtc", "Task env.exchange=block")]
+    places = [page.index(title) for title in titles]
+    assert places == sorted(places), "the plain play comes first"
+    assert "<b>2 ± 0</b><span>deterministic return, n = 4</span>" in page
+    assert play(6).keys() == plain.keys() | {"others"}
+    assert len(json.loads(RunDir(tmp_path).evaluation.read_text())["others"]) == 2
+
+
+def test_without_a_plain_play_the_report_says_so(tmp_path: Path) -> None:
+    played(tmp_path, scripted(num_envs=2), ZeroPolicy((2,)), overrides=["env.exchange=block"])
+    assert "return, n = 4, with overrides" in write_report(RunDir(tmp_path)).read_text()
 
 
 def test_mean_nan_is_an_error_and_nothing_is_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

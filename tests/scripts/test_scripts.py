@@ -319,7 +319,7 @@ def test_tasks_are_listed_with_package_and_algorithm(
 def test_eval_export_and_plot_work_on_the_newest_run(capsys: pytest.CaptureFixture[str]) -> None:
     run = trained()
     main(["eval", "--episodes", "2", "--stochastic"])
-    assert set(json.loads(run.evaluation.read_text())) == {"checkpoint", "task", "seed", "sampled"}
+    assert set(json.loads(run.evaluation.read_text())) == {"checkpoint", "task", "seed", "overrides", "sampled"}
     main(["export", "--checkpoint", "2"])
     assert sorted(os.listdir(run.exported)) == ["policy.onnx", "policy.pt2"]
     extra = {"metadata.json": ""}

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
+from RoboRenForce.cli import main as rrf
 from RoboRenForce.cli.vla_tasks import PRETRAIN, SFT, apply_vla_flags, find_task, policy_named, vla_parser
 from RoboRenForce.components.action_heads import RegressionHeadCfg
+from RoboRenForce.components.vla_export import load_vla
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg, Qwen2VLPolicyCfg, Qwen3VLPolicyCfg
 from RoboRenForce.data import LeRobotWriter
 from RoboRenForce.runners.checkpoint_task import task_of_checkpoint
@@ -62,13 +65,13 @@ def run(monkeypatch: pytest.MonkeyPatch, script: str, *argv: str) -> None:
     runpy.run_path(str(SCRIPTS / script), run_name="__main__")
 
 
-def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def record_and_name_options() -> list[str]:
+    """Record demonstrations into `data`, and return the options of learning from them."""
     features = {
         "observation.state": {"dtype": "float32", "shape": [1]},
         "action": {"dtype": "float32", "shape": [1]},
         "observation.images.front": {"dtype": "image", "shape": [16, 16, 3], "names": ["height", "width", "channels"]},
     }
-    monkeypatch.chdir(tmp_path)
     with LeRobotWriter.create("data", fps=5, features=features) as writer:
         for number in range(4):
             for step in range(6):
@@ -77,10 +80,17 @@ def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest
                     {**values, "observation.images.front": np.full((16, 16, 3), step, np.uint8)}, task="move"
                 )
             writer.save_episode()
-    small = ["policy.backbone.image_size=[16,16]", "policy.head.chunk_size=2"]
-    options = ["--dataset_path", "data", "--device", "cpu", "--batch_size", "4", "--num_workers", "0", "logger=[]",
-               "report=false"]  # fmt: skip
-    run(monkeypatch, "pretrain/train_single_gpu.py", *options, *small, "--epochs", "1", "updates_per_iteration=2",
+    return ["--dataset_path", "data", "--device", "cpu", "--batch_size", "4", "--num_workers", "0", "logger=[]",
+            "report=false"]  # fmt: skip
+
+
+SMALL = ("policy.backbone.image_size=[16,16]", "policy.head.chunk_size=2")
+
+
+def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = record_and_name_options()
+    run(monkeypatch, "pretrain/train_single_gpu.py", *options, *SMALL, "--epochs", "1", "updates_per_iteration=2",
         "--experiment_name", "first")  # fmt: skip
     (first,) = (tmp_path / "logs/RFRL/first").iterdir()
     run(monkeypatch, "post_train/train_sft.py", *options, "--checkpoint", str(first), "--kl_coef", "0.1",
@@ -92,3 +102,27 @@ def test_pre_training_fine_tuning_and_resume(tmp_path: Path, monkeypatch: pytest
     assert "reference" in saved["algorithm"]
     policy = task_of_checkpoint(saved).runner_cfg.policy
     assert policy.head.chunk_size == 2, "the checkpoint that learning begins with brings its policy's configuration"
+
+
+def test_a_run_without_an_environment_is_exported_and_says_how(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = record_and_name_options()
+    run(monkeypatch, "pretrain/train_single_gpu.py", *options, *SMALL, "--max_iterations", "1",
+        "updates_per_iteration=2", "--experiment_name", "alone", "report=true")  # fmt: skip
+    (root,) = (tmp_path / "logs/RFRL/alone").iterdir()
+    said = capsys.readouterr().out
+    target = root.relative_to(tmp_path)
+    assert f"export --target {target}\n" in said and f"play --target {target} --task TASK --video\n" in said
+    assert said.count("--export") == 0
+    assert "--task TASK --video" in (root / "report.html").read_text()
+    rrf(["export", "--target", str(target)])
+    expected = load_checkpoint(root / "model_1.pt")["algorithm"]["policy"]["tensors"]
+    exported = load_vla(root / "exported").state_dict()
+    assert f"exported to   {target}/exported" in capsys.readouterr().out
+    assert {name.rpartition("policy.")[2] for name in expected} <= exported.keys()
+    assert all(torch.equal(tensor, exported[name.rpartition("policy.")[2]]) for name, tensor in expected.items())
+    with pytest.raises(SystemExit):
+        rrf(["play", "--target", str(target)])
+    assert "has no environment: name a task that has one with --task" in capsys.readouterr().err

@@ -29,6 +29,8 @@ EVALUATION = {
     "deterministic": RESULT,
     "sampled": RESULT | {"success_rate": 0.5},
     "velocity_error": {"linear": 0.25, "num_envs": 4, "steps": 500},
+    "overrides": ["env.exchange=block"],
+    "others": {"Robot": {"task": "Robot", "deterministic": RESULT, "overrides": [], "velocity_error": {"linear": 0.5}}},
 }
 INFO = {
     "task": "Robot",
@@ -127,6 +129,8 @@ def test_what_an_evaluation_writes_is_all_shown(tmp_path: Path) -> None:
     for text in (
         "12.2 ± 0.5",
         "deterministic return, n = 10",
+        "Evaluation in Robot env.exchange=block",
+        "linear 0.5",
         "sampled return",
         "linear 0.25, num envs 4",
         "model_3.pt",

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 from RoboRenForce.utils.errors import UserError
-from RoboRenForce.utils.hub_models import download_model, repositories
+from RoboRenForce.utils.hub_models import MODELS, download_model, repositories, setup_arguments
 
 pytestmark = pytest.mark.contract
 hub = pytest.importorskip("huggingface_hub")
@@ -75,6 +75,15 @@ def test_refusals(asked, monkeypatch):
     refuse(ConnectionError("no route"))
     with pytest.raises(UserError, match=r"no route\): check the network"):
         download_model("owner/name")
+
+
+def test_the_arguments_that_download_a_model_name_its_size():
+    assert setup_arguments("Qwen/Qwen3-VL-8B-Instruct", "qwen3vl") == "qwen3vl --size 8B"
+    assert setup_arguments("somebody/finetuned", "qwen2vl") == "qwen2vl"
+    for sizes in MODELS.values():
+        for there in sizes.values():
+            model, size = setup_arguments(there[0], "").split(" --size ")
+            assert repositories(model, size) == there
 
 
 def test_the_script_says_one_sentence():

@@ -169,6 +169,17 @@ def test_a_missing_weight_is_named(family, folder, tmp_path):
     build(family, tmp_path, num_layers=1)  # it is of a layer that is cut
 
 
+def test_absent_weights_are_downloaded_in_their_size(family, monkeypatch):
+    def is_absent(*_, **__):
+        raise OSError("not in the cache")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", is_absent)
+    for name in (name for name in CFGS[family].architectures if name.startswith("Qwen/")):
+        size = name.split("-")[-2]
+        with pytest.raises(UserError, match=rf"setup_models.sh {CFGS[family].setup_name} --size {size}` where"):
+            build(family, name)
+
+
 def test_refusals(family, folder, tmp_path):
     cfg = CFGS[family]
     with pytest.raises(UserError, match=rf"setup_models.sh {cfg.setup_name}"):

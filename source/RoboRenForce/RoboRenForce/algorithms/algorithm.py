@@ -103,6 +103,8 @@ class Algorithm(ABC):
     """Fields of a transition that the algorithm stores."""
     is_sharded: bool = False
     """True if every process holds a part of its state: all write and read checkpoints, which are directories."""
+    exports_folder: bool = False
+    """True if its policy is exported as a folder, by `export_folder`, which takes no environment to play it in."""
     saves_directories: bool = False
     """True if its checkpoints are directories `global_step_<N>` even where it is not sharded, as in VLA RL."""
 
@@ -163,6 +165,12 @@ class Algorithm(ABC):
     @abstractmethod
     def policy(self) -> Policy:
         """Return the current policy for play, evaluation and export; it shares parameters with the algorithm."""
+
+    def export_folder(self, folder: Path) -> Path:
+        """Write the policy to a folder of its own format, and return that."""
+        raise UserError(
+            f"A {type(self).__name__} exports no policy without an environment: name a task that has one with --task."
+        )
 
     @abstractmethod
     def state_dict(self) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def export(argv: Sequence[str]) -> None:
 
 def _play(args: argparse.Namespace, *, evaluates: bool) -> None:
     run = prepare_play(args)
-    runner = run.build_runner(run.build_env())
+    runner = run.build_runner(run.build_env() if evaluates or run.has_env else None)
     if evaluates:
         run.evaluate(runner)
     run.finish(runner)

@@ -112,7 +112,9 @@ def _checked_info(path: Path) -> dict[str, Any]:
     version = info.get("codebase_version")
     if version not in _VERSIONS:
         what = f"codebase_version is {str(version)[:40]!r}, expected {', '.join(_VERSIONS)}"
-        raise fault(path, what, fix="convert the dataset with the LeRobot release that wrote it")
+        old = str(version).startswith(("v0.", "v1.", "v2."))
+        release = "that wrote it" if old else f"that writes {V30}, or read it with a newer RoboRenForce"
+        raise fault(path, what, fix=f"convert the dataset with the LeRobot release {release}")
     for name, most in (("total_episodes", _MAX_FRAMES), ("total_frames", _MAX_FRAMES), ("chunks_size", 10**9)):
         value = info.setdefault(name, 1000) if name == "chunks_size" else info.get(name)
         if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= most:

@@ -75,6 +75,11 @@ class NoEnvCfg(VecEnvCfg):
         )
 
 
+def has_env(env_cfg: Any) -> bool:
+    """Return False for the configuration of a run that learned from a data set alone."""
+    return not isinstance(env_cfg, NoEnvCfg)
+
+
 def evaluation_cfg(env_cfg: Any, num_envs: int, seed: int) -> Any:
     """Return `VecEnvCfg.for_evaluation`, also for a user's configuration without links."""
     if isinstance(env_cfg, VecEnvCfg):

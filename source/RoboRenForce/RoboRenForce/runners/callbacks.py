@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..configclass import Cfg, configclass
+from ..envs.env_cfg import has_env
 from ..utils.console import Display
 from ..utils.environment_info import git_commit, hardware, versions
 from ..utils.errors import RunDirectoryError
@@ -216,6 +217,8 @@ def write_params(runner: Trainer, run: RunDir, packages: dict[str, str]) -> None
         "commit": git_commit(),
         "spec": {} if runner.spec is None else runner.spec.to_dict(),
     }
+    if not has_env(runner.env_cfg):
+        facts["has_env"] = False
     if runner.resumed:
         facts["command"] = earlier.get("command", facts["command"])
         facts["resumed"] = [

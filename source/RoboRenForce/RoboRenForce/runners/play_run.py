@@ -13,13 +13,15 @@ from argparse import Namespace
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..algorithms.algorithm import Policy
+from ..algorithms.algorithm import Algorithm, Policy
 from ..components import for_simulator
 from ..components.vla_export import is_exported
 from ..configclass.validated import validated
+from ..envs.env_cfg import has_env
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
@@ -28,7 +30,7 @@ from ..utils.errors import RunDirectoryError, SpecMismatch, UserError
 from ..utils.export import export_policy
 from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task, load_task
-from ..utils.report import write_report
+from ..utils.report import play_name, read_evaluation, write_report
 from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
 from .arguments import EXECUTIONS
 from .checkpoint_task import task_of_checkpoint
@@ -60,7 +62,12 @@ class PlayRun:
     run_dir: RunDir
     args: Namespace
     env: VecEnv = field(init=False)
-    """Configuration of the environment to play in."""
+    """The environments to play in, once they are built."""
+
+    @property
+    def has_env(self) -> bool:
+        """False if the policy learned from a data set alone and no task is named to play it in."""
+        return has_env(self.task.env_cfg)
 
     def build_env(self) -> VecEnv:
         """Build the environments to evaluate in."""
@@ -68,8 +75,12 @@ class PlayRun:
             self.env = self.task.env_cfg.build()
         return self.env
 
-    def build_runner(self, env: VecEnv) -> Trainer:
-        """Build the runner with the learner of the checkpoint; it writes nothing."""
+    def build_runner(self, env: VecEnv | None) -> Trainer:
+        """Build the runner with the learner of the checkpoint; it writes nothing.
+
+        Args:
+            env: What `build_env` returned; None: the policy is only exported.
+        """
         runner = build_player(self.task.runner_cfg, self.saved.spec, env, self.device)
         runner.restore(self.saved, resume=False)
         runner.algorithm.eval()
@@ -79,8 +90,10 @@ class PlayRun:
     def evaluate(self, runner: Trainer) -> dict[str, EvalResult]:
         """Evaluate the mode and samples of the policy in the same scenes, print both and write `eval.json`.
 
-        A policy that has one way to act plays once, as `deterministic` unless samples were asked for. Further
-        measurements of the environment, such as tracking errors, are averaged and written too.
+        A policy that has one way to act plays once, as `deterministic` unless samples were asked for. The file holds
+        the last play, and below `others` the last one of every other task or with other overrides: a play of changed
+        scenes would else pass for the policy's own. Further measurements of the environment, such as tracking errors,
+        are averaged and written too.
         """
         results, policy = {}, runner.policy()
         modes = ["sampled"] if self.args.stochastic else ["deterministic"]
@@ -100,12 +113,15 @@ class PlayRun:
         for line in success_table({mode: result.success_by_instruction for mode, result in results.items()}):
             say(line)
         content = {"checkpoint": self.saved.path.name, "task": self.task.id, "seed": self.task.env_cfg.seed}
+        content["overrides"] = overrides_of(self.args)
         content |= {mode: result.to_dict() for mode, result in results.items()}
         measured = measure(self.env, policy, MEASURED_STEPS, seed=self.task.env_cfg.seed)
         for subject, parts in measured.items():
             numbers = ", ".join(f"{part} {value:.4g}" for part, value in parts.items())
             say(f"{subject.replace('_', ' '):13s} {numbers}")
         content |= measured
+        if others := other_plays(read_evaluation(self.run_dir.evaluation), content):
+            content["others"] = others
         try:
             write_text_atomically(self.run_dir.evaluation, json.dumps(content, indent=1) + "\n")
         except OSError as error:
@@ -137,8 +153,8 @@ class PlayRun:
 
     def export(self, runner: Trainer) -> None:
         """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
-        played = runner.policy()
-        if played.exports_folder:
+        played = runner.policy() if self.has_env else runner.algorithm
+        if not isinstance(played, Policy) or played.exports_folder:
             self._export_folder(played)
             return
         env, actions = self.env, self.args.export_actions or "policy"
@@ -152,7 +168,7 @@ class PlayRun:
             say(f"exported to   {path} (deviates from the policy by {exported.errors[path.name]:.1g})")
         say(f"actions       the {actions}'s: {EXPORTED_ACTIONS[actions]}")
 
-    def _export_folder(self, played: Policy) -> None:
+    def _export_folder(self, played: Policy | Algorithm) -> None:
         if self.args.export_formats or self.args.export_actions:
             raise UserError(
                 "A vision-language-action policy is exported as a folder of weights, configuration and tokenizer, "
@@ -172,7 +188,27 @@ class PlayRun:
         if self.args.export:
             self.export(runner)
         say(f"report        {write_report(self.run_dir)}")
-        self.env.close()
+        if self.has_env:
+            self.env.close()
+
+
+def overrides_of(args: Namespace) -> list[str]:
+    """Return what changed the run that is played, as it is written in overrides."""
+    flags = {name: vars(args).get(name) for name in ("config_name", "execution")}
+    return [*(f"{name}={value}" for name, value in flags.items() if value is not None), *args.overrides]
+
+
+def other_plays(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """Return the plays of `eval.json` that are no earlier ones of the same, by task and overrides.
+
+    Args:
+        before: Content of the file.
+        now: The play that becomes its content.
+    """
+    last = {name: value for name, value in before.items() if name != "others"}
+    plays = before.get("others", {}) | ({play_name(last): last} if last else {})
+    plays.pop(play_name(now), None)
+    return plays
 
 
 def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:

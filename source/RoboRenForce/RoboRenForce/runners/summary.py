@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..utils.console_command import console_command
 from ..utils.errors import ConfigError
@@ -22,7 +22,15 @@ def consent(task_id: str, config: dict[str, Any]) -> str:
     return flags
 
 
-def summary(run: RunDir, saved_elsewhere: Path | None, flags: str, folder: Path, *, interrupted: bool) -> str:
+def summary(
+    run: RunDir,
+    saved_elsewhere: Path | None,
+    flags: str,
+    folder: Path,
+    *,
+    interrupted: bool,
+    played: Literal["here", "elsewhere", "never"] = "here",
+) -> str:
     """Return the final message: the paths of all results, and the next commands.
 
     Args:
@@ -31,6 +39,7 @@ def summary(run: RunDir, saved_elsewhere: Path | None, flags: str, folder: Path,
         flags: Flags to add to commands, see `consent`.
         folder: Folder that paths are relative to.
         interrupted: True if a signal ended the run.
+        played: In the environment of its task, of a task that is named as there was none, or not, being no policy.
     """
 
     def shown(path: Path) -> Path:
@@ -46,5 +55,12 @@ def summary(run: RunDir, saved_elsewhere: Path | None, flags: str, folder: Path,
     lines.append(f"  metrics      {shown(run.metrics)}, tensorboard --logdir {root}")
     rrf = console_command()
     resume = f"  go on        {rrf} train --resume {target}{flags}"
-    play = f"  play         {rrf} play --target {target} --video --export{flags}"
-    return "\n".join([*lines, *([resume, play] if interrupted else [play, resume + " --max_iterations N"])])
+    play = {
+        "here": [f"  play         {rrf} play --target {target} --video --export{flags}"],
+        "elsewhere": [
+            f"  export       {rrf} export --target {target}{flags}",
+            f"  play         {rrf} play --target {target} --task TASK --video{flags}",
+        ],
+        "never": [],
+    }[played]
+    return "\n".join([*lines, *([resume, *play] if interrupted else [*play, resume + " --max_iterations N"])])

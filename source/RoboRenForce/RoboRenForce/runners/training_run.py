@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from ..configclass.validated import validated
+from ..envs.env_cfg import has_env
 from ..envs.vec_env import VecEnv
 from ..utils.console import say, setup_logging
 from ..utils.device import find_device
@@ -98,7 +99,10 @@ class TrainingRun:
                 try_to_write_report(self.run_dir)
             flags = consent(self.task.id, runner.config_dict())
             saved = runner.saved_elsewhere
-            say(summary(self.run_dir, saved, flags, self.started_in, interrupted=stopped is not None))
+            elsewhere = "elsewhere" if runner.algorithm.exports_folder else "never"
+            played = "here" if has_env(self.task.env_cfg) else elsewhere
+            stops = stopped is not None
+            say(summary(self.run_dir, saved, flags, self.started_in, interrupted=stops, played=played))
         if self.lock is not None:
             self.lock.release()
         runner.close()

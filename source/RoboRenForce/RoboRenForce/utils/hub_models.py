@@ -45,6 +45,20 @@ def repositories(name: str, size: str | None = None) -> tuple[str, ...]:
     return sizes[size or next(iter(sizes))]
 
 
+def setup_arguments(repository: str, name: str) -> str:
+    """Return the arguments with which `setup_models.sh` downloads a repository.
+
+    Args:
+        repository: `owner/name`.
+        name: Model of `MODELS` that is named, in its usual size, for a repository that is in none.
+    """
+    for model, sizes in MODELS.items():
+        for size, there in sizes.items():
+            if repository in there:
+                return f"{model} --size {size}"
+    return name
+
+
 def download_model(repository: str, folder: str | Path | None = None) -> Path:
     """Download a model; files that are there already are not fetched again.
 

@@ -112,7 +112,16 @@ def read_evaluation(path: Path) -> dict[str, Any]:
     return good
 
 
+def play_name(evaluation: Mapping[str, Any]) -> str:
+    """Return what tells an evaluation from others of the run: its task, and what was changed in it."""
+    return " ".join([str(evaluation.get("task", "")), *evaluation.get("overrides", [])])
+
+
 def _is_of_evaluation(name: str, value: Any) -> bool:
+    if name == "overrides":
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+    if name == "others":
+        return isinstance(value, dict) and all(_is_evaluation(play) for play in value.values())
     if name in _MODES:
         return isinstance(value, dict) and all(_is_number(value.get(key)) for key in _RESULT) and is_success(value)
     if isinstance(value, dict):  # what a task package measures
@@ -120,19 +129,27 @@ def _is_of_evaluation(name: str, value: Any) -> bool:
     return isinstance(value, str | int)
 
 
+def _is_evaluation(play: Any) -> bool:
+    return isinstance(play, dict) and all(
+        name != "others" and _is_of_evaluation(name, value) for name, value in play.items()
+    )
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e300
 
 
 def _page(run: RunDir, title: str, info: Mapping[str, Any], series: Mapping[str, Any]) -> str:
-    evaluation = read_evaluation(run.evaluation)
+    evaluation, *others = _plays(read_evaluation(run.evaluation), info)
     parts = [
         f"<h1>{html.escape(title)}</h1><p class=sub>{html.escape(f'{run.root.parent.name} / {run.root.name}')}</p>",
         _cards(series, evaluation, info),
         _video(run),
         f"<h2>Curves</h2><section>{_image(run.curves)}</section>" if series else "",
-        _evaluation(evaluation),
-        success_section({mode: evaluation[mode] for mode in _MODES if mode in evaluation}),
+        *(
+            _evaluation(play) + success_section({mode: play[mode] for mode in _MODES if mode in play})
+            for play in (evaluation, *others)
+        ),
         _commands(run, info),
         _facts(info),
         _config(run),
@@ -144,12 +161,21 @@ def _page(run: RunDir, title: str, info: Mapping[str, Any], series: Mapping[str,
     return page.encode(errors="replace").decode()  # halves of surrogate pairs, which JSON may hold, can't be written
 
 
+def _plays(evaluation: Mapping[str, Any], info: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the plays of an evaluation, first the one of the run's own task without overrides, or else the last."""
+    last = {name: value for name, value in evaluation.items() if name != "others"}
+    plays = [last, *evaluation.get("others", {}).values()]
+    return sorted(plays, key=lambda play: bool(play.get("overrides")) or play.get("task") != info.get("task"))
+
+
 def _cards(series: Mapping[str, Any], evaluation: Mapping[str, Any], info: Mapping[str, Any]) -> str:
     cards = []
     for mode in _MODES:
         if mode in evaluation:
             result = evaluation[mode]
-            cards.append((f"{_number(result['mean'])} ± {_number(result['std'])}", f"{mode} return, n = {result['n']}"))
+            changed = ", with overrides" if evaluation.get("overrides") else ""
+            label = f"{mode} return, n = {result['n']}{changed}"
+            cards.append((f"{_number(result['mean'])} ± {_number(result['std'])}", label))
     last = {tag: values[-1] for tag, (_, values) in series.items()}
     if "Train/mean_reward" in last:
         cards.append((_number(last["Train/mean_reward"]), "return in training, last 100 episodes"))
@@ -189,6 +215,8 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
     modes = [mode for mode in _MODES if mode in evaluation]
     if not modes:
         return ""
+    played = play_name(evaluation)
+    title = f"Evaluation in {played}" if played else "Evaluation"
     rows = ""
     for mode in modes:
         result = evaluation[mode]
@@ -199,8 +227,8 @@ def _evaluation(evaluation: Mapping[str, Any]) -> str:
             listed = ", ".join(f"{key.replace('_', ' ')} {_number(value)}" for key, value in numbers.items())
             rows += f"<tr><td>{html.escape(name.replace('_', ' '))}<td colspan=4>{html.escape(listed)}"
     return (
-        "<h2>Evaluation</h2><section><table><tr><th>actions<th class=n>mean return<th class=n>std<th class=n>episodes"
-        f"<th class=n>mean length</tr>{rows}</table>"
+        f"<h2>{html.escape(title)}</h2><section><table><tr><th>actions<th class=n>mean return<th class=n>std"
+        f"<th class=n>episodes<th class=n>mean length</tr>{rows}</table>"
         f"<p class=sub>{html.escape(str(evaluation.get('checkpoint', '')))}</p></section>"
     )
 
@@ -209,9 +237,10 @@ def _commands(run: RunDir, info: Mapping[str, Any]) -> str:
     command = str(info.get("command", ""))
     lines = f"<pre>{html.escape(command)}</pre>" if command else ""
     target = html.escape(shlex.quote(run.root.as_posix()))
+    where = "" if info.get("has_env", True) else " --task TASK"
     return (
         f"<h2>Commands</h2><section>{lines}Play it, or go on training:"
-        f"<pre>rrf play --target {target} --video\nrrf train --resume {target}</pre></section>"
+        f"<pre>rrf play --target {target}{where} --video\nrrf train --resume {target}</pre></section>"
     )
 
 

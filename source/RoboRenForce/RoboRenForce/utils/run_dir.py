@@ -32,6 +32,7 @@ DEFAULT_LOG_ROOT = "logs/RFRL"
 _CHECKPOINT_NAME = re.compile(r"model_(\d+)\.pt|global_step_(\d+)")
 _PARTIAL_NAME = re.compile(r"\..+\.(\d{1,9})\.partial")
 _RUN_INFO = {"task": str, "command": str, "started": str, "resumed": list, "versions": dict, "spec": dict}
+_RUN_INFO |= {"has_env": bool}
 """Fields of `run.yaml` that are read again, with their types."""
 
 
@@ -66,7 +67,7 @@ class RunDir:
 
     @property
     def evaluation(self) -> Path:
-        """Results of the last evaluation."""
+        """Results of the last evaluation, and of the last one of every other task or with other overrides."""
         return self.root / "eval.json"
 
     @property

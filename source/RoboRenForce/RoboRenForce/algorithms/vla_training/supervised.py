@@ -10,6 +10,7 @@ count too much.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
@@ -19,6 +20,7 @@ from ...components import OptimizerCfg, ScheduleCfg
 from ...components.chunk_execution import ChunkExecutorCfg
 from ...components.image_augmentation import ImageAugmentation, ImageAugmentationCfg
 from ...components.torch_optimizer import TorchOptimizer
+from ...components.vla_export import export_vla
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
 from ...components.vla_spec import VLASpec
 from ...configclass import Range, configclass
@@ -218,6 +220,12 @@ class VLASupervised(DatasetLearner):
         return predicted, mask if dim_mask is None else mask & dim_mask.unsqueeze(1)
 
     # -------------------------------------------------------------------------------------------------- playing
+
+    exports_folder = True
+
+    def export_folder(self, folder: Path) -> Path:
+        """Write the policy with `export_vla`."""
+        return export_vla(self.policy_model, folder)
 
     def policy(self, env: EnvSpec | None = None, execution: ChunkExecutorCfg | None = None) -> VLAPlayPolicy:
         """The policy in an environment; None: the one that it is evaluated in, with the environment's chunks."""

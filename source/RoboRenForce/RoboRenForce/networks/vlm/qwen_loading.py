@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from ...utils.errors import CheckpointError, UserError
+from ...utils.hub_models import setup_arguments
 from ...utils.optional import require_package
 from ...utils.seeding import preserved_rng
 from .byte_tokenizer import byte_tokenizer
@@ -23,7 +24,7 @@ def find_model(name: str, setup: str) -> Path:
 
     Args:
         name: A folder, or an id of the hub.
-        setup: Argument of `setup_models.sh` that downloads it, for the error.
+        setup: Argument of `setup_models.sh` that downloads models of its family, for the error.
 
     Raises:
         UserError: it does not; nothing is downloaded here.
@@ -36,8 +37,8 @@ def find_model(name: str, setup: str) -> Path:
     except (hub.errors.LocalEntryNotFoundError, hub.errors.HFValidationError, OSError):
         raise UserError(
             f"'{name}' is neither a folder nor in the cache of the Hugging Face hub: run "
-            f"`scripts/models/setup_models.sh {setup}` where there is a network, or give model_name the folder of the "
-            "weights; model_name='tiny' and random_weights=true need none."
+            f"`scripts/models/setup_models.sh {setup_arguments(name, setup)}` where there is a network, or give "
+            "model_name the folder of the weights; model_name='tiny' and random_weights=true need none."
         ) from None
 
 
