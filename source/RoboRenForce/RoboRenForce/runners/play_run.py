@@ -153,8 +153,11 @@ class PlayRun:
 
     def export(self, runner: Trainer) -> None:
         """Export the policy to `exported/`, with all that a receiver of the file needs to know."""
-        played = runner.policy() if self.has_env else runner.algorithm
-        if not isinstance(played, Policy) or played.exports_folder:
+        if not self.has_env:
+            self._export_folder(runner.algorithm)
+            return
+        played = runner.policy()
+        if played.exports_folder:
             self._export_folder(played)
             return
         env, actions = self.env, self.args.export_actions or "policy"
