@@ -27,6 +27,8 @@ EXTRAS = [
     "h5py",
     "pyarrow",
     "huggingface_hub",
+    "diffusers",
+    "peft",
     "stable_baselines3",
     "rsl_rl",
     "onnx",

@@ -58,11 +58,11 @@ def _taught(cfg):
 @pytest.mark.parametrize("prediction", ["epsilon", "sample", "v_prediction"])
 @pytest.mark.parametrize("sampler", ["ddim", "ddpm"])
 def test_sampling_is_that_of_diffusers_with_the_heads_network(prediction, sampler):
-    from diffusers import DDIMScheduler, DDPMScheduler
+    diffusers = pytest.importorskip("diffusers")
 
     cfg = DiffusionHeadCfg(chunk_size=4, prediction=prediction, sampler=sampler, num_steps=5, clip=0.8)
     head, prefix = _taught(cfg)
-    scheduler = (DDIMScheduler if sampler == "ddim" else DDPMScheduler)(
+    scheduler = (diffusers.DDIMScheduler if sampler == "ddim" else diffusers.DDPMScheduler)(
         num_train_timesteps=100,
         beta_schedule="squaredcos_cap_v2",
         prediction_type=prediction,
