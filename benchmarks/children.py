@@ -16,7 +16,7 @@ from typing import Any
 from peer_scripts import ONE_THREAD
 
 Result = dict[str, Any]
-"""JSON of a child; `error` is the end of the output of one that failed, `stopped` is True if its time was over."""
+"""JSON of a child; `error` is the last line of one that failed, `stopped` is True if its time was over."""
 
 
 @dataclass
@@ -46,7 +46,9 @@ class _Running:
         found = json.loads(self._path.read_text()) if self._path.exists() else {}
         code = self._process.poll()
         if code or (code == 0 and not found):
-            found["error"] = self._log.read_text()[-3000:] or f"ended with code {code}"
+            said = self._log.read_text().strip()
+            print(said[-3000:], file=sys.stderr)
+            found["error"] = said.splitlines()[-1] if said else f"ended with code {code}"  # no paths of a traceback
         return found
 
     def stop(self) -> Result:
