@@ -43,11 +43,11 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
+from report import command_without
 from rlinf_peer import EXECUTED, PEERS, run_peer
 from vla_steps import (
     cap_memory,
     collect,
-    command_without,
     forget_peak,
     learner,
     peak_gib,

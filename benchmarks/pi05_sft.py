@@ -29,7 +29,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from vla_steps import command_without, drawn_on, random_policy, rates, run_child, write_results
+from report import command_without
+from vla_steps import drawn_on, random_policy, rates, run_child, write_results
 
 USES = {"expert": 32, "acting 1": 1, "acting 16": 16, "LoRA": 16, "full": 16, "cached": 32}
 """Use -> batch size."""

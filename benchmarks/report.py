@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,7 +39,7 @@ def environment_report() -> dict[str, Any]:
             continue
     cuda = torch.cuda.is_available()
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command_without("--output"),
         "versions": versions | {"python": platform.python_version()},
         "hardware": {
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
@@ -53,3 +54,13 @@ def write_json(path: str | Path, data: dict[str, Any]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(data, indent=2) + "\n")
+
+
+def command_without(*places: str) -> str:
+    """The command without options that name a place of this machine, and without the folder of the script."""
+    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in places or "=" not in word]
+    for place in places:
+        if place in words:
+            at = words.index(place)
+            del words[at : at + 2]
+    return f"python benchmarks/{os.path.basename(sys.argv[0])} {shlex.join(words)}".rstrip()

@@ -22,7 +22,8 @@ from statistics import median
 from typing import Any
 
 import vla_steps
-from vla_steps import cap_memory, collect, command_without, forget_peak, learner, peak_gib, run_child, timed
+from report import command_without
+from vla_steps import cap_memory, collect, forget_peak, learner, peak_gib, run_child, timed
 
 PARTS = ("ours", "ours_recompute", "rlinf_like", "memory")
 MODEL = "Qwen/Qwen3-VL-{}-Instruct"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shlex
 import subprocess
 import sys
 import time
@@ -155,16 +153,6 @@ def run_child(script: str, name: str, options: Mapping[str, Any], flags: Iterabl
         [sys.executable, script, "--child", name, *given, *flags], stdout=subprocess.PIPE, text=True, check=False
     )
     return json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"failed": done.returncode}
-
-
-def command_without(*places: str) -> str:
-    """The command without options that name a place of this machine, and without the folder of the script."""
-    words = [word for word in sys.argv[1:] if word.partition("=")[0] not in places or "=" not in word]
-    for place in places:
-        if place in words:
-            at = words.index(place)
-            del words[at : at + 2]
-    return f"python benchmarks/{os.path.basename(sys.argv[0])} {shlex.join(words)}".rstrip()
 
 
 def write_results(path: str, benchmark: str, settings: Mapping[str, Any], results: Any, command: str) -> None:
