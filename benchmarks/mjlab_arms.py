@@ -52,12 +52,18 @@ def _note_stop(number: int, frame: Any) -> None:
     _stops.append(number)
 
 
+def is_stopped() -> bool:
+    """Return True if SIGTERM has come to this process: what it has is still played and written, nothing else begins."""
+    return bool(_stops)
+
+
 def run_arms(args: argparse.Namespace, run: Callable[[argparse.Namespace, str, int, Path], dict[str, Any]]) -> None:
     """Call `run(args, arm, seed, folder)` for all arms and seeds; the results so far are written after each.
 
     Every call has a process of its own, so that none inherits memory, caches or graphs; one that fails is in the
     results with its error. SIGTERM for the whole process group is the end of the machine's time: the training that
-    runs ends after its iteration, what it learned is played and written, and no other arm begins.
+    runs ends after its iteration, what it learned is played and written, and no other arm begins. One that has not
+    begun to learn by then fails, which is in the results too.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     signal.signal(signal.SIGTERM, _note_stop)
@@ -140,9 +146,13 @@ def train(
     runner = task.runner_cfg.build(
         env=task.env_cfg.build(), log_dir=str(run_dir), device=args.device, task=task.id, env_cfg=task.env_cfg
     )
+    if is_stopped():  # nothing would end this training, which takes the time that playing the others needs
+        raise RuntimeError("SIGTERM came before the training began.")
     begin = time.perf_counter()
     runner.learn()
     seconds = time.perf_counter() - begin
+    if runner.stop.signal is not None:  # while it learns it has a handler of its own
+        _stops.append(runner.stop.signal)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "Perf/total_fps" in row]
     found = {name: _curve(rows, tag) for name, tag in (*curves.items(), *SPEED.items())}
