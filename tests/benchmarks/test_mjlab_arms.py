@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from RoboRenForce.runners.callbacks import Callback, LogCallback
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.contract
@@ -87,10 +88,15 @@ class Part:
 class StoppedRunner(Part):
     """Learns two iterations, in the second of which SIGTERM comes, for which learning has a handler of its own."""
 
-    iteration = 2
+    iteration, fields = 2, ()
+
+    def replace(self, **fields: Any) -> Part:
+        self.fields = tuple(fields)
+        return self
 
     def build(self, *, log_dir: str, **fields: Any) -> Any:
         self.log, self.stop = Path(log_dir) / "metrics.jsonl", SimpleNamespace(signal=None)
+        self.callbacks = [Callback(), LogCallback(), Callback()]
         return self
 
     def learn(self) -> None:
@@ -110,6 +116,20 @@ def test_after_sigterm_nothing_begins_to_learn(arms: Any, tmp_path: Path, monkey
     with pytest.raises(RuntimeError, match="before the training began"):
         arms.train(args, "Go1", 1, tmp_path / "second", **given)
     assert not (tmp_path / "second").exists()
+
+
+def test_what_a_callback_of_a_script_adds_is_logged_and_its_class_is_in_no_file(
+    arms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, own = StoppedRunner(), Callback()
+    task = SimpleNamespace(id="Go1", env_cfg=Part(), runner_cfg=cfg, apply_overrides=lambda given: None)
+    monkeypatch.setattr(arms, "load_task", lambda name: task)
+    args = arms.parser(None, ["PPO"]).parse_args(["--output", "unused.json"])
+    given = {"num_envs": 16, "iterations": 5, "curves": arms.REWARD}
+    runner, _ = arms.train(args, "Go1", 1, tmp_path / "run", **given, callbacks=[own])
+    before_log = [type(callback) for callback in runner.callbacks].index(LogCallback) - 1
+    assert runner.callbacks[before_log] is own
+    assert "callbacks" not in cfg.fields
 
 
 def test_a_teacher_that_sigterm_ended_is_written_without_a_student(
