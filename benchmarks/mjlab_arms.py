@@ -20,6 +20,7 @@ from typing import Any
 
 from peer_scripts import shown_arguments, shown_command
 from report import environment_report, write_json
+from RoboRenForce.runners.callbacks import Callback, LogCallback
 from RoboRenForce.runners.evaluation import evaluate, measure
 from RoboRenForce.utils.registry import load_task
 
@@ -52,12 +53,18 @@ def _note_stop(number: int, frame: Any) -> None:
     _stops.append(number)
 
 
+def is_stopped() -> bool:
+    """Return True if SIGTERM has come to this process: what it has is still played and written, nothing else begins."""
+    return bool(_stops)
+
+
 def run_arms(args: argparse.Namespace, run: Callable[[argparse.Namespace, str, int, Path], dict[str, Any]]) -> None:
     """Call `run(args, arm, seed, folder)` for all arms and seeds; the results so far are written after each.
 
     Every call has a process of its own, so that none inherits memory, caches or graphs; one that fails is in the
     results with its error. SIGTERM for the whole process group is the end of the machine's time: the training that
-    runs ends after its iteration, what it learned is played and written, and no other arm begins.
+    runs ends after its iteration, what it learned is played and written, and no other arm begins. One that has not
+    begun to learn by then fails, which is in the results too.
     """
     runs: dict[str, list[dict[str, Any]]] = {}
     signal.signal(signal.SIGTERM, _note_stop)
@@ -109,7 +116,7 @@ def train(
     curves: Mapping[str, str],
     env: Mapping[str, Any] | None = None,
     overrides: Iterable[str] = (),
-    callbacks: Iterable[Any] = (),
+    callbacks: Iterable[Callback] = (),
 ) -> tuple[Any, dict[str, Any]]:
     """Train one task.
 
@@ -123,7 +130,7 @@ def train(
         curves: Name of a curve -> its tag.
         env: Further fields of the environment.
         overrides: `path=value` of this arm, before those of `args`.
-        callbacks: Configurations of further callbacks.
+        callbacks: Further callbacks. The configuration does not name them: that of a file may name no script's class.
 
     Returns:
         The runner, and what is known of its training.
@@ -134,15 +141,20 @@ def train(
     num_envs = -(-(args.num_envs or num_envs) // blocks) * blocks
     iterations = args.iterations or iterations
     task.env_cfg = task.env_cfg.replace(num_envs=num_envs, seed=seed, device=args.device, **(env or {}))
-    options = {"seed": seed, "max_iterations": iterations, "report": False, "callbacks": list(callbacks)}
-    task.runner_cfg = task.runner_cfg.replace(**options)
+    task.runner_cfg = task.runner_cfg.replace(seed=seed, max_iterations=iterations, report=False)
     task.apply_overrides([*overrides, *args.overrides])
     runner = task.runner_cfg.build(
         env=task.env_cfg.build(), log_dir=str(run_dir), device=args.device, task=task.id, env_cfg=task.env_cfg
     )
+    log = next(i for i, callback in enumerate(runner.callbacks) if isinstance(callback, LogCallback))
+    runner.callbacks[log:log] = callbacks  # what they add is logged
+    if is_stopped():  # nothing would end this training, which takes the time that playing the others needs
+        raise RuntimeError("SIGTERM came before the training began.")
     begin = time.perf_counter()
     runner.learn()
     seconds = time.perf_counter() - begin
+    if runner.stop.signal is not None:  # while it learns it has a handler of its own
+        _stops.append(runner.stop.signal)
     rows = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "Perf/total_fps" in row]
     found = {name: _curve(rows, tag) for name, tag in (*curves.items(), *SPEED.items())}

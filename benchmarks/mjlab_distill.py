@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mjlab_arms import REWARD, VELOCITY, parser, played_anew, run_arms, train
+from mjlab_arms import REWARD, VELOCITY, is_stopped, parser, played_anew, run_arms, train
 
 ARMS = ("Go1Rough", "G1Rough")
 LEVEL = {"terrain_level": "Curriculum/terrain_levels/mean"}
@@ -30,6 +30,8 @@ def run(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str
     runner.algorithm.eval()
     teacher["played"] = played_anew(task, runner.policy(), args, seed + 1000)
     runner.env.close()
+    if is_stopped():
+        return {"error": "SIGTERM ended the teacher, its student was not trained.", "teacher": teacher}
 
     given |= {"curves": given["curves"] | DISTANCE}
     given["overrides"] = [f"policy.teacher_cfg.checkpoint={teacher_dir}"]

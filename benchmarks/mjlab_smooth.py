@@ -17,8 +17,7 @@ from typing import Any
 
 from mjlab_arms import REWARD, VELOCITY, parser, played, run_arms, train
 from RoboRenForce.algorithms.functional import masked_mean
-from RoboRenForce.configclass import configclass
-from RoboRenForce.runners.callbacks import Callback, CallbackCfg
+from RoboRenForce.runners.callbacks import Callback
 
 ARMS = ("PPO", "CAPSPPO", "L2C2PPO", "LipsPPO")
 RATE = {"action_rate": "Policy/action_rate"}
@@ -36,18 +35,11 @@ class ActionRate(Callback):
         metrics[RATE["action_rate"]] = masked_mean(change, ~start[1:]).item()
 
 
-@configclass
-class ActionRateCfg(CallbackCfg):
-    """Configuration of `ActionRate`."""
-
-    class_type: type = ActionRate
-
-
 def run(args: argparse.Namespace, arm: str, seed: int, folder: Path) -> dict[str, Any]:
     """Train one arm and play its policy."""
     given = {"num_envs": 4096, "iterations": 300, "curves": REWARD | RATE | VELOCITY, "env": {"mjlab": NO_PENALTY}}
     task, run_dir = f"RoboRenForce-MJLab-{args.robot}-{arm}", folder / f"{args.robot}_{arm}_{seed}"
-    runner, result = train(args, task, seed, run_dir, **given, callbacks=[ActionRateCfg()])
+    runner, result = train(args, task, seed, run_dir, **given, callbacks=[ActionRate()])
     runner.algorithm.eval()
     terms = [term.to_dict() for term in runner.cfg.algorithm.loss_terms]
     return result | {"loss_terms": terms, "played": played(runner.env, runner.policy(), args, seed + 1000)}

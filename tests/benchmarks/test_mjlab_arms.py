@@ -8,9 +8,11 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from RoboRenForce.runners.callbacks import Callback, LogCallback
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.contract
@@ -69,3 +71,83 @@ def test_after_sigterm_the_running_arm_is_written_and_no_other_begins(arms: Any,
     data = write(arms, tmp_path / "stopped.json", "--seeds", "2", "3", "4")
     assert {arm: [run["seed"] for run in runs] for arm, runs in data["runs"].items()} == {"PPO": [2, 3], "CAPSPPO": [2]}
     assert data["results"]["PPO"]["reward"] == 12.5
+
+
+class Part:
+    """A configuration that any fields can be set on."""
+
+    groups, num_steps_per_env = None, 24
+
+    def replace(self, **fields: Any) -> Part:
+        return self
+
+    def build(self, **fields: Any) -> Any:
+        return None
+
+
+class StoppedRunner(Part):
+    """Learns two iterations, in the second of which SIGTERM comes, for which learning has a handler of its own."""
+
+    iteration, fields = 2, ()
+
+    def replace(self, **fields: Any) -> Part:
+        self.fields = tuple(fields)
+        return self
+
+    def build(self, *, log_dir: str, **fields: Any) -> Any:
+        self.log, self.stop = Path(log_dir) / "metrics.jsonl", SimpleNamespace(signal=None)
+        self.callbacks = [Callback(), LogCallback(), Callback()]
+        return self
+
+    def learn(self) -> None:
+        self.stop.signal = signal.SIGTERM
+        rows = [{"iteration": i, "Perf/total_fps": 100.0, "Train/mean_reward": float(i)} for i in (1, 2)]
+        self.log.parent.mkdir(parents=True)
+        self.log.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def test_after_sigterm_nothing_begins_to_learn(arms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = SimpleNamespace(id="Go1", env_cfg=Part(), runner_cfg=StoppedRunner(), apply_overrides=lambda given: None)
+    monkeypatch.setattr(arms, "load_task", lambda name: task)
+    args = arms.parser(None, ["PPO"]).parse_args(["--output", "unused.json"])
+    given = {"num_envs": 16, "iterations": 5, "curves": arms.REWARD}
+    _, found = arms.train(args, "Go1", 1, tmp_path / "first", **given)
+    assert (found["iterations"], found["last"]["reward"]) == (2, 1.5)
+    with pytest.raises(RuntimeError, match="before the training began"):
+        arms.train(args, "Go1", 1, tmp_path / "second", **given)
+    assert not (tmp_path / "second").exists()
+
+
+def test_what_a_callback_of_a_script_adds_is_logged_and_its_class_is_in_no_file(
+    arms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, own = StoppedRunner(), Callback()
+    task = SimpleNamespace(id="Go1", env_cfg=Part(), runner_cfg=cfg, apply_overrides=lambda given: None)
+    monkeypatch.setattr(arms, "load_task", lambda name: task)
+    args = arms.parser(None, ["PPO"]).parse_args(["--output", "unused.json"])
+    given = {"num_envs": 16, "iterations": 5, "curves": arms.REWARD}
+    runner, _ = arms.train(args, "Go1", 1, tmp_path / "run", **given, callbacks=[own])
+    before_log = [type(callback) for callback in runner.callbacks].index(LogCallback) - 1
+    assert runner.callbacks[before_log] is own
+    assert "callbacks" not in cfg.fields
+
+
+def test_a_teacher_that_sigterm_ended_is_written_without_a_student(
+    arms: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distill, begun = importlib.import_module("mjlab_distill"), []
+    runner = SimpleNamespace(
+        algorithm=SimpleNamespace(eval=lambda: None), policy=lambda: None, env=SimpleNamespace(close=lambda: None)
+    )
+
+    def train(args: argparse.Namespace, task: str, *given: Any, **fields: Any) -> tuple[Any, dict[str, Any]]:
+        begun.append(task)
+        arms._note_stop(signal.SIGTERM, None)
+        return runner, {"task": task}
+
+    monkeypatch.setattr(distill, "train", train)
+    monkeypatch.setattr(distill, "played_anew", lambda *given: {"return": 3.0})
+    found = distill.run(argparse.Namespace(student_iterations=2), "Go1Rough", 1, tmp_path)
+    assert begun == ["RoboRenForce-MJLab-Go1Rough-PPO"]
+    assert found["teacher"]["played"] == {"return": 3.0}
+    assert "student was not trained" in found["error"]
