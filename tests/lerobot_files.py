@@ -9,7 +9,7 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from RoboRenForce.data import LeRobotWriter
+from RoboRenForce.data import LeRobotDataset, LeRobotDatasetCfg, LeRobotWriter
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -77,6 +77,24 @@ def record(
         for episode, length in enumerate(lengths):
             record_episode(writer, episode, length, features)
     return root
+
+
+def open_dataset(root: Path, **options: Any) -> LeRobotDataset:
+    return LeRobotDatasetCfg(data_root=str(root), **options).build()
+
+
+def require_episodes(root: Path, lengths: tuple[int, ...]) -> None:
+    """The dataset holds what was recorded in episodes of these lengths, and nothing else."""
+    dataset = open_dataset(root)
+    assert dataset.metadata.episodes.length.tolist() == list(lengths)
+    batch = dataset.get_batch(np.arange(len(dataset)))
+    places = [(e, f) for e, length in enumerate(lengths) for f in range(length)]
+    np.testing.assert_array_equal(batch["observation.state"], [state(e, f) for e, f in places])
+    np.testing.assert_array_equal(batch["action"], [action(e, f) for e, f in places])
+    for camera in dataset.cameras:
+        if "front" in camera:
+            for image, (e, f) in zip(batch[camera].numpy(), places, strict=True):
+                assert np.abs(image.astype(int) - smooth(e, f)).mean() < 4, (e, f)
 
 
 NUMBERS = {key: FEATURES[key] for key in ("observation.state", "action")}

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
-from lerobot_files import NUMBERS, VIDEO_ONLY, edit_json, record, smooth, write_v21
+from lerobot_files import NUMBERS, VIDEO_ONLY, edit_json, open_dataset, record, smooth, write_v21
 from PIL import Image
-from RoboRenForce.data import DatasetFileError, LeRobotDataset, LeRobotDatasetCfg, read_metadata
+from RoboRenForce.data import DatasetFileError, LeRobotDataset, read_metadata
 from RoboRenForce.data.converters.isaaclab import IsaacLabConversionCfg, convert_isaaclab
 from RoboRenForce.data.converters.rlds import RLDSConversionCfg, convert_rlds
 from RoboRenForce.data.converters.tfrecord import masked_crc32c, parse_example, read_records
@@ -26,10 +26,6 @@ pytestmark = pytest.mark.contract
 
 h5py = pytest.importorskip("h5py")
 ROOT = Path(__file__).parents[2]
-
-
-def open_dataset(root: Path) -> LeRobotDataset:
-    return LeRobotDatasetCfg(data_root=str(root)).build()
 
 
 # ----------------------------------------------------------------------------------------------- Isaac Lab, robomimic

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lerobot_files import FPS, HEIGHT, TASKS, WIDTH, action, noisy, record, smooth, state, write_v21
-from RoboRenForce.data import LeRobotDataset, LeRobotDatasetCfg, instruction_id, read_metadata
+from lerobot_files import FPS, HEIGHT, TASKS, WIDTH, action, noisy, open_dataset, record, smooth, state, write_v21
+from RoboRenForce.data import LeRobotDataset, instruction_id, read_metadata
 
 pytestmark = pytest.mark.contract
 
@@ -21,10 +21,6 @@ LEROBOT = DATA / "lerobot_0_4_4"
 DELTAS = {"action": [-0.1, 0.0, 0.1], "observation.images.front": [-0.1, 0.0]}
 PEER = os.environ.get("LEROBOT_PYTHON")
 """The Python of an environment with LeRobot 0.4.4."""
-
-
-def open_dataset(root: Path, **options: object) -> LeRobotDataset:
-    return LeRobotDatasetCfg(data_root=str(root), **options).build()
 
 
 def require_same_items(dataset: LeRobotDataset, peer: dict[str, np.ndarray]) -> None:

@@ -18,6 +18,7 @@ from lerobot_files import (
     column_of,
     edit_table,
     noisy,
+    open_dataset,
     pq,
     record,
     smooth,
@@ -27,7 +28,6 @@ from RoboRenForce.data import (
     DataLoader,
     DataLoaderCfg,
     DatasetFileError,
-    LeRobotDataset,
     LeRobotDatasetCfg,
     LeRobotWriter,
     MixtureDatasetCfg,
@@ -47,10 +47,6 @@ LENGTHS = (5, 8, 6)
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return record(tmp_path_factory.mktemp("whole") / "data", LENGTHS)
-
-
-def open_dataset(root: Path, **options: object) -> LeRobotDataset:
-    return LeRobotDatasetCfg(data_root=str(root), **options).build()
 
 
 # ----------------------------------------------------------------------------------------------- windows

@@ -16,37 +16,21 @@ from lerobot_files import (
     NUMBERS,
     TASKS,
     VIDEO_ONLY,
-    action,
     frame_of,
+    open_dataset,
     pq,
     record,
     record_episode,
+    require_episodes,
     smooth,
     state,
     write_v21,
 )
-from RoboRenForce.data import DatasetFileError, LeRobotDataset, LeRobotDatasetCfg, LeRobotWriter, read_metadata
+from RoboRenForce.data import DatasetFileError, LeRobotWriter, read_metadata
 from RoboRenForce.data.converters.lerobot_v21 import convert_v21
 from RoboRenForce.utils.errors import UserError
 
 pytestmark = pytest.mark.contract
-
-
-def open_dataset(root: Path) -> LeRobotDataset:
-    return LeRobotDatasetCfg(data_root=str(root)).build()
-
-
-def require_episodes(root: Path, lengths: tuple[int, ...]) -> None:
-    dataset = open_dataset(root)
-    assert dataset.metadata.episodes.length.tolist() == list(lengths)
-    batch = dataset.get_batch(np.arange(len(dataset)))
-    places = [(e, f) for e, length in enumerate(lengths) for f in range(length)]
-    np.testing.assert_array_equal(batch["observation.state"], [state(e, f) for e, f in places])
-    np.testing.assert_array_equal(batch["action"], [action(e, f) for e, f in places])
-    for camera in dataset.cameras:
-        if "front" in camera:
-            for image, (e, f) in zip(batch[camera].numpy(), places, strict=True):
-                assert np.abs(image.astype(int) - smooth(e, f)).mean() < 4, (e, f)
 
 
 # ----------------------------------------------------------------------------------------------- crashes, appending
@@ -89,7 +73,6 @@ def test_an_interrupted_merge_is_done_again(tmp_path: Path, monkeypatch: pytest.
     writer = LeRobotWriter.resume(root)
     record_episode(writer, 2, 5, VIDEO_ONLY)
     from RoboRenForce.data import merge
-    from RoboRenForce.data import writer as writing
 
     class Died(BaseException):
         pass
@@ -100,9 +83,9 @@ def test_an_interrupted_merge_is_done_again(tmp_path: Path, monkeypatch: pytest.
     place = {
         "data": (merge.EpisodeMerger, "_append_video"),
         "videos": (merge, "write_parquet"),
-        "meta/episodes": (writing, "write_tasks"),
-        "meta/tasks.parquet": (writing, "write_statistics"),
-        "meta/stats.json": (writing, "write_info"),
+        "meta/episodes": (merge, "write_tasks"),
+        "meta/tasks.parquet": (merge, "write_statistics"),
+        "meta/stats.json": (merge, "write_info"),
     }[last]
     with monkeypatch.context() as patch:
         patch.setattr(*place, die)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from RoboRenForce.cli.demonstration_run import collect_demos_parser, prepare_demonstrations
@@ -138,3 +139,18 @@ def test_a_data_set_of_other_cameras_is_not_continued() -> None:
         collected("--task", f"{REACH}-BC", "--num_episodes", "2", "--resume")
     with pytest.raises(UserError, match="is not empty"):
         collected("--task", f"{REACH}-BC", "--num_episodes", "2")
+
+
+def test_an_older_format_is_recorded_and_continued_as_such() -> None:
+    arguments = ["--task", f"{REACH}-BC", "--images", "--num_envs", "1"]
+    new = collected(*arguments, "--num_episodes", "2")
+    expected = new.get_batch(np.arange(len(new)))
+    Path("demos").rename("new")
+    collected(*arguments, "--num_episodes", "1", "--format", "v2.1")
+    old = collected(*arguments, "--num_episodes", "2", "--resume")
+    assert (new.metadata.version, old.metadata.version) == ("v3.0", "v2.1") and len(lengths(old)) == 2
+    found = old.get_batch(np.arange(lengths(old)[0]))
+    for key, values in expected.items():
+        assert np.array_equal(values[: lengths(old)[0]], found[key]), key
+    with pytest.raises(UserError, match=r"'demos' is LeRobot v2\.1 and --format is v3\.0: leave --format out"):
+        collected(*arguments, "--num_episodes", "3", "--resume", "--format", "v3.0")

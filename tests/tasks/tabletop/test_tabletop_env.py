@@ -67,10 +67,17 @@ def test_groups_that_start_together_fulfil_it_below_chunks() -> None:
 
 def test_every_registered_task_has_a_configuration() -> None:
     found = list_tasks("Tabletop")
-    learned = [f"RoboRenForce-Tabletop-{t}-{a}" for t in TASKS for a in ("BC", "SFT")]
-    assert {*learned, *(f"RoboRenForce-Tabletop-Reach-{a}" for a in ("PPO", "VLASAC", "DSRL"))} <= {*found}
+    learned = [f"RoboRenForce-Tabletop-{t}-{a}" for t in TASKS for a in ("BC", "SFT", "GRPO", "PPO", "VLAPPO")]
+    assert {*learned, *(f"RoboRenForce-Tabletop-Reach-{a}" for a in ("DAgger", "VLASAC", "DSRL"))} <= {*found}
     for task_id in found:
         load_task(task_id).env_cfg.validate()
+
+
+def test_ppo_is_that_of_pixels_where_none_learns_from_numbers() -> None:
+    for name in TASKS:
+        tasks = [load_task(f"RoboRenForce-Tabletop-{name}-{kind}") for kind in ("PPO", "VLAPPO")]
+        short, vla = ((task.env_cfg.to_dict(), task.runner_cfg.to_dict()) for task in tasks)
+        assert (short == vla) == (name != "Reach")
 
 
 def test_a_run_depends_on_the_seed_alone() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..data import LeRobotWriter
+from ..data.metadata import V21, V30
 from ..envs.multi_modal import MultiModal
 from ..envs.vec_env import EvalPolicy
 from ..runners.arguments import Parser, add_trust
@@ -48,6 +49,11 @@ def collect_demos_parser(description: str | None) -> Parser:
     )
     parser.add_argument("--include_failures", action="store_true", help="keep episodes without success too")
     parser.add_argument("--resume", action="store_true", help="go on with what is in --output, if anything is")
+    parser.add_argument(
+        "--format",
+        choices=(V30, V21),
+        help=f"version of LeRobot's format: {V30} (default), or {V21} for programs that read no other",
+    )
     parser.add_argument("--images", action="store_true", help="lossless pictures instead of videos")
     parser.add_argument("--codec", choices=("libsvtav1", "libx264"), default="libsvtav1", help="of videos")
     parser.add_argument("--fps", type=float, help="frames per second (default: the environment's steps per second)")
@@ -136,8 +142,20 @@ def _writer(args: Namespace, env: MultiModal) -> LeRobotWriter:
     features = dataset_features(env.spec, "image" if args.images else "video")
     if not (args.resume and args.output.exists()):
         fps = args.fps or _steps_per_second(env)
-        return LeRobotWriter.create(args.output, fps=fps, features=features, robot_type=env.spec.task, codec=args.codec)
+        return LeRobotWriter.create(
+            args.output,
+            fps=fps,
+            features=features,
+            robot_type=env.spec.task,
+            codec=args.codec,
+            version=args.format or V30,
+        )
     writer = LeRobotWriter.resume(args.output)
+    if args.format not in (None, writer.version):
+        raise SpecMismatch(
+            f"'{args.output}' is LeRobot {writer.version} and --format is {args.format}: leave --format out, or choose "
+            f"another --output."
+        )
     found = {key: (feature.dtype, feature.shape) for key, feature in writer.features.items()}
     expected = {key: (feature.dtype, feature.shape) for key, feature in features.items()}
     if found != expected:

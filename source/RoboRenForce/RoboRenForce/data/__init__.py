@@ -1,4 +1,4 @@
-"""Recorded data in LeRobot's format: reads v2.1 and v3.0, writes v3.0; nothing here is learned from it.
+"""Recorded data in LeRobot's format: reads and writes v2.1 and v3.0; nothing here is learned from it.
 
 Nothing imports pyarrow, PyAV or Pillow before a dataset is opened: they come with the extra `vla`.
 """

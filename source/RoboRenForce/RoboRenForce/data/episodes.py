@@ -208,8 +208,10 @@ def _require_order(source: Path, rows: dict[str, list[Any]]) -> None:
 
 def read_episodes_v21(root: Path, info_path: Path, info: dict[str, Any], features: dict[str, Feature]) -> EpisodeTable:
     """Read `meta/episodes.jsonl`; every episode has a parquet file and a video per camera of its own."""
-    source = root / layout.resolve(root, "meta/episodes.jsonl").relative_to(root)
+    source = root / layout.resolve(root, layout.EPISODES_V21).relative_to(root)
     rows = sorted(layout.read_json_lines(source), key=lambda row: str(row.get("episode_index")).zfill(20))
+    if len(rows) > info["total_episodes"] and (root / STAGING).is_dir():
+        rows = rows[: info["total_episodes"]]  # what follows was written by a merge that did not come to its end
     if len(rows) != info["total_episodes"]:
         raise fault(source, f"it has {len(rows):,} episodes, info.json says {info['total_episodes']:,}", fix=REREAD)
     for episode, row in enumerate(rows):

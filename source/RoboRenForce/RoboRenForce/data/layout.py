@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from ..utils.run_dir import write_text_atomically
 from .errors import fault
 
 INFO = "meta/info.json"
@@ -15,6 +17,10 @@ TASKS = "meta/tasks.parquet"
 EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEOS = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+
+TASKS_V21, EPISODES_V21, STATS_V21 = "meta/tasks.jsonl", "meta/episodes.jsonl", "meta/episodes_stats.jsonl"
+DATA_V21 = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+VIDEOS_V21 = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
 
 _FIELD = re.compile(r"\{(\w+)(?::0?(\d)d)?\}")
 _MAX_JSON = 2**28
@@ -102,3 +108,8 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise fault(path, f"line {number} is {type(row).__name__}, expected an object")
     return [row for _, row in rows]
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a metadata file of v2.1: one JSON object per line."""
+    write_text_atomically(path, "".join(f"{json.dumps(row)}\n" for row in rows))

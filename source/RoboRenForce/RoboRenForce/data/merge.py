@@ -18,6 +18,7 @@ from . import layout
 from .arrow import arrow, open_parquet, parquet, read_columns
 from .errors import fault
 from .features import Feature
+from .metadata import V30, DatasetMetadata, FormatVersion
 from .statistics import FeatureStatistics
 from .video_writer import VideoJoiner
 
@@ -38,6 +39,85 @@ class EpisodePart:
     length: int
     tasks: list[str]
     statistics: dict[str, FeatureStatistics]
+
+    def open_table(self) -> Any:
+        """Open the parquet file.
+
+        Raises:
+            DatasetFileError: It is damaged, or has another number of frames.
+        """
+        file = open_parquet(self.table)
+        if file.metadata.num_rows != self.length:
+            raise fault(self.table, f"it has {file.metadata.num_rows:,} frames, expected {self.length:,}")
+        return file
+
+    def require_frames(self, video: Path, frames: int, episode: int) -> None:
+        """Check the number of frames of a video.
+
+        Raises:
+            DatasetFileError: It is not that of the episode.
+        """
+        if frames != self.length:
+            what = f"it has {frames:,} frames, the episode has {self.length:,}"
+            raise fault(video, what, episode=episode, fix="leave the episode out, or record it again")
+
+
+@dataclass(frozen=True)
+class DatasetSummary:
+    """A whole dataset once its new episodes are in it: what `info.json` and the list of tasks say."""
+
+    features: Mapping[str, Feature]
+    """All of them, the standard ones too."""
+    fps: float
+    robot_type: str | None
+    tasks: Mapping[int, str]
+    """`task_index` -> instruction."""
+    episodes: int
+    frames: int
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of video features."""
+        return [key for key, feature in self.features.items() if feature.dtype == "video"]
+
+
+def append_v30(
+    root: Path,
+    parts: Iterable[EpisodePart],
+    summary: DatasetSummary,
+    statistics: Mapping[str, FeatureStatistics],
+    dataset: DatasetMetadata | None = None,
+) -> None:
+    """Append episodes to a dataset of v3.0.
+
+    Args:
+        root: Folder of the dataset.
+        parts: New episodes.
+        summary: The dataset with them.
+        statistics: Statistics of the dataset with them.
+        dataset: The dataset before; None: there is none yet.
+
+    Raises:
+        DatasetFileError: A part has another number of frames than it says.
+    """
+    remove_unfinished(root, dataset.files if dataset else [])
+    episodes, frames = (len(dataset.episodes), dataset.total_frames) if dataset else (0, 0)
+    merger = EpisodeMerger(root, summary.features, summary.fps, first_episode=episodes, first_frame=frames)
+    for part in parts:
+        merger.append(part)
+    merger.close()
+    write_tasks(root, summary.tasks)
+    write_statistics(root, statistics)
+    write_info(
+        root,
+        summary,
+        V30,
+        chunks_size=CHUNK_SIZE,
+        data_files_size_in_mb=DATA_MB,
+        video_files_size_in_mb=VIDEO_MB,
+        data_path=layout.DATA,
+        video_path=layout.VIDEOS if summary.videos else None,
+    )
 
 
 @dataclass
@@ -100,9 +180,7 @@ class EpisodeMerger:
         self._frame += part.length
 
     def _append_table(self, part: EpisodePart) -> dict[str, Any]:
-        index, file = self._indices["data"], open_parquet(part.table)
-        if file.metadata.num_rows != part.length:
-            raise fault(part.table, f"it has {file.metadata.num_rows:,} frames, expected {part.length:,}")
+        index, file = self._indices["data"], part.open_table()
         size = part.table.stat().st_size
         if self._writer is None or self._written + size > DATA_MB * 2**20:
             self._close_table()
@@ -127,9 +205,7 @@ class EpisodeMerger:
             target = layout.fill(layout.VIDEOS, self.root, video_key=key, **index.values)
             joiner = self._videos[key] = VideoJoiner(self.root / target, self.fps)
         start, end, frames = joiner.append(path)
-        if frames != part.length:
-            what = f"it has {frames:,} frames, the episode has {part.length:,}"
-            raise fault(path, what, episode=self._episode, fix="leave the episode out, or record it again")
+        part.require_frames(path, frames, self._episode)
         row = {f"videos/{key}/{name}": value for name, value in index.values.items()}
         return row | {f"videos/{key}/from_timestamp": start, f"videos/{key}/to_timestamp": end}
 
@@ -197,32 +273,25 @@ def write_statistics(root: Path, statistics: Mapping[str, FeatureStatistics]) ->
     write_text_atomically(root / layout.STATS, json.dumps(data, indent=4))
 
 
-def write_info(
-    root: Path,
-    features: Mapping[str, Feature],
-    *,
-    fps: float,
-    robot_type: str | None,
-    episodes: int,
-    frames: int,
-    tasks: int,
-) -> None:
-    """Replace `meta/info.json`, which adds the episodes to the dataset."""
-    has_video = any(feature.dtype == "video" for feature in features.values())
+def write_info(root: Path, summary: DatasetSummary, version: FormatVersion, **entries: Any) -> None:
+    """Replace `meta/info.json`, which adds the episodes to the dataset.
+
+    Args:
+        root: Folder of the dataset.
+        summary: The dataset with them.
+        version: Version of the format.
+        entries: Entries that other versions do not have, or have other values of.
+    """
     info = {
-        "codebase_version": "v3.0",
-        "robot_type": robot_type,
-        "total_episodes": episodes,
-        "total_frames": frames,
-        "total_tasks": tasks,
-        "chunks_size": CHUNK_SIZE,
-        "data_files_size_in_mb": DATA_MB,
-        "video_files_size_in_mb": VIDEO_MB,
-        "fps": int(fps) if float(fps).is_integer() else fps,
-        "splits": {"train": f"0:{episodes}"},
-        "data_path": layout.DATA,
-        "video_path": layout.VIDEOS if has_video else None,
-        "features": {key: feature.to_json() for key, feature in features.items()},
+        "codebase_version": version,
+        "robot_type": summary.robot_type,
+        "total_episodes": summary.episodes,
+        "total_frames": summary.frames,
+        "total_tasks": len(summary.tasks),
+        "fps": int(summary.fps) if float(summary.fps).is_integer() else summary.fps,
+        "splits": {"train": f"0:{summary.episodes}"},
+        **entries,
+        "features": {key: feature.to_json() for key, feature in summary.features.items()},
     }
     write_text_atomically(root / layout.INFO, json.dumps(info, indent=4))
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from . import layout
 from .arrow import REREAD, open_parquet, read_table
@@ -17,8 +17,11 @@ from .errors import DatasetFileError, fault
 from .features import Feature, parse_features
 from .statistics import FeatureStatistics, aggregate, parse_statistics
 
-V30, V21 = "v3.0", "v2.1"
-_VERSIONS = {"v3.0": V30, "v2.1": V21, "v2.0": V21}
+FormatVersion = Literal["v3.0", "v2.1"]
+
+V30: FormatVersion = "v3.0"
+V21: FormatVersion = "v2.1"
+_VERSIONS: dict[str, FormatVersion] = {"v3.0": V30, "v2.1": V21, "v2.0": V21}
 """Readable versions, and the version whose rules apply; v2.0 only lacks the statistics of episodes."""
 _MAX_FRAMES = 2**40
 
@@ -28,8 +31,8 @@ class DatasetMetadata:
     """Validated metadata of a dataset."""
 
     root: Path
-    version: str
-    """`v3.0` or `v2.1`."""
+    version: FormatVersion
+    """Version whose rules apply: `v2.1` for v2.0 too."""
     fps: float
     robot_type: str | None
     features: dict[str, Feature]
@@ -39,6 +42,8 @@ class DatasetMetadata:
     statistics: dict[str, FeatureStatistics]
     """Statistics by feature; those that the recorder did not store are absent."""
     total_frames: int
+    chunks_size: int
+    """Most files (v3.0) or episodes (v2.1) of a folder."""
 
     @property
     def cameras(self) -> list[str]:
@@ -77,8 +82,8 @@ def read_metadata(root: str | Path) -> DatasetMetadata:
         tasks = _tasks_v30(layout.resolve(root, layout.TASKS))
     else:
         episodes = read_episodes_v21(root, info_path, info, features)
-        tasks = _tasks_v21(layout.resolve(root, "meta/tasks.jsonl"))
-    statistics = _statistics(root, features)
+        tasks = _tasks_v21(layout.resolve(root, layout.TASKS_V21))
+    statistics = _statistics(root, features, len(episodes))
     robot = info.get("robot_type")
     return DatasetMetadata(
         root=root,
@@ -90,6 +95,7 @@ def read_metadata(root: str | Path) -> DatasetMetadata:
         episodes=episodes,
         statistics=statistics,
         total_frames=info["total_frames"],
+        chunks_size=info["chunks_size"],
     )
 
 
@@ -125,15 +131,8 @@ def _checked_info(path: Path) -> dict[str, Any]:
     if not isinstance(fps, int | float) or isinstance(fps, bool) or not math.isfinite(fps) or not 0 < fps <= 1e5:
         raise fault(path, f"'fps' is {str(fps)[:40]}, expected a positive number")
     is_v30 = _VERSIONS[version] == V30
-    defaults = (
-        {"data_path": layout.DATA, "video_path": layout.VIDEOS}
-        if is_v30
-        else {
-            "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
-            "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
-        }
-    )
-    for name, default in defaults.items():
+    data, videos = (layout.DATA, layout.VIDEOS) if is_v30 else (layout.DATA_V21, layout.VIDEOS_V21)
+    for name, default in (("data_path", data), ("video_path", videos)):
         info[name] = default if info.get(name) is None else info[name]
         if not isinstance(info[name], str):
             raise fault(path, f"'{name}' is {type(info[name]).__name__}, expected a path template")
@@ -162,17 +161,18 @@ def _checked_tasks(path: Path, pairs: Any) -> dict[int, str]:
     return tasks
 
 
-def _statistics(root: Path, features: dict[str, Feature]) -> dict[str, FeatureStatistics]:
+def _statistics(root: Path, features: dict[str, Feature], episodes: int) -> dict[str, FeatureStatistics]:
     """Return `stats.json`, or the merged statistics of the episodes of v2.1, or nothing."""
     path = root / layout.STATS
     if path.is_file():
         return parse_statistics(path, layout.read_json(layout.resolve(root, layout.STATS)), features)
-    path = root / "meta" / "episodes_stats.jsonl"
+    path = root / layout.STATS_V21
     if not path.is_file():
         return {}
-    layout.resolve(root, "meta/episodes_stats.jsonl")
+    layout.resolve(root, layout.STATS_V21)
     parts: dict[str, list[FeatureStatistics]] = {}
-    for row in layout.read_json_lines(path):
+    # What follows was written by a merge that did not come to its end.
+    for row in layout.read_json_lines(path)[:episodes]:
         for key, statistics in parse_statistics(path, row.get("stats", {}), features).items():
             parts.setdefault(key, []).append(statistics)
     return {key: aggregate(entries) for key, entries in parts.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -74,3 +76,18 @@ def arrow_column(feature: Feature, values: np.ndarray) -> Any:
     for size in reversed(feature.shape):
         flat = pa.ListArray.from_arrays(pa.array(np.arange(0, len(flat) + 1, size, dtype=np.int32)), flat)
     return flat
+
+
+def arrow_table(features: Mapping[str, Feature], columns: Mapping[str, np.ndarray]) -> Any:
+    """Return the table of an episode of L frames.
+
+    Args:
+        features: Key -> feature, of all columns.
+        columns: Key -> `(L, *shape)` numbers, or `(L,)` objects: text, or encoded pictures.
+    """
+    table = arrow().table({key: arrow_column(features[key], values) for key, values in columns.items()})
+    pictures = {key: {"_type": "Image"} for key in columns if features[key].dtype == "image"}
+    # LeRobot opens the files of v2.1 without saying what is in them; without this, pictures would stay bytes there.
+    return table.replace_schema_metadata(
+        {"huggingface": json.dumps({"info": {"features": pictures}})} if pictures else None
+    )

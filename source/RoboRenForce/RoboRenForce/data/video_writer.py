@@ -80,6 +80,14 @@ def video_info(codec: VideoCodec, size: tuple[int, int], fps: float) -> dict[str
     }
 
 
+def count_frames(path: Path) -> int:
+    """Return the number of frames of an mp4 file, which is not decoded for that."""
+    import av
+
+    with av.open(str(path), format="mp4") as source:
+        return source.streams.video[0].frames
+
+
 class VideoJoiner:
     """Append mp4 files to one, packet by packet.
 

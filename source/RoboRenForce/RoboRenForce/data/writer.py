@@ -1,4 +1,4 @@
-"""Record a dataset in LeRobot's format v3.0.
+"""Record a dataset in LeRobot's format, v3.0 or v2.1.
 
     with LeRobotWriter.create("data/blocks", fps=10, features={
         "observation.state": {"dtype": "float32", "shape": [7]},
@@ -29,21 +29,14 @@ import numpy as np
 from ..utils.errors import UserError, did_you_mean
 from ..utils.run_dir import write_text_atomically
 from . import layout
-from .arrow import arrow, parquet
+from .arrow import parquet
+from .episode_files import append_v21, require_appendable
 from .episodes import STAGING
-from .errors import fault
 from .features import STANDARD, Feature, parse_features
-from .merge import (
-    EpisodeMerger,
-    EpisodePart,
-    remove_unfinished,
-    write_info,
-    write_statistics,
-    write_tasks,
-)
-from .metadata import DatasetMetadata, read_metadata
+from .merge import DatasetSummary, EpisodePart, append_v30
+from .metadata import V21, V30, DatasetMetadata, FormatVersion, read_metadata
 from .pictures import encode_png
-from .recorded_values import arrow_column, checked_value
+from .recorded_values import arrow_table, checked_value
 from .statistics import PictureStatistics, RunningStatistics, parse_statistics
 from .totals import merged_statistics
 from .video_writer import VideoCodec, VideoEncoder, video_info
@@ -64,13 +57,21 @@ class LeRobotWriter:
         features: Key -> feature, without the standard ones.
         robot_type: Type of robot, for readers of the data.
         codec: Codec of videos.
+        version: Version of the format.
     """
 
     def __init__(
-        self, root: Path, fps: float, features: Mapping[str, Feature], robot_type: str | None, codec: VideoCodec
+        self,
+        root: Path,
+        fps: float,
+        features: Mapping[str, Feature],
+        robot_type: str | None,
+        codec: VideoCodec,
+        version: FormatVersion,
     ) -> None:
         self.root, self.fps, self.robot_type = root, fps, robot_type
         self.codec: VideoCodec = codec
+        self.version: FormatVersion = version
         self.features = {key: feature for key, feature in features.items() if key not in STANDARD}
         self._staging = root / STAGING
         self._dataset: DatasetMetadata | None = read_metadata(root) if (root / layout.INFO).is_file() else None
@@ -99,6 +100,7 @@ class LeRobotWriter:
         features: Mapping[str, Any],
         robot_type: str | None = None,
         codec: VideoCodec = "libsvtav1",
+        version: FormatVersion = V30,
     ) -> Self:
         """Create a dataset in a folder that does not exist or is empty.
 
@@ -108,11 +110,14 @@ class LeRobotWriter:
             features: Key -> `{"dtype", "shape", "names"}`; dtype is a number type, `string`, `image` or `video`.
             robot_type: Type of robot, for readers of the data.
             codec: Codec of videos.
+            version: `v3.0`: large files of many episodes; `v2.1`: a file per episode, for programs that read no other.
 
         Raises:
-            UserError: The folder is not empty, or a feature can't be recorded.
+            UserError: The folder is not empty, a feature can't be recorded, or there is no such version.
         """
         root = Path(root)
+        if version not in (V30, V21):
+            raise UserError(f"version is '{version}', expected {V30} or {V21}.")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise UserError(f"'{root}' is not empty: choose a new folder, or append with LeRobotWriter.resume.")
         if not 0 < fps <= 1e5:
@@ -134,31 +139,31 @@ class LeRobotWriter:
             if feature.is_camera and 3 not in (feature.shape[0], feature.shape[2]):
                 raise UserError(f"Camera '{key}' has the shape {list(feature.shape)}, expected three colours.")
         (root / STAGING).mkdir(parents=True)
-        header = {"fps": fps, "robot_type": robot_type, "codec": codec}
+        header = {"fps": fps, "robot_type": robot_type, "codec": codec, "version": version}
         header["features"] = {key: feature.to_json() for key, feature in parsed.items()}
         write_text_atomically(root / STAGING / _HEADER, json.dumps(header))
-        return cls(root, fps, parsed, robot_type, codec)
+        return cls(root, fps, parsed, robot_type, codec, version)
 
     @classmethod
     def resume(cls, root: str | Path) -> Self:
-        """Continue recording, also after a crash: every saved episode is still there.
+        """Continue recording in the version of the dataset, also after a crash: every saved episode is still there.
 
         Raises:
-            DatasetFileError: There is neither a recording nor a dataset of v3.0.
+            DatasetFileError: There is neither a recording nor a dataset of v3.0 or v2.1.
         """
         root = Path(root)
         path = root / STAGING / _HEADER
         if path.is_file():
             header = layout.read_json(path)
             features = parse_features(path, header["features"])
-            return cls(root, header["fps"], features, header["robot_type"], header["codec"])
+            version = header.get("version", V30)  # recordings of before v2.1 was written don't say it
+            return cls(root, header["fps"], features, header["robot_type"], header["codec"], version)
         metadata = read_metadata(root)
-        if metadata.version != "v3.0":
-            what = f"its version is {metadata.version}, and v3.0 is written"
-            raise fault(root, what, fix="convert it with scripts/data/lerobot_v21_to_v30.py")
+        if metadata.version == V21:
+            require_appendable(metadata)
         codecs = {feature.info.get("video.codec") for feature in metadata.features.values()}
         codec: VideoCodec = "libx264" if "h264" in codecs else "libsvtav1"
-        return cls(root, metadata.fps, metadata.features, metadata.robot_type, codec)
+        return cls(root, metadata.fps, metadata.features, metadata.robot_type, codec, metadata.version)
 
     # ------------------------------------------------------------------------------------------- one episode
 
@@ -221,7 +226,7 @@ class LeRobotWriter:
                 statistics[key] = running.result()
         has_pictures = any(feature.dtype == "image" for feature in self.features.values())
         rows = _PICTURE_ROWS if has_pictures else self._length
-        table = arrow().table({key: arrow_column(features[key], values) for key, values in columns.items()})
+        table = arrow_table(features, columns)
         parquet().write_table(table, self._partial / _TABLE, compression="snappy", row_group_size=rows)
         entry = {"length": self._length, "tasks": tasks}
         entry["statistics"] = {key: statistic.to_json() for key, statistic in statistics.items()}
@@ -301,24 +306,19 @@ class LeRobotWriter:
 
     def _merge(self, folders: Sequence[Path]) -> None:
         features, dataset = self.features | STANDARD, self._dataset
-        remove_unfinished(self.root, dataset.files if dataset else [])
-        episodes, frames = (len(dataset.episodes), dataset.total_frames) if dataset else (0, 0)
-        merger = EpisodeMerger(self.root, features, self.fps, first_episode=episodes, first_frame=frames)
         parts = [self._part(folder, features) for folder in folders]
-        for part in parts:
-            merger.append(part)
-        merger.close()
-        write_tasks(self.root, {number: text for text, number in self._tasks.items()})
-        write_statistics(self.root, merged_statistics(features, dataset, parts))
-        write_info(
-            self.root,
-            features,
+        summary = DatasetSummary(
+            features=features,
             fps=self.fps,
             robot_type=self.robot_type,
-            episodes=episodes + len(parts),
-            frames=frames + sum(part.length for part in parts),
-            tasks=len(self._tasks),
+            tasks={number: text for text, number in self._tasks.items()},
+            episodes=self.saved_episodes,
+            frames=self.saved_frames,
         )
+        if self.version == V21:
+            append_v21(self.root, parts, summary, dataset)
+        else:
+            append_v30(self.root, parts, summary, merged_statistics(features, dataset, parts), dataset)
 
     def _part(self, folder: Path, features: Mapping[str, Feature]) -> EpisodePart:
         entry = layout.read_json(folder / _EPISODE)

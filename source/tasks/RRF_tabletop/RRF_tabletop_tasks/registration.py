@@ -47,10 +47,12 @@ def register_tasks() -> None:
     for task in GOALS:
         _register(f"RoboRenForce-Tabletop-{task}-BC", vla_cfg(task), f"{agents}:behavior_cloning")
         _register(f"RoboRenForce-Tabletop-{task}-SFT", vla_cfg(task), f"{agents}:fine_tuning")
-    _register("RoboRenForce-Tabletop-Reach-DAgger", corrected_reach_cfg(), f"{agents}:dagger")
-    for task, cfg in (("Reach", easy_reach_cfg()), ("Place", vla_cfg("Place"))):
+        cfg = easy_reach_cfg() if task == "Reach" else vla_cfg(task)
         _register(f"RoboRenForce-Tabletop-{task}-GRPO", grouped(cfg), f"{agents}_rl:grpo")
-        _register(f"RoboRenForce-Tabletop-{task}-VLAPPO", cfg.replace(num_envs=64), f"{agents}_rl:ppo")
+        # The PPO of Reach learns from numbers.
+        for name in ["VLAPPO"] if task == "Reach" else ["VLAPPO", "PPO"]:
+            _register(f"RoboRenForce-Tabletop-{task}-{name}", cfg.replace(num_envs=64), f"{agents}_rl:ppo")
+    _register("RoboRenForce-Tabletop-Reach-DAgger", corrected_reach_cfg(), f"{agents}:dagger")
     pi = f"{agents}_pi"
     _register("RoboRenForce-Tabletop-Reach-PI05-SFT", easy_reach_cfg(), f"{pi}:fine_tuning")
     _register("RoboRenForce-Tabletop-Reach-PI05-GRPO", grouped(easy_reach_cfg()), f"{pi}:grpo")

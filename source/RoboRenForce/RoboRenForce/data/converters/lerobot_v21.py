@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import layout
 from ..errors import fault
-from ..merge import EpisodeMerger, EpisodePart, write_info, write_statistics, write_tasks
+from ..merge import DatasetSummary, EpisodePart, append_v30
 from ..metadata import V21, DatasetMetadata, read_metadata
 from ..statistics import FeatureStatistics, parse_statistics
 from ..totals import columns_of, number_statistics
@@ -35,24 +35,19 @@ def convert_v21(source: str | Path, target: str | Path) -> DatasetMetadata:
 
 
 def _write(metadata: DatasetMetadata, root: Path) -> None:
-    statistics = number_statistics(metadata.features, columns_of(metadata))
-    merger = EpisodeMerger(root, metadata.features, metadata.fps)
     of_episodes = _episode_statistics(metadata)
-    for episode in range(len(metadata.episodes)):
-        merger.append(_part(metadata, episode, of_episodes.get(episode, {})))
-    merger.close()
-    write_tasks(root, metadata.tasks)
-    # Those of cameras can't be computed without decoding everything: they are what the recorder stored.
-    write_statistics(root, metadata.statistics | statistics)
-    write_info(
-        root,
-        metadata.features,
+    parts = (_part(metadata, episode, of_episodes.get(episode, {})) for episode in range(len(metadata.episodes)))
+    summary = DatasetSummary(
+        features=metadata.features,
         fps=metadata.fps,
         robot_type=metadata.robot_type,
+        tasks=metadata.tasks,
         episodes=len(metadata.episodes),
         frames=metadata.total_frames,
-        tasks=len(metadata.tasks),
     )
+    # Those of cameras can't be computed without decoding everything: they are what the recorder stored.
+    statistics = metadata.statistics | number_statistics(metadata.features, columns_of(metadata))
+    append_v30(root, parts, summary, statistics)
 
 
 def _part(metadata: DatasetMetadata, episode: int, statistics: dict[str, FeatureStatistics]) -> EpisodePart:
@@ -72,10 +67,10 @@ def _part(metadata: DatasetMetadata, episode: int, statistics: dict[str, Feature
 
 
 def _episode_statistics(metadata: DatasetMetadata) -> dict[int, dict[str, FeatureStatistics]]:
-    path = metadata.root / "meta" / "episodes_stats.jsonl"
+    path = metadata.root / layout.STATS_V21
     if not path.is_file():
         return {}
     return {
         row.get("episode_index", -1): parse_statistics(path, row.get("stats", {}), metadata.features)
-        for row in layout.read_json_lines(layout.resolve(metadata.root, "meta/episodes_stats.jsonl"))
+        for row in layout.read_json_lines(layout.resolve(metadata.root, layout.STATS_V21))
     }
