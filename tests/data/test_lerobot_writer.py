@@ -97,6 +97,9 @@ def test_an_interrupted_merge_is_done_again(tmp_path: Path, monkeypatch: pytest.
         record_episode(again, 3, 2, VIDEO_ONLY)
     require_episodes(root, (3, 4, 5, 2))
     assert len(list(root.glob("data/*/*.parquet"))) == 2
+    whole = read_metadata(record(tmp_path / "whole", (3, 4, 5, 2), VIDEO_ONLY)).statistics
+    found = read_metadata(root).statistics
+    assert {key: entry.count for key, entry in found.items()} == {key: entry.count for key, entry in whole.items()}
 
 
 def test_appending_twice(tmp_path: Path) -> None:

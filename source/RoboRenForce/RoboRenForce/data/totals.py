@@ -35,18 +35,22 @@ def columns_of(metadata: DatasetMetadata, *, check: bool = True) -> Iterator[Col
 
 
 def merged_statistics(
-    features: Mapping[str, Feature], dataset: DatasetMetadata | None, parts: Sequence[EpisodePart]
+    features: Mapping[str, Feature],
+    dataset: DatasetMetadata | None,
+    before: Mapping[str, FeatureStatistics],
+    parts: Sequence[EpisodePart],
 ) -> dict[str, FeatureStatistics]:
     """Return the statistics of a dataset and the episodes that are appended to it.
 
-    Those of numbers are computed over all frames; those of cameras are merged from the recorder's counts.
+    Those of numbers are computed over all frames; those of cameras are merged from the recorder's counts and `before`,
+    the statistics of the dataset alone.
     """
-    before = [] if dataset is None else columns_of(dataset)
-    result = number_statistics(features, chain(before, _columns_of_parts(features, parts)))
+    recorded = [] if dataset is None else columns_of(dataset)
+    result = number_statistics(features, chain(recorded, _columns_of_parts(features, parts)))
     for key, feature in features.items():
         entries = [part.statistics[key] for part in parts if feature.is_camera and key in part.statistics]
-        if entries and dataset is not None and key in dataset.statistics:
-            entries.append(dataset.statistics[key])
+        if entries and key in before:
+            entries.append(before[key])
         if entries:
             result[key] = aggregate(entries)
     return result

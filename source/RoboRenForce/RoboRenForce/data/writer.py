@@ -37,13 +37,15 @@ from .merge import DatasetSummary, EpisodePart, append_v30
 from .metadata import V21, V30, DatasetMetadata, FormatVersion, read_metadata
 from .pictures import encode_png
 from .recorded_values import arrow_table, checked_value
-from .statistics import PictureStatistics, RunningStatistics, parse_statistics
+from .statistics import FeatureStatistics, PictureStatistics, RunningStatistics, parse_statistics
 from .totals import merged_statistics
 from .video_writer import VideoCodec, VideoEncoder, video_info
 
 _HEADER = "dataset.json"
 _EPISODE = "episode.json"
 _TABLE = "frames.parquet"
+_STATISTICS = "statistics.json"
+"""Of the dataset before a merge, which replaces them before the episodes count."""
 _PICTURE_ROWS = 16
 """Number of rows of a row group with pictures, all of which are read for a random one."""
 
@@ -318,7 +320,19 @@ class LeRobotWriter:
         if self.version == V21:
             append_v21(self.root, parts, summary, dataset)
         else:
-            append_v30(self.root, parts, summary, merged_statistics(features, dataset, parts), dataset)
+            statistics = merged_statistics(features, dataset, self._statistics_before(), parts)
+            append_v30(self.root, parts, summary, statistics, dataset)
+
+    def _statistics_before(self) -> Mapping[str, FeatureStatistics]:
+        """Those of the dataset, also after a merge that replaced them and did not come to its end."""
+        if self._dataset is None:
+            return {}
+        path = self._staging / _STATISTICS
+        if path.is_file():
+            return parse_statistics(path, layout.read_json(path), self._dataset.features)
+        statistics = self._dataset.statistics
+        write_text_atomically(path, json.dumps({key: entry.to_json() for key, entry in statistics.items()}))
+        return statistics
 
     def _part(self, folder: Path, features: Mapping[str, Feature]) -> EpisodePart:
         entry = layout.read_json(folder / _EPISODE)
