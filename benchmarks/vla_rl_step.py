@@ -96,7 +96,8 @@ def write(results: dict[str, Any], args: argparse.Namespace) -> None:
         print("ours is faster by", ratios, flush=True)
         ours |= {f"{name}_times_rlinf_like": ratio for name, ratio in ratios.items()}
     if args.output:
-        settings = {key: value for key, value in vars(args).items() if key not in ("child", "output")}
+        own = {"num_envs", "epochs", "mini_batches"} if args.parts == "memory" else set()  # rows of memory have theirs
+        settings = {key: value for key, value in vars(args).items() if key not in {"child", "output"} | own}
         vla_steps.write_results(args.output, "vla_rl_step", settings, results, command_without("--output"))
 
 
@@ -237,13 +238,14 @@ def memory_case(case: str, args: argparse.Namespace) -> dict[str, Any]:
     model, what = case.split()
     device = torch.device(args.device)
     cfg = policy_cfg(model, lora=what == "lora")
-    found = estimate(cfg)
-    cap_memory(args.memory_cap, device)
     rows = 4 if args.tiny else 16
+    found = estimate(cfg) | {"num_envs": rows, "epochs": 1, "mini_batches": 2}
+    cap_memory(args.memory_cap, device)
     simulator = FakeSimulator(
         num_envs=rows, size=64 if args.tiny else 256, chunk=CHUNK, step_ms=0.0, frames_on=device, device=device
     )
-    options = {"num_learning_epochs": 1, "num_mini_batches": 2, "cuda_graph": args.cuda_graph}
+    options = {"num_learning_epochs": found["epochs"], "num_mini_batches": found["mini_batches"]}
+    options["cuda_graph"] = args.cuda_graph
     options["freeze_backbone"] = what == "head"
     try:
         policy = random_policy(cfg, device)

@@ -10,21 +10,24 @@ from typing import Any
 import pytest
 import torch
 from forked import be_rank, exit_code, forked, free_port
+from RoboRenForce.algorithms.vla_rl import ReinforcePPCfg
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg
 from RoboRenForce.cli import commands, saved_policy, vla_rl
 from RoboRenForce.cli.saved_policy import policy_of
 from RoboRenForce.cli.vla_rl import benchmark_parser, rl_play_parser, rl_train_parser, to_play
 from RoboRenForce.cli.vla_tasks import SFT, find_task
+from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.vla_export import export_vla
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.components.vla_spec import VectorSpec, VLASpec
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.runners import VLASFTRunnerCfg
+from RoboRenForce.runners.training_run import apply_flags
 from RoboRenForce.utils import task_packages
 from RoboRenForce.utils.optional import is_installed
-from RoboRenForce.utils.registry import Task
+from RoboRenForce.utils.registry import Task, load_task
 from RoboRenForce.utils.report import read_evaluation
-from RoboRenForce.utils.run_configs import find_run_config, run_configs
+from RoboRenForce.utils.run_configs import find_run_config, run_configs, task_in
 
 pytest.importorskip("RRF_tabletop_tasks")
 pytestmark = pytest.mark.contract
@@ -135,6 +138,52 @@ def test_the_policy_comes_from_the_model_before_the_file_changes_it(
     vla_rl._apply_rl_flags(task, args)
     assert task.runner_cfg.policy.cameras == ["front"] and task.runner_cfg.policy.head.chunk_size == 5
     assert task.runner_cfg.algorithm.init_from == "somewhere"
+
+
+@pytest.mark.parametrize("head", [FlowHeadCfg(), RegressionHeadCfg(std=0.1)], ids=["flow", "regression"])
+def test_what_demonstrations_taught_can_explore_with_every_configuration(
+    monkeypatch: pytest.MonkeyPatch, head: ActionHeadCfg
+) -> None:
+    """A flow head gets the density that the task's has; a head that always has one stays as it is."""
+    monkeypatch.setattr(vla_rl, "policy_of", lambda path: MLPBaselinePolicyCfg(head=head.copy()))
+    args = rl_train_parser("").parse(["--model_path", "somewhere"])
+    paths = [path for name, path in run_configs().items() if not name.startswith("mjlab_") or is_installed("mjlab")]
+    for path in paths:
+        task = load_task(str(task_in(path)))
+        preset = task.runner_cfg.policy.head
+        vla_rl._take_policy(task, args)
+        task.apply_yaml(path, trust=False)
+        kept = isinstance(head, FlowHeadCfg) and isinstance(preset, FlowHeadCfg)
+        expected = head.replace(density=preset.density) if kept else head
+        assert task.runner_cfg.policy.head.to_dict() == expected.to_dict()
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "task"),
+    [
+        ("--algo ppo", "tabletop_reach_ppo", None),
+        ("--algo reinforce_pp", "tabletop_reach_reinforce_pp", None),
+        ("--task_name place --algo grpo", None, "RoboRenForce-Tabletop-Place-GRPO"),
+        ("--task_name fork --algo ppo", None, "RoboRenForce-Tabletop-Fork-VLAPPO"),
+        ("--task_name place --algo sac", "tabletop_place_sac", None),
+    ],
+)
+def test_a_benchmark_is_a_configuration_or_else_a_task(
+    monkeypatch: pytest.MonkeyPatch, words: str, config: str | None, task: str | None
+) -> None:
+    monkeypatch.setattr(vla_rl, "prepare_rl_training", lambda args: args)
+    args: Any = vla_rl.prepare_benchmark(benchmark_parser("").parse(["--benchmark", "tabletop", *words.split()]))
+    assert (args.config_name, args.task) == (config, task)
+
+
+def test_flags_are_those_of_an_algorithm_that_an_override_chooses() -> None:
+    task = load_task("RoboRenForce-Tabletop-Reach-GRPO")
+    name = "RoboRenForce.algorithms.vla_rl.reinforce_pp:ReinforcePPCfg"
+    words = ["--model_path", "m", "--lr", "0.5", f"algorithm={name}", "algorithm.gamma=0.5"]
+    apply_flags(task, rl_train_parser("").parse(words), vla_rl._apply_rl_flags)
+    algorithm = task.runner_cfg.algorithm
+    assert isinstance(algorithm, ReinforcePPCfg)
+    assert (algorithm.init_from, algorithm.optimizer.learning_rate, algorithm.gamma) == ("m", 0.5, 0.5)
 
 
 def test_a_run_without_a_policy_of_this_kind_is_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

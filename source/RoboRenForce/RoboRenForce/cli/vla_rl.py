@@ -9,6 +9,7 @@ from __future__ import annotations
 from argparse import Namespace
 from pathlib import Path
 
+from ..components.action_heads import FlowHeadCfg
 from ..components.vla_export import is_exported
 from ..runners.arguments import Parser, play_parser, positive, train_parser
 from ..runners.play_run import PlayRun, prepare_play
@@ -16,7 +17,7 @@ from ..runners.training_run import TrainingRun, prepare_training
 from ..utils import task_packages
 from ..utils.console import say
 from ..utils.errors import UserError
-from ..utils.registry import Task, load_task
+from ..utils.registry import Task, list_tasks, load_task
 from ..utils.run_configs import find_run_config, run_configs, task_in
 from .saved_policy import policy_of
 
@@ -29,7 +30,8 @@ BENCHMARKS = {
     "robotwin": "place_empty_cup",
 }
 """Benchmark, which is the second word of its task ids -> task that is trained if none is named."""
-ALGORITHMS = ("grpo", "ppo", "sac")
+ALGORITHMS = {"grpo": "GRPO", "ppo": "VLAPPO", "reinforce_pp": "ReinforcePP", "sac": "VLASAC"}
+"""Algorithm -> the last word of its task ids."""
 _OVERRIDES = {
     "model_path": "algorithm.init_from",
     "lr": "algorithm.optimizer.learning_rate",
@@ -104,7 +106,10 @@ def prepare_benchmark(args: Namespace) -> TrainingRun:
             there = ", ".join(name for name in BENCHMARKS if name in installed) or "none"
             fix = project.install if project else f"take one of those that are, {there}"
             raise UserError(f"The benchmark '{args.benchmark}' is not installed: {fix}.")
-        args.config_name = name
+        same = f"RoboRenForce-{args.benchmark}-{task}-{ALGORITHMS[args.algo]}".lower()
+        if name not in run_configs() and args.config_path is None:  # the task as it is registered
+            args.task = next((task for task in list_tasks() if task.lower() == same), None)
+        args.config_name = name if args.task is None else None
     return prepare_rl_training(args)
 
 
@@ -165,11 +170,23 @@ def _config_file(args: Namespace) -> Path:
 
 
 def _take_policy(task: Task, args: Namespace) -> None:
-    """Begin with the policy's own configuration, before the YAML changes it."""
-    if args.model_path is not None:
-        task.runner_cfg.policy = policy_of(args.model_path)
+    """Begin with the policy's own configuration, before the YAML changes it.
+
+    Demonstrations need no density of a flow head; one that learned from them takes that of the task's flow head.
+    """
+    if args.model_path is None:
+        return
+    policy, preset = policy_of(args.model_path), task.runner_cfg.policy
+    head = policy.head
+    if isinstance(head, FlowHeadCfg) and head.density == "none" and isinstance(preset.head, FlowHeadCfg):
+        policy.head = head.replace(density=preset.head.density)
+    task.runner_cfg.policy = policy
 
 
 def _apply_rl_flags(task: Task, args: Namespace) -> None:
+    # Another algorithm forgets what is set in the task's: it has to be there before the flags are.
+    chosen = [text for text in args.overrides if text.startswith("algorithm=")]
+    task.apply_overrides(chosen)
+    args.overrides = [text for text in args.overrides if text not in chosen]
     given = {path: getattr(args, name, None) for name, path in _OVERRIDES.items()}
     task.apply_overrides([f"{path}={value}" for path, value in given.items() if value is not None])

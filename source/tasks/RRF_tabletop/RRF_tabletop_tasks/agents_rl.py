@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl import GRPOCfg, ReinforcePPCfg, VLAPPOCfg
 from RoboRenForce.algorithms.vla_rl.options import value_rate
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
@@ -17,6 +17,14 @@ def grpo() -> VLAGRPORunnerCfg:
     All of it is trained: what so few demonstrations did not teach it to see it has to learn now.
     """
     algorithm = GRPOCfg(
+        freeze_backbone=False, num_learning_epochs=2, num_mini_batches=1, optimizer=_optimizer(), desired_kl=0.01
+    )
+    return VLAGRPORunnerCfg(policy=_policy(), algorithm=algorithm, max_iterations=60)
+
+
+def reinforce_pp() -> VLAGRPORunnerCfg:
+    """The same policy, compared with the mean of all that it did: no groups, and no value head."""
+    algorithm = ReinforcePPCfg(
         freeze_backbone=False, num_learning_epochs=2, num_mini_batches=1, optimizer=_optimizer(), desired_kl=0.01
     )
     return VLAGRPORunnerCfg(policy=_policy(), algorithm=algorithm, max_iterations=60)

@@ -52,6 +52,9 @@ def register_tasks() -> None:
         # The PPO of Reach learns from numbers.
         for name in ["VLAPPO"] if task == "Reach" else ["VLAPPO", "PPO"]:
             _register(f"RoboRenForce-Tabletop-{task}-{name}", cfg.replace(num_envs=64), f"{agents}_rl:ppo")
+    _register(
+        "RoboRenForce-Tabletop-Reach-ReinforcePP", easy_reach_cfg().replace(num_envs=64), f"{agents}_rl:reinforce_pp"
+    )
     _register("RoboRenForce-Tabletop-Reach-DAgger", corrected_reach_cfg(), f"{agents}:dagger")
     pi = f"{agents}_pi"
     _register("RoboRenForce-Tabletop-Reach-PI05-SFT", easy_reach_cfg(), f"{pi}:fine_tuning")
