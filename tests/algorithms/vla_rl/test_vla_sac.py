@@ -15,7 +15,7 @@ from RoboRenForce.algorithms.vla_rl.prefix_features import PrefixFeatures
 from RoboRenForce.buffer import ReplayBufferCfg
 from RoboRenForce.components.action_heads import DiffusionHeadCfg
 from RoboRenForce.envs import MultiModalCfg
-from RoboRenForce.runners import OffPolicyRunnerCfg
+from RoboRenForce.runners import VLASACRunnerCfg
 from RoboRenForce.utils.errors import CheckpointError, ConfigError, SpecMismatch
 
 CASES = {"residual": (VLASACCfg, runs.REGRESSION), "residual of a flow": (VLASACCfg, runs.FLOW)} | {
@@ -104,7 +104,7 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(case: Any, tmp_path: Pat
     algorithm, head = case
 
     def runner(name: str) -> Any:
-        cfg = OffPolicyRunnerCfg(
+        cfg = VLASACRunnerCfg(
             num_steps_per_env=5,
             max_iterations=4,
             logger=[],
@@ -121,6 +121,11 @@ def test_a_run_that_was_interrupted_goes_on_bit_for_bit(case: Any, tmp_path: Pat
     rest = runner("rest")
     rest.load(half.run_dir.pointed("latest"))
     rest.learn()
+    assert whole.steps == rest.steps
+    for name in ("env/success_once", "env/episode_len", "env/return", "rollout/num_samples"):
+        assert whole.metrics[name] == rest.metrics[name]
+    assert whole.metrics["rollout/num_samples"] == 5 * runs.ENVS
+    assert whole.metrics["Perf/chunk_samples_per_second"] > 0.0 and whole.metrics["time/step"] > 0.0
     expected, found = (each.algorithm.learner.state_dict() for each in (whole, rest))
     for part in ("networks", "parts", "metrics", "replay"):
         _assert_equal(found[part], expected[part], part)

@@ -17,6 +17,7 @@ from .trainer import Trainer, TrainerCfg
 from .video import record_video
 from .vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
 from .vla_rl_runner import VLAGRPORunner, VLAGRPORunnerCfg, VLAPPORunner, VLAPPORunnerCfg
+from .vla_sac_runner import VLASACRunner, VLASACRunnerCfg
 from .vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 
 __all__ = [
@@ -53,6 +54,8 @@ __all__ = [
     "VLAPPORunnerCfg",
     "VLAPretrainRunner",
     "VLAPretrainRunnerCfg",
+    "VLASACRunner",
+    "VLASACRunnerCfg",
     "VLASFTRunner",
     "VLASFTRunnerCfg",
     "evaluate",

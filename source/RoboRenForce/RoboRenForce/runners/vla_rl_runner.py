@@ -22,6 +22,7 @@ from .callbacks import CallbackCfg
 from .gpu_metrics import GpuMetricsCfg
 from .on_policy_runner import OnPolicyRunner, OnPolicyRunnerCfg
 from .statistics import Ratio
+from .vla_metrics import chunk_speed, with_episodes
 from .vla_pretrain_runner import execute_single_actions
 
 _CHECKED_STEPS = 3
@@ -68,30 +69,12 @@ class VLAPPORunner(OnPolicyRunner):
         return self.learner.frames()
 
     def ratios(self) -> dict[str, Ratio]:
-        """Statistics of episodes: all that ended in the iteration.
-
-        The newest hundred, as elsewhere, would be those that ended last: failures, where a success ends an episode.
-        """
-        sums = self.learner.episode_ratios()
-        names = {
-            "Train/mean_reward": "env/return",
-            "Train/mean_episode_length": "env/episode_len",
-            "Train/success_rate": "env/success_once",
-        }
-        shown = {name: sums[source] for name, source in names.items()}
-        return {name: shown.get(name, ratio) for name, ratio in super().ratios().items()} | sums
+        """Statistics of episodes: all that ended in the iteration."""
+        return with_episodes(super().ratios(), self.learner.episode_ratios())
 
     def finish_iteration(self, metrics: dict[str, float], losses: set[str]) -> None:
         """Add what speed means for a policy of chunks."""
-        collecting, learning = metrics["Perf/collection_time"], metrics["Perf/learning_time"]
-        samples = metrics["rollout/num_samples"] * self.distributed.world_size
-        more = {
-            "time/generate_rollouts": collecting,
-            "time/actor_training": learning,
-            "time/step": collecting + learning,
-            "Perf/env_frames_per_second": metrics.get("Perf/total_fps", 0.0),
-            "Perf/chunk_samples_per_second": samples / (collecting + learning),
-        }
+        more = chunk_speed(metrics, metrics["rollout/num_samples"] * self.distributed.world_size)
         metrics |= more
         self.metrics |= more
         super().finish_iteration(metrics, losses)

@@ -9,22 +9,21 @@ from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, Reg
 from RoboRenForce.components.temperature import TemperatureCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.networks.vlm import MLPBaselineCfg
-from RoboRenForce.runners import OffPolicyRunnerCfg
+from RoboRenForce.runners import VLASACRunnerCfg
 
 
-def reach_vla_sac() -> OffPolicyRunnerCfg:
+def reach_vla_sac() -> VLASACRunnerCfg:
     """SAC that corrects the chunks of a policy with a regression head."""
     return _run(RegressionHeadCfg(chunk_size=8), VLASACCfg(actions=ResidualChunkCfg(scale=1.0), learner=_learner()))
 
 
-def reach_dsrl() -> OffPolicyRunnerCfg:
+def reach_dsrl() -> VLASACRunnerCfg:
     """SAC over the start noise of a policy with a flow head."""
     return _run(FlowHeadCfg(chunk_size=8), DSRLCfg(learner=_learner()))
 
 
-def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> OffPolicyRunnerCfg:
-    return OffPolicyRunnerCfg(
-        num_steps_per_env=50,
+def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> VLASACRunnerCfg:
+    return VLASACRunnerCfg(
         max_iterations=20,
         save_interval=10,
         eval_interval=10,

@@ -33,6 +33,7 @@ from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgor
 from ..off_policy.sac import SACCfg
 from ..vla_training.frozen_weights import frozen_fingerprints, require_same_frozen
 from .demonstration_replay import encode_demonstrations
+from .episode_sums import EpisodeSums, Ratio
 from .latent_actions import LatentActionsCfg
 from .prefix_features import FEATURES, PrefixFeatures, as_observations
 from .residual_chunk import ResidualChunkCfg
@@ -64,6 +65,7 @@ class VLASAC(Algorithm):
             learner = learner.replace(batch_size=learner.batch_size // 2)
         self.learner: OffPolicyAlgorithm = learner.build(policy=cfg.networks, context=inner)
         self.schema = self.learner.schema
+        self.sums = EpisodeSums(context.spec.num_envs, context.device)
         self.collector = VLACollector(
             self.features, self.learner.collector, device=context.device, cuda_graph=cfg.learner.cuda_graph
         )
@@ -80,6 +82,7 @@ class VLASAC(Algorithm):
     @torch.no_grad()
     def _encoded(self, transition: Transition) -> Transition:
         """Return the transition of the learner; its next features are those that the next action is chosen from."""
+        self.sums.add(transition, torch.ones_like(transition.time_outs, dtype=torch.bool))
         successor = self.collector.encode(transition.reset_obs).features
         # Only an episode that was cut needs the value of its last observation, which nothing else has encoded. Finding
         # such rows waits for the device once per chunk, as executing it did.
@@ -119,6 +122,14 @@ class VLASAC(Algorithm):
         """See `OffPolicyAlgorithm.stored_steps`."""
         return self.learner.stored_steps(num_steps)
 
+    def episode_ratios(self) -> dict[str, Ratio]:
+        """Return statistics of the episodes that ended since the last call, as (sum, count)."""
+        return self.sums.collect()
+
+    def frames(self) -> int:
+        """Return the number of executed actions since the last call, a mean over processes."""
+        return self.sums.frames(self.context.distributed)
+
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """See `OffPolicyAlgorithm.warnings`."""
         # Once per iteration: on a GPU an unknown text is only counted, and asking waits for the device.
@@ -129,6 +140,7 @@ class VLASAC(Algorithm):
         """Start new episodes in all environments."""
         self.collector.restart_episodes()
         self.learner.restart_episodes()
+        self.sums.restart()
         self.learner.experience.buffer.restart()
 
     def policy(self) -> LatentPolicy:
@@ -153,11 +165,14 @@ class VLASAC(Algorithm):
 
     def local_state_dict(self) -> dict[str, Any]:
         """See `OffPolicyAlgorithm.local_state_dict`."""
-        return self.learner.local_state_dict()
+        return self.learner.local_state_dict() | {"episodes": self.sums.state_dict()}
 
     def load_local_state_dict(self, state: Mapping[str, Any]) -> None:
         """See `OffPolicyAlgorithm.load_local_state_dict`."""
-        self.learner.load_local_state_dict(state)
+        of_learner = dict(state)
+        if (episodes := of_learner.pop("episodes", None)) is not None:  # checkpoints of before have none
+            self.sums.load_state_dict(episodes)
+        self.learner.load_local_state_dict(of_learner)
 
     def train(self) -> None:
         """Switch the learner's networks to training mode; what is frozen stays in evaluation mode."""
