@@ -76,6 +76,7 @@ def test_train_resume_and_play(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     other = ["--model_path", imitate("other", "2"), "--resume_dir", str(trained), "--max_epochs", "4"]
     told = run(TRAIN, "--config_name", "isaaclab_reach_grpo", *other, code=1)
     assert "are not those that this policy was trained with: load the same base model" in told
+    assert "agent.yaml" not in told  # it is not the configuration that differs
     assert (trained / "latest").read_text().strip() == "global_step_3"
 
     rl_model = ["--rl_model_path", str((trained / "global_step_3").relative_to(tmp_path))]

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..envs.spec import EnvSpec
 from ..utils.checkpoint import load_checkpoint
 from ..utils.checkpoint_manifest import read_manifest
-from ..utils.errors import CheckpointError, ConfigError
+from ..utils.errors import BaseModelError, CheckpointError, ConfigError
 from ..utils.run_dir import RunDir, resolve_checkpoint, run_of
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,8 @@ def fitting(path: str | Path, what: str) -> Iterator[None]:
     """Say what state of another shape does not fit."""
     try:
         yield
+    except BaseModelError as error:  # whose sentence says what to do
+        raise CheckpointError(f"'{path}' does not fit {what}. {error}") from error
     except (LookupError, AttributeError, RuntimeError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"'{path}' does not fit {what} ({' '.join(str(error).split())[:300]}); use the "

@@ -47,6 +47,10 @@ class CheckpointError(UserError, RuntimeError):
     """A checkpoint is absent, damaged, foreign or of another configuration."""
 
 
+class BaseModelError(CheckpointError):
+    """A checkpoint belongs to other frozen weights."""
+
+
 class EnvContractError(UserError, RuntimeError):
     """An environment breaks the `VecEnv` contract."""
 

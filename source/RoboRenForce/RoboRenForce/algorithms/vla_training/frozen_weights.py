@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...utils.errors import CheckpointError
+from ...utils.errors import BaseModelError
 from ...utils.module_state import load_module_state, module_state
 from ...utils.sharded_state import LEFT_OUT
 
@@ -46,10 +46,10 @@ def fingerprints(tensors: Mapping[str, nn.Parameter]) -> dict[str, int]:
 
 
 def require_same_frozen(here: Mapping[str, int], saved: Mapping[str, int], names: Iterable[str]) -> None:
-    """Raise a CheckpointError where frozen weights that a checkpoint leaves out are others than when it was written."""
+    """Raise a BaseModelError where frozen weights that a checkpoint leaves out are others than when it was written."""
     for name in names:
         if here.get(name) != saved.get(name):
-            raise CheckpointError(
+            raise BaseModelError(
                 f"The frozen weights '{name}' are not those that this policy was trained with: load the same base "
                 "model, or train with algorithm.checkpoints=all."
             )
