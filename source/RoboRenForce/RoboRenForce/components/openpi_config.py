@@ -16,6 +16,7 @@ METHODS: dict[str, Method] = {
     "IDENTITY": "identity",
 }
 """LeRobot's names of normalizations -> ours."""
+_CORRECT = "correct the file, or download the model again"
 _CAMERA, _EMPTY = "observation.images.", "empty_camera_"
 
 
@@ -54,9 +55,10 @@ class PublishedConfig:
         """How `state` and `action` are normalized; pictures are always read as they are."""
         mapping = self._mapping("normalization_mapping")
         for kind, expected in (("STATE", METHODS), ("ACTION", METHODS), ("VISUAL", ("IDENTITY",))):
-            if kind in mapping and mapping[kind] not in expected:
+            if kind in mapping and mapping[kind] not in list(expected):
                 what = f"normalization_mapping.{kind}"
-                raise self._wrong(what, mapping[kind], f"{' or '.join(expected)}, which are all that is known here")
+                fix = "fine-tune the base model with one of these"
+                raise self._wrong(what, mapping[kind], " or ".join(expected), fix)
         return {
             what: METHODS[mapping[kind]] if kind in mapping else default
             for what, kind in (("state", "STATE"), ("action", "ACTION"))
@@ -68,11 +70,8 @@ class PublishedConfig:
             raise self._wrong(name, value, "an object")
         return value or {}
 
-    def _wrong(self, name: str, value: Any, expected: str) -> CheckpointError:
-        return CheckpointError(
-            f"'{self.file}' has {name} = {json.dumps(value)[:60]}, expected {expected}: correct the file, or download "
-            "the model again."
-        )
+    def _wrong(self, name: str, value: Any, expected: str, fix: str = _CORRECT) -> CheckpointError:
+        return CheckpointError(f"'{self.file}' has {name} = {json.dumps(value)[:60]}, expected {expected}: {fix}.")
 
 
 def read_object(file: Path) -> dict[str, Any]:

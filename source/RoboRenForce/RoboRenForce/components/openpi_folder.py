@@ -27,6 +27,7 @@ from .vla_spec import STATISTICS, VectorSpec, VLASpec
 Shape = tuple[int, ...]
 Statistics = dict[str, dict[str, tuple[float, ...]]]
 """`state` and `action` -> name of a statistic -> a number per dimension."""
+_GEMMAS = ("backbone.language.", "head.network.gemma.")
 _STEP = re.compile(r"policy_preprocessor.*normalizer.*\.safetensors$")
 
 
@@ -187,10 +188,10 @@ def memory(model: PublishedModel) -> dict[str, float]:
     others = sum(model.parameters.values()) - expert
     adapted, taught = 0, 0
     for name, shape in model.shapes.items():
-        if re.fullmatch(f"{adapters.layers}.weight", name):
-            adapted += sum(shape)
-        elif name.startswith("head.") and ".layers." not in name:
-            taught += torch.Size(shape).numel()  # projections and norms of the expert are trained beside its adapters
+        if name.startswith(_GEMMAS):
+            adapted += sum(shape) if re.fullmatch(f"{adapters.layers}.weight", name) else 0
+        elif name.startswith("head."):
+            taught += torch.Size(shape).numel()  # what of the expert stands around its Gemma is trained in any case
     bytes_of = {
         "acting": 2 * others + 4 * expert,
         "expert only": 2 * others + 16 * expert,
