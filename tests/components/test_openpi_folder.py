@@ -237,7 +237,7 @@ def test_the_state_can_be_padded_in_the_prompt():
     assert torch.equal(found, torch.cat([whole[:, :-tail], zero, zero, whole[:, -tail:]], 1)) and there.all()
     cfg = OpenPIPolicyCfg(variant="pi05", size="tiny")
     cfg.backbone.prompt_state_dim = 2
-    with pytest.raises(ConfigError, match="The state has 32 numbers, and backbone.prompt_state_dim writes 2"):
+    with pytest.raises(ConfigError, match=r"The state has 32 numbers, and backbone\.prompt_state_dim writes 2"):
         small_policy("pi05", cfg=cfg)
 
 
