@@ -4,9 +4,11 @@ import json
 
 import pytest
 import torch
+import vla_cases
 from openpi_cases import DIMS, small_cfg, small_policy
 from RoboRenForce.components.openpi_config import read_object
 from RoboRenForce.components.openpi_convert import from_published, write_published
+from RoboRenForce.components.openpi_description import described_policy
 from RoboRenForce.components.openpi_folder import inspect_model, memory, published_policy
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg, paligemma
 from RoboRenForce.components.openpi_weights import LAYOUTS
@@ -61,7 +63,7 @@ def test_what_a_folder_does_not_say_can_be_told(tmp_path):
     with pytest.raises(UserError, match="leave --state_in_prompt out"):
         said(tmp_path, state_in_prompt=True)
     folder(tmp_path, {"use_relative_actions": True})
-    with pytest.raises(UserError, match="use_relative_actions = true.*give --relative_actions"):
+    with pytest.raises(UserError, match=r"use_relative_actions = true.*give --relative_actions"):
         said(tmp_path)
     assert said(tmp_path, relative_actions=(1,)).preprocessing.relative_actions == [(1, 1)]
 
@@ -111,8 +113,15 @@ def test_null_is_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     "stats",
-    [[1], None, {"state": [1]}, {"state": {"q01": "x"}}, {"state": {"q01": [1.0], "q99": [1.0, 2.0]}}]
-    + [{"state": {"q01": [float("nan")]}}, {"state": {"q01": []}}],
+    [
+        [1],
+        None,
+        {"state": [1]},
+        {"state": {"q01": "x"}},
+        {"state": {"q01": [1.0], "q99": [1.0, 2.0]}},
+        {"state": {"q01": [float("nan")]}},
+        {"state": {"q01": []}},
+    ],
 )
 def test_statistics_that_are_none_are_refused_by_name(tmp_path, stats):
     path = folder(tmp_path, {})
@@ -160,7 +169,7 @@ def test_a_converted_policy_normalizes_as_its_statistics_say(tmp_path, monkeypat
     assert again["state"]["q01"] == narrow["q01"] and again["actions"]["q99"] == narrow["q99"]
 
 
-# -------------------------------------------------------------------------------------------- what is written for others
+# ------------------------------------------------------------------------------------------ what is written for others
 
 
 def trained(variant="pi05", **preprocessing):
@@ -220,6 +229,10 @@ def test_what_no_file_says_is_warned_of(tmp_path, caplog):
     policy = cfg.build(VLASpec(cameras=("base",), state=state, action=action, instructions=("wait",)))
     write_published(policy, tmp_path, LAYOUTS["openpi"])
     assert "The actions [1] of this policy are relative to the state" in caplog.text
+    with pytest.raises(
+        CheckpointError, match=r"The policy has MLPBaselineCfg and .*, expected PaliGemma and a flow head"
+    ):
+        described_policy(vla_cases.policy(), LAYOUTS["openpi"])
 
 
 # ------------------------------------------------------------------------------------------------------- the prompt

@@ -48,11 +48,7 @@ def described_policy(policy: VLAPolicy, layout: KeyMap) -> dict[str, Any]:
     Raises:
         CheckpointError: it is no policy of the pi family.
     """
-    backbone, head = policy.cfg.backbone, policy.cfg.head
-    if not (isinstance(backbone, PaliGemmaCfg) and isinstance(head, FlowHeadCfg)):
-        raise CheckpointError(f"{type(head).__name__} is no head of pi0 or pi0.5, whose layouts these are.")
-    network, preprocessing = head.network, policy.cfg.preprocessing
-    assert isinstance(network, ActionExpertCfg)
+    (backbone, head, network), preprocessing = _parts(policy), policy.cfg.preprocessing
     if preprocessing.relative_actions:
         logger.warning(
             "The actions %s of this policy are relative to the state, which no file says: tell the reader (openpi: "
@@ -93,7 +89,7 @@ def published_statistics(policy: VLAPolicy, what: str) -> dict[str, list[float]]
     our normalizer; other statistics are those of the data.
     """
     spec, normalizer = getattr(policy.spec, what), getattr(policy.preprocessing, what)
-    cfg, network = getattr(policy.cfg.preprocessing, what), policy.cfg.head.network
+    cfg, (_, _, network) = getattr(policy.cfg.preprocessing, what), _parts(policy)
     method = "quantile" if network.variant == "pi05" else "mean_std"
     found = {name: list(values) for name, values in spec.statistics.items()}
     if cfg.as_published and cfg.method == method:
@@ -118,3 +114,16 @@ def write_lerobot_statistics(policy: VLAPolicy, target: Path) -> None:
     for name in _STATISTICS_FILES:
         with replacing(target / name) as file:
             write_tensors(file, shapes, tensors.__getitem__)
+
+
+def _parts(policy: VLAPolicy) -> tuple[PaliGemmaCfg, FlowHeadCfg, ActionExpertCfg]:
+    backbone, head = policy.cfg.backbone, policy.cfg.head
+    network = head.network if isinstance(head, FlowHeadCfg) else None
+    if not (
+        isinstance(backbone, PaliGemmaCfg) and isinstance(head, FlowHeadCfg) and isinstance(network, ActionExpertCfg)
+    ):
+        raise CheckpointError(
+            f"The policy has {type(backbone).__name__} and {type(head).__name__}, expected PaliGemma and a flow head "
+            "with an action expert: export it as it is (`rrf play --export`)."
+        )
+    return backbone, head, network
