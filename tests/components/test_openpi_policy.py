@@ -1,5 +1,6 @@
 """pi0 and pi0.5 on the seam: densities, reused prefixes, padded actions, what is trained, and export."""
 
+from collections import Counter
 from contextlib import nullcontext
 
 import pytest
@@ -13,6 +14,8 @@ from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.components.vla_export import export_vla, load_vla
 from RoboRenForce.configclass import ConfigError
 from RoboRenForce.networks.vlm import LoRACfg, MLPBaselineCfg, Prefix, merge_lora
+from RoboRenForce.networks.vlm.gemma import GemmaLayer
+from RoboRenForce.networks.vlm.siglip import SigLIPLayer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 CONTRACT = pytest.mark.contract
@@ -173,15 +176,28 @@ def test_more_dimensions_than_the_robots_are_its_own_business(variant):
 
 @CONTRACT
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_checkpointed_activations_change_no_gradient(variant):
+def test_checkpointed_activations_change_no_gradient(variant, monkeypatch):
+    """Every layer of vision tower, language model and expert is computed once more in the backward pass."""
+
     def recomputed(cfg):
         cfg.backbone.vision.gradient_checkpointing = cfg.backbone.language.gradient_checkpointing = True
         cfg.head.network.gemma.gradient_checkpointing = True
 
+    calls = Counter()
+    for layer in (GemmaLayer, SigLIPLayer):
+
+        def counted(self, *args, forward=layer.forward, **kwargs):
+            calls[self] += 1
+            return forward(self, *args, **kwargs)
+
+        monkeypatch.setattr(layer, "forward", counted)
     batch = vla_cases.recorded(4)
     plain, other = build(variant), build(variant, change=recomputed)
     loss, expected = gradients(plain, plain.encode(batch))
     again, found = gradients(other, other.encode(batch))
+    for policy, times in ((plain, 1), (other, 2)):
+        layers = [part for part in policy.modules() if isinstance(part, GemmaLayer | SigLIPLayer)]
+        assert len(layers) == 2 + 3 + 3 and [calls[layer] for layer in layers] == [times] * len(layers)
     assert loss == again and found.keys() == expected.keys()
     assert all(torch.allclose(found[name], expected[name], atol=1e-7) for name in found)
 

@@ -12,7 +12,7 @@ from RoboRenForce.components.openpi_weights import LAYOUTS, load_weights, rename
 from RoboRenForce.components.vla_export import export_vla, load_vla
 from RoboRenForce.networks.vlm.paligemma_prompt import WORDS
 from RoboRenForce.utils.errors import CheckpointError, UserError
-from safetensors.torch import save_file
+from safetensors.torch import load_model, save_file
 from torch import nn
 
 pytestmark = pytest.mark.contract
@@ -48,8 +48,10 @@ def test_published_names_and_shapes_are_ours(full_size):
     for layout, prefix in (("openpi", ""), ("lerobot", "model.")):
         renamed = rename_weights({prefix + name: value for name, value in theirs.items()})
         require_same(targets, renamed, layout)
-        back = LAYOUTS[layout].to_theirs(targets)
-        assert back.keys() <= {prefix + name for name in theirs}
+        written = [*LAYOUTS[layout].to_theirs(targets), *LAYOUTS[layout].zeros]
+        assert len(set(written)) == len(written)
+        # Their model has the tied embeddings under two names, their file under one.
+        assert set(written) == {prefix + name for name in theirs if not name.endswith("embed_tokens.weight")}
     tied = {name: value for name, value in theirs.items() if not name.endswith("embed_tokens.weight")}
     require_same(targets, rename_weights(tied), "a file that holds the tied embeddings under their other name")
 
@@ -81,6 +83,55 @@ def test_weights_come_back_from_every_layout(tmp_path):
         fill(again, seed=5)
         load_weights(again, tmp_path)
         assert all(torch.equal(p, again.get_parameter(name)) for name, p in policy.named_parameters())
+
+
+class Named(nn.Module):
+    """A model with these parameters, its embeddings tied, as openpi builds its own."""
+
+    def __init__(self, shapes):
+        super().__init__()
+        for path, shape in shapes.items():
+            *parents, last = path.split(".")
+            part = self
+            for name in parents:
+                if name not in dict(part.named_children()):
+                    part.add_module(name, nn.Module())
+                part = part.get_submodule(name)
+            part.register_parameter(last, nn.Parameter(torch.full(shape, torch.nan)))
+
+    def tie(self, first, second):
+        self.get_submodule(second.rpartition(".")[0]).weight = self.get_parameter(first)
+
+
+@pytest.mark.parametrize("layout", ["openpi", "lerobot"])
+def test_a_strict_reader_with_tied_embeddings_takes_what_is_written(tmp_path, layout):
+    """openpi reads by `safetensors.torch.load_model`, which wants every name once."""
+    policy = small_policy("pi05")
+    file = write_published(policy, tmp_path, LAYOUTS[layout])
+    prefix = {"openpi": "", "lerobot": "model."}[layout] + "paligemma_with_expert."
+    head, words = f"{prefix}paligemma.lm_head.weight", f"{prefix}paligemma.model.language_model.embed_tokens.weight"
+    names = LAYOUTS[layout].to_theirs(dict(policy.named_parameters()))
+    shapes = {theirs: policy.get_parameter(mine).shape for theirs, mine in names.items()}
+    shapes |= {words: shapes[head], f"{prefix}gemma_expert.lm_head.weight": (320, 32)}
+    model = Named(shapes)
+    model.tie(words, head)
+    load_model(model, file, strict=True)
+    assert torch.equal(model.get_parameter(words), policy.backbone.words.weight)
+    assert not model.get_parameter(f"{prefix}gemma_expert.lm_head.weight").any()
+    assert not any(parameter.isnan().any() for parameter in model.parameters())
+    again = small_policy("pi05")
+    fill(again, seed=5)
+    load_weights(again, tmp_path)
+    assert all(torch.equal(p, again.get_parameter(name)) for name, p in policy.named_parameters())
+
+
+def test_unused_names_are_left_out_before_any_is_renamed():
+    for layout, name in (
+        ("transformers", "model.dit.embed_tokens.weight"),
+        ("openpi", "paligemma_with_expert.gemma_expert.model.embed_tokens.weight"),
+        ("lerobot", "model.paligemma_with_expert.gemma_expert.model.embed_tokens.weight"),
+    ):
+        assert LAYOUTS[layout].from_theirs([name]) == {}
 
 
 def test_rlinfs_file_is_read_without_running_code(tmp_path):
@@ -153,7 +204,7 @@ def test_a_policy_goes_out_and_comes_back(tmp_path, monkeypatch):
 def test_a_base_model_has_no_units(tmp_path):
     policy = small_policy("pi0")
     write_published(policy, tmp_path, LAYOUTS["lerobot"])
-    (tmp_path / "assets" / "norm_stats.json").unlink()
+    (tmp_path / "policy_preprocessor_step_2_normalizer_processor.safetensors").unlink()
     (tmp_path / "config.json").write_text('{"input_features": {"observation.images.base": {}}, "chunk_size": 50}')
     found = inspect_model(tmp_path)
     assert found.cameras == ("base",) and found.variant == "pi0"

@@ -136,7 +136,7 @@ def test_augmented_images_are_for_learning_alone(root: Path) -> None:
 
 
 def test_what_a_graph_can_not_hold_is_refused_before_training(root: Path) -> None:
-    """How a captured update compares with an eager one is `tests/gpu/test_vla_update_on_gpu.py`."""
+    """How a captured update compares with an eager one is `test_captured_update.py`."""
     adamw = OptimizerCfg(learning_rate=1e-2)
     for optimizer, words in (
         (SGD, "sgd waits for the host"),

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,17 @@ from ..networks.vlm.paligemma_prompt import WORDS
 from ..utils.errors import CheckpointError, UserError
 from ..utils.key_map import best_layout
 from ..utils.safetensors_file import read_shapes, read_tensors
+from .openpi_config import Method, PublishedConfig, read_object
 from .openpi_policy import OpenPIPolicyCfg, expert_head, paligemma
-from .openpi_weights import DOWNLOAD, LAYOUTS, read_pickled, weight_files
+from .openpi_weights import DOWNLOAD, LAYOUTS, LEROBOT, read_pickled, weight_files
+from .vla_normalizer import VectorNormalizerCfg
+from .vla_preprocessing import VLAPreprocessingCfg
 from .vla_spec import STATISTICS, VectorSpec, VLASpec
 
 Shape = tuple[int, ...]
 Statistics = dict[str, dict[str, tuple[float, ...]]]
 """`state` and `action` -> name of a statistic -> a number per dimension."""
+_GEMMAS = ("backbone.language.", "head.network.gemma.")
 _STEP = re.compile(r"policy_preprocessor.*normalizer.*\.safetensors$")
 
 
@@ -44,6 +48,16 @@ class PublishedModel:
     tokenizer: Path | None
     cameras: tuple[str, ...] = ()
     chunk_size: int = 50
+    num_steps: int = 10
+    """Of denoising."""
+    methods: dict[str, Method] = field(default_factory=dict)
+    """How `state` and `action` are normalized."""
+    state_in_prompt: bool | None = None
+    """None: the folder does not say, as of a pi0, which has no such prompt."""
+    prompt_state_dim: int | None = None
+    """Numbers that the state is padded to in the prompt."""
+    is_relative: bool = False
+    """Whether actions are relative to the state, in dimensions that the folder does not number."""
     parameters: dict[str, int] = field(default_factory=dict)
     """Number by part: vision, language, expert."""
 
@@ -51,6 +65,15 @@ class PublishedModel:
     def action_dim(self) -> int:
         """Dimensions of actions in the weights."""
         return self.shapes.get("head.network.action_out_proj.bias", (0,))[0]
+
+    @property
+    def without_units(self) -> list[str]:
+        """Those of `state` and `action` of which there are no statistics; a base model has none."""
+        return [name for name in ("state", "action") if not self.statistics.get(name)]
+
+    def units(self, name: str) -> int:
+        """Dimensions of the statistics of `state` or `action`."""
+        return len(next(iter(self.statistics.get(name, {}).values()), ()))
 
 
 def inspect_model(path: str | Path) -> PublishedModel:
@@ -68,7 +91,7 @@ def inspect_model(path: str | Path) -> PublishedModel:
     shapes = {mine: theirs[name] for mine, name in layout.from_theirs(theirs).items()}
     variant: Variant = "pi05" if any(name.startswith("head.network.time_mlp_in.") for name in shapes) else "pi0"
     expected = _published_shapes(variant)
-    config = _json(folder / "config.json")
+    config = PublishedConfig(folder / "config.json")
     return PublishedModel(
         files=files,
         layout=layout.name,
@@ -78,14 +101,28 @@ def inspect_model(path: str | Path) -> PublishedModel:
         unexpected=sorted(name for name, shape in shapes.items() if expected.get(name) != shape),
         statistics=_statistics(folder),
         tokenizer=next((file for file in (folder / "tokenizer.json",) if file.is_file()), None),
-        cameras=_cameras(config),
-        chunk_size=int(config.get("chunk_size", 50)),
+        cameras=config.cameras(),
+        chunk_size=config.count("chunk_size", "action_horizon", default=50),  # LeRobot's name, and openpi's
+        num_steps=config.count("num_inference_steps", default=10),
+        methods=config.methods("quantile" if variant == "pi05" else "mean_std"),
+        state_in_prompt=config.flag("discrete_state_input", default=True if layout is LEROBOT else None)
+        if variant == "pi05"
+        else None,
+        prompt_state_dim=config.count("max_state_dim", default=32) if layout is LEROBOT and variant == "pi05" else None,
+        is_relative=bool(config.flag("use_relative_actions", default=False)),
         parameters=_count(shapes),
     )
 
 
 def published_policy(
-    model: PublishedModel, *, tokenizer: str, instructions: tuple[str, ...], cameras: tuple[str, ...] = ()
+    model: PublishedModel,
+    *,
+    tokenizer: str,
+    instructions: tuple[str, ...],
+    cameras: tuple[str, ...] = (),
+    chunk_size: int | None = None,
+    state_in_prompt: bool | None = None,
+    relative_actions: tuple[int, ...] = (),
 ) -> tuple[OpenPIPolicyCfg, VLASpec]:
     """Return configuration and spec of the policy that a folder holds.
 
@@ -94,44 +131,71 @@ def published_policy(
         tokenizer: Folder of PaliGemma's tokenizer; empty: that of the model's folder.
         instructions: Texts that the policy is told.
         cameras: In the order of training; empty: those that the folder names.
+        chunk_size: Actions of a chunk; None: what the folder says.
+        state_in_prompt: Whether the prompt of a pi0.5 holds the state; None: what the folder says, or True.
+        relative_actions: Dimensions whose action was learned as the difference to the state's same dimension.
 
     Raises:
         UserError: the folder does not say what states, actions or cameras are.
     """
-    lacking = [name for name in ("state", "action") if not model.statistics.get(name)]
+    folder = model.files[0].parent
+    lacking = model.without_units
     if lacking:
         raise UserError(
-            f"'{model.files[0].parent}' holds no statistics of {' and '.join(lacking)}, so that nobody knows the units "
+            f"'{folder}' holds no statistics of {' and '.join(lacking)}, so that nobody knows the units "
             "of the policy: a base model has none; fine-tune it (policy.weights) on data, which has."
         )
     cameras = cameras or model.cameras
     if not cameras:
         raise UserError("The folder does not name its cameras: give --cameras, in the order of training.")
+    if model.is_relative and not relative_actions:
+        raise UserError(
+            f"'{folder / 'config.json'}' has use_relative_actions = true, expected to be told of which dimensions: "
+            "give --relative_actions, as in 0 1 2 3 4 5."
+        )
+    if state_in_prompt is not None and model.variant == "pi0":
+        raise UserError("A pi0 reads its state as a token, not in the prompt: leave --state_in_prompt out.")
     found = str(model.tokenizer.parent) if model.tokenizer is not None else ""
+    backbone = paligemma(model.variant).replace(tokenizer=tokenizer or found, prompt_state_dim=model.prompt_state_dim)
+    if model.variant == "pi05":
+        said = model.state_in_prompt if state_in_prompt is None else state_in_prompt
+        backbone.state_in_prompt = said is not False
+    relative = tuple(sorted(set(relative_actions)))
     cfg = OpenPIPolicyCfg(
         variant=model.variant,
-        weights=str(model.files[0]) if len(model.files) == 1 else str(model.files[0].parent),
-        backbone=paligemma(model.variant).replace(tokenizer=tokenizer or found),
-        head=expert_head(model.variant).replace(chunk_size=model.chunk_size),
+        weights=str(model.files[0]) if len(model.files) == 1 else str(folder),
+        backbone=backbone,
+        head=expert_head(model.variant).replace(chunk_size=chunk_size or model.chunk_size, num_steps=model.num_steps),
+        preprocessing=VLAPreprocessingCfg(
+            resize="pad",
+            state=VectorNormalizerCfg(method=model.methods["state"], as_published=True),
+            action=VectorNormalizerCfg(method=model.methods["action"], as_published=True),
+            relative_actions=[(dimension, dimension) for dimension in relative],
+        ),
     )
-    vectors = {
-        name: VectorSpec(len(next(iter(values.values()))), (), values) for name, values in model.statistics.items()
-    }
-    return cfg, VLASpec(cameras=cameras, instructions=instructions, **vectors)
+    state, action = (VectorSpec(model.units(name), (), model.statistics[name]) for name in ("state", "action"))
+    spec = VLASpec(cameras=cameras, instructions=instructions, state=state, action=replace(action, relative=relative))
+    return cfg, spec
 
 
 def memory(model: PublishedModel) -> dict[str, float]:
     """GB of weights, gradients and AdamW's state, by what is done; activations come on top.
 
-    Frozen weights are bfloat16; trained ones take 16 bytes: float32, their gradients and two moments.
+    Frozen weights of PaliGemma are bfloat16, those of the expert float32; trained ones take 16 bytes: float32, their
+    gradients and two moments.
     """
     expert, adapters = model.parameters["expert"], LoRACfg()
     others = sum(model.parameters.values()) - expert
-    adapted = [sum(shape) for name, shape in model.shapes.items() if re.fullmatch(f"{adapters.layers}.weight", name)]
+    adapted, taught = 0, 0
+    for name, shape in model.shapes.items():
+        if name.startswith(_GEMMAS):
+            adapted += sum(shape) if re.fullmatch(f"{adapters.layers}.weight", name) else 0
+        elif name.startswith("head."):
+            taught += torch.Size(shape).numel()  # what of the expert stands around its Gemma is trained in any case
     bytes_of = {
-        "acting": 2 * (others + expert),
+        "acting": 2 * others + 4 * expert,
         "expert only": 2 * others + 16 * expert,
-        f"LoRA of rank {adapters.rank}": 2 * (others + expert) + 16 * adapters.rank * sum(adapted),
+        f"LoRA of rank {adapters.rank}": 2 * others + 4 * expert + 12 * taught + 16 * adapters.rank * adapted,
         "all": 16 * (others + expert),
     }
     return {what: number / 1e9 for what, number in bytes_of.items()}
@@ -163,36 +227,37 @@ def _statistics(folder: Path) -> Statistics:
     """Those of LeRobot's normalizer, or of openpi's assets."""
     for file in sorted(folder.glob("*.safetensors")):
         if _STEP.match(file.name):
-            return _named(read_tensors(file, fix=DOWNLOAD), {"state": "observation.state.", "action": "action."})
+            tensors = read_tensors(file, fix=DOWNLOAD)
+            return _named(tensors, {"state": "observation.state.", "action": "action."}, file)
     for file in sorted(folder.rglob("norm_stats.json")):
-        found = _json(file).get("norm_stats", {})
+        found = read_object(file).get("norm_stats")
+        if not isinstance(found, dict) or not all(isinstance(part, dict) for part in found.values()):
+            raise _no_statistics(file, "norm_stats")
         flat = {f"{key}.{name}": values for key, part in found.items() for name, values in part.items()}
-        return _named(flat, {"state": "state.", "action": "actions."})
+        return _named(flat, {"state": "state.", "action": "actions."}, file)
     return {}
 
 
-def _named(flat: Mapping[str, Any], keys: Mapping[str, str]) -> Statistics:
+def _named(flat: Mapping[str, Any], keys: Mapping[str, str], file: Path) -> Statistics:
     found: Statistics = {}
     for what, start in keys.items():
-        values = {name: flat.get(start + name) for name in STATISTICS}
-        found[what] = {
-            name: tuple(torch.as_tensor(value, dtype=torch.float64).flatten().tolist())
-            for name, value in values.items()
-            if value is not None
-        }
+        found[what] = {}
+        for name in STATISTICS:
+            if (value := flat.get(start + name)) is None:
+                continue
+            try:
+                numbers = tuple(torch.as_tensor(value, dtype=torch.float64).flatten().tolist())
+            except (TypeError, ValueError, RuntimeError):
+                raise _no_statistics(file, start + name) from None
+            sizes = {len(numbers), *map(len, found[what].values())}
+            if not numbers or len(sizes) > 1 or not all(map(math.isfinite, numbers)):
+                raise _no_statistics(file, start + name)
+            found[what][name] = numbers
     return found
 
 
-def _cameras(config: Mapping[str, Any]) -> tuple[str, ...]:
-    start = "observation.images."
-    return tuple(name.removeprefix(start) for name in config.get("input_features", {}) if name.startswith(start))
-
-
-def _json(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        return {}
-    try:
-        found: Any = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"'{file}' can't be read ({error}): download the model again.") from None
-    return found if isinstance(found, dict) else {}
+def _no_statistics(file: Path, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"'{file}' holds no statistics under '{name}', expected a finite number per dimension, as many for each: "
+        "download the model again."
+    )

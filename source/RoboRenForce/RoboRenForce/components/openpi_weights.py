@@ -29,14 +29,23 @@ def _joint(name: str, prefix: str, unused: tuple[str, ...] = ()) -> KeyMap:
     return KeyMap(
         name,
         renames=(
+            # Tied embeddings under the one name that safetensors keeps of the two; strict readers refuse both at once.
+            (f"{model}lm_head.", "backbone.words."),
             *_paligemma(f"{model}model.", f"{model}model.vision_tower.vision_model."),
-            *_paligemma(f"{model}model.", f"{model}model.vision_tower."),  # as newer versions of transformers name it
+            # As transformers 5 names what is below `vision_tower`, and what it saves of its PI0.
+            *_paligemma(f"{model}model.", f"{model}model.vision_tower."),
+            (f"{model}model.language_model.model.embed_tokens.", "backbone.words."),
+            (f"{model}model.language_model.model.", "backbone.language."),
             (f"{expert}model.", f"{_EXPERT}gemma."),
             *((prefix + part, _EXPERT + part) for part in outside),
         ),
         # A language-model head of the expert that nothing trains, and embeddings that it has lost.
         unused=(f"{expert}lm_head.", f"{expert}model.embed_tokens.", *unused),
-        copies={f"{model}lm_head.weight": f"{model}model.language_model.embed_tokens.weight"},
+        copies={
+            f"{model}model.language_model.{part}embed_tokens.weight": f"{model}lm_head.weight"
+            for part in ("", "model.")
+        },
+        zeros=(f"{expert}lm_head.weight",),
     )
 
 
@@ -71,8 +80,9 @@ TRANSFORMERS = KeyMap(
         ("action_out_proj.", f"{_EXPERT}action_out_proj."),
     ),
     unused=("model.dit.embed_tokens.",),
+    zeros=("model.dit.embed_tokens.weight",),
 )
-"""`PI0ForConditionalGeneration` of transformers; pi0 alone."""
+"""Weights inside `PI0ForConditionalGeneration` of transformers, pi0 alone; what it saves has openpi's names."""
 LAYOUTS = {layout.name: layout for layout in (OPENPI, LEROBOT, TRANSFORMERS)}
 
 

@@ -13,6 +13,9 @@ from .vla_spec import VectorSpec
 
 logger = logging.getLogger(__name__)
 
+_PUBLISHED_EPSILON = 1e-6
+"""What openpi adds to every range and standard deviation."""
+
 
 class VectorNormalizer(nn.Module):
     """`(x - center) / scale` in float32, `(..., D) -> (..., D)`.
@@ -31,7 +34,7 @@ class VectorNormalizer(nn.Module):
         center, scale = _affine(cfg, spec, what)
         if cfg.method != "identity" and spec.dim:
             identity = _identity_dims(cfg, spec, what)
-            scale = _floored(center, scale, cfg, spec, what, identity)
+            scale = scale if cfg.as_published else _floored(center, scale, cfg, spec, what, identity)
             center[identity], scale[identity] = 0.0, 1.0
         self.register_buffer("center", center)
         self.register_buffer("scale", scale)
@@ -57,6 +60,9 @@ class VectorNormalizerCfg(Cfg):
     """Dimensions, by number or name, that stay as they are: a gripper of -1 and 1, for example."""
     floor: Annotated[float, Range(gt=0, le=1)] = 1e-2
     """Smallest scale of a dimension, relative to the largest."""
+    as_published: bool = False
+    """True for policies that others trained: statistics as they are, ranges and standard deviations plus 1e-6, and no
+    floor, for their weights know each dimension in that scale, however little it moves."""
 
 
 def _affine(cfg: VectorNormalizerCfg, spec: VectorSpec, what: str) -> tuple[Tensor, Tensor]:
@@ -70,8 +76,11 @@ def _affine(cfg: VectorNormalizerCfg, spec: VectorSpec, what: str) -> tuple[Tens
             f"Normalizing the {what} by {cfg.method} needs its {' and '.join(absent)}, which the data's statistics "
             "lack: run scripts/data/dataset_stats.py --write, or choose another method."
         )
-    low, high = _statistic(spec, first), _statistic(spec, second)
-    return (low, high) if cfg.method == "mean_std" else ((low + high) / 2, (high - low) / 2)
+    low, high = (torch.tensor(spec.statistics[name], dtype=torch.float64) for name in (first, second))
+    # In float64, where a range that is nearly zero beside a large center is still one.
+    low, high = (low, high + _PUBLISHED_EPSILON) if cfg.as_published else (low.float(), high.float())
+    center, scale = (low, high) if cfg.method == "mean_std" else ((low + high) / 2, (high - low) / 2)
+    return center.float(), scale.float()
 
 
 def _floored(

@@ -20,9 +20,11 @@ class KeyMap:
     renames: tuple[tuple[str, str], ...]
     """Pairs (beginning of theirs, beginning of ours); the longest that fits is taken, of equal ones the first."""
     unused: tuple[str, ...] = ()
-    """Beginnings of names that these files may hold and that we have no use for."""
+    """Beginnings of names that these files may hold and that we have no use for; they win over `renames`."""
     copies: Mapping[str, str] | None = None
     """Their name of a second copy of a tensor -> their name of the first, which may be absent then."""
+    zeros: tuple[str, ...] = ()
+    """Their names of tensors that a strict reader asks for and that nothing of ours fills."""
 
     def ours(self, name: str) -> str | None:
         """Translate one of their names; None if it is not of this layout."""
@@ -40,6 +42,8 @@ class KeyMap:
         """
         found, names = {}, set(names)
         for name in sorted(names):
+            if name.startswith(self.unused):
+                continue
             first = (self.copies or {}).get(name)
             if first is not None:
                 if first in names:
@@ -47,17 +51,16 @@ class KeyMap:
                 mine = self.ours(first)
             else:
                 mine = self.ours(name)
-            if mine is not None:
-                found[mine] = name
-            elif not name.startswith(self.unused):
+            if mine is None:
                 raise CheckpointError(
                     f"'{name}' is no name of the layout '{self.name}': the file is of another model, or of a version "
                     "that is not known here."
                 )
+            found[mine] = name
         return found
 
     def to_theirs(self, names: Iterable[str]) -> dict[str, str]:
-        """Return their name -> ours.
+        """Return their name -> ours, without `zeros`.
 
         Raises:
             CheckpointError: the layout has no place for one.

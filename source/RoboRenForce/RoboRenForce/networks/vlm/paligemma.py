@@ -47,9 +47,13 @@ class PaliGemma(Backbone):
         _require_readable(cfg, self.taps)
         self.width, self.image_size = cfg.language.width, (cfg.vision.image_size, cfg.vision.image_size)
         self.action_words = max(cfg.vocabulary - _SEGMENTS, 0)
-        self.prompt = PaliGemmaPrompt(
-            cfg.tokenizer, cfg.vocabulary, state_dim=state_dim if cfg.state_in_prompt else None
-        )
+        numbers = state_dim if cfg.prompt_state_dim is None else cfg.prompt_state_dim
+        if cfg.state_in_prompt and numbers < state_dim:
+            raise ConfigError(
+                f"The state has {state_dim} numbers, and backbone.prompt_state_dim writes {numbers} into the prompt: "
+                f"set it to at least {state_dim}, or to null."
+            )
+        self.prompt = PaliGemmaPrompt(cfg.tokenizer, cfg.vocabulary, state_dim=numbers if cfg.state_in_prompt else None)
         with preserved_rng():
             torch.manual_seed(cfg.seed)
             self.vision = SigLIP(cfg.vision)
@@ -174,6 +178,8 @@ class PaliGemmaCfg(BackboneCfg):
     """Folder with PaliGemma's tokenizer.json, or the file; `words` for one token per word, for random weights."""
     state_in_prompt: bool = True
     """True to write the normalized proprioception into the prompt, in 256 bins (pi0.5)."""
+    prompt_state_dim: Annotated[int, Range(ge=0, le=1024)] | None = None
+    """Numbers in the prompt: those of the state, then zeros. None: the state's, as in openpi; LeRobot writes 32."""
     seed: int = 0
     """Of random weights."""
     frozen_dtype: Literal["bf16", "fp32"] = "bf16"

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...utils.errors import UserError
@@ -32,7 +33,7 @@ class PaliGemmaPrompt(nn.Module):
     Args:
         tokenizer: Folder or file of PaliGemma's tokenizer, or `WORDS`.
         vocabulary: Number of word embeddings.
-        state_dim: Numbers of the state in the prompt; None: the prompt of pi0, without state.
+        state_dim: Numbers in the prompt: the state's, then zeros; None: the prompt of pi0, without state.
     """
 
     numbers: Tensor
@@ -69,9 +70,10 @@ class PaliGemmaPrompt(nn.Module):
         return ids, torch.arange(length) < torch.tensor([len(row) for row in rows]).view(-1, 1)
 
     def forward(self, ids: Tensor, mask: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
-        """Append state and end to the beginnings of prompts, `(B, T)` each; the state `(B, S)` is normalized."""
+        """Append state and end to the beginnings of prompts, `(B, T)` each; the state `(B, <= S)` is normalized."""
         if self.state_dim is None:
             return ids, mask
+        state = F.pad(state, (0, self.state_dim - state.shape[1]))
         number = torch.searchsorted(self.edges, state.float().contiguous(), right=True)  # -1 + 1 for the row
         tail = self.tail.expand(len(ids), -1)
         ids = torch.cat([ids, self.numbers[number].flatten(1), tail], 1)
