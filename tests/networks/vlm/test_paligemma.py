@@ -207,3 +207,21 @@ def test_cameras_that_the_host_knows_to_be_absent_are_not_computed(present, pict
     scale = max(float(grad.abs().max()) for grad in grads.values())
     for name, grad in grads.items():
         torch.testing.assert_close(same[name], grad, rtol=1e-3, atol=1e-6 * scale, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_choosing_the_pictures_that_are_there_does_not_wait_for_the_device():
+    backbone, seen = built(cameras=3).cuda(), inputs(built(), cameras=3)
+    present = torch.tensor([[True, False, True], [False, False, True]])
+    on_gpu = [tensor.cuda() for tensor in (seen.images, present, seen.text_ids, seen.text_mask, seen.state)]
+    seen = VLMInputs(*on_gpu, present=present)
+    expected = backbone(seen).tokens.detach()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = backbone(seen).tokens
+        found.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found, expected)
