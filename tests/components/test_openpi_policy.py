@@ -12,7 +12,9 @@ from RoboRenForce.components.action_heads import Continuation, continuation_weig
 from RoboRenForce.components.action_tokens import ActionTokensCfg
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.components.vla_export import export_vla, load_vla
+from RoboRenForce.components.vla_preprocessing import without_host_entries
 from RoboRenForce.configclass import ConfigError
+from RoboRenForce.envs.instructions import instruction_id
 from RoboRenForce.networks.vlm import LoRACfg, MLPBaselineCfg, Prefix, merge_lora
 from RoboRenForce.networks.vlm.gemma import GemmaLayer
 from RoboRenForce.networks.vlm.siglip import SigLIPLayer
@@ -89,6 +91,45 @@ def test_learning_reads_the_state_in_the_pass_of_the_actions(variant):
     assert found[0].keys() == found[1].keys() and (variant == "pi05") == ("state_proj.weight" not in found[0])
     for name, value in found[1].items():
         torch.testing.assert_close(found[0][name], value, rtol=1e-5, atol=1e-6 * value.abs().max().item(), msg=name)
+
+
+@CONTRACT
+@pytest.mark.parametrize(
+    ("variant", "longest", "texts", "tokens"),
+    [
+        ("pi0", 6, 8, 40),  # <bos>, words and a line break; two cameras have 32 tokens
+        ("pi0", 7, 16, 48),
+        ("pi0", 30, 32, 64),
+        ("pi05", 2, 8, 48),  # 6 more before the state, and 7 of the state's three numbers and the end
+        ("pi05", 3, 16, 56),
+        ("pi05", 30, 40, 80),
+    ],
+)
+def test_prompts_are_computed_at_the_length_of_the_longest_known_instruction(variant, longest, texts, tokens):
+    """And no further: what the authors pad to, 200 or 48 tokens, would cost more than the pictures."""
+    policy = OpenPIPolicyCfg(variant=variant, size="tiny").build(vla_cases.spec(instructions=("wait",)))
+    policy.add_instructions(["word " * longest])
+    computed = []
+    policy.backbone.language.register_forward_pre_hook(lambda module, args: computed.append(args[0].shape[:2]))
+    obs = vla_cases.observed(vla_cases.recorded(3))
+    policy(obs | {"instruction_id": torch.full((3, 1), instruction_id("wait"))})
+    assert computed == [(3, tokens)] and policy.preprocessing.instructions.tokens.shape == (2, texts)
+
+
+@CONTRACT
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_recorded_batch_is_as_wide_as_its_own_longest_text(variant):
+    """Where the host has its texts; and features are the same."""
+    policy = OpenPIPolicyCfg(variant=variant, size="tiny").build(vla_cases.spec(instructions=("wait", "word " * 30)))
+    fill(policy)
+    batch = vla_cases.recorded(3) | {"instruction_id": torch.full((3,), instruction_id("wait")), "task": ["wait"] * 3}
+    short, long = policy.encode(batch), policy.encode(without_host_entries(batch))
+    assert long.key_mask.shape[1] - short.key_mask.shape[1] == {"pi0": 24, "pi05": 32}[variant]
+    for row in range(3):
+        found, expected = (prefix.key_values[row][..., prefix.key_mask[row], :] for prefix in (short, long))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    unknown = policy.encode(batch | {"task": ["wait", "wait", "an alias of another text"]})
+    assert torch.equal(unknown.key_values, long.key_values)
 
 
 class CastWeights(TorchDispatchMode):

@@ -256,6 +256,8 @@ def test_a_mixture_pads_and_says_what_is_real(root: Path, other: Path) -> None:
     assert (front[1] == 9).all() and batch["observation.images.front_is_present"].all()
     assert batch["observation.images.wrist_is_present"].tolist() == [True, False, True, False]
     assert (wrist[1] == 0).all() and wrist[0].float().std() > 10
+    flags = [[camera in row for row in batch["present_cameras"]] for camera in dataset.cameras]
+    assert flags == [batch[f"{camera}_is_present"].tolist() for camera in dataset.cameras]
     single = dataset[6]
     assert all(torch.equal(single[key], batch[key][0]) for key in single if torch.is_tensor(single[key]))
 

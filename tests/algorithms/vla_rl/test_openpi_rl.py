@@ -45,6 +45,12 @@ def start(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 def learned(start: tuple[str, Path], algorithm: str, density: str = "sde", **options: Any) -> Any:
     """A run after one update in one step."""
+    run = built(start, algorithm, density, **options)
+    run.learn()
+    return run
+
+
+def built(start: tuple[str, Path], algorithm: str, density: str = "sde", **options: Any) -> Any:
     variant, path = start
     fields = {"init_from": str(path), "optimizer": SGD, "num_mini_batches": 1, "num_learning_epochs": 1, **options}
     env_cfg = reach_cfg(8, seed=7, max_episode_length=10, reward="dense")
@@ -52,12 +58,11 @@ def learned(start: tuple[str, Path], algorithm: str, density: str = "sde", **opt
         env_cfg.groups = GroupVecCfg(group_size=4)
         cfg: Any = VLAGRPORunnerCfg(algorithm=GRPOCfg(**fields))
     else:
-        value = ValueHeadCfg(network=MLPCfg(hidden_features=[16]))
-        cfg = VLAPPORunnerCfg(algorithm=VLAPPOCfg(value=value, **fields), num_steps_per_env=4)
+        fields = {"value": ValueHeadCfg(network=MLPCfg(hidden_features=[16]))} | fields
+        cfg = VLAPPORunnerCfg(algorithm=VLAPPOCfg(**fields), num_steps_per_env=4)
     cfg = cfg.replace(policy=policy_cfg(variant, density), logger=[], report=False, max_iterations=1)
     run = cfg.build(env=env_cfg.build())
     run.before = weights(run)
-    run.learn()
     return run
 
 
@@ -90,6 +95,86 @@ def test_pictures_teach_what_kept_features_teach(start: tuple[str, Path]) -> Non
     kept, again = (weights(learned(start, "ppo", store=store)) for store in ("features", "observations"))
     for name, value in kept.items():
         torch.testing.assert_close(value, again[name], rtol=0, atol=1e-6, msg=name)
+
+
+def expert_value(**options: Any) -> ValueHeadCfg:
+    return ValueHeadCfg(features="expert", network=MLPCfg(hidden_features=[16]), **options)
+
+
+@torch.no_grad()
+def shake(value: torch.nn.Module) -> None:
+    """Its output begins with zeros, through which no gradient comes."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in value.parameters():
+        parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+
+
+def moved(run: Any) -> set[str]:
+    after = weights(run)
+    return {name for name, before in run.before.items() if not torch.equal(after[name], before)}
+
+
+@pytest.mark.parametrize("store", ["features", "observations"])
+def test_a_value_of_the_expert_learns_beside_the_policy(start: tuple[str, Path], store: str) -> None:
+    run = built(start, "ppo", store=store, value=expert_value())
+    assert run.learner.value.norm.normalized_shape == (32,)  # the expert's width; the backbone's is 64
+    for _ in range(2):
+        run.learn(1)
+        assert float(run.metrics["actor/ratio"]) == pytest.approx(1, abs=1e-5)
+        assert float(run.metrics["actor/value_loss"]) > 0
+    assert {name.partition(".")[0] for name in moved(run)} == {"head", "value"}
+
+
+def test_a_value_of_the_expert_teaches_the_expert_only_if_it_is_not_detached(start: tuple[str, Path]) -> None:
+    runs, unclipped = [], SGD.replace(max_grad_norm=1e6)  # else the norm of the value's gradient scales the policy's
+    for detach, coef in ((True, 1.0), (True, 0.0), (False, 1.0)):
+        value = expert_value(detach=detach)
+        run = built(start, "ppo", value=value, value_loss_coef=coef, optimizer=unclipped)
+        shake(run.learner.value)
+        run.learn()
+        runs.append({name: value for name, value in weights(run).items() if name.startswith("head.")})
+    detached, policy_alone, taught = runs
+    assert all(torch.equal(detached[name], value) for name, value in policy_alone.items())
+    differs = {name for name, value in detached.items() if not torch.equal(taught[name], value)}
+    assert any("gemma.layers.0." in name for name in differs) and not any("action_out_proj" in name for name in differs)
+
+
+def test_warming_up_a_value_of_the_expert_trains_the_value_alone(start: tuple[str, Path]) -> None:
+    run = built(start, "ppo", value=expert_value(detach=False), critic_warmup=1)
+    run.learn(1)
+    assert moved(run) and all(name.startswith("value.") for name in moved(run))
+
+
+def test_cut_episodes_are_bootstrapped_by_the_expert_at_their_last_observations(start: tuple[str, Path]) -> None:
+    run = built(start, "ppo", value=expert_value())
+    learner, wanted = run.learner, {}
+    shake(learner.value)
+    process, targets, found = learner.process_env_step, learner.targets, []
+
+    def value_of(obs: Any, rows: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            seen = {name: obs[name][rows] for name in learner.collector.groups}
+            return learner.value(learner.model.encode(seen), learner.model.head).clone()
+
+    def watch(transition: Any) -> None:
+        step, rows = learner.rollout.step, transition.time_outs.nonzero().squeeze(1)
+        recorded = transition.record["value"].flatten()
+        torch.testing.assert_close(recorded, value_of(transition.obs, torch.arange(8)), rtol=1e-4, atol=1e-5)
+        if len(rows):
+            values = value_of(transition.next_obs, rows).tolist()
+            wanted.update({(step, row): value for row, value in zip(rows.tolist(), values, strict=True)})
+        process(transition)
+
+    def look(rollout: Any) -> Any:
+        found.append((targets(rollout), rollout.bootstrap.clone()))
+        return found[-1][0]
+
+    learner.process_env_step, learner.targets = watch, look
+    run.learn(1)
+    ((_, bootstrap),) = found
+    assert len(wanted) >= 8 and int((bootstrap != 0).sum()) == len(wanted)
+    for (step, row), value in wanted.items():
+        assert float(bootstrap[step, row]) == pytest.approx(value, abs=1e-5)
 
 
 def test_noise_is_steered_through_the_frozen_expert(start: tuple[str, Path]) -> None:

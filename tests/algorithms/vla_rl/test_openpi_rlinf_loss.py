@@ -49,7 +49,7 @@ class Given(nn.Module):
         super().__init__()
         self.value = nn.Parameter(value)
 
-    def forward(self, _prefix: object) -> Tensor:
+    def forward(self, _prefix: object, _head: object, *, detached: bool) -> Tensor:
         return self.value
 
 

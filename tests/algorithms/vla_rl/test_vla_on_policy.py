@@ -308,6 +308,8 @@ def test_what_cannot_be_learned_from_is_refused_in_a_sentence(cloned: Path) -> N
     ragged.groups = GroupVecCfg(group_size=4)
     with pytest.raises(ConfigError, match="group_size=4 must divide the 10 training environments"):
         ragged.build()
+    with pytest.raises(ConfigError, match="the policy's RegressionHead has no action expert: take a policy of the pi"):
+        runner(options(VLAPPOCfg, cloned, value=ValueHeadCfg(features="expert")))
     with pytest.raises(ConfigError, match="log_prob_level: is 'chunk'"):
         options(VLAPPOCfg, cloned, reward_level="action", log_prob_level="chunk").validate()
     with pytest.raises(ConfigError, match="features of a backbone that is trained change with it"):

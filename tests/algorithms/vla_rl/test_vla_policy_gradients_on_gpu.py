@@ -20,6 +20,7 @@ from RoboRenForce.components.vla_value import ValueHeadCfg
 from RoboRenForce.envs import GroupVecCfg, MultiModalCfg
 from RoboRenForce.envs.scripted_env import ScriptedEnvCfg
 from RoboRenForce.networks import DiTCfg, MLPCfg
+from RoboRenForce.networks.action_expert import Variant
 from RoboRenForce.networks.vlm import Qwen3VLCfg
 from RoboRenForce.runners import VLAGRPORunnerCfg, VLAPPORunnerCfg
 from RoboRenForce.utils.checkpoint import save_checkpoint
@@ -46,9 +47,9 @@ def qwen_policy() -> VLAPolicyCfg:
     return VLAPolicyCfg(backbone=backbone, head=HEAD)
 
 
-def pi_policy() -> VLAPolicyCfg:
-    head = expert_head("pi05", "tiny").replace(chunk_size=CHUNK, num_steps=4, density="sde")
-    return OpenPIPolicyCfg(variant="pi05", size="tiny", head=head)
+def pi_policy(variant: Variant = "pi05") -> VLAPolicyCfg:
+    head = expert_head(variant, "tiny").replace(chunk_size=CHUNK, num_steps=4, density="sde")
+    return OpenPIPolicyCfg(variant=variant, size="tiny", head=head)
 
 
 def saved(policy: VLAPolicyCfg, root: Path) -> str:
@@ -135,6 +136,25 @@ def test_captured_equals_eager(kind: Any, policy: Callable[[], VLAPolicyCfg], tm
     check_close(*found)
     assert abs(metrics[1]["actor/ratio"] - metrics[0]["actor/ratio"]) < 1e-3
     assert abs(metrics[1]["rollout/returns_mean"] - metrics[0]["rollout/returns_mean"]) < 1e-3
+
+
+@pytest.mark.parametrize("variant", ["pi0", "pi05"])
+def test_a_captured_value_of_the_expert_equals_an_eager_one(variant: Variant, tmp_path: Path) -> None:
+    """Of what is acted on, of final observations and of the last ones; and it teaches the expert."""
+    value = ValueHeadCfg(features="expert", detach=False, network=MLPCfg(hidden_features=[16]))
+    found, metrics = [], []
+    for mode in ("off", "on"):
+        run = build(VLAPPOCfg, tmp_path, pi_policy(variant), cuda_graph=mode, value=value)
+        run.learn(4)
+        found.append(weights(run))
+        metrics.append(dict(run.metrics))
+        graphs = run.learner.collector._graphs
+        captured = {name for (name, _), step in graphs.items() if isinstance(step, GraphedStep) and step.captured}
+        assert captured == ({"encode", "decide", "judge"} if mode == "on" else set())
+        run.close()
+    check_close(*found)
+    for name in ("actor/ratio", "actor/value_loss", "critic/explained_variance"):
+        assert metrics[1][name] == pytest.approx(metrics[0][name], rel=1e-3, abs=1e-3), name
 
 
 @pytest.mark.parametrize("kind", KINDS)

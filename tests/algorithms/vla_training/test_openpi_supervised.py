@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from forked import be_rank, exit_code, forked, free_port
@@ -16,6 +17,7 @@ from RoboRenForce.components.action_tokens import ActionTokensCfg
 from RoboRenForce.components.image_augmentation import ImageAugmentationCfg
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.configclass import ConfigError
+from RoboRenForce.data import LeRobotDatasetCfg, LeRobotWriter, MixtureDatasetCfg, MixturePartCfg
 from RoboRenForce.utils.parallelize import ParallelCfg
 from torch import Tensor
 from vla_demonstrations import CHUNK, record, runner_cfg
@@ -131,3 +133,53 @@ def test_the_expert_alone_learns_from_kept_features(root: Path, tmp_path: Path) 
     assert moved and all(name.startswith("head.network.") for name in moved)
     saved = torch.load(tmp_path / "cached" / "model_1.pt", weights_only=True)["algorithm"]["policy"]
     assert not any(name.startswith("backbone.") for name in saved["tensors"])
+
+
+@pytest.fixture
+def two_sets(tmp_path: Path) -> MixtureDatasetCfg:
+    """Demonstrations with a camera less, and with a much longer text."""
+    picture = {"dtype": "image", "shape": [16, 16, 3], "names": ["height", "width", "channels"]}
+    vector, draw, parts = {"dtype": "float32", "shape": [2]}, np.random.default_rng(0), []
+    for text, cameras in (("go", ["front", "wrist"]), ("go " * 20, ["front"])):
+        keys = [f"observation.images.{camera}" for camera in cameras]
+        features = {"observation.state": vector, "action": vector, **dict.fromkeys(keys, picture)}
+        root = tmp_path / str(len(cameras))
+        with LeRobotWriter.create(root, fps=10, features=features) as writer:
+            for _ in range(6):
+                numbers = dict(zip(("observation.state", "action"), draw.normal(size=(2, 2)).astype("f4"), strict=True))
+                images = {key: draw.integers(0, 255, (16, 16, 3), dtype=np.uint8) for key in keys}
+                writer.add_frame(numbers | images, task=text)
+            writer.save_episode()
+        parts.append(MixturePartCfg(dataset=LeRobotDatasetCfg(data_root=str(root))))
+    return MixtureDatasetCfg(parts=parts)
+
+
+@pytest.mark.parametrize(
+    ("rows", "pictures", "tokens"),
+    [((0, 1, 2), 6, 8 + 8), ((6, 7, 8), 3, 4 + 28), ((0, 7, 8), 4, 8 + 24)],  # a picture has four, a sum is of eights
+)
+def test_updates_leave_out_pictures_and_texts_that_a_batch_lacks_and_learn_the_same(
+    two_sets: MixtureDatasetCfg, rows: tuple[int, ...], pictures: int, tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Unless shapes are fixed, as those of a captured update: then all is computed, and masked."""
+    monkeypatch.setattr(FlowHead, "corrupt", without_draws)
+    found, counts = [], []
+    for graph in ("off", "auto"):
+        cfg = cfg_of(Path(), "pi0").replace(dataset=two_sets)
+        adamw = OptimizerCfg(learning_rate=1e-3, eps=1e-2)
+        cfg.algorithm = cfg.algorithm.replace(optimizer=adamw, cuda_graph=graph)
+        runner = cfg.build()
+        backbone = runner.algorithm.policy_model.backbone
+        backbone.vision.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+        backbone.language.register_forward_pre_hook(lambda module, args: counts.append(args[0].shape[1]))
+        metrics = runner.algorithm.update(runner.dataset.get_batch(np.asarray(rows)))
+        found.append((metrics, weights_of(backbone)))
+    assert counts == [pictures, tokens, 6, 8 + 24]
+    (metrics, weights), (fixed, others) = found
+    torch.testing.assert_close(metrics["loss"], fixed["loss"], rtol=1e-5, atol=0)
+    for name, weight in weights.items():
+        torch.testing.assert_close(weight, others[name], rtol=0, atol=1e-6, msg=name)
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: parameter.detach().clone() for name, parameter in module.named_parameters()}

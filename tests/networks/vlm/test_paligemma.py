@@ -179,3 +179,49 @@ def test_trained_weights_are_chosen_by_part():
     full = cfg.build(num_cameras=1, state_dim=3)
     assert full.words.weight.requires_grad and not any(p.requires_grad for p in full.vision.parameters())
     assert isinstance(full.projector, nn.Linear) and not full.projector.weight.requires_grad
+
+
+@CONTRACT
+@pytest.mark.parametrize(("present", "pictures", "cameras"), [("100 100", 2, 1), ("101 001", 3, 2), ("101 010", 3, 3)])
+def test_cameras_that_the_host_knows_to_be_absent_are_not_computed(present, pictures, cameras):
+    """And give what masked ones give: the same keys and values of what is there, and the same gradients."""
+    backbone, seen = built(cameras=3), inputs(built(), cameras=3)
+    seen.has_image = torch.tensor([[sign == "1" for sign in row] for row in present.split()])
+    counts, found = [], []
+    backbone.vision.register_forward_pre_hook(lambda module, args: counts.append(len(args[0])))
+    for on_host in (None, seen.has_image.clone()):
+        seen.present = on_host
+        backbone.zero_grad()
+        prefix = backbone(seen)
+        keys = [row[..., there, :] for row, there in zip(prefix.key_values, prefix.key_mask, strict=True)]
+        (sum(row.square().sum() for row in keys) + prefix.tokens.square().sum()).backward()
+        grads = {name: p.grad.clone() for name, p in backbone.named_parameters() if p.grad is not None}
+        found.append((keys, prefix, grads))
+    (keys, prefix, grads), (fewer, shorter, same) = found
+    assert counts == [6, pictures]
+    assert prefix.key_mask.shape[1] - shorter.key_mask.shape[1] == 16 * (3 - cameras)
+    for row, other in zip(keys, fewer, strict=True):
+        torch.testing.assert_close(other, row, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(shorter.tokens, prefix.tokens, rtol=1e-4, atol=1e-5)
+    assert grads.keys() == same.keys() and any(name.startswith("vision.") for name in same)
+    scale = max(float(grad.abs().max()) for grad in grads.values())
+    for name, grad in grads.items():
+        torch.testing.assert_close(same[name], grad, rtol=1e-3, atol=1e-6 * scale, msg=name)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_choosing_the_pictures_that_are_there_does_not_wait_for_the_device():
+    backbone, seen = built(cameras=3).cuda(), inputs(built(), cameras=3)
+    present = torch.tensor([[True, False, True], [False, False, True]])
+    on_gpu = [tensor.cuda() for tensor in (seen.images, present, seen.text_ids, seen.text_mask, seen.state)]
+    seen = VLMInputs(*on_gpu, present=present)
+    expected = backbone(seen).tokens.detach()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = backbone(seen).tokens
+        found.sum().backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    torch.testing.assert_close(found, expected)

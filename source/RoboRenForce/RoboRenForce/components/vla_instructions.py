@@ -31,6 +31,7 @@ class TokenTable(nn.Module):
         self._tokenize = tokenize
         self.table: InstructionTable = {}
         """All texts by their ids."""
+        self._widths: dict[str, int] = {}
         for name, shape in (("ids", (0,)), ("tokens", (0, _STEP)), ("lengths", (0,)), ("unknown", ())):
             self.register_buffer(name, torch.zeros(shape, dtype=torch.int64), persistent=False)
 
@@ -47,9 +48,16 @@ class TokenTable(nn.Module):
         padding = -tokens.shape[1] % _STEP
         self.tokens = torch.nn.functional.pad(tokens, (0, padding)).to(device)
         self.lengths = mask.sum(1).to(device)
+        self._widths = {self.table[number]: width for number, width in zip(ordered, mask.sum(1).tolist(), strict=True)}
 
-    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Look up int64 ids `(B,)`: tokens and mask `(B, T)`.
+    def width(self, texts: Iterable[str]) -> int:
+        """T of the longest of some texts; of all that are known, if one of them is not."""
+        known = self.tokens.shape[1]
+        longest = max((self._widths.get(text, known) for text in set(texts)), default=known)
+        return min(longest + -longest % _STEP, known)
+
+    def forward(self, ids: Tensor, width: int | None = None) -> tuple[Tensor, Tensor]:
+        """Look up int64 ids `(B,)`: tokens and mask `(B, T)`, of the longest known text or of `width` tokens.
 
         On a GPU an unknown id is counted and gets an empty text, because asking would wait for the device; ask
         `require_known` now and then.
@@ -65,7 +73,8 @@ class TokenTable(nn.Module):
         if ids.device.type == "cpu":
             self.require_known()
         lengths = self.lengths[place] * known
-        return self.tokens[place], torch.arange(self.tokens.shape[1], device=ids.device) < lengths.unsqueeze(1)
+        tokens = self.tokens[:, :width]
+        return tokens[place], torch.arange(tokens.shape[1], device=ids.device) < lengths.unsqueeze(1)
 
     def require_known(self) -> None:
         """Raise if `forward` met an unknown id since the last call; it waits for the device."""

@@ -6,6 +6,9 @@ Both name the same things differently:
     camera          observation.images.<camera>         <camera>
     proprioception  observation.state                   proprio
     instruction     instruction_id (B,), or task        instruction_id (B, 1)
+
+Recorded batches may also say on the host which cameras each row has (`present_cameras`) and what its text is (`task`):
+then what no row has is left out, see `without_host_entries`.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from .vla_normalizer import VectorNormalizer, VectorNormalizerCfg, dimension
 from .vla_spec import VLASpec
 
 IMAGES, STATE = "observation.images.", "observation.state"
+PRESENT = "present_cameras"
+"""List of the keys of the cameras that each row has: as `<camera>_is_present`, but never on a device."""
 
 
 class VLAPreprocessing(nn.Module):
@@ -81,12 +86,17 @@ class VLAPreprocessing(nn.Module):
         images = [self._image(batch, keys, camera, recorded) for camera in self.spec.cameras]
         state = self._state(batch, keys, recorded)
         ids = self._instruction_ids(batch, keys, state.device)
-        text_ids, text_mask = self.instructions(ids)
+        width = self.instructions.width(batch["task"]) if "task" in keys else None
+        text_ids, text_mask = self.instructions(ids, width)
         there = torch.ones(len(ids), len(images), dtype=torch.bool, device=ids.device)
         for column, camera in enumerate(self.spec.cameras):
             if (flag := f"{IMAGES}{camera}_is_present") in keys:
                 there[:, column] = batch[flag]
-        return VLMInputs(torch.stack(images, 1), there, text_ids, text_mask, state)
+        present = None
+        if PRESENT in keys:
+            cameras = [f"{IMAGES}{camera}" for camera in self.spec.cameras]
+            present = torch.tensor([[camera in row for camera in cameras] for row in batch[PRESENT]])
+        return VLMInputs(torch.stack(images, 1), there, text_ids, text_mask, state, present)
 
     def normalize_actions(self, actions: Tensor, raw_state: Tensor) -> Tensor:
         """Actions of the data `(B, H, A)`, in its units -> those that heads learn."""
@@ -177,6 +187,15 @@ class VLAPreprocessingCfg(Cfg):
             yield "relative_actions: names an action dimension twice"
         if actions and self.state_dropout:
             yield "state_dropout: actions relative to the state need it in every sample; set it to 0"
+
+
+def without_host_entries(batch: Mapping[str, Any]) -> dict[str, Any]:
+    """A recorded batch whose features have the same shapes whatever cameras and texts its rows have.
+
+    A captured graph and a table of features need that: they would keep the shapes of the first batch for all others.
+    """
+    left_out = {PRESENT, "task"} if "instruction_id" in batch else {PRESENT}
+    return {name: value for name, value in batch.items() if name not in left_out}
 
 
 def _names(names: Iterable[str]) -> str:

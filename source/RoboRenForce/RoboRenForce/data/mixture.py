@@ -5,7 +5,8 @@ and masks mark real data:
 
 - `<key>_dim_mask` bool `(B, D)`: dimensions of a vector that the dataset has;
 - `<camera>_is_present` bool `(B,)`;
-- `dataset_index` int64 `(B,)`.
+- `dataset_index` int64 `(B,)`;
+- `present_cameras`, a list of B tuples of keys: the same as `<camera>_is_present`, for who must not wait for a device.
 """
 
 from __future__ import annotations
@@ -48,6 +49,10 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
         self.shapes, self._dtypes = self._common_shapes()
         """Key -> shape of one sample, over all datasets."""
         self.cameras = [key for key in self.shapes if self._is_camera(key)]
+        self._present = [
+            tuple(names[camera] for camera in dataset.cameras)
+            for dataset, names in zip(self.datasets, self._names, strict=True)
+        ]
         self._starts = np.cumsum(self.lengths) - self.lengths
 
     def __len__(self) -> int:
@@ -83,6 +88,7 @@ class MixtureDataset(torch.utils.data.Dataset[Batch]):
             texts[rows.numpy()] = part["task"]
             self._insert(batch, rows, part, self._names[which])
         batch["task"] = texts.tolist()
+        batch["present_cameras"] = [self._present[which] for which in number.tolist()]
         batch["dataset_index"] = torch.from_numpy(number.astype(np.int64))
         return batch
 

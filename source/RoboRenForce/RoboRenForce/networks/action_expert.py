@@ -38,7 +38,7 @@ class ActionExpert(Denoiser):
 
     def __init__(self, cfg: ActionExpertCfg, *, chunk_size: int, action_dim: int, width: int, state_dim: int) -> None:
         super().__init__()
-        self.cfg = cfg
+        self.cfg, self.chunk = cfg, (chunk_size, action_dim)
         dim, adaptive = cfg.gemma.width, cfg.variant == "pi05"
         self.action_in_proj, self.action_out_proj = nn.Linear(action_dim, dim), nn.Linear(dim, action_dim)
         if adaptive:
@@ -65,11 +65,7 @@ class ActionExpert(Denoiser):
 
     @override
     def forward(self, x: Tensor, time: Tensor, context: Context) -> Tensor:
-        mask = F.pad(context["mask"], (0, x.shape[1]), value=True)
-        positions = mask[:, -x.shape[1] :].cumsum(1) + context["mask"].sum(1, keepdim=True) - 1
-        tokens, condition = self._embedded(x, time)
-        hidden, _ = self.gemma(tokens, positions, mask, context["key_values"], condition)
-        return self._velocity(hidden[-1], condition)
+        return self._velocity(*self._after(x, time, context))
 
     @override
     def many_passes(self) -> AbstractContextManager[None]:
@@ -77,8 +73,31 @@ class ActionExpert(Denoiser):
 
     @override
     def predict(self, x: Tensor, time: Tensor, prefix: Prefix) -> Tensor:
+        return self._velocity(*self._beside(x, time, prefix))
+
+    def features(self, prefix: Prefix) -> Tensor:
+        """Last features of the actions `(B, H, D)`, of one pass whose chunk is zero and whose time is 0.
+
+        They are a function of the observation alone, as what a value reads has to be: features of the pass that sampled
+        a chunk would also know its noise, and a value that predicts the return of noise takes it from the advantage.
+        At time 0 chunks are noise, whose mean is zero: the network has learned from inputs around this one.
+        """
+        x = torch.zeros(len(prefix.state), *self.chunk, device=prefix.state.device)
+        hidden, condition = self._beside(x, x.new_zeros(len(x)), prefix)
+        return self.gemma.normalized(hidden, condition)
+
+    def _after(self, x: Tensor, time: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
+        """Output of the last layer `(B, H, D)` behind an encoded observation, and the condition of its layers."""
+        mask = F.pad(context["mask"], (0, x.shape[1]), value=True)
+        positions = mask[:, -x.shape[1] :].cumsum(1) + context["mask"].sum(1, keepdim=True) - 1
+        tokens, condition = self._embedded(x, time)
+        hidden, _ = self.gemma(tokens, positions, mask, context["key_values"], condition)
+        return hidden[-1], condition
+
+    def _beside(self, x: Tensor, time: Tensor, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
+        """`_after` for an observation that is read this once."""
         if self.cfg.variant == "pi05":
-            return super().predict(x, time, prefix)
+            return self._after(x, time, self.encode(prefix))
         # The state is one token more of the same pass, which sees no action: a pass of its own is as many kernels.
         key_values, there = self._read(prefix)
         tokens, condition = self._embedded(x, time)
@@ -89,7 +108,7 @@ class ActionExpert(Denoiser):
         seen = [there.unsqueeze(1).expand(-1, count, -1), among.expand(len(x), -1, -1)]
         positions = there.sum(1, keepdim=True) + torch.arange(count, device=x.device)
         hidden, _ = self.gemma(tokens, positions, torch.cat(seen, -1), key_values, condition)
-        return self._velocity(hidden[-1][:, 1:], condition)
+        return hidden[-1][:, 1:], condition
 
     def _state_token(self, prefix: Prefix) -> Tensor:
         """The state of pi0 `(B, 1, D)`."""

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..components.vla_preprocessing import IMAGES, STATE
+from ..components.vla_preprocessing import IMAGES, PRESENT, STATE
 from ..data.loader import to_device
 from ..utils.run_dir import write_text_atomically
 from ..utils.seeding import preserved_rng
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 _MOST_TASKS = 20
 """Instructions with a curve of their own; `validation.json` has all."""
-_READ = {"images": (IMAGES,), "state": (STATE,), "instruction": ("instruction_id", "task")}
+_READ = {"images": (IMAGES, PRESENT), "state": (STATE,), "instruction": ("instruction_id", "task")}
 """What a policy reads -> how its names in a batch begin."""
 _SHARE = 4
 """Every so many samples are looked at again with parts of other samples."""

@@ -102,16 +102,16 @@ class ChunkCollector:
             obs: Observations.
             keep: True if `act` is called with this very observation next: a frozen backbone then computes it once.
         """
-        if self.value is None:
-            raise RuntimeError("A collector without a value head has no values.")
         seen = {name: obs[name] for name in self.groups}
         count = len(next(iter(seen.values())))
         with acting_within_memory(seen, self._try):
             padded = self._filled_up(seen, count)
-            prefix = self._run("encode", len(next(iter(padded.values()))), self._encode, padded)
+            size = len(next(iter(padded.values())))
+            prefix = self._run("encode", size, self._encode, padded)
+            value = self._run("judge", size, self._judge, prefix)[:count].clone()  # a graph overwrites its results
         if keep and self.stores_features:
             self._known = obs, {name: tensor.clone() for name, tensor in prefix.items()}
-        return self.value(Prefix.from_tensors(prefix))[:count]
+        return value
 
     def end_step(self, done: Tensor, mask: Tensor | None = None) -> None:
         """Do nothing: the policy has no state between two steps."""
@@ -150,8 +150,14 @@ class ChunkCollector:
             actions, record = self.policy.act(prefix, deterministic=False)
             kept = {RECORD + name: tensor for name, tensor in record.items()}
             if self.value is not None:
-                kept["value"] = self.value(prefix)
+                kept["value"] = self.value(prefix, self.policy.head)
         return actions, kept
+
+    def _judge(self, tensors: Mapping[str, Tensor]) -> Tensor:
+        if self.value is None:
+            raise RuntimeError("A collector without a value head has no values.")
+        with autocast(self._precision, self.device):
+            return self.value(Prefix.from_tensors(tensors), self.policy.head)
 
     def _run(self, name: str, size: int, function: Callable[..., Any], argument: Mapping[str, Tensor]) -> Any:
         key = name, size

@@ -110,7 +110,7 @@ class PolicyGradientModule(nn.Module):
         if trains_policy:
             loss, metrics = self._policy_loss(prefix, batch)
         if self.value is not None:
-            value_loss, found = self._value_loss(self.value, prefix, batch)
+            value_loss, found = self._value_loss(self.value, prefix, batch, trains_policy)
             loss, metrics = loss + self.options.value_loss_coef * value_loss, metrics | found
         if demonstrations is not None:
             cloning = self._cloning_loss(demonstrations)
@@ -176,9 +176,11 @@ class PolicyGradientModule(nn.Module):
         values, mask = at_level(values, executed, level)
         return (values * batch.weight.unsqueeze(1) * mask).sum() / batch.totals[level]
 
-    def _value_loss(self, head: ValueHead, prefix: Prefix, batch: ChunkBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _value_loss(
+        self, head: ValueHead, prefix: Prefix, batch: ChunkBatch, trains_policy: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         cfg, width = self.options, batch.value.shape[1]
-        value = head(prefix).view(len(batch.executed), -1)[:, :width]
+        value = head(prefix, self.head, detached=not trains_policy).view(len(batch.executed), -1)[:, :width]
         mask = executed_mask(batch.executed, width) if width > 1 else (batch.executed > 0).unsqueeze(1)
         terms, cut = value_terms(value, batch.value, batch.target, clip=cfg.value_clip, huber=cfg.huber_delta)
 

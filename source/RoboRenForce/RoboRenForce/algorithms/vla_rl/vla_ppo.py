@@ -56,8 +56,8 @@ class VLAPPO(VLAOnPolicy):
     @override
     def build_value(self, policy: VLAPolicy) -> ValueHead:
         cfg = self.cfg.value.replace(per_action=self.cfg.reward_level == "action")
-        state_dim = policy.spec.state.dim
-        head = cfg.build(width=policy.backbone.width, state_dim=state_dim, chunk_size=policy.chunk_size)
+        width, state_dim = cfg.width(policy.backbone.width, policy.head), policy.spec.state.dim
+        head = cfg.build(width=width, state_dim=state_dim, chunk_size=policy.chunk_size)
         return head.to(self.device)
 
     @override

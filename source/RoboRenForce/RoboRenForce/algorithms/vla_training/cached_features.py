@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...components.vla_preprocessing import IMAGES
+from ...components.vla_preprocessing import IMAGES, without_host_entries
 from ...data.dataset import LeRobotDataset
 from ...data.loader import to_device
 from ...data.mixture import MixtureDataset
@@ -74,7 +74,8 @@ class CachedFeatures:
         rows: dict[str, Tensor] = {}
         for start in range(0, count, size):
             chosen = np.arange(start, min(start + size, count))
-            prefix: Prefix = module.encode(Micro(to_device(data.get_batch(chosen), device)))
+            batch = without_host_entries(data.get_batch(chosen))
+            prefix: Prefix = module.encode(Micro(to_device(batch, device)))
             tensors = prefix.to_tensors()
             if not rows:
                 rows = self._allocate(tensors, count, device)

@@ -22,6 +22,7 @@ from ...components.image_augmentation import ImageAugmentation, ImageAugmentatio
 from ...components.torch_optimizer import TorchOptimizer
 from ...components.vla_export import export_vla
 from ...components.vla_policy import VLAPolicy, VLAPolicyCfg
+from ...components.vla_preprocessing import without_host_entries
 from ...components.vla_spec import VLASpec
 from ...configclass import Range, configclass
 from ...envs.spec import EnvSpec
@@ -177,6 +178,7 @@ class VLASupervised(DatasetLearner):
         """Learn from one (micro-)batch; every `accumulation_steps`-th call takes a step."""
         data = data if self._features is None else self._features.add_features(data)
         data = data if self.augmentation is None else self.augmentation(data)
+        data = self._of_fixed_shape(data)
         with naming_what_fits(data, None if self.is_sharded else self._try):
             return self._learn(data) if self.cfg.cuda_graph == "off" else self._learn_captured(data)
 
@@ -199,6 +201,11 @@ class VLASupervised(DatasetLearner):
         learn = self._graph if shapes == self._graph_shapes else self._learn
         return {name: value.clone() for name, value in learn(batch).items()}  # the next replay overwrites them
 
+    def _of_fixed_shape(self, batch: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The batch, which leaves nothing out where a graph has one shape, or blocks are compiled for each."""
+        fixed = self.cfg.cuda_graph != "off" or self.cfg.parallel.compile_blocks
+        return without_host_entries(batch) if fixed else batch
+
     def _loss(self, batch: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         there = None if self.reference is None else self.reference.encode(self.module, batch)
         return self.module(Micro(batch, there))
@@ -214,7 +221,7 @@ class VLASupervised(DatasetLearner):
         """Predicted actions `(B, H, A)` and mask; under FSDP every rank calls."""
         actions, is_pad, dim_mask = actions_of(batch)
         module: Any = unwrapped(self.module)
-        predicted = module.predict(Micro(batch))
+        predicted = module.predict(Micro(self._of_fixed_shape(batch)))
         mask = torch.ones_like(actions, dtype=torch.bool)
         mask = mask if is_pad is None else mask & ~is_pad.unsqueeze(-1)
         return predicted, mask if dim_mask is None else mask & dim_mask.unsqueeze(1)

@@ -44,6 +44,8 @@ class VLMInputs:
     """bool `(B, T)`: True where there is text."""
     state: Tensor
     """Normalized proprioception `(B, S)`; S may be 0."""
+    present: Tensor | None = None
+    """bool `(B, C)` on the CPU: `has_image`, where the host knows it and shapes may depend on it."""
 
 
 class Backbone(nn.Module, ABC):

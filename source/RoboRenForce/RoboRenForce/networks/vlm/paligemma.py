@@ -6,6 +6,7 @@
 
 Only what is there is computed: cameras that the policy has, and prompts at their length (the longest of the policy's
 instructions, in steps of eight). A gap in a row, such as the end of a shorter text, is masked and counts no position.
+Where the host knows which rows have which cameras, the vision tower sees those pictures alone.
 
 Shape letters: B rows, C cameras, T text, L all tokens, S state, D width.
 """
@@ -71,8 +72,8 @@ class PaliGemma(Backbone):
         """See `Backbone.forward`. Features have the dtype that the language model computes in."""
         inputs = self._padded(inputs) if self.cfg.padded else inputs
         ids, mask = self.prompt(inputs.text_ids, inputs.text_mask, inputs.state)
-        images = self.projector(self.vision(inputs.images.flatten(0, 1))).unflatten(0, inputs.has_image.shape)
-        there = inputs.has_image.repeat_interleave(images.shape[2], 1)
+        images, there = self._look(inputs)
+        there = there.repeat_interleave(images.shape[2], 1)
         ids, mask = self._filled_up(ids, mask, there.shape[1])
         words = self.words(ids) * self.width**0.5
         x = torch.cat([images.flatten(1, 2).to(words.dtype), words], 1)
@@ -129,6 +130,22 @@ class PaliGemma(Backbone):
         merged = not adapted_layers(self)
         cfg = self.cfg.replace(language=self.cfg.language.without_adapters()) if merged else self.cfg.copy()
         return cfg if cfg.tokenizer == WORDS else cfg.replace(tokenizer=self.prompt.save(folder))
+
+    def _look(self, inputs: VLMInputs) -> tuple[Tensor, Tensor]:
+        """Features of pictures `(B, C, P, D)`, and which are there `(B, C)`; cameras that no row has are left out."""
+        pictures, there, present = inputs.images, inputs.has_image, inputs.present
+        if present is None or present.all() or not present.any():
+            return self.projector(self.vision(pictures.flatten(0, 1))).unflatten(0, there.shape), there
+        # Chosen by the host, because choosing by `has_image` would wait for the device.
+        cameras = present.any(0).nonzero().flatten().tolist()
+        pictures, there, present = (
+            torch.stack([of.select(1, camera) for camera in cameras], 1) for of in (pictures, there, present)
+        )
+        place = present.flatten().nonzero().flatten()
+        place = (place.pin_memory() if pictures.is_cuda else place).to(pictures.device, non_blocking=True)
+        seen = self.projector(self.vision(pictures.flatten(0, 1)[place]))
+        images = seen.new_zeros(there.numel(), *seen.shape[1:]).index_copy(0, place, seen)
+        return images.unflatten(0, there.shape), there
 
     def _filled_up(self, ids: Tensor, mask: Tensor, others: int) -> tuple[Tensor, Tensor]:
         """Pad the text until the number of all tokens is a multiple of `_STEP`, or to what the authors pad to."""
