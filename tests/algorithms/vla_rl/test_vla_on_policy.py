@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from cloned_tabletop import clone, reach_cfg, small_policy
-from RoboRenForce.algorithms.vla_rl import GRPOCfg, ReinforcePPCfg, VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl import GRPOCfg, ReinforcePPCfg, VLAPPOCfg, equal_rewards
 from RoboRenForce.algorithms.vla_rl.options import PolicyGradientOptions
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import FlowHeadCfg, RegressionHeadCfg
@@ -204,6 +204,20 @@ def test_equal_rewards_are_said_once(cloned: Path, monkeypatch: pytest.MonkeyPat
     silent = {"rollout/is_silent": 1.0}
     told = [sentence for _ in range(50) for sentence in run.learner.warnings(silent)]
     assert len(told) == 1 and "have been 0 for 20 iterations" in told[0]
+
+
+@pytest.mark.parametrize("reward_coef", [0.0, 1.0])
+def test_the_same_reward_for_every_action_is_said_once(
+    cloned: Path, reward_coef: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Episodes of other lengths have other returns, so that advantages are not 0."""
+    monkeypatch.setattr(equal_rewards, "PATIENCE", 3)
+    run = runner(options(VLAPPOCfg, cloned, reward_coef=reward_coef, step_penalty=0.1))
+    run.learn(5)
+    assert run.metrics["rollout/is_silent"] == 0
+    assert run.metrics["rollout/rewards_are_equal"] == (reward_coef == 0.0)
+    told = [entry.message for entry in caplog.records if "has got the same reward for 3 iterations" in entry.message]
+    assert len(told) == (reward_coef == 0.0)
 
 
 def test_an_iteration_without_useful_groups_changes_no_weight(cloned: Path) -> None:

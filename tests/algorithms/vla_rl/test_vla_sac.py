@@ -10,7 +10,7 @@ import pytest
 import torch
 from frozen_runs import algorithm_cfg, collect, learner, policy_cfg
 from RoboRenForce.algorithms import SACCfg
-from RoboRenForce.algorithms.vla_rl import DSRLCfg, StartNoiseCfg, VLASACCfg
+from RoboRenForce.algorithms.vla_rl import DSRLCfg, StartNoiseCfg, VLASACCfg, equal_rewards
 from RoboRenForce.algorithms.vla_rl.prefix_features import PrefixFeatures
 from RoboRenForce.buffer import ReplayBufferCfg
 from RoboRenForce.components.action_heads import DiffusionHeadCfg
@@ -97,6 +97,35 @@ def test_corrections_are_added_to_the_chunk_of_the_frozen_policy(tmp_path: Path,
     torch.testing.assert_close(built.features.actions.latent(chunk, seen.context), latent, rtol=1e-4, atol=1e-5)
     far = built.features.actions.latent(chunk + 10, seen.context)
     assert torch.equal(far, torch.ones_like(far))
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+def test_the_same_reward_for_every_action_is_said_once(
+    case: Any, slope: float, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(equal_rewards, "PATIENCE", 3)
+    algorithm, head = case
+    env = runs.env_cfg().build()
+    step = env.step
+
+    def rewarded(action: Any) -> Any:
+        obs, reward, done, extras = step(action)
+        rewards = (slope * torch.arange(runs.ENVS)).unsqueeze(1).expand_as(extras["chunk_rewards"])
+        return obs, reward, done, {**extras, "chunk_rewards": rewards}
+
+    monkeypatch.setattr(env, "step", rewarded)
+    cfg = VLASACRunnerCfg(
+        num_steps_per_env=5,
+        max_iterations=6,
+        logger=[],
+        report=False,
+        policy=policy_cfg(head),
+        algorithm=algorithm,
+    )
+    cfg.build(env=env).learn()
+    told = [entry.message for entry in caplog.records if "has got the same reward for 3 iterations" in entry.message]
+    assert len(told) == (slope == 0.0)
 
 
 @pytest.mark.contract

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from .chunk_rollout import ChunkRollout
+from .equal_rewards import NO_ADVANTAGES
 from .policy_gradient import ChunkBatch
 
 
@@ -22,7 +23,7 @@ def rollout_metrics(rollout: ChunkRollout, batch: ChunkBatch) -> dict[str, Tenso
         "rollout/advantages_min": kept_advantage.min(),
         "rollout/num_samples": torch.full_like(advantage[0], float(len(kept))),
         "rollout/used_samples": kept.float().mean(),
-        "rollout/is_silent": (kept_advantage == 0).all().float(),
+        NO_ADVANTAGES: (kept_advantage == 0).all().float(),
     }
     if batch.target.shape[1]:
         found |= {

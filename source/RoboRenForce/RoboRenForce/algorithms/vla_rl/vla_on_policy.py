@@ -30,6 +30,7 @@ from ...envs.spec import EnvSpec
 from ...utils.module_state import load_module_state, module_state
 from ...utils.parallelize import make_mesh, parallelize
 from ..algorithm import Algorithm, RunContext
+from ..functional import executed_mask
 from ..vla_training.frozen_weights import frozen_fingerprints, load_policy_state, policy_state
 from ..vla_training.reference import Reference
 from ..vla_training.vla_policy import VLAPlayPolicy
@@ -38,6 +39,7 @@ from .chunk_epochs import ChunkEpochs
 from .chunk_rollout import ChunkRollout
 from .co_training import CoTraining
 from .episode_sums import EpisodeSums, Ratio
+from .equal_rewards import EqualRewards
 from .options import PolicyGradientOptions
 from .parity import require_parity
 from .policy_gradient import ChunkBatch, PolicyGradientModule
@@ -46,8 +48,6 @@ from .sample_store import SampleStore
 from .starting_policy import starting_policy
 from .waves import Waves
 
-_SILENT_ITERATIONS = 20
-"""Iterations without any difference in rewards after which the user is told."""
 _COMPARED_ROWS = 8
 """Rows that the check of log-probabilities at the start acts for."""
 
@@ -88,7 +88,8 @@ class VLAOnPolicy(Algorithm):
             max_steps = context.rollout_steps // cfg.max_waves
             self.waves = Waves(spec.num_envs, self.device, max_steps=max_steps)
         self.iteration = torch.zeros((), dtype=torch.int64, device=self.device)
-        self._silent, self._told, self._checked = 0, False, False
+        self.equal_rewards = EqualRewards(self.device, context.distributed)
+        self._checked = False
         self.collector = ChunkCollector(
             self.model,
             self.value,
@@ -250,7 +251,10 @@ class VLAOnPolicy(Algorithm):
                 target=found.returns,
             )
         metrics = self.epochs.run(rollout.store, batch, self.reference, trains_policy=self.trains_policy())
-        metrics |= found.metrics | rollout_metrics(rollout, batch)
+        rewards, executed = rollout.rewards[: rollout.step], rollout.executed[: rollout.step]
+        self.equal_rewards.add(rewards, executed_mask(executed, rollout.chunk))
+        metrics |= found.metrics | rollout_metrics(rollout, batch) | self.equal_rewards.metrics()
+        self.equal_rewards.restart()
         rollout.restart()
         if self.waves is not None:
             self.waves.restart()
@@ -265,15 +269,7 @@ class VLAOnPolicy(Algorithm):
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
         """Say once that nothing has been learned for a while, because there was nothing to compare."""
-        self._silent = self._silent + 1 if metrics["rollout/is_silent"] == 1 else 0  # in all processes
-        if self._silent >= _SILENT_ITERATIONS and not self._told:
-            self._told = True
-            yield (
-                f"all advantages have been 0 for {self._silent} iterations, so that nothing is learned: the rewards of "
-                "episodes that are compared are equal, or their groups are left out (lowest_mean, highest_mean). A "
-                "policy that always succeeds has learned all that this teaches; for one that never does try more noise "
-                "or temperature, a dense reward, or larger groups."
-            )
+        return self.equal_rewards.warnings(metrics)
 
     # ------------------------------------------------------------------------------------------------------ playing
 
@@ -301,7 +297,7 @@ class VLAOnPolicy(Algorithm):
             "reference": None if self.reference is None else self.reference.state_dict(),
             "co_training": None if self.co_training is None else self.co_training.state_dict(),
             "iteration": self.iteration.clone(),
-            "silent": self._silent,
+            "silent": self.equal_rewards.count,
             **self.local_state_dict(),
         }
 
@@ -321,7 +317,7 @@ class VLAOnPolicy(Algorithm):
         self.optimizer.load_state_dict(state["optimizer"])
         self.iteration.copy_(state["iteration"])
         self.collector.policy_version.copy_(self.iteration)
-        self._silent = state["silent"]
+        self.equal_rewards.count = state["silent"]
         self.load_local_state_dict(state)
 
     def local_state_dict(self) -> dict[str, Any]:

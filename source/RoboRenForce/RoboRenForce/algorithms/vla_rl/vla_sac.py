@@ -28,12 +28,14 @@ from ...components.vla_policy import VLAPolicyCfg
 from ...configclass import configclass
 from ...networks.mlp import MLPCfg
 from ..algorithm import Algorithm, AlgorithmCfg, RunContext
+from ..functional import executed_mask
 from ..off_policy.experience import update_normalizers
 from ..off_policy.off_policy_algorithm import OffPolicyAlgorithm, OffPolicyAlgorithmCfg
 from ..off_policy.sac import SACCfg
 from ..vla_training.frozen_weights import frozen_fingerprints, require_same_frozen
 from .demonstration_replay import encode_demonstrations
 from .episode_sums import EpisodeSums, Ratio
+from .equal_rewards import EqualRewards
 from .latent_actions import LatentActionsCfg
 from .prefix_features import FEATURES, PrefixFeatures, as_observations
 from .residual_chunk import ResidualChunkCfg
@@ -66,6 +68,7 @@ class VLASAC(Algorithm):
         self.learner: OffPolicyAlgorithm = learner.build(policy=cfg.networks, context=inner)
         self.schema = self.learner.schema
         self.sums = EpisodeSums(context.spec.num_envs, context.device)
+        self.equal_rewards = EqualRewards(context.device, context.distributed)
         self.collector = VLACollector(
             self.features, self.learner.collector, device=context.device, cuda_graph=cfg.learner.cuda_graph
         )
@@ -77,7 +80,17 @@ class VLASAC(Algorithm):
 
     def process_env_step(self, transition: Transition) -> None:
         """Store features and latent action; see `OffPolicyAlgorithm.process_env_step`."""
-        self.learner.process_env_step(self._encoded(transition))
+        self.learner.process_env_step(self._received(transition))
+
+    def _received(self, transition: Transition) -> Transition:
+        """Look at the rewards of a step, and return the transition of the learner."""
+        mask = torch.ones_like(transition.terminated) if transition.mask is None else transition.mask
+        if transition.chunk_rewards is None or transition.executed_steps is None:
+            self.equal_rewards.add(transition.reward, mask)
+        else:
+            rewards = transition.chunk_rewards
+            self.equal_rewards.add(rewards, executed_mask(transition.executed_steps * mask, rewards.shape[1]))
+        return self._encoded(transition)
 
     @torch.no_grad()
     def _encoded(self, transition: Transition) -> Transition:
@@ -102,7 +115,8 @@ class VLASAC(Algorithm):
         experience = self.learner.experience
         if self.cfg.demonstrations and experience.beside is None and experience.is_enough:
             self._open_demonstrations()
-        return self.learner.update(None if data is None else map(self._encoded, data))
+        metrics = self.learner.update(None if data is None else map(self._received, data))
+        return metrics | self.equal_rewards.metrics() if metrics else metrics  # nothing is said of the warm-up
 
     def _open_demonstrations(self) -> None:
         """Encode the demonstrations when learning begins: who only plays does not need them."""
@@ -123,7 +137,8 @@ class VLASAC(Algorithm):
         return self.learner.stored_steps(num_steps)
 
     def episode_ratios(self) -> dict[str, Ratio]:
-        """Return statistics of the episodes that ended since the last call, as (sum, count)."""
+        """Return statistics of the episodes that ended since the last call, as (sum, count); an iteration is over."""
+        self.equal_rewards.restart()
         return self.sums.collect()
 
     def frames(self) -> int:
@@ -131,10 +146,12 @@ class VLASAC(Algorithm):
         return self.sums.frames(self.context.distributed)
 
     def warnings(self, metrics: Mapping[str, float]) -> Iterable[str]:
-        """See `OffPolicyAlgorithm.warnings`."""
+        """Say once that rewards tell nothing; see `OffPolicyAlgorithm.warnings`, too."""
         # Once per iteration: on a GPU an unknown text is only counted, and asking waits for the device.
         self.model.preprocessing.instructions.require_known()
-        return self.learner.warnings(metrics)
+        if metrics:
+            yield from self.equal_rewards.warnings(metrics)
+        yield from self.learner.warnings(metrics)
 
     def restart_episodes(self) -> None:
         """Start new episodes in all environments."""
