@@ -199,11 +199,13 @@ def test_dynamic_sampling_collects_further_waves_up_to_its_bound(cloned: Path) -
     assert dense.metrics["rollout/waves"] == 1
 
 
-def test_equal_rewards_are_said_once(cloned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = runner(options(GRPOCfg, cloned))
-    silent = {"rollout/is_silent": 1.0}
-    told = [sentence for _ in range(50) for sentence in run.learner.warnings(silent)]
-    assert len(told) == 1 and "have been 0 for 20 iterations" in told[0]
+def test_advantages_that_are_all_zero_are_said_once(cloned: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rewards differ, and all groups are left out."""
+    run = runner(options(GRPOCfg, cloned, lowest_mean=1e6))
+    run.learn(22)
+    assert run.metrics["rollout/is_silent"] == 1 and run.metrics["rollout/rewards_are_equal"] == 0
+    told = [entry.message for entry in caplog.records if "have been 0 for 20 iterations" in entry.message]
+    assert len(told) == 1 and told[0].startswith("Iteration 20: ")
 
 
 @pytest.mark.parametrize("reward_coef", [0.0, 1.0])

@@ -14,6 +14,7 @@ from cloned_tabletop import clone, reach_cfg, small_policy
 from forked import be_rank, free_port
 from RoboRenForce.algorithms import RunContext
 from RoboRenForce.algorithms.vla_rl import GRPOCfg, ReinforcePPCfg, VLAPPOCfg
+from RoboRenForce.algorithms.vla_rl.equal_rewards import EqualRewards
 from RoboRenForce.buffer import Transition
 from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.action_heads import RegressionHeadCfg
@@ -167,6 +168,23 @@ def test_two_processes_take_the_steps_of_one_on_all_environments(tmp_path: Path,
     assert moved > 1e-5  # by gradients that are compared
     if "stops" in case:
         assert 1 < alone["metrics"]["actor/num_steps"] < 8
+
+
+def compared(rank: int) -> list[float]:
+    """Whether rewards are equal: within each process only, in all of them, in the only one that has any."""
+    distributed = DistributedContext.from_environment()
+    equal, found = EqualRewards(torch.device("cpu"), distributed), []
+    for reward, acted in ((float(rank), True), (2.0, True), (3.0, rank == 1)):
+        equal.add(torch.full((3, 2), reward), torch.full((3, 2), acted))
+        found.append(float(equal.metrics()["rollout/rewards_are_equal"]))
+        equal.restart()
+    distributed.close()
+    return found
+
+
+@pytest.mark.oracle
+def test_rewards_are_equal_if_they_are_in_all_processes_together(tmp_path: Path) -> None:
+    assert in_two_processes(tmp_path, compared) == [[0.0, 1.0, 1.0]] * 2
 
 
 # ------------------------------------------------------------------------------------------------- whole runs
