@@ -141,6 +141,7 @@ def test_a_value_of_the_expert_teaches_the_expert_only_if_it_is_not_detached(sta
 
 def test_warming_up_a_value_of_the_expert_trains_the_value_alone(start: tuple[str, Path]) -> None:
     run = built(start, "ppo", value=expert_value(detach=False), critic_warmup=1)
+    shake(run.learner.value)
     run.learn(1)
     assert moved(run) and all(name.startswith("value.") for name in moved(run))
 
