@@ -198,28 +198,6 @@ def test_without_videos_there_is_no_path_of_videos(tmp_path: Path) -> None:
 # ----------------------------------------------------------------------------------------------- crashes, appending
 
 
-def record_and_die(root: Path) -> None:
-    writer = LeRobotWriter.create(root, fps=FPS, features=FEATURES, version="v2.1")
-    for episode in range(3):
-        record_episode(writer, episode, 4)
-    for frame in range(2):
-        writer.add_frame(frame_of(3, frame), task=TASKS[1])
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def test_a_killed_recording_keeps_every_saved_episode(tmp_path: Path) -> None:
-    root = tmp_path / "data"
-    with forked(record_and_die, root, log=tmp_path / "log") as process:
-        assert exit_code(process) == -signal.SIGKILL
-    with pytest.raises(DatasetFileError, match="its recording was not finished; run `rrf data finalize"):
-        read_metadata(root)
-    with LeRobotWriter.resume(root) as writer:
-        assert (writer.saved_episodes, writer.saved_frames, writer.version) == (3, 12, "v2.1")
-        record_episode(writer, 3, 5)
-    require_episodes(root, (4, 4, 4, 5))
-    assert read_metadata(root).version == "v2.1" and not (root / ".recording").exists()
-
-
 def append_and_die(root: Path, last: str) -> None:
     """Append an episode, and die in the merge before the file `last` is written."""
     from RoboRenForce.data import episode_files

@@ -28,6 +28,7 @@ from lerobot_files import (
 )
 from RoboRenForce.data import DatasetFileError, LeRobotWriter, read_metadata
 from RoboRenForce.data.converters.lerobot_v21 import convert_v21
+from RoboRenForce.data.metadata import FormatVersion
 from RoboRenForce.utils.errors import UserError
 
 pytestmark = pytest.mark.contract
@@ -36,8 +37,8 @@ pytestmark = pytest.mark.contract
 # ----------------------------------------------------------------------------------------------- crashes, appending
 
 
-def record_and_die(root: Path) -> None:
-    writer = LeRobotWriter.create(root, fps=FPS, features=FEATURES)
+def record_and_die(root: Path, version: FormatVersion) -> None:
+    writer = LeRobotWriter.create(root, fps=FPS, features=FEATURES, version=version)
     for episode in range(3):
         record_episode(writer, episode, 4)
     for frame in range(2):
@@ -45,17 +46,18 @@ def record_and_die(root: Path) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_killed_recording_keeps_every_saved_episode(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", ["v3.0", "v2.1"])
+def test_a_killed_recording_keeps_every_saved_episode(tmp_path: Path, version: FormatVersion) -> None:
     root = tmp_path / "data"
-    with forked(record_and_die, root, log=tmp_path / "log") as process:
+    with forked(record_and_die, root, version, log=tmp_path / "log") as process:
         assert exit_code(process) == -signal.SIGKILL
     with pytest.raises(DatasetFileError, match="its recording was not finished; run `rrf data finalize"):
         read_metadata(root)
     with LeRobotWriter.resume(root) as writer:
-        assert (writer.saved_episodes, writer.saved_frames) == (3, 12)
+        assert (writer.saved_episodes, writer.saved_frames, writer.version) == (3, 12, version)
         record_episode(writer, 3, 5)
     require_episodes(root, (4, 4, 4, 5))
-    assert not (root / ".recording").exists()
+    assert read_metadata(root).version == version and not (root / ".recording").exists()
 
 
 def test_an_error_in_the_block_keeps_the_saved_episodes(tmp_path: Path) -> None:
