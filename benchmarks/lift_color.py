@@ -37,14 +37,12 @@ TASK = "RoboRenForce-MJLab-LiftColor"
 TEACHER = ROOT / "source/tasks/RRF_mjlab/RRF_mjlab_tasks/lift_color/teacher.pt"
 RECORDED = 500
 """Demonstrations, of which clones see some."""
-HEADS = "policy.head=RoboRenForce.components.action_heads."
-REGRESSION = [f"{HEADS}regression:RegressionHeadCfg", "policy.head.chunk_size=8", "policy.head.std=0.1"]
+FLOW = ["policy.head=RoboRenForce.components.action_heads.flow:FlowHeadCfg", "policy.head.chunk_size=8"]
 MODELS: dict[str, list[str]] = {
-    "flow": [],
-    "regression": REGRESSION,
+    "regression": [],
+    "flow": FLOW,
     "Qwen3-VL small": [
         *("--model_name", "qwen3_vl_small", "--lr", "3e-4", "--max_iterations", "15"),
-        *REGRESSION,
         *("policy.backbone.shift=16", "dataset.repeat_first_frame=30"),
         "algorithm.cuda_graph=auto",
         "algorithm.parallel.mixed_precision=bf16",
@@ -56,7 +54,7 @@ MODELS: dict[str, list[str]] = {
 
 It learns to find the cube that is named only where that decides, in the first frame of a demonstration: 6 frames later
 the hand is there. So it sees that frame often, moved in the image lest it learns the scenes by heart."""
-RL_HEADS = {"flow": ["policy.head.density=sde"], "regression": REGRESSION}
+RL_HEADS = {"regression": [], "flow": [*FLOW, "policy.head.density=sde"]}
 RL_ENVS = {"GRPO": 512, "VLAPPO": 2048}
 """A step of the simulator takes not much longer for four times as many environments. PPO learns from eight chunks of
 many; GRPO waits for whole episodes, and learns more often from fewer."""

@@ -32,7 +32,7 @@ from typing import Any
 from report import command_without
 from vla_steps import drawn_on, random_policy, rates, run_child, write_results
 
-USES = {"expert": 32, "acting 1": 1, "acting 16": 16, "LoRA": 16, "full": 16, "cached": 32}
+USES = {"expert": 32, "acting 1": 1, "acting 16": 16, "acting 256": 256, "LoRA": 16, "full": 16, "cached": 32}
 """Use -> batch size."""
 OURS = {"ours pi0": "pi0", "ours pi0.5": "pi05"}
 PEER = "transformers pi0"

@@ -9,7 +9,7 @@ from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
 from RoboRenForce.algorithms.vla_rl.options import value_rate
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from RoboRenForce.components import OptimizerCfg, ScheduleCfg
-from RoboRenForce.components.action_heads import FlowHeadCfg
+from RoboRenForce.components.action_heads import RegressionHeadCfg
 from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
 from RoboRenForce.data import DataLoaderCfg, LeRobotDatasetCfg
 from RoboRenForce.networks.vlm import MLPBaselineCfg
@@ -23,7 +23,7 @@ CHUNK = 8
 """Actions that policies predict at once, 0.4 s; the environment executes the first half."""
 
 SHARPNESS, SHIFT = 2.0, 4
-"""Of the small backbone: with both, words find their cube from 200 demonstrations on, whatever the seed so far."""
+"""Of the small backbone: with both, words find their cube."""
 
 FIRST_FRAMES = 15
 """Times that a first frame is a sample: the teacher decides in it, later ones tell by motion which cube is meant."""
@@ -94,7 +94,7 @@ def vla_ppo() -> runners.VLAPPORunnerCfg:
 
 def _rl_policy() -> MLPBaselinePolicyCfg:
     backbone = MLPBaselineCfg(sharpness=SHARPNESS)
-    return MLPBaselinePolicyCfg(backbone=backbone, head=FlowHeadCfg(chunk_size=CHUNK, density="sde"))
+    return MLPBaselinePolicyCfg(backbone=backbone, head=RegressionHeadCfg(chunk_size=CHUNK))
 
 
 def _rates() -> OptimizerCfg:
@@ -105,7 +105,7 @@ def _rates() -> OptimizerCfg:
 def _policy_and_data() -> dict[str, Any]:
     return {
         "policy": MLPBaselinePolicyCfg(
-            backbone=MLPBaselineCfg(sharpness=SHARPNESS, shift=SHIFT), head=FlowHeadCfg(chunk_size=CHUNK)
+            backbone=MLPBaselineCfg(sharpness=SHARPNESS, shift=SHIFT), head=RegressionHeadCfg(chunk_size=CHUNK)
         ),
         "dataset": LeRobotDatasetCfg(repeat_first_frame=FIRST_FRAMES),
         "loader": DataLoaderCfg(batch_size=128, num_workers=4),
