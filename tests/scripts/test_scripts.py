@@ -237,6 +237,15 @@ def test_a_resumed_run_keeps_its_overrides(tmp_path: Path) -> None:
     assert config["agent"]["num_steps_per_env"] == 8
 
 
+def test_a_learning_rate_that_a_resumed_run_does_not_take_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained("algorithm.learning_rate=0.002", "algorithm.schedule=fixed")
+    main(["train", "--resume", "--max_iterations", "3"])
+    assert "does not reach" not in capsys.readouterr().err
+    main(["train", "--resume", "--max_iterations", "4", "algorithm.learning_rate=0.5"])
+    assert "algorithm.learning_rate=0.5 does not reach a run that goes on" in capsys.readouterr().err
+    assert load_checkpoint(run.checkpoint(4))["algorithm"]["optimizer"]["lr"] == pytest.approx(0.002)
+
+
 def test_a_run_of_a_task_with_a_namespace_is_found_again() -> None:
     main(["train", "--task", "space/Scripted-v0", "--max_iterations", "1", "report=false", "logger=[]"])
     run = newest_run("logs/RFRL", task="space/Scripted-v0")

@@ -126,6 +126,15 @@ class TrainingRun:
     def _resume(self, runner: Trainer, saved: SavedRun) -> None:
         runner.restore(saved)
         logger.info("resumed from %s at iteration %d", saved.path, runner.iteration)
+        before, now = (_learning_rates(cfg["agent"]) for cfg in (saved.data["config"], runner.config_dict()))
+        for name in sorted(name for name in before.keys() & now.keys() if before[name] != now[name]):
+            logger.warning(
+                "%s=%g does not reach a run that goes on, unless a schedule computes the rate anew: its optimizer has "
+                "the one that began at %g. A new run that begins with its weights takes another.",
+                name,
+                now[name],
+                before[name],
+            )
         if runner.iteration >= runner.cfg.max_iterations:
             raise UserError(
                 f"'{saved.path}' has finished its {runner.iteration} iterations; "
@@ -204,6 +213,14 @@ def apply_flags(task: Task, args: Namespace, more: ApplyFlags | None = None) -> 
     if more is not None:
         more(task, args)
     task.apply_overrides(args.overrides)
+
+
+def _learning_rates(config: Any, path: str = "") -> dict[str, float]:
+    """Rates that an optimizer begins with, by the path of their field; others follow from them or from a schedule."""
+    if not isinstance(config, dict):
+        return {path: config} if path.endswith(".learning_rate") and path.startswith("algorithm.") else {}
+    inside = (_learning_rates(value, f"{path}.{name}" if path else str(name)) for name, value in config.items())
+    return {name: rate for rates in inside for name, rate in rates.items()}
 
 
 def _checkpoint_to_resume(args: Namespace) -> SavedRun | None:
