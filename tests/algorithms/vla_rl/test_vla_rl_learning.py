@@ -9,7 +9,7 @@ import pytest
 from cloned_tabletop import clone, reach_cfg, small_policy
 from RoboRenForce.algorithms.vla_rl import GRPOCfg, VLAPPOCfg
 from RoboRenForce.algorithms.vla_rl.options import value_rate
-from RoboRenForce.components import OptimizerCfg
+from RoboRenForce.components import OptimizerCfg, ScheduleCfg
 from RoboRenForce.components.action_heads import ActionHeadCfg, BinsHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.vla_value import ValueHeadCfg
 from RoboRenForce.envs import GroupVecCfg
@@ -23,18 +23,27 @@ HEADS: dict[str, ActionHeadCfg] = {
     "regression": RegressionHeadCfg(chunk_size=4, std=0.3, network=SMALL),
     # Bins reach beyond what was demonstrated, which was too slow.
     "bins": BinsHeadCfg(chunk_size=4, num_bins=16, limit=2.0, temperature=1.5, network=SMALL),
-    "flow_sde": FlowHeadCfg(chunk_size=4, density="sde", num_steps=4),
+    # Of two steps, one explores.
+    "flow_sde": FlowHeadCfg(chunk_size=4, density="sde", num_steps=2),
 }
 # A flow has solved most starts early. Where all of a group succeed, returns differ by what does not matter, and
 # following that undoes what was learned, at a high rate above all, which an adapted one becomes. Slower learners are
-# not there yet, and learn from such groups to hurry. (Chosen on seeds 3 to 8: 0.98, 0.98, 0.62, 1, 1, 0.91.)
-GRPO_OPTIONS: dict[str, dict[str, Any]] = {
-    "flow_sde": {
+# not there yet, and learn from such groups to hurry.
+FLOW_OPTIONS: dict[str, dict[str, Any]] = {
+    "grpo": {
         "filters_success": True,
         "highest_mean": 0.9,
         "desired_kl": None,
         "optimizer": OptimizerCfg(learning_rate=1.5e-4),
-    }
+    },
+    "ppo": {
+        "desired_kl": None,
+        "optimizer": OptimizerCfg(
+            learning_rate=3e-4,
+            groups=[value_rate(1e-3)],
+            schedule=ScheduleCfg(kind="cosine", total_steps="run", final_share=0.05),
+        ),
+    },
 }
 
 
@@ -44,7 +53,8 @@ def grpo(path: Path, **options: Any) -> VLAGRPORunnerCfg:
     return VLAGRPORunnerCfg(algorithm=algorithm)
 
 
-def ppo(path: Path) -> VLAPPORunnerCfg:
+def ppo(path: Path, **options: Any) -> VLAPPORunnerCfg:
+    options = {"optimizer": rates(value=True), "desired_kl": 0.01} | options
     algorithm = VLAPPOCfg(
         init_from=str(path),
         gamma=0.9,
@@ -53,8 +63,7 @@ def ppo(path: Path) -> VLAPPORunnerCfg:
         value=ValueHeadCfg(network=MLPCfg(hidden_features=[128], activations="GELU")),
         num_learning_epochs=4,
         num_mini_batches=2,
-        optimizer=rates(value=True),
-        desired_kl=0.01,
+        **options,
     )
     return VLAPPORunnerCfg(algorithm=algorithm, num_steps_per_env=8)
 
@@ -75,7 +84,7 @@ def improve(
 ) -> tuple[float, float]:
     """Success before and after; `expert` demonstrates, as in `demonstrations`."""
     path = clone(HEADS[head], folder, steps=700, seed=seed, **expert)
-    recipe = grpo(path, **GRPO_OPTIONS.get(head, {})) if algorithm == "grpo" else ppo(path)
+    recipe = {"grpo": grpo, "ppo": ppo}[algorithm](path, **FLOW_OPTIONS[algorithm] if head == "flow_sde" else {})
     cfg = recipe.replace(
         policy=small_policy(HEADS[head]), seed=seed, max_iterations=iterations, logger=[], report=False
     )
@@ -96,10 +105,11 @@ def test_grpo_lifts_a_gaussian_policy_above_nine_of_ten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 @pytest.mark.parametrize("head", HEADS)
 def test_the_median_of_three_seeds(algorithm: str, head: str, tmp_path: Path) -> None:
+    # Chosen on seeds 3 to 5.
+    iterations, num_envs = (200, 64) if algorithm == "ppo" and head != "flow_sde" else (300, 128)
     found = []
-    iterations, num_envs = {"grpo": (300, 128), "ppo": (200, 64)}[algorithm]
     for seed in range(3):
         (folder := tmp_path / str(seed)).mkdir()
-        found.append(improve(algorithm, head, seed, iterations, folder, num_envs=num_envs, speed=0.33, label_noise=0.1))
+        found.append(improve(algorithm, head, seed, iterations, folder, num_envs=num_envs, speed=0.32, label_noise=0.1))
     before, after = (sorted(rates)[1] for rates in zip(*found, strict=True))
     assert 0.3 <= before <= 0.6 and after >= 0.9, found
