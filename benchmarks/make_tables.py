@@ -31,7 +31,8 @@ USES = {"acting": "acting", "LoRA": "LoRA, rank 16", "full": "all weights"}
 HEAD = """# Benchmarks
 
 Written by `benchmarks/make_tables.py` from `benchmarks/results/*.json`, which hold the raw samples too. Numbers are
-medians over the samples of a row, on the machine that is named: compare rows of one table, not tables of two machines.
+medians over the samples of a row, unless its conditions say otherwise, on the machine that is named: compare rows of
+one table, not tables of two machines.
 """
 EMPTY = "\nThe repository holds no result files.\n"
 FACTS = ("benchmark", "command", "versions", "hardware", "arguments")

@@ -105,11 +105,13 @@ def test_grpo_lifts_a_gaussian_policy_above_nine_of_ten(tmp_path: Path) -> None:
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 @pytest.mark.parametrize("head", HEADS)
 def test_the_median_of_three_seeds(algorithm: str, head: str, tmp_path: Path) -> None:
-    # Chosen on seeds 3 to 5.
+    # Chosen on seeds 3 to 8. A flow imitates better what is as noisy.
+    noise = 0.15 if head == "flow_sde" else 0.1
     iterations, num_envs = (200, 64) if algorithm == "ppo" and head != "flow_sde" else (300, 128)
     found = []
     for seed in range(3):
         (folder := tmp_path / str(seed)).mkdir()
-        found.append(improve(algorithm, head, seed, iterations, folder, num_envs=num_envs, speed=0.32, label_noise=0.1))
+        expert = {"speed": 0.32, "label_noise": noise}
+        found.append(improve(algorithm, head, seed, iterations, folder, num_envs=num_envs, **expert))
     before, after = (sorted(rates)[1] for rates in zip(*found, strict=True))
     assert 0.3 <= before <= 0.6 and after >= 0.9, found

@@ -121,7 +121,9 @@ class LeRobotWriter:
         if version not in (V30, V21):
             raise UserError(f"version is '{version}', expected {V30} or {V21}.")
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
-            raise UserError(f"'{root}' is not empty: choose a new folder, or append with LeRobotWriter.resume.")
+            raise UserError(
+                f"'{root}' is not empty: choose a new folder, or append to it (--resume, or LeRobotWriter.resume)."
+            )
         if not 0 < fps <= 1e5:
             raise UserError(f"fps is {fps}, expected a positive number.")
         named = {key: {"names": None, **_plain(feature)} for key, feature in features.items()}

@@ -153,7 +153,8 @@ class LogCallback(Callback):
         logger.info(
             "%s | %s", ", ".join(f"{name} {version}" for name, version in packages.items()), hardware(runner.device)
         )
-        logger.info("device %s | seed %d | %s", runner.device, runner.cfg.seed, runner.spec)
+        spec = "" if runner.spec is None else f" | {runner.spec}"
+        logger.info("device %s | seed %d%s", runner.device, runner.cfg.seed, spec)
         title = runner.task
         if runner.run_dir is not None:
             logger.info("run directory %s", runner.run_dir.root)

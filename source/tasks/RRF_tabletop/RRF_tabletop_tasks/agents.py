@@ -58,10 +58,10 @@ def _policy_and_data() -> dict[str, Any]:
     """Chunks of eight actions, of which the environment executes four. Pictures of 64 pixels are read by one worker."""
     return {
         "policy": MLPBaselinePolicyCfg(
-            backbone=MLPBaselineCfg(num_layers=1, shift=6, sharpness=2.0), head=RegressionHeadCfg(chunk_size=8)
+            backbone=MLPBaselineCfg(num_layers=1, shift=4, sharpness=2.0), head=RegressionHeadCfg(chunk_size=8)
         ),
         "loader": DataLoaderCfg(batch_size=64, num_workers=1),
-        "epochs": 40.0,
+        "epochs": 28.0,
     }
 
 
