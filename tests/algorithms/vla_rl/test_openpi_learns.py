@@ -14,7 +14,7 @@ from RoboRenForce.components import OptimizerCfg
 from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
 from RoboRenForce.envs import GroupVecCfg
 from RoboRenForce.runners import evaluate
-from test_vla_rl_learning import GRPO_OPTIONS, grpo, ppo
+from test_vla_rl_learning import FLOW_OPTIONS, grpo, ppo
 
 pytestmark = [pytest.mark.learning, pytest.mark.long]
 UPDATES = 1800
@@ -63,7 +63,7 @@ def test_demonstrations_teach_seven_of_ten(start: tuple[Path, float]) -> None:
 def test_rewards_teach_nine_of_ten(start: tuple[Path, float], algorithm: str) -> None:
     """The expert alone, from kept keys and values: it learns to be faster than it was shown."""
     path, before = start
-    recipe: Any = ppo(path) if algorithm == "ppo" else grpo(path, **GRPO_OPTIONS["flow_sde"])
+    recipe: Any = ppo(path) if algorithm == "ppo" else grpo(path, **FLOW_OPTIONS["grpo"])
     if algorithm == "grpo":  # adapted to the KL, which hardly feels the expert, the rate grows until success jumps
         rate = OptimizerCfg(learning_rate=1.5e-4)
         recipe.algorithm = recipe.algorithm.replace(num_learning_epochs=4, optimizer=rate, desired_kl=None)

@@ -32,7 +32,7 @@ from ..utils.distributed import DistributedContext
 from ..utils.errors import SpecMismatch, UserError
 from ..utils.registry import Task, load_task
 from ..utils.report import try_to_write_report
-from ..utils.run_configs import task_in
+from ..utils.run_configs import learning_rates, task_in
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint
 from ..utils.run_lock import RunLock
 from .checkpoint_task import task_of_checkpoint
@@ -126,7 +126,7 @@ class TrainingRun:
     def _resume(self, runner: Trainer, saved: SavedRun) -> None:
         runner.restore(saved)
         logger.info("resumed from %s at iteration %d", saved.path, runner.iteration)
-        before, now = (_learning_rates(cfg["agent"]) for cfg in (saved.data["config"], runner.config_dict()))
+        before, now = (learning_rates(cfg["agent"]) for cfg in (saved.data["config"], runner.config_dict()))
         for name in sorted(name for name in before.keys() & now.keys() if before[name] != now[name]):
             logger.warning(
                 "%s=%g does not reach a run that goes on, unless a schedule computes the rate anew: its optimizer has "
@@ -213,14 +213,6 @@ def apply_flags(task: Task, args: Namespace, more: ApplyFlags | None = None) -> 
     if more is not None:
         more(task, args)
     task.apply_overrides(args.overrides)
-
-
-def _learning_rates(config: Any, path: str = "") -> dict[str, float]:
-    """Rates that an optimizer begins with, by the path of their field; others follow from them or from a schedule."""
-    if not isinstance(config, dict):
-        return {path: config} if path.endswith(".learning_rate") and path.startswith("algorithm.") else {}
-    inside = (_learning_rates(value, f"{path}.{name}" if path else str(name)) for name, value in config.items())
-    return {name: rate for rates in inside for name, rate in rates.items()}
 
 
 def _checkpoint_to_resume(args: Namespace) -> SavedRun | None:
