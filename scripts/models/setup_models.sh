@@ -6,8 +6,4 @@ cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
 python=.venv/bin/python
 [[ -x $python ]] || python=python3
-if [[ $# -eq 0 ]]; then
-  echo "Error: no model given: name qwen2vl, qwen3vl, openpi or groot." >&2
-  exit 2
-fi
 exec "$python" scripts/models/download_models.py "$@"

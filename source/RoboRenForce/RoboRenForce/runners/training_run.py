@@ -30,9 +30,10 @@ from ..utils.console import say, setup_logging
 from ..utils.device import find_device
 from ..utils.distributed import DistributedContext
 from ..utils.errors import SpecMismatch, UserError
+from ..utils.plain_data import learning_rates
 from ..utils.registry import Task, load_task
 from ..utils.report import try_to_write_report
-from ..utils.run_configs import learning_rates, task_in
+from ..utils.run_configs import task_in
 from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint
 from ..utils.run_lock import RunLock
 from .checkpoint_task import task_of_checkpoint

@@ -34,6 +34,14 @@ def as_plain(value: Any, path: str = "checkpoint") -> Any:
     return value
 
 
+def learning_rates(config: Any, path: str = "") -> dict[str, float]:
+    """Rates that an optimizer begins with, by the path of their field; others follow from them or from a schedule."""
+    if not isinstance(config, Mapping):
+        return {path: config} if path.endswith(".learning_rate") and path.startswith("algorithm.") else {}
+    inside = (learning_rates(value, f"{path}.{name}" if path else str(name)) for name, value in config.items())
+    return {name: rate for rates in inside for name, rate in rates.items()}
+
+
 def misfit(value: Any, schema: Schema, path: str = "") -> str | None:
     """Describe the first deviation of `value` from `schema`; None if there is none.
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
 
 from ..configclass import yaml_text
 from . import task_packages
@@ -60,11 +59,3 @@ def task_in(path: Path) -> str | None:
     if not isinstance(task, str | None):
         raise ConfigError(f"'{path}' has task: {task!r:.60}, expected the id of a task; `rrf list` shows all.")
     return task
-
-
-def learning_rates(config: Any, path: str = "") -> dict[str, float]:
-    """Rates that an optimizer begins with, by the path of their field; others follow from them or from a schedule."""
-    if not isinstance(config, dict):
-        return {path: config} if path.endswith(".learning_rate") and path.startswith("algorithm.") else {}
-    inside = (learning_rates(value, f"{path}.{name}" if path else str(name)) for name, value in config.items())
-    return {name: rate for rates in inside for name, rate in rates.items()}
