@@ -5,7 +5,9 @@
 Qwen2-VL-2B with random weights, one 224 x 224 image, 40 tokens of text, chunks of 8 actions of 7 dimensions from the
 mean of the last hidden states. The peer is what the documentation of transformers and peft shows: the model called with
 a batch of tensors, `get_peft_model`, `torch.autocast`, `torch.optim.AdamW`. Its pixels and token ids lie on the GPU;
-ours starts from uint8 images and instruction ids, as its loader gives them. Every variant is a process of its own.
+ours starts from uint8 images and instruction ids, as its loader gives them. `compiled` has every layer compiled
+(`parallel.compile_blocks`) and the update of a frozen model captured (`cuda_graph=auto`), which the other rows of ours
+leave off. Every variant is a process of its own.
 """
 
 from __future__ import annotations
@@ -21,12 +23,21 @@ from vla_steps import rates, run_child
 
 MODEL = "Qwen/Qwen2-VL-2B-Instruct"
 SIZE, TEXT_TOKENS, CHUNK, ACTIONS, STATE, RANK = 224, 40, 8, 7, 8, 16
+BLOCKS = {
+    "Qwen2VL": ["Qwen2VLDecoderLayer", "Qwen2VLVisionBlock"],
+    "Qwen3VL": ["Qwen3VLTextDecoderLayer", "Qwen3VLVisionBlock"],
+}
+"""Family -> classes of its repeated layers, which rows `compiled` compile."""
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 VARIANTS: dict[str, tuple[str, str]] = {
     f"{system} {what}": (system, what)
     for what in ("frozen", "LoRA", "acting")
     for system in ("ours", "transformers + peft")
-} | {"ours cached features": ("ours", "cached")}
+} | {
+    "ours frozen compiled": ("ours compiled", "frozen"),
+    "ours LoRA compiled": ("ours compiled", "LoRA"),
+    "ours cached features": ("ours", "cached"),
+}
 
 
 def main() -> None:
@@ -47,10 +58,10 @@ def main() -> None:
     for name in args.variants.split(","):
         results[name] = _in_a_process(name, args)
         print(name, {key: value for key, value in results[name].items() if not key.endswith("_all")}, flush=True)
-    for what in ("frozen", "LoRA", "acting"):
-        ours, peer = results.get(f"ours {what}"), results.get(f"transformers + peft {what}")
-        if ours and peer and "ms" in ours and "ms" in peer:
-            ours["times_peer"] = round(peer["ms"] / ours["ms"], 2)
+    for name, (system, what) in VARIANTS.items():
+        own, peers = results.get(name, {}), results.get(f"transformers + peft {what}", {})
+        if system.startswith("ours") and "ms" in own and "ms" in peers:
+            own["times_peer"] = round(peers["ms"] / own["ms"], 2)
     if args.output:
         from report import environment_report, write_json
 
@@ -70,9 +81,11 @@ def measure(system: str, what: str, args: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_float32_matmul_precision("high")
-    build = {"ours": ours, "transformers + peft": peer}[system]
     batch_size = 1 if what == "acting" else args.batch_size
-    step = build(what, batch_size, args)
+    if system == "transformers + peft":
+        step = peer(what, batch_size, args)
+    else:
+        step = ours(what, batch_size, args, compiled=system == "ours compiled")
     return rates(step, batch_size, args.steps, args.repeats, torch.device(args.device))
 
 
@@ -134,7 +147,7 @@ def peer(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
     return train
 
 
-def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], Any]:
+def ours(what: str, batch_size: int, args: argparse.Namespace, *, compiled: bool) -> Callable[[], Any]:
     """The learner and the policy that runs use, on batches as the loader gives them."""
     import torch
     from RoboRenForce.algorithms.algorithm import RunContext
@@ -143,8 +156,13 @@ def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
     from RoboRenForce.envs.no_spec import NO_SPEC
     from RoboRenForce.utils.parallelize import ParallelCfg
 
+    cfg = policy_cfg(what, args.model)
+    blocks = BLOCKS[type(cfg.backbone).__name__.removesuffix("Cfg")]
+    parallel = ParallelCfg(mixed_precision="bf16", blocks=blocks, compile_blocks=compiled)
     algorithm = VLAPretrainAlgorithmCfg(
-        parallel=ParallelCfg(mixed_precision="bf16"), cache_features="device" if what == "cached" else "no"
+        parallel=parallel,
+        cache_features="device" if what == "cached" else "no",
+        cuda_graph="auto" if compiled and what == "frozen" else "off",
     )
     folder = Path(tempfile.mkdtemp())
     write_demonstrations(folder / "data", max(batch_size, 64), ("front",), SIZE)
@@ -153,7 +171,7 @@ def ours(what: str, batch_size: int, args: argparse.Namespace) -> Callable[[], A
     device = torch.device(args.device)
     draw_weights_on(device)
     learner = algorithm.build(
-        policy=policy_cfg(what, args.model),
+        policy=cfg,
         context=RunContext(spec=NO_SPEC, device=device, max_updates=10_000, data=data),
     )
     if what == "acting":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from RoboRenForce import algorithms, runners
 
 TERMS = {
-    "CAPSPPO": (algorithms.CAPSPPOCfg, algorithms.CAPSCfg(temporal_weight=0.01, spatial_weight=0.01)),
+    "CAPSPPO": (algorithms.CAPSPPOCfg, algorithms.CAPSCfg(temporal_weight=0.003, spatial_weight=0.003)),
     "L2C2PPO": (algorithms.L2C2PPOCfg, algorithms.L2C2Cfg(policy_weight=0.02, value_weight=0.002)),
     "LipsPPO": (algorithms.LipsPPOCfg, algorithms.LipsCfg(weight=5e-3)),
 }
