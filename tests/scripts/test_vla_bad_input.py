@@ -107,6 +107,14 @@ def test_an_environment_of_another_robot_is_refused_with_a_table(
     assert re.search(r"cameras +front, wrist +front", told)
 
 
+def test_that_data_and_environment_are_not_compared_is_said(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("RRF_tabletop_tasks")
+    train(monkeypatch, "--task", REACH, "eval_interval=0")
+    assert f"the data is not compared with that of {REACH}" in "".join(capsys.readouterr())
+
+
 def test_data_of_another_robot_is_refused_with_a_table(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,7 +1,7 @@
 """Fine-tune a vision-language-action policy on demonstrations.
 
-python scripts/vla/post_train/train_sft.py --checkpoint <run> --dataset_path data/new --epochs 5
-python scripts/vla/post_train/train_sft.py --model_name Qwen/Qwen3-VL-2B-Instruct --dataset_path data/new --kl_coef 0.1
+python scripts/vla/post_train/train_sft.py --checkpoint <run> --dataset_path data/new --epochs 5 --kl_coef 0.1
+python scripts/vla/post_train/train_sft.py --model_name Qwen/Qwen3-VL-2B-Instruct --dataset_path data/new
 """
 
 from RoboRenForce.cli.vla_tasks import SFT, prepare_vla_training, vla_parser

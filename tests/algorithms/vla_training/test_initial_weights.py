@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
 from RoboRenForce.algorithms.vla_training.initial_weights import initial_policy
 from RoboRenForce.components.action_heads import FlowHeadCfg
-from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg
+from RoboRenForce.components.openpi_policy import OpenPIPolicyCfg
+from RoboRenForce.components.vla_policy import MLPBaselinePolicyCfg, Qwen3VLPolicyCfg
+from RoboRenForce.networks.vlm import Qwen3VLCfg
 from RoboRenForce.utils.checkpoint import save_checkpoint
 from RoboRenForce.utils.errors import CheckpointError
 from vla_cases import CHUNK, spec
@@ -44,3 +47,28 @@ def test_other_tensors_may_not_be_missing(fine_tuned):
     _, save = fine_tuned
     with pytest.raises(CheckpointError, match=r"lacks 'head\.network\.norm\.weight' and 0 more"):
         initial_policy(_cfg("noise"), spec(), save(left_out=["head.network.norm.weight"]))
+
+
+QWEN = Qwen3VLPolicyCfg(backbone=Qwen3VLCfg(model_name="Qwen/Qwen3-VL-2B-Instruct"))
+TINY = Qwen3VLPolicyCfg(backbone=Qwen3VLCfg(model_name="tiny"))
+PI05 = OpenPIPolicyCfg(weights="pi05_base.safetensors")
+
+
+@pytest.mark.parametrize(
+    "algorithm, policy, said",
+    [
+        (SFTAlgorithmCfg(), MLPBaselinePolicyCfg(), ["learns from scratch"]),
+        (SFTAlgorithmCfg(), TINY, ["learns from scratch"]),
+        (SFTAlgorithmCfg(), OpenPIPolicyCfg(), ["learns from scratch"]),
+        (SFTAlgorithmCfg(), QWEN, []),
+        (SFTAlgorithmCfg(init_from="run"), MLPBaselinePolicyCfg(), []),
+        (VLAPretrainAlgorithmCfg(), MLPBaselinePolicyCfg(), []),
+        (VLAPretrainAlgorithmCfg(kl_coef=0.1), QWEN, ["a head with random weights"]),
+        (SFTAlgorithmCfg(kl_coef=0.1), TINY, ["a head with random weights", "learns from scratch"]),
+        (SFTAlgorithmCfg(kl_coef=0.1, init_from="run"), TINY, []),
+        (SFTAlgorithmCfg(kl_coef=0.1), PI05, []),
+    ],
+)
+def test_a_fine_tuning_that_begins_with_random_weights_is_said(algorithm, policy, said):
+    found = list(algorithm.doubts(policy))
+    assert len(found) == len(said) and all(part in sentence for part, sentence in zip(said, found, strict=True))

@@ -40,6 +40,15 @@ def test_shapes_and_masks():
 
 
 @CONTRACT
+def test_gradients_have_the_strides_of_their_weights():
+    """DDP warns in every process of others, which a convolution of 1 x 1 gives."""
+    backbone = MLPBaselineCfg().build(num_cameras=2, state_dim=3)
+    backbone(inputs(backbone, TEXTS * 8)).tokens.square().sum().backward()
+    weights = [weight for weight in backbone.parameters() if weight.grad is not None]
+    assert [weight.grad.stride() for weight in weights] == [weight.stride() for weight in weights]
+
+
+@CONTRACT
 def test_the_order_of_words_matters_and_capitals_do_not():
     backbone = MLPBaselineCfg().build(num_cameras=2, state_dim=3)
     tokens = backbone(inputs(backbone)).tokens

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from RoboRenForce.configclass import ConfigError
-from RoboRenForce.envs import EnvSpec, GroupVecCfg, check_vec_env
+from RoboRenForce.envs import EnvSpec, GroupVecCfg, MultiModalCfg, check_vec_env
 from RoboRenForce.utils.registry import list_tasks, load_task
 from RRF_tabletop_tasks import TabletopCfg
 from RRF_tabletop_tasks.counter_rng import mix, row_keys, seed_keys, uniform
@@ -221,6 +221,14 @@ def test_objects_never_touch_and_nothing_is_done_at_the_start() -> None:
         ({"task": "Fork", "exchange": "block"}, "there is only one block"),
         ({"task": "Reach", "pairs": "held_out"}, "Reach has no pairs of colours to hold out"),
         ({"cameras": ["top"]}, "cameras"),
+        (
+            {"cameras": ["front", "wrist"], "multi_modal": MultiModalCfg(images={"front": "front"})},
+            "set multi_modal.images='{front: front, wrist: wrist}' too",
+        ),
+        (
+            {"cameras": ["wrist"], "multi_modal": MultiModalCfg(images={"front": "front"})},
+            "['wrist'] are drawn and multi_modal.images reads ['front']",
+        ),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], sentence: str) -> None:

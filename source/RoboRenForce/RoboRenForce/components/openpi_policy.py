@@ -51,6 +51,11 @@ class OpenPIPolicyCfg(VLAPolicyCfg):
             normalizer = VectorNormalizerCfg(method=method)
             self.preprocessing = VLAPreprocessingCfg(resize="pad", state=normalizer, action=normalizer)
 
+    @property
+    def is_pretrained(self) -> bool:
+        """True with published `weights`."""
+        return bool(self.weights)
+
     def build(self, spec: VLASpec) -> VLAPolicy:
         """Build the policy, with `weights` if there are any."""
         policy: VLAPolicy = super().build(spec)

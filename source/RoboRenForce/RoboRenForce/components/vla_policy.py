@@ -183,6 +183,11 @@ class VLAPolicyCfg(Cfg):
     cameras: list[str] = []
     """Cameras in the order of the policy; empty: all of the data."""
 
+    @property
+    def is_pretrained(self) -> bool:
+        """True if it comes with trained weights, the head's too."""
+        return False
+
 
 @configclass
 class MLPBaselinePolicyCfg(VLAPolicyCfg):

@@ -252,8 +252,15 @@ class TabletopCfg(VecEnvCfg):
             yield f"exchange: there is only one {self.exchange}"
         if self.pairs == "held_out" and self.task != "Place":
             yield f"pairs: {self.task} has no pairs of colours to hold out"
-        if not self.cameras and self.multi_modal is not None and self.multi_modal.images:
-            yield "cameras: multi_modal.images needs one"
+        chain = self.multi_modal
+        if chain is not None and chain.mapping is None:
+            read = {*chain.images.values()}
+            if read - {*self.cameras} or {*self.cameras} - read - {*chain.keep}:
+                images = ", ".join(f"{name}: {name}" for name in self.cameras)
+                yield (
+                    f"cameras: {self.cameras} are drawn and multi_modal.images reads {sorted(read)}; set "
+                    f"multi_modal.images='{{{images}}}' too"
+                )
 
 
 def _layout(cfg: TabletopCfg) -> Layout:

@@ -9,6 +9,7 @@ count too much.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -49,6 +50,7 @@ from .relative_actions import relative_spec
 from .supervised_module import Micro, SupervisedModule, actions_of
 from .vla_policy import VLAPlayPolicy
 
+logger = logging.getLogger(__name__)
 _COMPUTED_AT_ONCE = 32
 """Samples, where features are computed once."""
 
@@ -83,6 +85,8 @@ class VLASupervised(DatasetLearner):
             spec = relative_spec(spec_of_dataset(context.data), context.data.datasets, relative)
             self._build_policy(spec, cfg.init_from)
             self._build_training()
+            for sentence in cfg.doubts(policy) if context.distributed.is_main else ():
+                logger.warning(sentence)
 
     def _build_policy(self, spec: VLASpec, init_from: str) -> None:
         """Build the policy, with the same random weights wherever it is built, and freeze."""
@@ -350,6 +354,14 @@ class VLAPretrainAlgorithmCfg(DatasetLearnerCfg):
             if self.optimizer.kind in ("sgd", "muon"):
                 yield f"cuda_graph: {self.optimizer.kind} waits for the host in each step; take adamw, or set it to off"
 
+    def doubts(self, policy: VLAPolicyCfg) -> Iterable[str]:
+        """Sentences on a beginning that is hardly meant, for warnings."""
+        if self.kl_coef and not self.init_from and not policy.is_pretrained:
+            yield (
+                f"algorithm.kl_coef={self.kl_coef:g} keeps the policy close to what it begins with, and that is a head "
+                "with random weights: name the run to stay close to in algorithm.init_from, or set kl_coef to 0."
+            )
+
     def check_updates(self, updates: int) -> Iterable[str]:
         """Sentences on checkpoints between two micro-batches of a step."""
         accumulation = self.optimizer.accumulation_steps
@@ -369,3 +381,12 @@ class SFTAlgorithmCfg(VLAPretrainAlgorithmCfg):
         weight_decay=0.01,
         schedule=ScheduleCfg(kind="cosine", warmup_steps=100, total_steps="run", final_share=0.1),
     )
+
+    def doubts(self, policy: VLAPolicyCfg) -> Iterable[str]:
+        """Also on random weights."""
+        yield from super().doubts(policy)
+        if not self.init_from and not policy.is_pretrained and not policy.backbone.is_pretrained:
+            yield (
+                "algorithm.init_from is empty and the backbone begins with random weights, so that this fine-tuning "
+                "learns from scratch: name the run of a pre-training in algorithm.init_from (--checkpoint)."
+            )

@@ -104,6 +104,11 @@ class BackboneCfg(Cfg):
 
     class_type: type = Backbone
 
+    @property
+    def is_pretrained(self) -> bool:
+        """True if it comes with weights that were trained elsewhere."""
+        return False
+
     def located(self, folder: Path) -> BackboneCfg:
         """The same, where what `Backbone.export` wrote lies in `folder`."""
         return self.copy()

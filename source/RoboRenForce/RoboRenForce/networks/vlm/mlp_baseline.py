@@ -159,7 +159,8 @@ class TextGuidedCNN(nn.Module):
             pixels, moved = self._shifted(pixels)
             position = position + moved
         x = F.relu(self.patches(F.relu(self.stem(pixels))))
-        x = x + F.relu(self.mix(x))
+        mix = self.mix.weight.flatten(1)[..., None, None]  # by a view, whose gradient has the strides that DDP expects
+        x = x + F.relu(F.conv2d(x, mix, self.mix.bias))
         features = self.norm(x.flatten(2).transpose(1, 2))  # (B C, P, channels)
         values = position.to(features.dtype).expand(len(features), -1, -1)
         if self.content:

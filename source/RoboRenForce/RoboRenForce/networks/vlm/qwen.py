@@ -296,6 +296,11 @@ class QwenCfg(BackboneCfg):
         return self.replace(model_name=str(folder / self.model_name))
 
     @property
+    def is_pretrained(self) -> bool:
+        """False for random weights."""
+        return not (self.random_weights or self.model_name in UNPUBLISHED)
+
+    @property
     def reads_state(self) -> bool:
         """True if the proprioception is a token."""
         return self.finetune != "frozen" if self.state_token is None else self.state_token
@@ -316,7 +321,7 @@ class QwenCfg(BackboneCfg):
         transformers = require_package("transformers", extra="vla", purpose="vision-language models")
         model_class = getattr(transformers, f"{self.class_name}Model")
         config_class = getattr(transformers, f"{self.class_name}Config")
-        random = self.random_weights or self.model_name in UNPUBLISHED
+        random = not self.is_pretrained
         folder = None
         if not (random and self.model_name in self.architectures):
             folder = find_model(self.model_name, self.setup_name)
