@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from RoboRenForce.algorithms.off_policy import SACCfg
-from RoboRenForce.algorithms.vla_rl import DSRLCfg, ResidualChunkCfg, VLASACCfg
+from RoboRenForce.algorithms.vla_rl import DSRLCfg, ResidualChunkCfg, RLPDCfg, VLASACCfg
 from RoboRenForce.buffer import FeatureReplayBufferCfg
 from RoboRenForce.components.action_heads import ActionHeadCfg, FlowHeadCfg, RegressionHeadCfg
 from RoboRenForce.components.temperature import TemperatureCfg
@@ -20,6 +20,16 @@ def reach_vla_sac() -> VLASACRunnerCfg:
 def reach_dsrl() -> VLASACRunnerCfg:
     """SAC over the start noise of a policy with a flow head."""
     return _run(FlowHeadCfg(chunk_size=8), DSRLCfg(learner=_learner()))
+
+
+def reach_rlpd() -> VLASACRunnerCfg:
+    """SAC that corrects chunks, with demonstrations in half of every batch: those of `make quickstart-vla`."""
+    algorithm = RLPDCfg(
+        actions=ResidualChunkCfg(scale=1.0),
+        learner=_learner().replace(policy_delay=4, target_members=2),
+        demonstrations="data/tabletop_reach",
+    )
+    return _run(RegressionHeadCfg(chunk_size=8), algorithm)
 
 
 def _run(head: ActionHeadCfg, algorithm: VLASACCfg) -> VLASACRunnerCfg:

@@ -62,6 +62,9 @@ def register_tasks() -> None:
     _register("RoboRenForce-Tabletop-Reach-PI05-VLAPPO", easy_reach_cfg().replace(num_envs=64), f"{pi}:ppo")
     for name, agent in (("VLASAC", "reach_vla_sac"), ("DSRL", "reach_dsrl")):
         _register(f"RoboRenForce-Tabletop-Reach-{name}", easy_reach_cfg(), f"{agents}_off_policy:{agent}")
+    # Demonstrations have no dense rewards.
+    cfg = easy_reach_cfg().replace(reward="sparse")
+    _register("RoboRenForce-Tabletop-Reach-RLPD", cfg, f"{agents}_off_policy:reach_rlpd")
 
 
 def refuse_gym_make(**kwargs: Any) -> gym.Env[Any, Any]:

@@ -11,7 +11,16 @@ from typing import Annotated, Any, Literal
 
 import torch
 from RoboRenForce.configclass import Range, configclass
-from RoboRenForce.envs import ActionSpec, EnvSpec, InstructionTable, StepReturn, VecEnv, VecEnvCfg, add_instructions
+from RoboRenForce.envs import (
+    ActionSpec,
+    EnvSpec,
+    InstructionTable,
+    MultiModalCfg,
+    StepReturn,
+    VecEnv,
+    VecEnvCfg,
+    add_instructions,
+)
 from RoboRenForce.utils.errors import did_you_mean
 from tensordict import TensorDict
 
@@ -252,15 +261,20 @@ class TabletopCfg(VecEnvCfg):
             yield f"exchange: there is only one {self.exchange}"
         if self.pairs == "held_out" and self.task != "Place":
             yield f"pairs: {self.task} has no pairs of colours to hold out"
-        chain = self.multi_modal
-        if chain is not None and chain.mapping is None:
-            read = {*chain.images.values()}
-            if read - {*self.cameras} or {*self.cameras} - read - {*chain.keep}:
-                images = ", ".join(f"{name}: {name}" for name in self.cameras)
-                yield (
-                    f"cameras: {self.cameras} are drawn and multi_modal.images reads {sorted(read)}; set "
-                    f"multi_modal.images='{{{images}}}' too"
-                )
+        yield from _unread_cameras(self.cameras, self.multi_modal)
+
+
+def _unread_cameras(drawn: list[CameraName], chain: MultiModalCfg | None) -> Iterable[str]:
+    """A sentence on cameras that are drawn for nobody, or read and not drawn."""
+    if chain is None or chain.mapping is not None:
+        return
+    read = {*chain.images.values()}
+    if read - {*drawn} or {*drawn} - read - {*chain.keep}:
+        images = ", ".join(f"{name}: {name}" for name in drawn)
+        yield (
+            f"cameras: {drawn} are drawn and multi_modal.images reads {sorted(read)}; set "
+            f"multi_modal.images='{{{images}}}' too"
+        )
 
 
 def _layout(cfg: TabletopCfg) -> Layout:
