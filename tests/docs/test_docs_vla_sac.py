@@ -40,5 +40,5 @@ def test_the_pages_of_vla_sac_and_dsrl(tmp_path: Path, monkeypatch: pytest.Monke
             kind = "collect_demos"
         assert place.run(*words, *SIZE[kind]) == 0, command
         ran.append(kind)
-    assert ran == ["collect_demos", "BC", "RL", "play", "BC", "RL", "play"]
+    assert ran == ["collect_demos", "BC", "RL", "play", "collect_demos", "RL", "BC", "RL", "play"]
     assert len(list((tmp_path / "logs").rglob("*.mp4"))) == 2
