@@ -174,7 +174,7 @@ def prepare_training(
     apply_flags(task, args, flags)
     if not args.print_config:
         _derive(task, args.overrides)
-    task.validate()
+    task.validate(may_miss=args.print_config)
     task.refuse(task.runner_cfg.check_env(task.env_cfg))
     device = find_device(args.device or task.env_cfg.device)
     task.env_cfg.device = str(device)
