@@ -36,7 +36,7 @@ def quaternion(demo: int, step: int) -> np.ndarray:
     return np.asarray([10 + demo, 20 + step, 30, 40], np.float32)
 
 
-def write_isaaclab(path: Path, demos: int = 11, extra: int = 1, version: int | None = None) -> Path:
+def write_isaaclab(path: Path, demos: int = 11, extra: int = 1, version: int | None = 0) -> Path:
     """`demo_10` follows `demo_9`; every third failed; observations have `extra` more rows than actions."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -87,9 +87,9 @@ def test_isaaclab_demonstrations(tmp_path: Path, extra: int) -> None:
 @pytest.mark.parametrize(
     ("version", "options", "is_turned"),
     [
-        (None, {}, True),
         (0, {}, True),
         (1, {}, False),
+        (None, {"quaternion_order": "wxyz"}, True),
         (None, {"quaternion_order": "xyzw"}, False),
         (1, {"quaternion_order": "wxyz"}, True),
     ],
@@ -102,6 +102,15 @@ def test_the_order_of_quaternions_follows_the_version(
     w, x, y, z = quaternion(0, 0)
     expected = [x, y, z, w] if is_turned else [w, x, y, z]
     assert dataset[0]["observation.state"].tolist() == [*expected, 1, 2, 3, *expected]
+
+
+def test_without_a_version_the_order_of_quaternions_has_to_be_given(tmp_path: Path) -> None:
+    source = write_isaaclab(tmp_path / "demos.hdf5", demos=1, version=None)
+    with pytest.raises(DatasetFileError, match=r"has no format version, .* give quaternion_order=wxyz .* or .*=xyzw"):
+        isaaclab(tmp_path, source)
+    assert not (tmp_path / "out").exists()
+    dataset = isaaclab(tmp_path, source, state=["eef_pos", "pose"], cameras=[])  # nothing says that it has quaternions
+    assert dataset[0]["observation.state"].tolist() == [0, 0, 0.5, 1, 2, 3, *quaternion(0, 0)]
 
 
 def test_masks_and_failures(tmp_path: Path) -> None:
