@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import runpy
 import struct
 import sys
@@ -17,6 +18,7 @@ from lerobot_files import NUMBERS, VIDEO_ONLY, edit_json, open_dataset, record, 
 from PIL import Image
 from RoboRenForce.data import DatasetFileError, LeRobotDataset, read_metadata
 from RoboRenForce.data.converters.isaaclab import IsaacLabConversionCfg, convert_isaaclab
+from RoboRenForce.data.converters.lerobot_v21 import convert_v21
 from RoboRenForce.data.converters.rlds import RLDSConversionCfg, convert_rlds
 from RoboRenForce.data.converters.tfrecord import masked_crc32c, parse_example, read_records
 from RoboRenForce.data.download import download_dataset
@@ -127,7 +129,6 @@ ISAACLAB_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "camera": ({"cameras": ["eef_pos"]}, r"'cameras' names 'eef_pos'"),
     "mask": ({"mask": "valid"}, r"has no mask 'valid'"),
     "quaternion": ({"quaternions": ["pose:4"]}, r"'quaternions' names 'pose:4'"),
-    "file": ({"input": "nowhere.hdf5"}, r"'nowhere.hdf5': it can't be opened as HDF5"),
 }
 
 
@@ -387,6 +388,47 @@ def test_the_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     assert run_script(monkeypatch, "inspect_dataset.py", tmp_path / "new", "--output", page) == 0 and page.is_file()
     assert run_script(monkeypatch, "isaaclab_to_lerobot.py", "--input", demos) == 1
     assert "The following arguments are required: --output, --fps, --task" in capsys.readouterr().err
+
+
+SCRIPTS = {
+    "rlds_to_lerobot.py": ["--input", "PATH", "--output", "out", "--fps", 5],
+    "isaaclab_to_lerobot.py": ["--input", "PATH", "--output", "out", "--fps", 5, "--task", "stack"],
+    "lerobot_v21_to_v30.py": ["--input", "PATH", "--output", "out"],
+    "dataset_stats.py": ["PATH"],
+    "inspect_dataset.py": ["PATH"],
+}
+WRONG_PATHS = {"absent": "there is no such folder; name the folder of", "file": "it is a file, expected a folder; name"}
+WRONG_PATHS["empty"] = "it is no (LeRobot|RLDS) dataset: .* is missing; name the folder"
+WRONG_FILES = {"absent": "there is no such file; name an HDF5 file", "file": "it can't be opened as HDF5 "}
+WRONG_FILES["empty"] = "it is a folder, expected a file; name an HDF5 file"
+
+
+@pytest.mark.parametrize("path", WRONG_PATHS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_wrong_path_is_one_sentence(
+    script: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").write_text("no dataset")
+    assert run_script(monkeypatch, script, *(path if word == "PATH" else word for word in SCRIPTS[script])) == 1
+    told = capsys.readouterr().err
+    expected = (WRONG_FILES if script.startswith("isaaclab") else WRONG_PATHS)[path]
+    assert re.match(f"Error: '{path}': {expected}", told) and len(told.splitlines()) == 1
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_a_folder_of_rlds_versions_is_answered_by_their_names(tmp_path: Path) -> None:
+    write_rlds(tmp_path / "toy")
+    with pytest.raises(DatasetFileError, match=r"features.json is missing; it holds datasets in toy: name one\."):
+        convert_rlds(RLDSConversionCfg(input=str(tmp_path), output=str(tmp_path / "out"), fps=5.0))
+
+
+def test_an_output_below_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    target = tmp_path / "file" / "out"
+    with pytest.raises(UserError, match=rf"'{target}' can't be made \(File exists\): choose a folder below one that"):
+        convert_v21(write_v21(tmp_path / "old", (3,)), target)
 
 
 def test_statistics_are_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -69,6 +69,9 @@ def convert_isaaclab(cfg: IsaacLabConversionCfg) -> DatasetMetadata:
     cfg.validate()
     h5py = require_package("h5py", extra="vla", purpose="Isaac Lab and robomimic files")
     path = Path(cfg.input)
+    if not path.is_file():
+        what = "it is a folder, expected a file" if path.is_dir() else "there is no such file"
+        raise fault(path, what, fix="name an HDF5 file of Isaac Lab or robomimic")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
