@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import runpy
 import struct
 import sys
@@ -17,6 +18,7 @@ from lerobot_files import NUMBERS, VIDEO_ONLY, edit_json, open_dataset, record, 
 from PIL import Image
 from RoboRenForce.data import DatasetFileError, LeRobotDataset, read_metadata
 from RoboRenForce.data.converters.isaaclab import IsaacLabConversionCfg, convert_isaaclab
+from RoboRenForce.data.converters.lerobot_v21 import convert_v21
 from RoboRenForce.data.converters.rlds import RLDSConversionCfg, convert_rlds
 from RoboRenForce.data.converters.tfrecord import masked_crc32c, parse_example, read_records
 from RoboRenForce.data.download import download_dataset
@@ -36,7 +38,7 @@ def quaternion(demo: int, step: int) -> np.ndarray:
     return np.asarray([10 + demo, 20 + step, 30, 40], np.float32)
 
 
-def write_isaaclab(path: Path, demos: int = 11, extra: int = 1, version: int | None = None) -> Path:
+def write_isaaclab(path: Path, demos: int = 11, extra: int = 1, version: int | None = 0) -> Path:
     """`demo_10` follows `demo_9`; every third failed; observations have `extra` more rows than actions."""
     with h5py.File(path, "w") as file:
         data = file.create_group("data")
@@ -87,9 +89,9 @@ def test_isaaclab_demonstrations(tmp_path: Path, extra: int) -> None:
 @pytest.mark.parametrize(
     ("version", "options", "is_turned"),
     [
-        (None, {}, True),
         (0, {}, True),
         (1, {}, False),
+        (None, {"quaternion_order": "wxyz"}, True),
         (None, {"quaternion_order": "xyzw"}, False),
         (1, {"quaternion_order": "wxyz"}, True),
     ],
@@ -102,6 +104,15 @@ def test_the_order_of_quaternions_follows_the_version(
     w, x, y, z = quaternion(0, 0)
     expected = [x, y, z, w] if is_turned else [w, x, y, z]
     assert dataset[0]["observation.state"].tolist() == [*expected, 1, 2, 3, *expected]
+
+
+def test_without_a_version_the_order_of_quaternions_has_to_be_given(tmp_path: Path) -> None:
+    source = write_isaaclab(tmp_path / "demos.hdf5", demos=1, version=None)
+    with pytest.raises(DatasetFileError, match=r"has no format version, .* give quaternion_order=wxyz .* or .*=xyzw"):
+        isaaclab(tmp_path, source)
+    assert not (tmp_path / "out").exists()
+    dataset = isaaclab(tmp_path, source, state=["eef_pos", "pose"], cameras=[])  # nothing says that it has quaternions
+    assert dataset[0]["observation.state"].tolist() == [0, 0, 0.5, 1, 2, 3, *quaternion(0, 0)]
 
 
 def test_masks_and_failures(tmp_path: Path) -> None:
@@ -118,7 +129,6 @@ ISAACLAB_ERRORS: dict[str, tuple[dict[str, Any], str]] = {
     "camera": ({"cameras": ["eef_pos"]}, r"'cameras' names 'eef_pos'"),
     "mask": ({"mask": "valid"}, r"has no mask 'valid'"),
     "quaternion": ({"quaternions": ["pose:4"]}, r"'quaternions' names 'pose:4'"),
-    "file": ({"input": "nowhere.hdf5"}, r"'nowhere.hdf5': it can't be opened as HDF5"),
 }
 
 
@@ -378,6 +388,47 @@ def test_the_scripts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) ->
     assert run_script(monkeypatch, "inspect_dataset.py", tmp_path / "new", "--output", page) == 0 and page.is_file()
     assert run_script(monkeypatch, "isaaclab_to_lerobot.py", "--input", demos) == 1
     assert "The following arguments are required: --output, --fps, --task" in capsys.readouterr().err
+
+
+SCRIPTS = {
+    "rlds_to_lerobot.py": ["--input", "PATH", "--output", "out", "--fps", 5],
+    "isaaclab_to_lerobot.py": ["--input", "PATH", "--output", "out", "--fps", 5, "--task", "stack"],
+    "lerobot_v21_to_v30.py": ["--input", "PATH", "--output", "out"],
+    "dataset_stats.py": ["PATH"],
+    "inspect_dataset.py": ["PATH"],
+}
+WRONG_PATHS = {"absent": "there is no such folder; name the folder of", "file": "it is a file, expected a folder; name"}
+WRONG_PATHS["empty"] = "it is no (LeRobot|RLDS) dataset: .* is missing; name the folder"
+WRONG_FILES = {"absent": "there is no such file; name an HDF5 file", "file": "it can't be opened as HDF5 "}
+WRONG_FILES["empty"] = "it is a folder, expected a file; name an HDF5 file"
+
+
+@pytest.mark.parametrize("path", WRONG_PATHS)
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_wrong_path_is_one_sentence(
+    script: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("empty").mkdir()
+    Path("file").write_text("no dataset")
+    assert run_script(monkeypatch, script, *(path if word == "PATH" else word for word in SCRIPTS[script])) == 1
+    told = capsys.readouterr().err
+    expected = (WRONG_FILES if script.startswith("isaaclab") else WRONG_PATHS)[path]
+    assert re.match(f"Error: '{path}': {expected}", told) and len(told.splitlines()) == 1
+    assert sorted(found.name for found in tmp_path.iterdir()) == ["empty", "file"]
+
+
+def test_a_folder_of_rlds_versions_is_answered_by_their_names(tmp_path: Path) -> None:
+    write_rlds(tmp_path / "toy")
+    with pytest.raises(DatasetFileError, match=r"features.json is missing; it holds datasets in toy: name one\."):
+        convert_rlds(RLDSConversionCfg(input=str(tmp_path), output=str(tmp_path / "out"), fps=5.0))
+
+
+def test_an_output_below_a_file_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    target = tmp_path / "file" / "out"
+    with pytest.raises(UserError, match=rf"'{target}' can't be made \(File exists\): choose a folder below one that"):
+        convert_v21(write_v21(tmp_path / "old", (3,)), target)
 
 
 def test_statistics_are_computed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from RoboRenForce import networks, runners
+from RoboRenForce import algorithms, networks, runners
 from RoboRenForce.cli import main
 from RoboRenForce.configclass import configclass
 from RoboRenForce.envs.scripted_env import ScriptedEnv, ScriptedEnvCfg
@@ -25,7 +25,14 @@ from RoboRenForce.runners import writing
 from RoboRenForce.runners.saved_run import load_run
 from RoboRenForce.utils import checkpoint as checkpoint_module
 from RoboRenForce.utils import run_dir as run_dir_module
-from RoboRenForce.utils.errors import CheckpointError, EnvContractError, NonFiniteError, RunDirectoryError
+from RoboRenForce.utils.errors import (
+    CheckpointError,
+    DivergedError,
+    EnvContractError,
+    NonFiniteError,
+    RunDirectoryError,
+    UserError,
+)
 from RoboRenForce.utils.run_dir import RunDir
 from small_runs import CountingAlgorithm, CountingCfg, counting_cfg, ppo_cfg, scripted
 
@@ -428,20 +435,56 @@ class Diverging(CountingAlgorithm):
         return {**learned, "value": self.updates.clone()}
 
 
-@pytest.mark.parametrize("check", [True, False])
-def test_a_learner_that_is_nan_replaces_no_good_checkpoint(
-    tmp_path: Path, check: bool, said: Callable[[], list[str]]
-) -> None:
-    cfg = counting_cfg(max_iterations=6, save_interval=3, check_for_nan=check)
+def test_a_learner_that_is_nan_replaces_no_good_checkpoint(tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    cfg = counting_cfg(max_iterations=6, save_interval=3, check_for_nan=False)
     cfg.algorithm.class_type = Diverging
-    runner = cfg.build(env=scripted(), log_dir=tmp_path)
-    if check:
-        with pytest.raises(NonFiniteError, match="Learning diverged in iteration 4"):
-            runner.learn()
-    else:
-        runner.learn()
+    cfg.build(env=scripted(), log_dir=tmp_path).learn()
     assert list(RunDir(tmp_path).checkpoints()) == [3]
     assert any("the learner holds NaN in updates" in text for text in said())
+
+
+class Huge(CountingAlgorithm):
+    """Has finite parameters from the fourth update on, and no finite loss."""
+
+    def update(self) -> dict[str, torch.Tensor]:
+        learned = super().update()
+        if self.updates == 4:
+            self.updates.fill_(1e30)
+        return {**learned, "value": self.updates**2}
+
+
+@pytest.mark.parametrize("kind", [Diverging, Huge])
+def test_a_learner_that_diverged_replaces_no_good_checkpoint_and_says_so_once(
+    tmp_path: Path, kind: type[CountingAlgorithm], said: Callable[[], list[str]]
+) -> None:
+    cfg = counting_cfg(max_iterations=6, save_interval=3)
+    cfg.algorithm.class_type = kind
+    with pytest.raises(DivergedError, match=r"in iteration 4, which is not saved: Loss/value is (nan|inf);") as caught:
+        cfg.build(env=scripted(), log_dir=tmp_path).learn()
+    assert str(caught.value).endswith(f"(the newest checkpoint is '{tmp_path / 'model_3.pt'}').")
+    assert list(RunDir(tmp_path).checkpoints()) == [3] and not said()
+
+
+class ActsNaN(CountingAlgorithm):
+    """Acts NaN after its fourth update."""
+
+    def act(self, obs: Any) -> algorithms.ActOut:
+        out = super().act(obs)
+        return out if self.updates < 4 else algorithms.ActOut(out.action + torch.nan)
+
+
+def test_a_learner_that_acts_nan_replaces_no_good_checkpoint(tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    cfg = counting_cfg(max_iterations=6, save_interval=3)
+    cfg.algorithm.class_type = ActsNaN
+    with pytest.raises(DivergedError, match="The policy chose NaN or infinite actions in iteration 5"):
+        cfg.build(env=scripted(), log_dir=tmp_path).learn()
+    assert list(RunDir(tmp_path).checkpoints()) == [3] and not said()
+
+
+def test_the_sentence_of_an_error_is_left_to_who_shows_it(tmp_path: Path, said: Callable[[], list[str]]) -> None:
+    with pytest.raises(UserError, match="out of paint"):
+        fail(tmp_path, UserError("The simulator is out of paint: buy some.")).learn()
+    assert said()[0] == "Scripted stopped in its environment, in iteration 3, step 2 of 4."
 
 
 # ------------------------------------------------------------------------------------------------------------ signals

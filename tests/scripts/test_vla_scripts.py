@@ -47,6 +47,25 @@ def test_flags_are_short_for_fields_and_overrides_win() -> None:
         task.env_cfg.build()
 
 
+@pytest.mark.parametrize("script", ["pretrain/train_single_gpu.py", "post_train/train_sft.py"])
+def test_the_configuration_is_printed_without_data_and_a_run_asks_for_them(
+    script: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, script, "--print_config")
+    printed = capsys.readouterr().out
+    assert left.value.code == 0 and "data_root: ???" in printed
+    Path("printed.yaml").write_text(printed)
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, script, "--config", "printed.yaml")
+    told = capsys.readouterr().err
+    assert left.value.code == 1 and "dataset.data_root: is missing, expected str; give --dataset_path\n" in told
+    with pytest.raises(SystemExit) as left:
+        run(monkeypatch, script, "--print_config", "updates_per_iteration=0")
+    assert left.value.code == 1 and "updates_per_iteration" in capsys.readouterr().err
+
+
 def test_a_model_is_chosen_by_its_name(tmp_path: Path) -> None:
     like = MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=3))
     two = policy_named("Qwen/Qwen2-VL-2B-Instruct", like)
@@ -120,9 +139,11 @@ def test_a_run_without_an_environment_is_exported_and_says_how(
     rrf(["export", "--target", str(target)])
     expected = load_checkpoint(root / "model_1.pt")["algorithm"]["policy"]["tensors"]
     exported = load_vla(root / "exported").state_dict()
-    assert f"exported to   {target}/exported" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith(f"exporting     {target}/model_1.pt of") and f"exported to   {target}/exported" in said
     assert {name.rpartition("policy.")[2] for name in expected} <= exported.keys()
     assert all(torch.equal(tensor, exported[name.rpartition("policy.")[2]]) for name, tensor in expected.items())
     with pytest.raises(SystemExit):
         rrf(["play", "--target", str(target)])
-    assert "has no environment: name a task that has one with --task" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "has no environment: name a task to play it in with --task" in said and "eval_interval" not in said

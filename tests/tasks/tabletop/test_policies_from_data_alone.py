@@ -60,7 +60,7 @@ def test_it_is_played_in_the_task_that_is_named_and_samples_follow_the_seed(run:
     other = play("--target", str(run), "--task", REACH, LENGTH, "--seed", "4")
     assert other["deterministic"] != found[0]["deterministic"]
     assert "sampled" not in other  # it would be the same
-    with pytest.raises(UserError, match="name a task that has one with --task"):
+    with pytest.raises(UserError, match="name a task to play it in with --task"):
         play("--target", str(run))
 
 

@@ -51,7 +51,7 @@ def export(argv: Sequence[str]) -> None:
 
 
 def _play(args: argparse.Namespace, *, evaluates: bool) -> None:
-    run = prepare_play(args)
+    run = prepare_play(args, doing="playing" if evaluates else "exporting")
     runner = run.build_runner(run.build_env() if evaluates or run.has_env else None)
     if evaluates:
         run.evaluate(runner)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from argparse import Namespace
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from ..runners.arguments import Parser, train_parser
 from ..runners.training_run import TrainingRun, prepare_training
 from ..runners.vla_pretrain_runner import VLAPretrainRunnerCfg
 from ..runners.vla_sft_runner import VLASFTRunnerCfg
-from ..utils.errors import UserError
+from ..utils.errors import ConfigError, Problem, UserError
 from ..utils.registry import Task, add_task_finder
 from .saved_policy import policy_of
 
@@ -130,7 +131,19 @@ def vla_parser(description: str | None, *, task: str) -> Parser:
 
 def prepare_vla_training(args: Namespace) -> TrainingRun:
     """Prepare what the flags of `vla_parser` say; `--checkpoint` alone brings the policy's configuration too."""
-    return prepare_training(args, _begin_with_checkpoint)
+    try:
+        return prepare_training(args, _begin_with_checkpoint)
+    except ConfigError as error:
+        problems = [_with_flag(problem) for problem in error.problems]
+        if problems == [*error.problems]:
+            raise
+        raise ConfigError(problems, error.subject) from None
+
+
+def _with_flag(problem: Problem) -> Problem:
+    """Let what is missing name the flag that sets it."""
+    flag = next((name for name, path in _OVERRIDES.items() if path == problem.path), None)
+    return replace(problem, fix=f"give --{flag}") if problem.is_missing and flag else problem
 
 
 def _begin_with_checkpoint(task: Task, args: Namespace) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 class UserError(Exception):
@@ -21,10 +21,12 @@ class Problem:
     """Description of the error: got and expected."""
     fix: str = ""
     """Suggested fix."""
+    is_missing: bool = False
+    """True if a field has no value yet."""
 
     def below(self, prefix: str) -> Problem:
         """Return the same problem with the path from the configuration that holds this one at `prefix`."""
-        return Problem(join_path(prefix, self.path), self.what, self.fix)
+        return replace(self, path=join_path(prefix, self.path))
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.what}" if self.path else self.what

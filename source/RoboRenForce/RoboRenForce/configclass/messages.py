@@ -35,7 +35,7 @@ def _explain(error: ErrorDetails) -> Problem:
         fix = did_you_mean(str(place[-1]), field_names(fault.hint))
         return Problem(path, f"{fault.hint.__qualname__} has no such field", fix)
     if fault.value is MISSING:
-        return Problem(path, f"is missing, expected {describe(fault.hint)}", f"set {path or 'it'}")
+        return Problem(path, f"is missing, expected {describe(fault.hint)}", f"set {path or 'it'}", is_missing=True)
     what = fault.what or f"got {show(fault.value)}, expected {describe(fault.hint)}"
     fix = _how_to_fix(fault.value, fault.hint, fault.known)
     return Problem(path, f"the key does not fit: {what}" if of_key else what, fix)

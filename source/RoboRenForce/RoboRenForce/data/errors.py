@@ -29,3 +29,9 @@ def fault(
     if frame is not None:
         place += f", frame {frame}"
     return DatasetFileError(f"{place}: {what}{f'; {fix}' if fix else ''}.")
+
+
+def no_folder(path: str | Path, expected: str) -> DatasetFileError:
+    """Build the error about a path that is absent, or a file, where the folder `expected` should be."""
+    what = "it is a file, expected a folder" if Path(path).exists() else "there is no such folder"
+    return fault(path, what, fix=f"name {expected}")

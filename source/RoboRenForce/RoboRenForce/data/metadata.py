@@ -13,7 +13,7 @@ from typing import Any, Literal
 from . import layout
 from .arrow import REREAD, open_parquet, read_table
 from .episodes import STAGING, EpisodeTable, read_episodes_v21, read_episodes_v30
-from .errors import DatasetFileError, fault
+from .errors import DatasetFileError, fault, no_folder
 from .features import Feature, parse_features
 from .statistics import FeatureStatistics, aggregate, parse_statistics
 
@@ -103,9 +103,7 @@ def _no_dataset(root: Path) -> DatasetFileError:
     if (root / STAGING).is_dir():
         return fault(root, "its recording was not finished", fix=f"run `rrf data finalize {root}` to keep its episodes")
     if not root.is_dir():
-        return fault(
-            root, "there is no such folder", fix="name the folder of a LeRobot dataset, the one with meta/ in it"
-        )
+        return no_folder(root, "the folder of a LeRobot dataset, the one with meta/ in it")
     inside = sorted(path.parent.parent.name for path in root.glob(f"*/{layout.INFO}"))[:5]
     hint = f"it holds datasets in {', '.join(inside)}: name one" if inside else "name the folder with meta/ in it"
     return fault(root, f"it is no LeRobot dataset: {layout.INFO} is missing", fix=hint)

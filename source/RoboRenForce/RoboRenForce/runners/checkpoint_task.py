@@ -1,14 +1,16 @@
-"""The task that a checkpoint was trained on."""
+"""The task that a checkpoint was trained on, and the newest run of a task."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from pathlib import Path
 from typing import Any
 
 from ..configclass.references import main_script
-from ..utils.errors import UnknownTaskError
-from ..utils.registry import Task, load_stored_task, names_package
+from ..utils.errors import UnknownTaskError, UserError
+from ..utils.registry import Task, load_stored_task, load_task, names_package
+from ..utils.run_dir import RunDir, newest_run
 
 
 def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str | None = None) -> Task:
@@ -38,3 +40,18 @@ def task_of_checkpoint(data: dict[str, Any], *, trust: bool = False, task: str |
         ) from error
     found.restore(data["config"], trust=trust)
     return found
+
+
+def newest_run_of(task: str | None, log_root: str | Path, experiment: str | None = None) -> RunDir:
+    """Return the run of a task whose checkpoint was written last; None: of any task.
+
+    Raises:
+        UnknownTaskError: There is neither a run of the task nor the task.
+        UserError: There is no run.
+    """
+    try:
+        return newest_run(log_root, experiment, task)
+    except UserError:
+        if task is not None:
+            load_task(task)  # of a task that does not exist, this says so
+        raise

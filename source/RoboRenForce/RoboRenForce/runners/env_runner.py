@@ -16,7 +16,7 @@ from ..envs.spec import EnvSpec
 from ..envs.structure import require_observations, require_step
 from ..envs.vec_env import StepReturn, VecEnv
 from ..utils.checkpoint import as_plain, save_tensors
-from ..utils.errors import ConfigError, NonFiniteError
+from ..utils.errors import ConfigError, DivergedError, NonFiniteError
 from ..utils.side_activity import side_activity
 from .failures import is_on_stack
 from .nan_guard import NanGuard
@@ -228,7 +228,7 @@ class EnvRunner(Trainer):
                 save_tensors(path, as_plain({**report, **state}, "nan_dump"))
                 where = f"; the rollout and all state are in '{path}'"
         if report["action_is_bad"]:
-            raise NonFiniteError(
+            raise DivergedError(
                 f"The policy chose NaN or infinite actions in iteration {self.iteration + 1}"
                 f"{who}{where}; lower the learning rate."
             )

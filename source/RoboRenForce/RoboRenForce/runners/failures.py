@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..utils.errors import CheckpointError, EnvContractError
+from ..utils.errors import CheckpointError, DivergedError, EnvContractError, UserError
 from .run_state import state_of_this_process
 from .writing import store
 
@@ -21,31 +21,42 @@ logger = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def saved_on_failure(runner: Trainer) -> Iterator[None]:
-    """Save the last finished iteration if the loop inside ends with an error, a second signal or an exit."""
+    """Save the last finished iteration if the loop inside ends with an error, a second signal or an exit.
+
+    A learner that diverged is not saved: its parameters may be finite, and it would hide the last good checkpoint.
+    """
     try:
         yield
+    except DivergedError:
+        raise
     except SystemExit as error:
-        _save_after(runner, error)
+        _save_after(runner, error, _reason(error))
         if runner.stop.signal is None and runner.raised_in_env(error):
             raise EnvContractError(
                 f"{runner.task} ended the process (SystemExit: {error.code}) {_place(runner, error)}; let it raise "
                 "another exception that says what is wrong."
             ) from error
         raise
-    except BaseException as error:
+    except UserError as error:  # its sentence is shown when the run has ended
         _save_after(runner, error)
+        raise
+    except BaseException as error:
+        _save_after(runner, error, _reason(error))
         raise
 
 
-def _save_after(runner: Trainer, error: BaseException) -> None:
+def _reason(error: BaseException) -> str:
+    return f" ({' '.join(f'{type(error).__name__}: {error}'.split())[:120].rstrip(': ')})"
+
+
+def _save_after(runner: Trainer, error: BaseException, reason: str = "") -> None:
     """Save the current learner as the last finished iteration.
 
     Parameters are those at the time of the error: earlier ones would have to be copied in every iteration. Episodes are
     not continued. Other processes may wait elsewhere, so nothing is gathered: their episodes start anew as well.
     """
     place = _place(runner, error)
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:120].rstrip(": ")
-    logger.error("%s stopped %s (%s).", runner.task, place, reason)
+    logger.error("%s stopped %s%s.", runner.task, place, reason)
     if runner.run_dir is None:
         return
     if not runner.is_main:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..utils.distributed import DistributedContext
-from ..utils.errors import NonFiniteError
+from ..utils.errors import DivergedError
 from .statistics import Ratio
 
 NO_RATIOS: Mapping[str, Ratio] = {}
@@ -99,10 +99,13 @@ def require_finite(metrics: Mapping[str, float], tags: set[str], iteration: int,
         newest: Newest checkpoint, for the message.
 
     Raises:
-        NonFiniteError: A metric isn't finite.
+        DivergedError: A metric isn't finite.
     """
     bad = {tag: value for tag, value in metrics.items() if tag in tags and not math.isfinite(value)}
     if bad:
         listed = ", ".join(f"{tag} is {value}" for tag, value in bad.items())
-        kept = f" The newest checkpoint before that is '{newest}'." if newest else ""
-        raise NonFiniteError(f"Learning diverged in iteration {iteration}: {listed}; lower the learning rate.{kept}")
+        kept = f"the newest checkpoint is '{newest}'" if newest else "there is no earlier checkpoint"
+        raise DivergedError(
+            f"Learning diverged in iteration {iteration}, which is not saved: {listed}; lower the learning rate "
+            f"({kept})."
+        )

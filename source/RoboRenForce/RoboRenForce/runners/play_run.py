@@ -31,9 +31,9 @@ from ..utils.export import export_policy
 from ..utils.export_formats import DEFAULT_FORMATS
 from ..utils.registry import Task, load_task
 from ..utils.report import play_name, read_evaluation, write_report
-from ..utils.run_dir import RunDir, newest_run, resolve_checkpoint, run_of, write_text_atomically
+from ..utils.run_dir import RunDir, resolve_checkpoint, run_of, write_text_atomically
 from .arguments import EXECUTIONS
-from .checkpoint_task import task_of_checkpoint
+from .checkpoint_task import newest_run_of, task_of_checkpoint
 from .evaluation import EvalResult, evaluate, measure
 from .exported_run import exported_run
 from .filming import MOST_PLAY_ENVS, eval_cfg, film
@@ -71,6 +71,11 @@ class PlayRun:
 
     def build_env(self) -> VecEnv:
         """Build the environments to evaluate in."""
+        if not self.has_env:
+            raise UserError(
+                f"The policy in '{self.saved.path}' learned from a data set and has no environment: name a task to "
+                "play it in with --task; `rrf export` needs none."
+            )
         with validated(self.task.env_cfg):
             self.env = self.task.env_cfg.build()
         return self.env
@@ -214,16 +219,17 @@ def other_plays(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
     return plays
 
 
-def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) -> PlayRun:
+def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None, *, doing: str = "playing") -> PlayRun:
     """Find the checkpoint and the configuration that it was trained with, or an exported VLA policy.
 
     Args:
         args: What `play_parser` has parsed.
         change: Changes that configuration, before flags and overrides: to play elsewhere, for example.
+        doing: What is done with the policy, for the first line that is printed.
     """
     setup_logging()
     args.export = args.export or bool(args.export_formats or args.export_actions)
-    target = args.target or newest_run(args.log_root, task=args.task).root
+    target = args.target or newest_run_of(args.task, args.log_root).root
     if is_exported(target):
         saved, task = exported_run(target, args.task, trust=args.trust)
     else:
@@ -247,7 +253,7 @@ def prepare_play(args: Namespace, change: Callable[[Task], None] | None = None) 
     device = find_device(args.device or _device_that_exists(task.env_cfg.device))
     task.env_cfg.device = str(device)
     task.validate()
-    say(f"playing       {saved.path} of {task.id}")
+    say(f"{doing:13s} {saved.path} of {task.id}")
     return PlayRun(task, device, saved, run_of(saved.path), args)
 
 

@@ -34,9 +34,9 @@ from ..utils.plain_data import learning_rates
 from ..utils.registry import Task, load_task
 from ..utils.report import try_to_write_report
 from ..utils.run_configs import task_in
-from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, newest_run, resolve_checkpoint
+from ..utils.run_dir import DEFAULT_LOG_ROOT, RunDir, create_run_dir, resolve_checkpoint
 from ..utils.run_lock import RunLock
-from .checkpoint_task import task_of_checkpoint
+from .checkpoint_task import newest_run_of, task_of_checkpoint
 from .filming import MOST_PLAY_ENVS, eval_cfg, film
 from .saved_run import SavedRun, read_newest, read_run
 from .summary import consent, summary
@@ -182,7 +182,7 @@ def prepare_training(
     apply_flags(task, args, flags)
     if not args.print_config:
         _derive(task, args.overrides)
-    task.validate()
+    task.validate(may_miss=args.print_config)
     task.refuse(task.runner_cfg.check_env(task.env_cfg))
     device = find_device(args.device or task.env_cfg.device)
     task.env_cfg.device = str(device)
@@ -231,8 +231,8 @@ def _checkpoint_to_resume(args: Namespace) -> SavedRun | None:
         args.overrides.insert(0, args.resume)
         args.resume = "latest"
     if args.resume == "latest":
-        log_root = args.log_root or DEFAULT_LOG_ROOT
-        return read_newest(newest_run(log_root, args.experiment_name, args.task), _GOES_ON)
+        newest = newest_run_of(args.task, args.log_root or DEFAULT_LOG_ROOT, args.experiment_name)
+        return read_newest(newest, _GOES_ON)
     if Path(args.resume).is_dir():
         return read_newest(RunDir(Path(args.resume)), _GOES_ON)
     return read_run(resolve_checkpoint(args.resume))

@@ -10,6 +10,7 @@ from ..configclass.errors import ConfigError, Problem, UserError, did_you_mean, 
 __all__ = [
     "CheckpointError",
     "ConfigError",
+    "DivergedError",
     "EnvContractError",
     "HangError",
     "MissingPackageError",
@@ -65,6 +66,10 @@ class ProcessesLostError(UserError, RuntimeError):
 
 class NonFiniteError(UserError, ArithmeticError):
     """NaN or infinity appeared in observations, rewards, losses or parameters."""
+
+
+class DivergedError(NonFiniteError):
+    """Losses or actions of a learner are not finite: it is not worth a checkpoint, even if its parameters are."""
 
 
 class RunDirectoryError(UserError, OSError):

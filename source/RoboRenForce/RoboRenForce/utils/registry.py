@@ -90,14 +90,18 @@ class Task:
         if problems:
             raise ConfigError(problems, f"Task {self.id}")
 
-    def validate(self) -> None:
-        """Validate both configurations and report all problems in one `ConfigError`."""
+    def validate(self, *, may_miss: bool = False) -> None:
+        """Validate both configurations and report all problems in one `ConfigError`.
+
+        Args:
+            may_miss: Whether fields without a value are no problem: the configuration is only shown.
+        """
         problems = []
         for name, cfg in (("env", self.env_cfg), ("", self.runner_cfg)):
             try:
                 cfg.validate()
             except ConfigError as error:
-                problems += [problem.below(name) for problem in error.problems]
+                problems += [problem.below(name) for problem in error.problems if not (may_miss and problem.is_missing)]
         if problems:
             raise ConfigError(problems, f"Task {self.id}")
 

@@ -20,7 +20,7 @@ from RoboRenForce.envs.env_cfg import evaluation_cfg
 from RoboRenForce.envs.vec_env import VecEnv
 from RoboRenForce.runners import Trainer, evaluate
 from RoboRenForce.runners.arguments import Parser, add_trust
-from RoboRenForce.runners.checkpoint_task import task_of_checkpoint
+from RoboRenForce.runners.checkpoint_task import newest_run_of, task_of_checkpoint
 from RoboRenForce.runners.playing import build_player
 from RoboRenForce.runners.recording import Behavior, PolicyBehavior, RandomBehavior, record_episodes
 from RoboRenForce.runners.saved_run import load_run, read_run
@@ -28,7 +28,7 @@ from RoboRenForce.utils.console import say, setup_logging
 from RoboRenForce.utils.device import find_device
 from RoboRenForce.utils.errors import SpecMismatch, UserError, did_you_mean
 from RoboRenForce.utils.registry import Task, load_task
-from RoboRenForce.utils.run_dir import DEFAULT_LOG_ROOT, newest_run, resolve_checkpoint, run_of
+from RoboRenForce.utils.run_dir import DEFAULT_LOG_ROOT, resolve_checkpoint, run_of
 from RoboRenForce.utils.seeding import seed_everything
 
 from .hdf5_rows import write_rows
@@ -192,7 +192,7 @@ def prepare_collection(args: Namespace) -> Collection:
     _require_free(args.output)
     target, checkpoint = args.target, None
     if target is None and (args.policy or "random") != "random":
-        target = newest_run(DEFAULT_LOG_ROOT, task=args.task).root
+        target = newest_run_of(args.task, DEFAULT_LOG_ROOT).root
     if target is not None:
         checkpoint = resolve_checkpoint(target, args.checkpoint or "latest")
         task = task_of_checkpoint(load_run(checkpoint), trust=args.trust, task=args.task)

@@ -47,7 +47,7 @@ class IsaacLabConversionCfg(Cfg):
     cameras: list[str] | None = None
     """Observation terms that are pictures; None: all."""
     quaternion_order: QuaternionOrder = "auto"
-    """Order of quaternions in the file; `auto`: XYZW since format version 1, WXYZ before. The dataset has XYZW."""
+    """Order of quaternions in the file; `auto`: WXYZ in its format version 0, XYZW in 1. The dataset has XYZW."""
     quaternions: list[str] = []
     """Further terms `name:column` with a quaternion; names that end in `quat` are known (at column 0)."""
     include_failures: bool = False
@@ -69,6 +69,9 @@ def convert_isaaclab(cfg: IsaacLabConversionCfg) -> DatasetMetadata:
     cfg.validate()
     h5py = require_package("h5py", extra="vla", purpose="Isaac Lab and robomimic files")
     path = Path(cfg.input)
+    if not path.is_file():
+        what = "it is a folder, expected a file" if path.is_dir() else "there is no such file"
+        raise fault(path, what, fix="name an HDF5 file of Isaac Lab or robomimic")
     try:
         file = h5py.File(path, "r")
     except OSError as error:
@@ -126,7 +129,7 @@ class _Terms:
         self.state = _chosen(path, "state", cfg.state, vectors)
         widths = {name: int(obs[name].shape[1]) for name in self.state}
         self._quaternions = _quaternions(path, cfg, widths)
-        self._is_wxyz = _order(path, file, cfg.quaternion_order) == "wxyz"
+        self._is_wxyz = bool(self._quaternions) and _order(path, file, cfg.quaternion_order) == "wxyz"
         env = self._data.attrs.get("env_args", "")
         found = re.search(r'"env_name"\s*:\s*"([^"]*)"', env if isinstance(env, str) else "")
         self.robot_type = found[1] if found else None
@@ -193,7 +196,12 @@ def _order(path: Path, file: Any, order: QuaternionOrder) -> str:
         for key in ("format_version", "version")
         if key in attrs
     ]
-    version = versions[0] if versions else 0
+    if not versions:
+        raise DatasetFileError(
+            f"'{path}' has no format version, which says how its quaternions are ordered: give quaternion_order=wxyz "
+            "(Isaac Lab before it wrote a version) or quaternion_order=xyzw (robomimic)."
+        )
+    version = versions[0]
     try:
         number = int(version)
     except (TypeError, ValueError):

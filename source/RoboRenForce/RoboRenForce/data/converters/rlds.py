@@ -21,7 +21,7 @@ import numpy as np
 from ...configclass import MISSING, Cfg, Range, configclass
 from ...utils.errors import UserError, did_you_mean
 from .. import layout
-from ..errors import fault
+from ..errors import fault, no_folder
 from ..metadata import DatasetMetadata, read_metadata
 from ..pictures import BadPicture, decode_picture
 from ..video_writer import VideoCodec
@@ -84,6 +84,7 @@ def convert_rlds(cfg: RLDSConversionCfg) -> DatasetMetadata:
     """
     cfg.validate()
     root = Path(cfg.input)
+    _require_rlds(root)
     steps = _Steps(root, read_leaves(root / "features.json"), cfg)
     with whole_or_nothing(cfg.output) as target:
         writer = LeRobotWriter.create(target, fps=cfg.fps, features=steps.features, codec=cfg.codec)
@@ -103,6 +104,17 @@ def convert_rlds(cfg: RLDSConversionCfg) -> DatasetMetadata:
                 raise fault(path, what, fix="download it again")
         writer.finalize()
     return read_metadata(cfg.output)
+
+
+def _require_rlds(root: Path) -> None:
+    """Refuse a path that is not the folder of one version of an RLDS dataset."""
+    if not root.is_dir():
+        raise no_folder(root, "the folder of one version of an RLDS dataset, the one with features.json in it")
+    missing = next((name for name in ("features.json", "dataset_info.json") if not (root / name).is_file()), None)
+    if missing is not None:
+        inside = sorted(path.parent.name for path in root.glob("*/features.json"))[:5]
+        hint = f"it holds datasets in {', '.join(inside)}: name one" if inside else "name the folder of one version"
+        raise fault(root, f"it is no RLDS dataset: {missing} is missing", fix=hint)
 
 
 def read_leaves(path: Path) -> dict[str, _Leaf]:
