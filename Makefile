@@ -45,7 +45,7 @@ quickstart-rl: ## clone a policy from few and noisy demonstrations, and improve 
 	$(PY) scripts/vla/pretrain/train_single_gpu.py --task $(VLA_TASK) --dataset_path $(DEMOS)_noisy \
 	  --experiment_name noisy_clone epochs=40 policy.backbone.shift=0
 	@run=$$(ls -td logs/RFRL/noisy_clone/*/ | head -n 1) && set -x && \
-	  $(PY) scripts/vla/play.py --target $$run --episodes 100 && \
+	  $(PY) scripts/vla/play.py --target $$run --task $(RL_TASK) --episodes 100 && \
 	  $(PY) -m RoboRenForce.cli train --task $(RL_TASK) algorithm.init_from=$$run --num_envs 128
 	$(PY) -m RoboRenForce.cli play --task $(RL_TASK) --episodes 100 --video
 

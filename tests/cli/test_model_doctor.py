@@ -95,7 +95,7 @@ def test_a_run_is_answered_with_its_policy(tmp_path):
     run = RunDir(tmp_path)
     run.params("run").parent.mkdir()
     run.params("run").write_text("task: RoboRenForce-Test\n")
-    with pytest.raises(UserError, match=r"directory of a run.*export its policy by `rrf play .* --export`"):
+    with pytest.raises(UserError, match=r"directory of a run.*export its policy by `rrf export --target .*`"):
         model_doctor(tmp_path)
     export_vla(small_policy("pi05"), run.exported)
     with pytest.raises(UserError, match=r"directory of a run.*: name '.*exported'"):

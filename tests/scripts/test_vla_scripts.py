@@ -66,6 +66,12 @@ def test_the_configuration_is_printed_without_data_and_a_run_asks_for_them(
     assert left.value.code == 1 and "updates_per_iteration" in capsys.readouterr().err
 
 
+def test_runs_that_python_built_are_found_by_the_name_of_their_runner() -> None:
+    """Their checkpoints have no other task, and are played and exported as those of the scripts are."""
+    found = {name: load_task(name).id for name in ("VLAPretrainRunner", "VLASFTRunner")}
+    assert found == {"VLAPretrainRunner": PRETRAIN, "VLASFTRunner": SFT}
+
+
 def test_a_model_is_chosen_by_its_name(tmp_path: Path) -> None:
     like = MLPBaselinePolicyCfg(head=RegressionHeadCfg(chunk_size=3))
     two = policy_named("Qwen/Qwen2-VL-2B-Instruct", like)

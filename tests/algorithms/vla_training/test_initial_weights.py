@@ -1,5 +1,7 @@
 """Weights of a fine-tuned policy for one that explores: only what demonstrations do not teach starts fresh."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from RoboRenForce.algorithms.vla_training import SFTAlgorithmCfg, VLAPretrainAlgorithmCfg
@@ -47,6 +49,17 @@ def test_other_tensors_may_not_be_missing(fine_tuned):
     _, save = fine_tuned
     with pytest.raises(CheckpointError, match=r"lacks 'head\.network\.norm\.weight' and 0 more"):
         initial_policy(_cfg("noise"), spec(), save(left_out=["head.network.norm.weight"]))
+
+
+def test_data_far_beyond_what_was_learned_is_named(fine_tuned, caplog):
+    """Statistics stay those of the weights, so that new data may be many times as large as any that they know."""
+    _, save = fine_tuned
+    path, new = save(), spec()
+    initial_policy(_cfg("none"), new, path)
+    assert not caplog.text
+    wide = {name: (*values[:-1], 40.0 * values[-1]) for name, values in new.action.statistics.items()}
+    initial_policy(_cfg("none"), replace(new, action=replace(new.action, statistics=wide)), path)
+    assert f"that which '{path}' learned from, in dimension {new.action.name_of(new.action.dim - 1)}" in caplog.text
 
 
 QWEN = Qwen3VLPolicyCfg(backbone=Qwen3VLCfg(model_name="Qwen/Qwen3-VL-2B-Instruct"))

@@ -26,7 +26,7 @@ def model_doctor(folder: str | Path) -> bool:
     run = RunDir(folder)
     if run.params("run").is_file():
         there = is_exported(run.exported)
-        fix = f"name '{run.exported}'" if there else f"export its policy by `rrf play {folder} --export`"
+        fix = f"name '{run.exported}'" if there else f"export its policy by `rrf export --target {folder}`"
         raise UserError(f"'{folder}' is the directory of a run, expected the folder of a model: {fix}.")
     if is_exported(folder) and read_object(folder / "config.json").get("format") == FORMAT:
         _table(_exported(folder))

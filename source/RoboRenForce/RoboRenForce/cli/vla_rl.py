@@ -86,7 +86,7 @@ def benchmark_parser(description: str | None, *, benchmark: str | None = None) -
 def prepare_rl_training(args: Namespace) -> TrainingRun:
     """Find the run configuration and prepare the run as all training does."""
     if args.resume is not None and args.config_name is not None:
-        say("resuming      with the configuration of the checkpoint; flags and overrides change it")
+        say("resuming      task and configuration of the checkpoint, not --config_name; flags and overrides change it")
     elif args.config_name is not None:
         args.config = _config_file(args)
     if args.resume is None and args.config is None and args.task is None:

@@ -24,8 +24,8 @@ from ..networks.action_expert import Variant
 from ..networks.vlm import Qwen3VLCfg
 from ..runners.arguments import Parser, train_parser
 from ..runners.training_run import TrainingRun, prepare_training
-from ..runners.vla_pretrain_runner import VLAPretrainRunnerCfg
-from ..runners.vla_sft_runner import VLASFTRunnerCfg
+from ..runners.vla_pretrain_runner import VLAPretrainRunner, VLAPretrainRunnerCfg
+from ..runners.vla_sft_runner import VLASFTRunner, VLASFTRunnerCfg
 from ..utils.errors import ConfigError, Problem, UserError
 from ..utils.registry import Task, add_task_finder
 from .saved_policy import policy_of
@@ -54,7 +54,8 @@ _OVERRIDES = {
 
 
 def find_task(task_id: str) -> Task | None:
-    """Make one of the two tasks; None for another id."""
+    """Make one of the two tasks, also by the name of its runner, as runs are called that Python built; else None."""
+    task_id = {VLAPretrainRunner.__name__: PRETRAIN, VLASFTRunner.__name__: SFT}.get(task_id, task_id)
     if task_id not in (PRETRAIN, SFT):
         return None
     policy = policy_named(MLP_BASELINE)

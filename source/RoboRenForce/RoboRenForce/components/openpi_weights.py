@@ -112,6 +112,8 @@ def weight_files(path: str | Path) -> list[Path]:
         found = sorted(file for file in path.glob(pattern) if "processor" not in file.name)
         if found:
             return found
+    if not path.is_dir():
+        raise CheckpointError(f"'{path}': there is no such file or folder; name the folder of a model, or its weights.")
     raise CheckpointError(
         f"'{path}' holds no weights, expected model.safetensors or full_weights.pt: download the model with "
         "scripts/models/setup_models.sh openpi, or name the file."

@@ -47,6 +47,14 @@ class VectorNormalizer(nn.Module):
         """Undo `forward`."""
         return x.float() * self.scale + self.center
 
+    def reach(self, spec: VectorSpec) -> Tensor:
+        """Largest normalized size `(D,)` of other data, without its rarest values if their quantiles are known."""
+        low, high = ("q01", "q99") if {"q01", "q99"} <= spec.statistics.keys() else ("min", "max")
+        if not {low, high} <= spec.statistics.keys():
+            return torch.zeros(spec.dim)
+        ends = torch.stack([_statistic(spec, low), _statistic(spec, high)])
+        return ((ends - self.center.cpu()) / self.scale.cpu()).abs().amax(0)
+
 
 @configclass
 class VectorNormalizerCfg(Cfg):

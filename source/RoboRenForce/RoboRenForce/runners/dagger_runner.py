@@ -48,6 +48,9 @@ class DAggerRunner(VLAPretrainRunner):
             self.env: Any = single.build()
             self.expert = env_cfg.expert.build(self.env)
 
+    def _compare_with_env(self) -> None:
+        """Nothing: its policy acts in the environment of the first round."""
+
     def learn(self, num_iterations: int | None = None) -> None:
         """Train; see `Trainer.learn`."""
         learner, cfg = self.algorithm, self.cfg

@@ -113,15 +113,7 @@ class TrainingRun:
 
     def _build_eval_env(self) -> VecEnv | None:
         cfg = self.task.runner_cfg
-        if not self.distributed.is_main:
-            return None
-        if not (cfg.eval_interval or cfg.video_interval):
-            if not cfg.class_type.steps_env and has_env(self.task.env_cfg):
-                logger.info(
-                    "With eval_interval=0 no environment is built, so the data is not compared with that of %s: what "
-                    "does not fit shows when the policy is played.",
-                    self.task.id,
-                )
+        if not self.distributed.is_main or not (cfg.eval_interval or cfg.video_interval):
             return None
         env_cfg = eval_cfg(
             self.task,

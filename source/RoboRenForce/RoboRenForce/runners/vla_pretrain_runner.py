@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from typing import Annotated, Any, cast
 
@@ -12,8 +13,12 @@ from ..configclass import MISSING, Range, configclass
 from ..data.dataset import DemonstrationsCfg, LeRobotDatasetCfg
 from ..data.loader import DataLoaderCfg
 from ..data.selection import Split
+from ..envs.env_cfg import has_env
+from ..utils.errors import ConfigError
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .vla_validation import ValidationCallback
+
+logger = logging.getLogger(__name__)
 
 
 class VLAPretrainRunner(DatasetRunner):
@@ -28,8 +33,8 @@ class VLAPretrainRunner(DatasetRunner):
 
     def __init__(self, cfg: VLAPretrainRunnerCfg, **runtime: Any) -> None:
         super().__init__(cfg, **runtime)
-        if self.dataset is not None and self.eval_env is not None:
-            self.policy()  # refuses an environment that the data was not recorded in, before anything is learned
+        if self.dataset is not None:
+            self._compare_with_env()
         if self.dataset is not None and cfg.validation_interval:
             validation = ValidationCallback(
                 self._demonstrations(cfg, "validation"),
@@ -38,6 +43,22 @@ class VLAPretrainRunner(DatasetRunner):
                 batch_size=cfg.loader.batch_size,
             )
             self.callbacks.insert(2, validation)  # saving comes first, logging and the best checkpoint after it
+
+    def _compare_with_env(self) -> None:
+        """Refuse an environment that the data was not recorded in, before anything is learned."""
+        if self.evaluates and self.algorithm.is_sharded:  # all processes know this, and only one has the environment
+            raise ConfigError(
+                "A sharded policy can't be played by one process: set eval_interval=0 and play its checkpoint, or use "
+                "algorithm.parallel.kind=ddp."
+            )
+        if self.eval_env is not None:
+            self.policy()
+        elif self.is_main and self.env_cfg is not None and has_env(self.env_cfg):
+            logger.info(
+                "With eval_interval=0 no environment is built, so the data is not compared with that of %s: what does "
+                "not fit shows when the policy is played.",
+                self.task,
+            )
 
     def open_data(self, cfg: VLAPretrainRunnerCfg) -> Any:
         """Open the demonstrations, without the episodes of the validation."""

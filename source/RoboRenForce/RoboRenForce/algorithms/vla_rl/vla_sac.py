@@ -113,13 +113,13 @@ class VLASAC(Algorithm):
     def update(self, data: Iterable[Transition] | None = None) -> dict[str, Tensor]:
         """See `OffPolicyAlgorithm.update`."""
         experience = self.learner.experience
-        if self.cfg.demonstrations and experience.beside is None and experience.is_enough:
+        if self.cfg.demonstrations and experience.beside is None:  # at once: they may be absent
             self._open_demonstrations()
         metrics = self.learner.update(None if data is None else map(self._received, data))
         return metrics | self.equal_rewards.metrics() if metrics else metrics  # nothing is said of the warm-up
 
     def _open_demonstrations(self) -> None:
-        """Encode the demonstrations when learning begins: who only plays does not need them."""
+        """Encode the demonstrations at the first update: who only plays does not need them."""
         cfg, learner = self.cfg, self.learner
         demonstrations = encode_demonstrations(
             cfg.demonstrations,

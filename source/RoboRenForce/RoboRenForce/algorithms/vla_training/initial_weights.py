@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,9 @@ from ...utils.run_dir import resolve_checkpoint
 from .data_spec import ACTION
 from .frozen_weights import fingerprints, require_same_frozen
 
+logger = logging.getLogger(__name__)
+_FAR = 10.0
+"""Normalized size of new data that a policy does not know: most of its own was within 1, or a few deviations."""
 _FITTED = 8192
 """Chunks per data set that a head is fitted to."""
 
@@ -49,7 +53,23 @@ def initial_policy(cfg: VLAPolicyCfg, spec: VLASpec, init_from: str) -> tuple[VL
     policy, loaded = policy_of_run(cfg, init_from)
     policy.require_data(spec)
     policy.add_instructions(spec.instructions)
+    _warn_of_other_ranges(policy, spec, init_from)
     return policy, loaded
+
+
+def _warn_of_other_ranges(policy: VLAPolicy, spec: VLASpec, init_from: str) -> None:
+    """Name the dimensions in which new data leaves what the policy was trained with by far."""
+    own, cfg = policy.preprocessing, policy.cfg.preprocessing
+    parts = (("state", own.state, cfg.state, spec.state), ("action", own.action, cfg.action, spec.action))
+    for what, normalizer, options, new in parts:
+        reach = normalizer.reach(new)
+        far = [] if options.method == "identity" else (reach > _FAR).nonzero().flatten().tolist()
+        if far:
+            logger.warning(
+                "The %s of this data reaches %.0f times as far as that which '%s' learned from, in dimension %s, and "
+                "its statistics stay in use: learn from both data sets (a mixture), or without init_from.",
+                *(what, float(reach.max()), init_from, ", ".join(map(new.name_of, far))),
+            )
 
 
 def policy_of_run(cfg: VLAPolicyCfg, init_from: str, *, own_exploration: bool = False) -> tuple[VLAPolicy, set[str]]:

@@ -28,7 +28,7 @@ class DiffusionHead(DenoisingHead):
     """A network that predicts the noise of a chunk (or the clean chunk, or v), and a scheduler that removes it."""
 
     cfg: DiffusionHeadCfg
-    density_advice = "set head.density=dppo"
+    density_advice = "set policy.head.density=dppo"
 
     def __init__(self, cfg: DiffusionHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__(cfg, width=width, state_dim=state_dim, action_dim=action_dim)

@@ -30,7 +30,7 @@ class FlowHead(DenoisingHead):
     cfg: FlowHeadCfg
     untaught = ("noise.",)
     exploration = ("noise.",)
-    density_advice = "set head.density=sde (or noise)"
+    density_advice = "set policy.head.density=sde (or noise)"
 
     def __init__(self, cfg: FlowHeadCfg, *, width: int, state_dim: int, action_dim: int) -> None:
         super().__init__(cfg, width=width, state_dim=state_dim, action_dim=action_dim)
