@@ -221,7 +221,8 @@ def test_a_head_without_density_says_what_to_choose(name):
     head, prefix = trained_looking(name)
     actions, record = head.act(prefix, deterministic=False)
     assert actions.shape == (6, H, 2) and record == {} and not head.has_density
-    advice = rf"has no log-probabilities .* need them: set policy\.head\.density={'dppo' if name == 'diffusion' else 'sde'}"
+    density = "dppo" if name == "diffusion" else "sde"
+    advice = rf"has no log-probabilities .* need them: set policy\.head\.density={density}"
     for refused in (
         head.require_density,
         lambda: head.evaluate(prefix, {}),
