@@ -11,6 +11,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,13 @@ def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 def trained(*argv: str) -> RunDir:
     main(["train", "--task", TASK, *SMALL, "--max_iterations", "2", "report=false", "logger=[]", *argv])
     return newest_run("logs/RFRL")
+
+
+def test_a_run_that_a_module_began_names_it_and_no_folder_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = ModuleSpec("RoboRenForce.cli.__main__", None)
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", spec)
+    monkeypatch.setattr(sys, "argv", ["/home/me/RoboRenForce/cli/__main__.py", "train", "--task", TASK])
+    assert trained().run_info()["command"] == f"python -m RoboRenForce.cli train --task {TASK}"
 
 
 # --------------------------------------------------------------------------------------------------- the whole path

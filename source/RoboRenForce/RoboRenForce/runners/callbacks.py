@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..configclass import Cfg, configclass
+from ..configclass.references import main_module
 from ..envs.env_cfg import has_env
 from ..utils.console import Display
 from ..utils.environment_info import git_commit, hardware, versions
@@ -200,6 +201,13 @@ class ReportCallback(Callback):
             try_to_write_report(runner.run_dir)
 
 
+def _command() -> str:
+    """The command line of this process; a module by its name, whose file lies elsewhere on another machine."""
+    module = main_module()
+    start = ["-m", module.removesuffix(".__main__")] if module else sys.argv[:1]
+    return shlex.join(["python", *start, *sys.argv[1:]])
+
+
 def write_params(runner: Trainer, run: RunDir, packages: dict[str, str]) -> None:
     """Write `params/{agent,env,run}.yaml`."""
     for name, config in runner.config_dict().items():
@@ -208,7 +216,7 @@ def write_params(runner: Trainer, run: RunDir, packages: dict[str, str]) -> None
     earlier = run.run_info()
     facts: dict[str, Any] = {
         "task": runner.task,
-        "command": shlex.join(["python", *sys.argv]),
+        "command": _command(),
         "started": earlier.get("started", time.strftime("%Y-%m-%d %H:%M:%S")),
         "seed": runner.cfg.seed,
         "device": str(runner.device),
@@ -224,6 +232,6 @@ def write_params(runner: Trainer, run: RunDir, packages: dict[str, str]) -> None
         facts["command"] = earlier.get("command", facts["command"])
         facts["resumed"] = [
             *earlier.get("resumed", []),
-            {"iteration": runner.iteration, "command": shlex.join(["python", *sys.argv])},
+            {"iteration": runner.iteration, "command": _command()},
         ]
     write_yaml(run.params("run"), facts)
