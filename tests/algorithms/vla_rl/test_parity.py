@@ -106,7 +106,7 @@ def test_numbers_that_are_none_and_heads_without_density_are_refused():
         built.head.network.output.bias.fill_(torch.nan)
     with pytest.raises(UserError, match="up to nan off"):
         require_parity(built, obs)
-    with pytest.raises(UserError, match=r"FlowHead has no log-probabilities .* set head\.density=sde"):
+    with pytest.raises(UserError, match=r"FlowHead has no log-probabilities .* set policy\.head\.density=sde"):
         require_parity(*_policy(FlowHeadCfg(chunk_size=CHUNK)))
     pytest.importorskip("diffusers")
     with pytest.raises(UserError, match=r"DiffusionHead has no log-probabilities .* set head\.density=dppo"):
