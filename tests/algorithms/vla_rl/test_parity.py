@@ -109,5 +109,5 @@ def test_numbers_that_are_none_and_heads_without_density_are_refused():
     with pytest.raises(UserError, match=r"FlowHead has no log-probabilities .* set policy\.head\.density=sde"):
         require_parity(*_policy(FlowHeadCfg(chunk_size=CHUNK)))
     pytest.importorskip("diffusers")
-    with pytest.raises(UserError, match=r"DiffusionHead has no log-probabilities .* set head\.density=dppo"):
+    with pytest.raises(UserError, match=r"DiffusionHead has no log-probabilities .* set policy\.head\.density=dppo"):
         require_parity(*_policy(DiffusionHeadCfg(chunk_size=CHUNK)))
