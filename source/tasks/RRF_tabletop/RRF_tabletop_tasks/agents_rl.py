@@ -32,7 +32,7 @@ def reinforce_pp() -> VLAGRPORunnerCfg:
 
 def ppo() -> VLAPPORunnerCfg:
     """The same policy, judged by a value head, which learns faster than the policy."""
-    return vla_ppo(_policy(), _optimizer())
+    return vla_ppo(_policy(), _optimizer(1e-4))
 
 
 def vla_ppo(policy: VLAPolicyCfg, optimizer: OptimizerCfg) -> VLAPPORunnerCfg:
@@ -59,6 +59,6 @@ def _policy() -> MLPBaselinePolicyCfg:
     return MLPBaselinePolicyCfg(backbone=MLPBaselineCfg(num_layers=1), head=RegressionHeadCfg(chunk_size=8, std=0.3))
 
 
-def _optimizer() -> OptimizerCfg:
-    """Where the adaptation of the rate to the KL begins."""
-    return OptimizerCfg(learning_rate=5e-4)
+def _optimizer(rate: float = 5e-4) -> OptimizerCfg:
+    """Where the adaptation of the rate to the KL begins: too high, and Adam's first steps undo what was cloned."""
+    return OptimizerCfg(learning_rate=rate)
