@@ -12,7 +12,7 @@ import torch
 from frozen_runs import algorithm_cfg, collect, learner
 from RoboRenForce.algorithms.vla_rl import DSRLCfg, ResidualChunkCfg, RLPDCfg
 from RoboRenForce.algorithms.vla_rl.demonstration_replay import chunk_returns, encode_demonstrations
-from RoboRenForce.data import LeRobotWriter
+from RoboRenForce.data import DatasetFileError, LeRobotWriter
 from RoboRenForce.utils.errors import ConfigError
 
 LENGTHS = (5, 1, 7)
@@ -119,6 +119,9 @@ def test_targets_come_from_the_drawn_critics_only(
 def test_what_has_no_demonstrations_is_named(tmp_path: Path, recorded: Any) -> None:
     with pytest.raises(ConfigError, match="demonstrations: is empty"):
         RLPDCfg(init_from="run").validate()
+    built, env = learner(algorithm_cfg(tmp_path, DSRLCfg, runs.FLOW, demonstrations="nowhere"), runs.FLOW)
+    with pytest.raises(DatasetFileError, match="'nowhere': there is no such folder"):
+        collect(built, env, 1)  # long before learning begins
     built, env = learner(algorithm_cfg(tmp_path, DSRLCfg, runs.FLOW, demonstrations=str(recorded[0])), runs.FLOW)
     with pytest.raises(ConfigError, match="hold actions and no noise"):
         collect(built, env, 6)

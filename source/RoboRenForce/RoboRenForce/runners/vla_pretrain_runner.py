@@ -14,7 +14,6 @@ from ..data.dataset import DemonstrationsCfg, LeRobotDatasetCfg
 from ..data.loader import DataLoaderCfg
 from ..data.selection import Split
 from ..envs.env_cfg import has_env
-from ..utils.errors import ConfigError
 from .dataset_runner import DatasetRunner, DatasetRunnerCfg
 from .vla_validation import ValidationCallback
 
@@ -46,12 +45,8 @@ class VLAPretrainRunner(DatasetRunner):
 
     def _compare_with_env(self) -> None:
         """Refuse an environment that the data was not recorded in, before anything is learned."""
-        if self.evaluates and self.algorithm.is_sharded:  # all processes know this, and only one has the environment
-            raise ConfigError(
-                "A sharded policy can't be played by one process: set eval_interval=0 and play its checkpoint, or use "
-                "algorithm.parallel.kind=ddp."
-            )
-        if self.eval_env is not None:
+        sharded = self.evaluates and self.algorithm.is_sharded  # one process has the environment, and all are refused
+        if self.eval_env is not None or sharded:
             self.policy()
         elif self.is_main and self.env_cfg is not None and has_env(self.env_cfg):
             logger.info(

@@ -240,14 +240,14 @@ class VLASupervised(DatasetLearner):
 
     def policy(self, env: EnvSpec | None = None, execution: ChunkExecutorCfg | None = None) -> VLAPlayPolicy:
         """The policy in an environment; None: the one that it is evaluated in, with the environment's chunks."""
-        env = env or self.context.eval_spec
-        if env is None:
-            raise UserError("The policy was given no environment to act in: build the runner with eval_env.")
         if self.is_sharded:
             raise UserError(
                 "A sharded policy can't be played by one process: set eval_interval=0 and play its checkpoint, or use "
                 "algorithm.parallel.kind=ddp."
             )
+        env = env or self.context.eval_spec
+        if env is None:
+            raise UserError("The policy was given no environment to act in: build the runner with eval_env.")
         return VLAPlayPolicy(self.policy_model, env, execution=execution)
 
     def add_instructions(self, texts: Iterable[str]) -> None:
